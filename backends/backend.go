@@ -1,0 +1,207 @@
+// Package backends is the contract between Isthmus and a batch system: what a
+// job is, which effects exist, what may be observed, and which kinds of error
+// there are. It holds no I/O. Implementations are the sub-packages slurm, local
+// and fake; backends/backendtest is the suite that each of them passes.
+//
+// The contract exists to make double runs impossible although no batch system
+// offers an idempotency token: a job is submitted held, its id is recorded by
+// the caller, and only a recorded id is released.
+package backends
+
+import (
+	"context"
+	"time"
+)
+
+// JobID is the batch system's name of a job ("123", "6" for the leader of a
+// heterogeneous job, "7.server" in PBS). It is opaque and never a number to us.
+type JobID string
+
+// Key is the caller's name of a job: 1 to 15 characters of [a-z0-9], starting
+// with a letter, unique per gang attempt. It becomes the job name.
+type Key string
+
+// LaunchScript is the whole batch script of every job: a constant, so that no
+// user data can ever reach a shell. The backend runs it with the job's WorkDir
+// as working directory; WorkDir/podrun is an executable.
+const LaunchScript = "#!/bin/sh\nexec ./podrun launch .\n"
+
+// JobSpec is a job to submit. Zero values mean "the batch system's default".
+type JobSpec struct {
+	Key   Key
+	Owner string // tag of the submitting BatchCluster: [a-z0-9-]{1,63}; marks the job as ours
+	User  string // operating-system user the job runs as; never root
+
+	Partition   string
+	Account     string
+	QOS         string
+	Constraint  string
+	Reservation string
+
+	Walltime time.Duration // run-time limit, rounded up to a minute where the system counts minutes
+	Grace    time.Duration // from the terminate signal to the kill signal on Cancel
+
+	// WorkDir is an absolute directory that the job's user owns and that is
+	// visible on all hosts. Output of the batch script goes to WorkDir/batch.log.
+	WorkDir string
+
+	// Components are the groups of equal tasks, started together or not at all.
+	// One component is a plain job, more are a heterogeneous one.
+	Components []Component
+}
+
+// Component is a group of equal tasks. A task is one pod.
+type Component struct {
+	Tasks     int              // at least 1
+	CPUs      int64            // whole CPUs a task, at least 1
+	MemoryMiB int64            // a task; 0 leaves it to the batch system
+	GPUs      map[string]int64 // GPUs a task by GRES type; "" is an untyped GPU
+}
+
+// State is what the batch system says of a job.
+type State string
+
+// The states. A requeued job goes from Running back to Pending under the same
+// id with a higher Restarts; that is not an end.
+const (
+	StatePending     State = "Pending"
+	StateRunning     State = "Running"
+	StateSuspended   State = "Suspended"
+	StateCompleting  State = "Completing" // ended, still holds hosts
+	StateCompleted   State = "Completed"
+	StateFailed      State = "Failed"
+	StateCancelled   State = "Cancelled"
+	StateTimeout     State = "Timeout"
+	StateOutOfMemory State = "OutOfMemory"
+	StateNodeFail    State = "NodeFail"
+	StatePreempted   State = "Preempted"
+	StateUnknown     State = "Unknown" // a state this version does not know: changes nothing
+)
+
+// Terminal reports whether a job in state s will never run again.
+func (s State) Terminal() bool {
+	switch s {
+	case StateCompleted, StateFailed, StateCancelled, StateTimeout, StateOutOfMemory, StateNodeFail, StatePreempted:
+		return true
+	}
+	return false
+}
+
+// Job is one observed job. A heterogeneous job is one Job: its id is the
+// leader's and its state is the least advanced of its components'.
+type Job struct {
+	ID    JobID
+	Key   Key
+	Owner string
+	User  string
+
+	Partition string
+	State     State
+	Held      bool   // pending and not released
+	Reason    string // the batch system's own word for why it waits or ended
+	Never     bool   // pending for a reason that will not pass by itself (class "never runs as written")
+
+	Restarts  int // times the batch system requeued it
+	Hosts     []string
+	Submitted time.Time
+	Started   time.Time // zero while pending
+	Ended     time.Time // zero until terminal
+	Estimated time.Time // estimated start of a pending job; zero when unknown
+	ExitCode  int
+	Signal    int
+}
+
+// Observation is the answer to Observe.
+type Observation struct {
+	// Jobs holds every job with the owner's tag that the batch system still
+	// knows, live or ended, ordered by ID.
+	Jobs []Job
+	// Complete is false when the list may lack jobs: then absence proves nothing.
+	Complete bool
+}
+
+// Host is one compute host.
+type Host struct {
+	Name     string
+	Addr     string // network address, "" when unknown
+	State    string // the batch system's own word
+	Usable   bool   // not down, drained, reserved for others or in maintenance
+	Why      string // why it is not usable
+	CPUs     int64
+	Features []string
+	// MemoryMiB is what jobs may use.
+	MemoryMiB int64
+	// GPUs counts devices by GRES type.
+	GPUs map[string]int64
+	// Allocated is what jobs, ours and foreign, hold now.
+	Allocated Amounts
+}
+
+// Amounts is a quantity of host resources.
+type Amounts struct {
+	CPUs      int64
+	MemoryMiB int64
+	GPUs      map[string]int64
+}
+
+// Partition is a set of hosts with limits, a queue in PBS.
+type Partition struct {
+	Name            string
+	Up              bool
+	Default         bool
+	Hosts           []string
+	MaxWalltime     time.Duration // 0 is unlimited
+	DefaultWalltime time.Duration // 0 is none
+}
+
+// Inventory is what the batch system has.
+type Inventory struct {
+	System     string // "slurm", "local", "fake"
+	Version    string
+	Partitions []Partition // ordered by name
+	Hosts      []Host      // ordered by name
+}
+
+// Capabilities says what an implementation can do, so that what is missing is
+// shown on the node rather than found by accident.
+type Capabilities struct {
+	// History: ended jobs stay observable for hours, not just minutes.
+	History bool
+	// Heterogeneous: a job may have several components.
+	Heterogeneous bool
+	// ExclusiveComponents: components of one job never share a host.
+	ExclusiveComponents bool
+	// StartEstimate: Job.Estimated is filled.
+	StartEstimate bool
+}
+
+// Backend drives one batch system. All methods are safe for concurrent use,
+// block until the batch system answered or ctx ended, and are safe to repeat.
+// Every error is an *Error.
+type Backend interface {
+	// Submit creates the job HELD: it never runs before Release. It does not
+	// look for an existing job: the caller observes by key first and must not
+	// call Submit again after an error of kind UnknownOutcome before a complete
+	// observation shows no job with the key.
+	Submit(ctx context.Context, spec JobSpec) (JobID, error)
+	// Release lets a held job run. Releasing a released or ended job is success.
+	Release(ctx context.Context, job JobRef) error
+	// Cancel ends a job in any state, with the terminate signal first. A job
+	// that has ended or is unknown is success.
+	Cancel(ctx context.Context, job JobRef) error
+	// Observe lists all jobs that carry the owner's tag, with one query to the
+	// batch system whatever their number. users are the operating-system users
+	// that may own such jobs.
+	Observe(ctx context.Context, owner string, users []string) (Observation, error)
+	// Inventory lists partitions and hosts.
+	Inventory(ctx context.Context) (Inventory, error)
+	// Capabilities is constant for the life of the Backend.
+	Capabilities() Capabilities
+}
+
+// JobRef addresses a job for an effect: the id and the user it belongs to.
+type JobRef struct {
+	ID   JobID
+	Key  Key
+	User string
+}

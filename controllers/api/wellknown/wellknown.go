@@ -1,0 +1,109 @@
+// Package wellknown spells every label, annotation, taint, finalizer, condition
+// and resource name that two programs of Isthmus agree on. It is the only place
+// that may: the scheduler and the provider meet in these names alone.
+//
+// It imports nothing of ours and holds no behaviour.
+package wellknown
+
+// Prefix is the domain of every key that Isthmus itself defines.
+const Prefix = "isthmus.sh/"
+
+// Annotations that a Binding carries. The API server copies them to the pod in
+// the same write that sets spec.nodeName, so a pod is never bound without them.
+const (
+	// GangAttempt names one placement of one gang: equal on all members that
+	// were placed together, new for every new placement. It is a UUID.
+	GangAttempt = Prefix + "gang-attempt"
+	// GangSize is the decimal number of members in the attempt.
+	GangSize = Prefix + "gang-size"
+	// GangRank is the member's decimal index within the attempt, 0 to size-1.
+	GangRank = Prefix + "gang-rank"
+	// GPUIDs is the comma-separated list of GPU UUIDs on a real node.
+	GPUIDs = Prefix + "gpu-ids"
+)
+
+// Annotations that the provider writes on a pod: the durable record of the held
+// submit protocol. Each is written with a resourceVersion precondition.
+const (
+	// SubmitIntent is the backend key under which the gang will be submitted.
+	// It is present before the batch system hears of the gang.
+	SubmitIntent = Prefix + "submit-intent"
+	// BatchJobID is the recorded id of the batch job. Only a recorded job is released.
+	BatchJobID = Prefix + "batch-job-id"
+	// BatchUser is the HPC account the job runs as (fact, for people and for logs).
+	BatchUser = Prefix + "batch-user"
+	// BatchNodes is the compute host the pod runs on once it is known.
+	BatchNode = Prefix + "batch-node"
+)
+
+// Annotations a user may set on a pod (or a Job's pod template).
+const (
+	// Runtime chooses among the runtimes that the BatchCluster allows.
+	Runtime = Prefix + "runtime"
+	// Walltime asks for a run-time limit, a Go or Slurm duration; never above
+	// what the account mapping allows.
+	Walltime = Prefix + "walltime"
+)
+
+// Labels and annotations of a virtual node.
+const (
+	// VirtualNode is the label that marks a node as virtual; value "true".
+	VirtualNode = Prefix + "virtual-node"
+	// Cluster is the label with the BatchCluster's name.
+	Cluster = Prefix + "cluster"
+	// Partition is the label with the partition or queue the node stands for.
+	Partition = Prefix + "partition"
+	// GPUModel is the label with the GPU type of the node when it has just one.
+	GPUModel = Prefix + "gpu-model"
+	// HostShapes is the annotation with the node's hosts grouped by shape: a JSON
+	// document decoded by controllers/api/hostshape. The scheduler packs gangs
+	// against it, so that 8 GPUs of one host means one host.
+	HostShapes = Prefix + "host-shapes"
+	// MaxWalltime is the annotation with the partition's time limit in seconds.
+	MaxWalltime = Prefix + "max-walltime-seconds"
+)
+
+// TaintVirtualNode keeps ordinary pods off virtual nodes; its value is the
+// BatchCluster's name and its effect NoSchedule. The gang scheduler and the
+// Job controller tolerate it on behalf of gangs that may run there.
+const TaintVirtualNode = Prefix + "virtual-node"
+
+// TaintUnreachable (NoSchedule) is on a virtual node while its batch system
+// does not answer. It never evicts.
+const TaintUnreachable = Prefix + "batch-system-unreachable"
+
+// FinalizerBatchJob stays on a pod from intent until there is terminal evidence
+// that its batch job has ended, so that a name is never reused under a live job.
+const FinalizerBatchJob = Prefix + "batch-job"
+
+// Node and pod condition types.
+const (
+	// NodeBatchSystemReachable is False while the batch system does not answer.
+	NodeBatchSystemReachable = "BatchSystemReachable"
+	// PodBatchJob tells what the pod's batch job waits for or what went wrong
+	// with its submission. Status is True once the job runs.
+	PodBatchJob = Prefix + "BatchJob"
+)
+
+// ProviderIDScheme starts spec.providerID of virtual nodes: no cloud controller
+// knows it, so none deletes the node.
+const ProviderIDScheme = "isthmus://"
+
+// Scheduler names that the gang scheduler answers to.
+const (
+	SchedulerVolcano = "volcano"
+	SchedulerIsthmus = "isthmus"
+)
+
+// Keys of the Volcano API that Isthmus reads or writes and that volcano.sh/apis
+// does not export in one place.
+const (
+	// PodGroupName is the annotation on a pod with its PodGroup's name.
+	PodGroupName = "scheduling.k8s.io/group-name"
+)
+
+// GPU resource names.
+const (
+	ResourceNvidiaGPU = "nvidia.com/gpu"
+	ResourceAMDGPU    = "amd.com/gpu"
+)

@@ -1,0 +1,37 @@
+//go:build pin
+
+package isthmus
+
+import (
+	_ "github.com/go-logr/logr"
+	_ "github.com/go-logr/logr/testr"
+	_ "github.com/google/uuid"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/spf13/cobra"
+	_ "github.com/virtual-kubelet/virtual-kubelet/node"
+	_ "github.com/virtual-kubelet/virtual-kubelet/node/api"
+	_ "github.com/virtual-kubelet/virtual-kubelet/node/nodeutil"
+	_ "go.uber.org/goleak"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/tools/go/packages"
+	_ "k8s.io/api/core/v1"
+	_ "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	_ "k8s.io/apimachinery/pkg/runtime"
+	_ "k8s.io/apiserver/pkg/authentication/authenticatorfactory"
+	_ "k8s.io/client-go/kubernetes"
+	_ "k8s.io/client-go/tools/leaderelection"
+	_ "k8s.io/component-base/logs"
+	_ "k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	_ "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	_ "k8s.io/utils/clock"
+	_ "pgregory.net/rapid"
+	_ "sigs.k8s.io/controller-runtime"
+	_ "sigs.k8s.io/controller-runtime/pkg/envtest"
+	_ "sigs.k8s.io/yaml"
+	_ "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	_ "volcano.sh/apis/pkg/apis/bus/v1alpha1"
+	_ "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	_ "volcano.sh/apis/pkg/client/clientset/versioned"
+	_ "volcano.sh/apis/pkg/client/informers/externalversions"
+)

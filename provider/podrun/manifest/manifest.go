@@ -1,0 +1,190 @@
+// Package manifest is the format of the files that the provider and the pod
+// runner exchange through a gang's directory on the shared filesystem. It is
+// pure data: both sides import it, neither imports the other.
+//
+// A gang directory <staging>/<user>/g/<key> holds
+//
+//	podrun                  link to the pod runner, <staging>/<user>/bin/podrun-<digest>
+//	gang.json               Gang, written once before submission
+//	pods/<rank>/pod.json    Pod, written once before submission
+//	pods/<rank>/volumes/... contents of ConfigMap, Secret and other projected volumes
+//	pods/<rank>/ctl/stop    Stop, written by the provider when the pod is deleted
+//	pods/<rank>/addr.json   Address, renamed into place by the runner
+//	pods/<rank>/status.json Status, renamed into place by the runner on every change
+//	pods/<rank>/logs/<container>/<restart>.log  CRI log format
+//	end.json                End, renamed into place when the launcher ends
+//	batch.log               output of the batch script
+//
+// Files are 0600 and directories 0700, owned by the job's user.
+package manifest
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Version is the format's version; a runner refuses a Gang of another one.
+const Version = 1
+
+// Gang is what `podrun launch` needs.
+type Gang struct {
+	Version int    `json:"version"`
+	Key     string `json:"key"`
+	Attempt string `json:"attempt"`
+	// Launcher says how members are started: "slurm" (srun) or "local".
+	Launcher string `json:"launcher"`
+	// Components in the order of the job's components. Ranks run through: the
+	// first component has ranks 0 to Tasks-1, and so on.
+	Components []Component `json:"components"`
+	// Members by rank.
+	Members []Member `json:"members"`
+}
+
+// Component is one group of equal tasks, as submitted.
+type Component struct {
+	Tasks     int              `json:"tasks"`
+	CPUs      int64            `json:"cpus"`
+	MemoryMiB int64            `json:"memoryMiB,omitempty"`
+	GPUs      map[string]int64 `json:"gpus,omitempty"`
+}
+
+// Member is what every member knows of another.
+type Member struct {
+	Rank      int    `json:"rank"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
+	// Hostnames resolve to the member's address on every member: the pod's
+	// hostname, hostname.subdomain, hostname.subdomain.namespace and its
+	// .svc and .svc.cluster.local forms.
+	Hostnames []string `json:"hostnames,omitempty"`
+}
+
+// Pod is what the runner needs to run one pod. Everything that needs the
+// Kubernetes API is resolved; what only the compute node knows is left.
+type Pod struct {
+	Version int `json:"version"`
+	Rank    int `json:"rank"`
+	// Pod is the API object, with env of containers removed (see Env) and
+	// without status.
+	Pod corev1.Pod `json:"pod"`
+	// Runtime is the driver to use: "host".
+	Runtime string `json:"runtime"`
+	// Env maps a container's name to its environment, in order; a later entry
+	// of the same name wins.
+	Env map[string][]EnvVar `json:"env,omitempty"`
+	// Volumes by name.
+	Volumes map[string]Volume `json:"volumes,omitempty"`
+	// GraceSeconds is the pod's termination grace period.
+	GraceSeconds int64 `json:"graceSeconds"`
+}
+
+// EnvVar is one environment variable. Value is bytes, since a Secret need not
+// be UTF-8.
+type EnvVar struct {
+	Name  string `json:"name"`
+	Value []byte `json:"value,omitempty"`
+	// Expand asks for Kubernetes' $(NAME) expansion against earlier entries.
+	Expand bool `json:"expand,omitempty"`
+	// Field, when set, is a downward API field path that is known only on the
+	// node (status.podIP, status.podIPs, status.hostIP, status.hostIPs); Value is ignored.
+	Field string `json:"field,omitempty"`
+}
+
+// Volume is one volume of the pod.
+type Volume struct {
+	// Kind is "files" (contents in pods/<rank>/volumes/<name>), "emptyDir",
+	// "memory" (emptyDir with medium Memory) or "hostPath".
+	Kind string `json:"kind"`
+	// Path is the host path of kind hostPath.
+	Path string `json:"path,omitempty"`
+	// SizeBytes is the emptyDir's limit, 0 for none.
+	SizeBytes int64 `json:"sizeBytes,omitempty"`
+	// Modes maps a file of kind "files" to its permission bits; the default is 0644.
+	Modes map[string]uint32 `json:"modes,omitempty"`
+	// NodeFields maps a file of kind "files" to a downward API field path that
+	// only the node knows; the runner writes the file.
+	NodeFields map[string]string `json:"nodeFields,omitempty"`
+}
+
+// Address says where a member runs, for the others.
+type Address struct {
+	Rank    int    `json:"rank"`
+	Host    string `json:"host"`
+	IP      string `json:"ip"`
+	Restart int    `json:"restart"` // the batch job's restart count: an older file is stale
+}
+
+// Phase is where a pod is in its life on the node.
+type Phase string
+
+// The phases.
+const (
+	PhaseStarting  Phase = "Starting" // addresses, volumes, init containers
+	PhaseRunning   Phase = "Running"
+	PhaseSucceeded Phase = "Succeeded"
+	PhaseFailed    Phase = "Failed"
+)
+
+// Terminal reports whether no container of the pod will run again.
+func (p Phase) Terminal() bool { return p == PhaseSucceeded || p == PhaseFailed }
+
+// Status is what the runner reports of one pod. Seq grows with every write of
+// one runner; Restart with every requeue of the batch job.
+type Status struct {
+	Version        int         `json:"version"`
+	Restart        int         `json:"restart"`
+	Seq            int64       `json:"seq"`
+	UID            string      `json:"uid"`
+	Rank           int         `json:"rank"`
+	Host           string      `json:"host"`
+	HostIP         string      `json:"hostIP"`
+	Phase          Phase       `json:"phase"`
+	Reason         string      `json:"reason,omitempty"`
+	Message        string      `json:"message,omitempty"`
+	StartedAt      metav1.Time `json:"startedAt"`
+	FinishedAt     metav1.Time `json:"finishedAt,omitzero"`
+	InitContainers []Container `json:"initContainers,omitempty"`
+	Containers     []Container `json:"containers,omitempty"`
+}
+
+// Container is the state of one container. The states are Kubernetes' own
+// types, so that the provider copies rather than translates.
+type Container struct {
+	Name         string                `json:"name"`
+	ContainerID  string                `json:"containerID,omitempty"` // "host://<pod uid>/<name>/<restart>"
+	State        corev1.ContainerState `json:"state"`
+	LastState    corev1.ContainerState `json:"lastState,omitzero"`
+	RestartCount int32                 `json:"restartCount"`
+	Ready        bool                  `json:"ready"`
+	Started      bool                  `json:"started"`
+}
+
+// Stop asks the runner to end the pod as a kubelet would: SIGTERM, grace, SIGKILL.
+type Stop struct {
+	GraceSeconds int64  `json:"graceSeconds"`
+	Reason       string `json:"reason,omitempty"`
+}
+
+// End is written once all members ended.
+type End struct {
+	Restart    int         `json:"restart"`
+	ExitCode   int         `json:"exitCode"`
+	Message    string      `json:"message,omitempty"`
+	FinishedAt metav1.Time `json:"finishedAt"`
+}
+
+// Collected is the answer of `podrun agent collect`: everything the provider
+// reads in a tick, in one pass.
+type Collected struct {
+	Gangs map[string]CollectedGang `json:"gangs"`
+}
+
+// CollectedGang is what one gang directory says.
+type CollectedGang struct {
+	Pods map[int]Status `json:"pods,omitempty"`
+	End  *End           `json:"end,omitempty"`
+	// BatchLogTail is the end of batch.log, at most 2 KiB, given once End is
+	// set or no pod has a status: it explains a launcher that failed.
+	BatchLogTail string `json:"batchLogTail,omitempty"`
+}
