@@ -184,6 +184,9 @@ type Collected struct {
 type CollectedGang struct {
 	Pods map[int]Status `json:"pods,omitempty"`
 	End  *End           `json:"end,omitempty"`
+	// Ranks maps a member's pod UID to its rank, from gang.json: after a restart
+	// the provider knows the directory's ranks from nowhere else.
+	Ranks map[string]int `json:"ranks,omitempty"`
 	// BatchLogTail is the end of batch.log, at most 2 KiB, given once End is
 	// set or no pod has a status: it explains a launcher that failed.
 	BatchLogTail string `json:"batchLogTail,omitempty"`

@@ -1,0 +1,243 @@
+package provider
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/effect"
+	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/translate"
+)
+
+// Stager hands gangs over through the cluster's file system. Every method acts
+// as the named user, is safe to repeat and blocks until done.
+type Stager interface {
+	Stage(ctx context.Context, user string, key backends.Key, out translate.Output) error
+	Collect(ctx context.Context, user string) (manifest.Collected, error)
+	Stop(ctx context.Context, user string, key backends.Key, rank int, grace time.Duration, reason string) error
+	Remove(ctx context.Context, user string, key backends.Key) error
+	// WorkDir is the gang's directory; it does no I/O.
+	WorkDir(user string, key backends.Key) string
+}
+
+// Objects reads what a pod refers to.
+type Objects interface {
+	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	// NamespaceLabels comes from a cache; ok is false for an unknown namespace.
+	NamespaceLabels(name string) (labels map[string]string, ok bool)
+}
+
+// Options make a Bridge. All fields but Gate, Clock and Log are required.
+type Options struct {
+	// Cluster is the spec to serve; the bridge never changes it.
+	Cluster *hpcv1alpha1.BatchCluster
+	// Owner tags our jobs at the batch system: unique per Kubernetes cluster
+	// and BatchCluster, [a-z0-9-]{1,63}.
+	Owner string
+	// Launcher is how the pod runner starts members: "slurm" or "local".
+	Launcher string
+	Backend  backends.Backend
+	Stager   Stager
+	Pods     PodAPI
+	Objects  Objects
+	// Gate is the door for effects; the default is effect.Open.
+	Gate effect.Gate
+	// Clock is the real one by default.
+	Clock clock.PassiveClock
+	Log   logr.Logger
+	// Workers bounds effects under way at once; default 8.
+	Workers int
+}
+
+// Bridge carries the pods of one BatchCluster through the batch system. Pass is
+// called by one goroutine at a time; the steps of gangs run beside it.
+type Bridge struct {
+	Options
+	// Wake asks the loop for another pass soon; it holds at most one request.
+	Wake chan struct{}
+
+	slots chan struct{} // bounds drivers at work
+	busy  sync.WaitGroup
+
+	mu      sync.Mutex
+	memos   map[backends.Key]*memo
+	overlay map[string]*corev1.Pod // by UID: newest version we wrote
+	view    View
+	sweep   sweepState
+	vnodes  map[string]hpcv1alpha1.VirtualNode // by node name
+	users   map[string]bool                    // users that own or may own jobs
+	obsSeq  int64                              // observations begun
+	closed  bool
+}
+
+// View is the newest knowledge of the batch system.
+type View struct {
+	Seq       int64 // number of the observation, assigned when it began
+	At        time.Time
+	Complete  bool
+	Jobs      map[backends.Key][]backends.Job
+	Reachable bool
+	Since     time.Time // when Reachable last changed
+	Err       error     // of the last observation
+	Files     map[backends.Key]collected
+	FilesSeq  int64
+}
+
+type collected struct {
+	user string
+	gang manifest.CollectedGang
+}
+
+// NewBridge checks o and gives a bridge that has seen nothing yet.
+func NewBridge(o Options) *Bridge {
+	if o.Gate == nil {
+		o.Gate = effect.Open{}
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.Workers < 1 {
+		o.Workers = 8
+	}
+	b := &Bridge{
+		Options: o,
+		Wake:    make(chan struct{}, 1),
+		slots:   make(chan struct{}, o.Workers),
+		memos:   map[backends.Key]*memo{},
+		overlay: map[string]*corev1.Pod{},
+		vnodes:  map[string]hpcv1alpha1.VirtualNode{},
+		users:   map[string]bool{},
+	}
+	b.view.Reachable = true
+	for _, a := range o.Cluster.Spec.Accounts {
+		b.users[a.User] = true
+	}
+	return b
+}
+
+// SetVirtualNodes says which nodes the bridge serves. Safe at any time.
+func (b *Bridge) SetVirtualNodes(nodes []hpcv1alpha1.VirtualNode) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.vnodes)
+	for _, n := range nodes {
+		b.vnodes[n.Name] = n
+	}
+}
+
+// View gives the newest knowledge. The maps must not be changed.
+func (b *Bridge) View() View {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.view
+}
+
+// wake requests another pass without blocking.
+func (b *Bridge) wake() {
+	select {
+	case b.Wake <- struct{}{}:
+	default:
+	}
+}
+
+// Wait blocks until no gang's step is under way.
+func (b *Bridge) Wait() { b.busy.Wait() }
+
+// Pass looks at every pod once and starts what has to be done. With fresh it
+// asks the batch system first: one list query, and one collection a user. It
+// does not wait for the steps it starts; see Wait.
+func (b *Bridge) Pass(ctx context.Context, fresh bool) {
+	if fresh {
+		b.observe(ctx)
+	}
+	gangs, index := b.gangs()
+	wantObservation := false
+	for _, g := range gangs {
+		m := b.memo(g.Key)
+		if m == nil {
+			continue // a step of this gang is under way
+		}
+		b.absorb(m, g)
+		if m.wantsObservation() && !fresh {
+			wantObservation = true
+		}
+		b.start(ctx, g, m, members(g, index))
+	}
+	b.prune(gangs)
+	if fresh {
+		b.collectGarbage(ctx, gangs)
+	}
+	if wantObservation {
+		b.wake()
+	}
+}
+
+// gangs reads the pods, each in its newest version, and sorts them into gangs.
+// The index holds the same pods by UID.
+func (b *Bridge) gangs() ([]lifecycle.Gang, map[string]*corev1.Pod) {
+	pods := b.Pods.List()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	index := make(map[string]*corev1.Pod, len(pods))
+	list := make([]lifecycle.Pod, 0, len(pods))
+	for _, p := range pods {
+		uid := string(p.UID)
+		if o := b.overlay[uid]; o != nil {
+			if !newer(o, p) {
+				delete(b.overlay, uid)
+			} else {
+				p = o
+			}
+		}
+		index[uid] = p
+		f := facts(p)
+		if f.Finished && !f.Finalizer && f.JobID == "" && f.Intent == "" {
+			continue // ended before us and never ours
+		}
+		list = append(list, f)
+	}
+	for uid := range b.overlay {
+		if index[uid] == nil {
+			delete(b.overlay, uid)
+		}
+	}
+	return lifecycle.Gangs(b.Owner, list), index
+}
+
+// newer compares resource versions, which the API server documents as ordered
+// within one resource since Kubernetes 1.35 and has always made so.
+func newer(a, than *corev1.Pod) bool {
+	x, errX := strconv.ParseUint(a.ResourceVersion, 10, 64)
+	y, errY := strconv.ParseUint(than.ResourceVersion, 10, 64)
+	return errX == nil && errY == nil && x > y
+}
+
+// members picks a gang's pods from the index.
+func members(g lifecycle.Gang, index map[string]*corev1.Pod) map[string]*corev1.Pod {
+	out := make(map[string]*corev1.Pod, len(g.Members))
+	for _, m := range g.Members {
+		out[m.UID] = index[m.UID]
+	}
+	return out
+}
+
+// wrote remembers what we wrote until the cache has caught up.
+func (b *Bridge) wrote(p *corev1.Pod) {
+	if p == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.overlay[string(p.UID)] = p
+}

@@ -1,0 +1,125 @@
+package lifecycle
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base32"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+)
+
+// Pod is what the protocol knows of one pod: facts read from the API object.
+type Pod struct {
+	UID       string
+	Namespace string
+	Name      string
+
+	Attempt string // gang attempt from the Binding; "" for a pod bound by another scheduler
+	Size    int    // members of the attempt; 1 without an attempt
+	Rank    int    // within the attempt
+
+	Deleting  bool // has a deletion timestamp
+	Finished  bool // its phase in the API is terminal
+	Finalizer bool // carries our finalizer
+
+	Intent backends.Key   // recorded intent, "" before step 1
+	JobID  backends.JobID // recorded job, "" before step 4
+}
+
+// Gang is the members that share one batch job, existing or to come.
+type Gang struct {
+	Key     backends.Key
+	Attempt string
+	Size    int
+	Members []Pod // by rank, then UID
+	// JobID is the recorded job: that of the lowest-ranked member with a record.
+	JobID backends.JobID
+}
+
+// KeyFor names the job of a set of pods: it changes when a member is replaced,
+// so that a replacement can never be mistaken for its predecessor. 60 bits of a
+// hash make a collision within one cluster negligible.
+func KeyFor(owner, attempt string, uids []string) backends.Key {
+	sorted := slices.Sorted(slices.Values(uids))
+	sum := sha256.Sum256([]byte(owner + "\x00" + attempt + "\x00" + strings.Join(sorted, "\x00")))
+	return backends.Key("i" + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:12]))
+}
+
+// Gangs sorts pods into gangs. Pods that carry the key of a recorded job stay
+// with it for ever. The others of an attempt form its gang while no job of the
+// attempt is recorded; pods that come later than that (an elastic member, the
+// replacement of a lost one) are gangs of one, with jobs of their own.
+//
+// The result is ordered by key; equal input in any order gives equal output.
+func Gangs(owner string, pods []Pod) []Gang {
+	byAttempt := map[string][]Pod{}
+	for _, p := range pods {
+		attempt := p.Attempt
+		if attempt == "" {
+			attempt = "pod/" + p.UID
+		}
+		byAttempt[attempt] = append(byAttempt[attempt], p)
+	}
+	var out []Gang
+	for attempt, members := range byAttempt {
+		recorded := map[backends.Key][]Pod{}
+		var open []Pod
+		for _, p := range members {
+			if p.JobID != "" {
+				recorded[p.Intent] = append(recorded[p.Intent], p)
+			}
+		}
+		for _, p := range members {
+			switch {
+			case p.JobID != "":
+			case p.Intent != "" && recorded[p.Intent] != nil:
+				// A crash between two records: the member belongs to the job.
+				recorded[p.Intent] = append(recorded[p.Intent], p)
+			default:
+				open = append(open, p)
+			}
+		}
+		for key, ms := range recorded {
+			out = append(out, gang(key, attempt, ms))
+		}
+		if len(recorded) > 0 {
+			for _, p := range open {
+				p.Size = 1
+				out = append(out, gang(KeyFor(owner, attempt, []string{p.UID}), attempt, []Pod{p}))
+			}
+			continue
+		}
+		if len(open) > 0 {
+			var uids []string
+			for _, p := range open {
+				if !p.Deleting && !p.Finished {
+					uids = append(uids, p.UID)
+				}
+			}
+			if len(uids) == 0 { // all going: keep the key they may have been submitted under
+				for _, p := range open {
+					uids = append(uids, p.UID)
+				}
+			}
+			out = append(out, gang(KeyFor(owner, attempt, uids), attempt, open))
+		}
+	}
+	slices.SortFunc(out, func(a, b Gang) int { return cmp.Compare(a.Key, b.Key) })
+	return out
+}
+
+func gang(key backends.Key, attempt string, members []Pod) Gang {
+	slices.SortFunc(members, func(a, b Pod) int {
+		return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.UID, b.UID))
+	})
+	g := Gang{Key: key, Attempt: attempt, Members: members, Size: 1}
+	for _, m := range members {
+		g.Size = max(g.Size, m.Size)
+		if g.JobID == "" {
+			g.JobID = m.JobID
+		}
+	}
+	return g
+}

@@ -1,0 +1,269 @@
+package lifecycle
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+// LostGrace is how long a recorded job must be absent from complete
+// observations, with no end file, before its pods are failed as lost. It covers
+// a lagging shared filesystem; a live job is never absent from a complete list.
+const LostGrace = 2 * time.Minute
+
+// Knowledge is what is known of the gang outside the API.
+type Knowledge struct {
+	// Jobs carry the gang's key, in the order of the observation.
+	Jobs []backends.Job
+	// Complete: Jobs comes from a complete observation that began after the
+	// last effect on this gang, so absence proves something.
+	Complete bool
+	// NeverSubmitted: this process wrote the intent itself over pods that had
+	// none with this key, so no job can carry the key yet.
+	NeverSubmitted bool
+	// Files is the gang's directory; nil when it does not exist or was not read.
+	Files *manifest.CollectedGang
+	// FilesRead: the last collection succeeded and began after the last effect.
+	FilesRead bool
+	// Stopped ranks have a stop file that was written before the observation began.
+	Stopped map[string]bool // by pod UID
+	// Ranks maps a pod's UID to its rank in the gang directory.
+	Ranks map[string]int
+	// AbsentSince is when the recorded job was first missing; zero while present.
+	AbsentSince time.Time
+	// Unreachable: the batch system does not answer. Only API effects that need
+	// no evidence happen.
+	Unreachable bool
+}
+
+// Verb is a kind of action.
+type Verb string
+
+// The verbs, each one external effect of the provider.
+const (
+	WriteIntent Verb = "write-intent" // Pods: key and finalizer on each
+	Stage       Verb = "stage"        // gang directory
+	Submit      Verb = "submit"       // held job
+	Record      Verb = "record"       // Pods: JobID on each, in order
+	Release     Verb = "release"      // JobID
+	Cancel      Verb = "cancel"       // JobID
+	StopMember  Verb = "stop-member"  // Pods[0]
+	Forget      Verb = "forget"       // Pods: remove the finalizer
+)
+
+// Action is one effect to perform.
+type Action struct {
+	Verb  Verb
+	Pods  []Pod
+	JobID backends.JobID
+}
+
+func (a Action) String() string {
+	s := string(a.Verb)
+	for _, p := range a.Pods {
+		s += " " + p.Namespace + "/" + p.Name
+	}
+	if a.JobID != "" {
+		s += " job=" + string(a.JobID)
+	}
+	return s
+}
+
+// Step is the answer of Next.
+type Step struct {
+	// Actions to perform in order; the first failure ends the step.
+	Actions []Action
+	// Observe asks for a fresh complete observation before the next step.
+	Observe bool
+	// Reason and Message tell a user what the gang waits for; empty while the
+	// batch job itself explains it.
+	Reason  string
+	Message string
+	// Lost says that the recorded job is gone without evidence.
+	Lost bool
+}
+
+// Next decides. It is idempotent: with the same facts it gives the same answer.
+func Next(g Gang, k Knowledge, now time.Time) Step {
+	if g.JobID == "" {
+		return unrecorded(g, k)
+	}
+	return recorded(g, k, now)
+}
+
+// unrecorded covers steps 1 to 4: nothing can have run yet.
+func unrecorded(g Gang, k Knowledge) Step {
+	var live, going []Pod
+	for _, m := range g.Members {
+		if m.Deleting || m.Finished {
+			if m.Finalizer {
+				going = append(going, m)
+			}
+		} else {
+			live = append(live, m)
+		}
+	}
+	var step Step
+	if len(going) > 0 {
+		// No job was recorded for them, so none was released and none ran.
+		// A held job that may exist is collected by the sweep.
+		step.Actions = append(step.Actions, Action{Verb: Forget, Pods: going})
+	}
+	if len(live) == 0 {
+		return step
+	}
+	if len(live) < g.Size {
+		step.Reason = "WaitingForMembers"
+		step.Message = fmt.Sprintf("%d of %d gang members are bound to this node; the batch job is submitted once all are", len(live), g.Size)
+		return step
+	}
+	if missing := slices.DeleteFunc(slices.Clone(live), func(p Pod) bool { return p.Intent == g.Key && p.Finalizer }); len(missing) > 0 {
+		step.Actions = append(step.Actions, Action{Verb: WriteIntent, Pods: missing})
+		return step
+	}
+	if k.Unreachable {
+		step.Reason, step.Message = "BatchSystemUnreachable", "the batch system does not answer; the job is submitted once it does"
+		return step
+	}
+	if held, ok := adoptable(k.Jobs); ok {
+		step.Actions = append(step.Actions, Action{Verb: Record, Pods: live, JobID: held})
+		return step
+	}
+	if !k.NeverSubmitted && !k.Complete {
+		step.Observe = true
+		step.Reason, step.Message = "Submitting", "looking in the batch queue for an earlier submission"
+		return step
+	}
+	if k.Files == nil {
+		step.Actions = append(step.Actions, Action{Verb: Stage})
+	}
+	step.Actions = append(step.Actions, Action{Verb: Submit})
+	step.Reason, step.Message = "Submitting", "handing the gang over to the batch system"
+	return step
+}
+
+// adoptable picks the job to record among those found under the key: the first
+// that has not ended. An ended one never ran, since it was never recorded and
+// so never released; a new one replaces it.
+func adoptable(jobs []backends.Job) (backends.JobID, bool) {
+	var best *backends.Job
+	for i, j := range jobs {
+		if j.State.Terminal() {
+			continue
+		}
+		if best == nil || j.Submitted.Before(best.Submitted) ||
+			(j.Submitted.Equal(best.Submitted) && j.ID < best.ID) {
+			best = &jobs[i]
+		}
+	}
+	if best == nil {
+		return "", false
+	}
+	return best.ID, true
+}
+
+// recorded covers steps 4 to 6: the job with g.JobID is the gang's only one.
+func recorded(g Gang, k Knowledge, now time.Time) Step {
+	var step Step
+	missing := slices.DeleteFunc(slices.Clone(g.Members), func(p Pod) bool {
+		return p.JobID == g.JobID || p.Deleting || p.Finished
+	})
+	if len(missing) > 0 {
+		// Crash between two records. Release waits until all have it.
+		step.Actions = append(step.Actions, Action{Verb: Record, Pods: missing, JobID: g.JobID})
+		return step
+	}
+	var job *backends.Job
+	for i, j := range k.Jobs {
+		switch {
+		case j.ID == g.JobID:
+			job = &k.Jobs[i]
+		case !j.State.Terminal():
+			// A second submission whose reply was lost. It is held for ever.
+			step.Actions = append(step.Actions, Action{Verb: Cancel, JobID: j.ID})
+		}
+	}
+	ended := job != nil && job.State.Terminal()
+	if job == nil && k.Complete {
+		if k.Files != nil && k.Files.End != nil {
+			ended = true
+		} else if !k.AbsentSince.IsZero() && now.Sub(k.AbsentSince) >= LostGrace {
+			ended, step.Lost = true, true
+		}
+	}
+
+	wanted := false // somebody still wants the job to go on
+	cancel := false // somebody was deleted who may still run
+	for _, m := range g.Members {
+		over := ended || fileTerminal(m, k)
+		if over {
+			// Let go once the API has the terminal status, which the provider
+			// writes from the same evidence.
+			if m.Finalizer && m.Finished {
+				step.Actions = append(step.Actions, Action{Verb: Forget, Pods: []Pod{m}})
+			}
+			continue
+		}
+		if m.Finished {
+			// Terminal in the API without evidence: written by another (an
+			// eviction). The job must not go on for it alone.
+			cancel = true
+			continue
+		}
+		if !m.Deleting {
+			wanted = true
+			continue
+		}
+		cancel = true
+	}
+	if ended || k.Unreachable || job == nil {
+		return step
+	}
+	if !wanted && cancel {
+		step.Actions = append(step.Actions, Action{Verb: Cancel, JobID: g.JobID})
+		return step
+	}
+	if cancel {
+		step.Actions = append(step.Actions, stopMembers(g, k, job)...)
+	}
+	if wanted && job.Held && job.Reason != "JobHeldAdmin" {
+		step.Actions = append(step.Actions, Action{Verb: Release, JobID: g.JobID})
+	}
+	return step
+}
+
+// stopMembers ends single members of a gang whose others go on. A member of a
+// job that has not started is let go as soon as its stop file is known to have
+// been there before an observation that still shows the job pending: the
+// runner looks for the file before it starts anything.
+func stopMembers(g Gang, k Knowledge, job *backends.Job) []Action {
+	var out []Action
+	for _, m := range g.Members {
+		if !(m.Deleting || m.Finished) || fileTerminal(m, k) {
+			continue
+		}
+		if !k.Stopped[m.UID] {
+			out = append(out, Action{Verb: StopMember, Pods: []Pod{m}})
+			continue
+		}
+		if job.State == backends.StatePending && job.Restarts == 0 && k.Complete && m.Finalizer {
+			out = append(out, Action{Verb: Forget, Pods: []Pod{m}})
+		}
+	}
+	return out
+}
+
+func fileTerminal(m Pod, k Knowledge) bool {
+	if k.Files == nil {
+		return false
+	}
+	rank, ok := k.Ranks[m.UID]
+	if !ok {
+		return false
+	}
+	st, ok := k.Files.Pods[rank]
+	return ok && st.UID == m.UID && st.Phase.Terminal()
+}

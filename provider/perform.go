@@ -1,0 +1,287 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
+)
+
+const (
+	// cancelPause is how long a cancel is given before it is repeated. It is
+	// above Slurm's default KillWait, so that a repeat never shortens a grace.
+	cancelPause = 40 * time.Second
+	// apiParallel bounds the API writes of one gang under way at once.
+	apiParallel = 16
+)
+
+// perform carries actions out in order and stops at the first failure. acted
+// says that something changed, so that another step may follow.
+func (b *Bridge) perform(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, actions []lifecycle.Action) (acted bool, err error) {
+	now := b.Clock.Now()
+	for _, a := range actions {
+		if now.Before(m.retryAt) && a.Verb != lifecycle.Forget {
+			return acted, nil
+		}
+		did := true
+		switch a.Verb {
+		case lifecycle.WriteIntent:
+			did, err = b.writeIntent(ctx, g, m, pods, a.Pods)
+		case lifecycle.Stage:
+			did, err = b.stage(ctx, g, m, pods)
+		case lifecycle.Submit:
+			did, err = b.submit(ctx, g, m, pods)
+		case lifecycle.Record:
+			err = b.record(ctx, g, m, pods, a)
+		case lifecycle.Release:
+			err = b.release(ctx, g, m, a.JobID)
+		case lifecycle.Cancel:
+			did, err = b.cancel(ctx, g, m, a.JobID)
+		case lifecycle.StopMember:
+			did, err = b.stopMember(ctx, g, m, pods, a.Pods[0])
+		case lifecycle.Forget:
+			err = b.forget(ctx, g, pods, a.Pods)
+		default:
+			err = fmt.Errorf("perform %s: unknown action", a)
+		}
+		acted = acted || did
+		if err != nil || !did {
+			return acted, err
+		}
+	}
+	return acted, nil
+}
+
+// replace puts what was written in place of what was read.
+func (b *Bridge) replace(g *lifecycle.Gang, pods map[string]*corev1.Pod, written []*corev1.Pod) {
+	for _, p := range written {
+		if p == nil {
+			continue
+		}
+		b.wrote(p)
+		pods[string(p.UID)] = p
+	}
+	*g = refresh(*g, pods)
+}
+
+func (b *Bridge) writeIntent(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, missing []lifecycle.Pod) (bool, error) {
+	// Nothing is promised for a gang that could not be submitted anyway.
+	if ok, err := b.prepare(ctx, g, m, pods); !ok || err != nil {
+		return false, err
+	}
+	fresh := true
+	for _, mem := range g.Members {
+		fresh = fresh && mem.Intent != g.Key
+	}
+	written := make([]*corev1.Pod, len(missing))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(apiParallel)
+	for i, mem := range missing {
+		group.Go(func() error {
+			return b.Gate.Do(gctx, string(lifecycle.WriteIntent), func(ctx context.Context) error {
+				p, err := b.Pods.WriteIntent(ctx, pods[mem.UID], g.Key)
+				written[i] = p
+				return err
+			})
+		})
+	}
+	err := group.Wait()
+	b.replace(g, pods, written)
+	if err != nil {
+		return true, err
+	}
+	m.never = fresh
+	return true, nil
+}
+
+func (b *Bridge) stage(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (bool, error) {
+	if ok, err := b.prepare(ctx, g, m, pods); !ok || err != nil {
+		return false, err
+	}
+	err := b.Gate.Do(ctx, string(lifecycle.Stage), func(ctx context.Context) error {
+		return b.Stager.Stage(ctx, m.user, g.Key, *m.output)
+	})
+	if err != nil {
+		return true, fmt.Errorf("stage gang %s: %w", g.Key, err)
+	}
+	m.staged = true
+	return true, nil
+}
+
+func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (bool, error) {
+	if ok, err := b.prepare(ctx, g, m, pods); !ok || err != nil {
+		return false, err
+	}
+	var id backends.JobID
+	err := b.Gate.Do(ctx, string(lifecycle.Submit), func(ctx context.Context) error {
+		var err error
+		id, err = b.Backend.Submit(ctx, m.output.Spec)
+		return err
+	})
+	b.touched(m)
+	if err != nil {
+		switch backends.KindOf(err) {
+		case backends.KindUnknownOutcome:
+			m.never = false
+		}
+		return true, err
+	}
+	m.jobs = append(slices.Clone(m.jobs), backends.Job{
+		ID: id, Key: g.Key, Owner: b.Owner, User: m.user, Partition: m.output.Spec.Partition,
+		State: backends.StatePending, Held: true, Submitted: b.Clock.Now(),
+	})
+	m.never = false
+	return true, nil
+}
+
+// record writes the id on the lowest rank first and alone: of two daemons with
+// two held jobs, the one whose write wins there has the job that will run.
+func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, a lifecycle.Action) error {
+	user := m.user
+	if user == "" {
+		acct, err := b.accountOf(pods[a.Pods[0].UID])
+		if err != nil {
+			return err
+		}
+		user = acct.User
+		m.user = user
+	}
+	write := func(ctx context.Context, mem lifecycle.Pod) (*corev1.Pod, error) {
+		var p *corev1.Pod
+		err := b.Gate.Do(ctx, string(lifecycle.Record), func(ctx context.Context) error {
+			var err error
+			p, err = b.Pods.Record(ctx, pods[mem.UID], a.JobID, user)
+			return err
+		})
+		return p, err
+	}
+	first, err := write(ctx, a.Pods[0])
+	b.replace(g, pods, []*corev1.Pod{first})
+	if err != nil {
+		return err
+	}
+	rest := a.Pods[1:]
+	written := make([]*corev1.Pod, len(rest))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(apiParallel)
+	for i, mem := range rest {
+		group.Go(func() error {
+			p, err := write(gctx, mem)
+			written[i] = p
+			return err
+		})
+	}
+	err = group.Wait()
+	b.replace(g, pods, written)
+	if err != nil {
+		return err
+	}
+	if m.announced != a.JobID {
+		m.announced = a.JobID
+		b.tell(m, pods, corev1.EventTypeNormal, "BatchJobSubmitted",
+			fmt.Sprintf("batch job %s of user %s in partition %s", a.JobID, user, b.partitionOf(g, pods)))
+	}
+	return nil
+}
+
+func (b *Bridge) release(ctx context.Context, g *lifecycle.Gang, m *memo, id backends.JobID) error {
+	err := b.Gate.Do(ctx, string(lifecycle.Release), func(ctx context.Context) error {
+		return b.Backend.Release(ctx, backends.JobRef{ID: id, Key: g.Key, User: m.user})
+	})
+	b.touched(m)
+	if err != nil {
+		return err
+	}
+	m.jobs = slices.Clone(m.jobs)
+	for i := range m.jobs {
+		if m.jobs[i].ID == id {
+			m.jobs[i].Held = false
+		}
+	}
+	return nil
+}
+
+func (b *Bridge) cancel(ctx context.Context, g *lifecycle.Gang, m *memo, id backends.JobID) (bool, error) {
+	now := b.Clock.Now()
+	if id == g.JobID {
+		if !m.cancelAt.IsZero() && now.Sub(m.cancelAt) < cancelPause {
+			return false, nil
+		}
+	}
+	user := m.user
+	for _, j := range m.jobs {
+		// The id must still be a job of ours: ids are reused by batch systems.
+		if j.ID == id && (j.Owner != b.Owner || j.Key != g.Key) {
+			return false, fmt.Errorf("cancel job %s: it is not ours (owner %q, key %q)", id, j.Owner, j.Key)
+		}
+		if j.ID == id && j.User != "" {
+			user = j.User
+		}
+	}
+	err := b.Gate.Do(ctx, string(lifecycle.Cancel), func(ctx context.Context) error {
+		return b.Backend.Cancel(ctx, backends.JobRef{ID: id, Key: g.Key, User: user})
+	})
+	b.touched(m)
+	if err != nil {
+		return true, err
+	}
+	if id == g.JobID {
+		m.cancelAt = now
+	} else {
+		m.jobs = slices.DeleteFunc(slices.Clone(m.jobs), func(j backends.Job) bool { return j.ID == id })
+	}
+	b.wake()
+	return true, nil
+}
+
+func (b *Bridge) stopMember(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, mem lifecycle.Pod) (bool, error) {
+	rank, ok := m.ranks[mem.UID]
+	if !ok {
+		return false, nil // not collected yet
+	}
+	pod := pods[mem.UID]
+	grace := int64(30)
+	if pod.DeletionGracePeriodSeconds != nil {
+		grace = *pod.DeletionGracePeriodSeconds
+	} else if pod.Spec.TerminationGracePeriodSeconds != nil {
+		grace = *pod.Spec.TerminationGracePeriodSeconds
+	}
+	err := b.Gate.Do(ctx, string(lifecycle.StopMember), func(ctx context.Context) error {
+		return b.Stager.Stop(ctx, m.user, g.Key, rank, time.Duration(grace)*time.Second, "the pod was deleted")
+	})
+	if err != nil {
+		return true, err
+	}
+	b.mu.Lock()
+	m.stopped[mem.UID] = b.obsSeq
+	b.mu.Unlock()
+	return true, nil
+}
+
+func (b *Bridge) forget(ctx context.Context, g *lifecycle.Gang, pods map[string]*corev1.Pod, going []lifecycle.Pod) error {
+	for _, mem := range going {
+		pod := pods[mem.UID]
+		err := b.Gate.Do(ctx, string(lifecycle.Forget), func(ctx context.Context) error {
+			return b.Pods.Forget(ctx, pod)
+		})
+		if err != nil {
+			return err
+		}
+		// What remains of the pod needs nothing of us; the cache follows.
+		left := pod.DeepCopy()
+		left.Finalizers = nil
+		if pod.DeletionTimestamp != nil {
+			delete(pods, mem.UID)
+		} else {
+			pods[mem.UID] = left
+		}
+	}
+	*g = refresh(*g, pods)
+	return nil
+}

@@ -1,0 +1,116 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+)
+
+// kubePods is PodAPI on a real API server. Each virtual node has an informer of
+// its own, restricted to its pods by a field selector.
+type kubePods struct {
+	client   kubernetes.Interface
+	recorder record.EventRecorder
+	nodes    func() []string
+	list     func() []*corev1.Pod
+}
+
+var _ PodAPI = (*kubePods)(nil)
+
+func (k *kubePods) List() []*corev1.Pod { return k.list() }
+
+func (k *kubePods) ListLive(ctx context.Context) ([]*corev1.Pod, error) {
+	var out []*corev1.Pod
+	for _, node := range k.nodes() {
+		list, err := k.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list pods of node %s: %w", node, err)
+		}
+		for i := range list.Items {
+			out = append(out, &list.Items[i])
+		}
+	}
+	return out, nil
+}
+
+func (k *kubePods) WriteIntent(ctx context.Context, pod *corev1.Pod, key backends.Key) (*corev1.Pod, error) {
+	finalizers := slices.Clone(pod.Finalizers)
+	if !slices.Contains(finalizers, wellknown.FinalizerBatchJob) {
+		finalizers = append(finalizers, wellknown.FinalizerBatchJob)
+	}
+	return k.patchMeta(ctx, pod, map[string]any{
+		"annotations": map[string]any{wellknown.SubmitIntent: string(key)},
+		"finalizers":  finalizers,
+	})
+}
+
+func (k *kubePods) Record(ctx context.Context, pod *corev1.Pod, id backends.JobID, user string) (*corev1.Pod, error) {
+	return k.patchMeta(ctx, pod, map[string]any{
+		"annotations": map[string]any{wellknown.BatchJobID: string(id), wellknown.BatchUser: user},
+	})
+}
+
+// patchMeta writes metadata only if the pod is still the version that was read.
+func (k *kubePods) patchMeta(ctx context.Context, pod *corev1.Pod, meta map[string]any) (*corev1.Pod, error) {
+	meta["uid"] = pod.UID
+	meta["resourceVersion"] = pod.ResourceVersion
+	body, err := json.Marshal(map[string]any{"metadata": meta})
+	if err != nil {
+		return nil, fmt.Errorf("encode patch of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	out, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, body, metav1.PatchOptions{})
+	return out, podError("patch", pod, err)
+}
+
+func (k *kubePods) PatchStatus(ctx context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
+	out, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch,
+		metav1.PatchOptions{}, "status")
+	return out, podError("patch status of", pod, err)
+}
+
+func (k *kubePods) Forget(ctx context.Context, pod *corev1.Pod) error {
+	kept := slices.DeleteFunc(slices.Clone(pod.Finalizers), func(f string) bool { return f == wellknown.FinalizerBatchJob })
+	if len(kept) == len(pod.Finalizers) {
+		return nil
+	}
+	if kept == nil {
+		kept = []string{}
+	}
+	_, err := k.patchMeta(ctx, pod, map[string]any{"finalizers": kept})
+	if isGone(err) {
+		return nil
+	}
+	return err
+}
+
+func (k *kubePods) Event(pod *corev1.Pod, eventType, reason, message string) {
+	k.recorder.Event(pod, eventType, reason, message)
+}
+
+// podError sorts API errors into the two kinds the loop tells apart.
+func podError(verb string, pod *corev1.Pod, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("%s pod %s/%s: %w", verb, pod.Namespace, pod.Name, ErrGone)
+	case apierrors.IsConflict(err):
+		return fmt.Errorf("%s pod %s/%s: %w", verb, pod.Namespace, pod.Name, ErrConflict)
+	default:
+		return fmt.Errorf("%s pod %s/%s: %w", verb, pod.Namespace, pod.Name, err)
+	}
+}

@@ -1,0 +1,143 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/provider/account"
+	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
+	"github.com/isthmus-hpc/isthmus/provider/translate"
+)
+
+// waiting is a cause to wait that a user or an admin can remove.
+type waiting struct{ reason, message string }
+
+func (w *waiting) Error() string { return w.reason + ": " + w.message }
+
+func asWaiting(err error, w **waiting) bool { return errors.As(err, w) }
+
+// prepare translates the gang once: account, referenced objects, batch job and
+// manifests. ok is false when the gang was refused for good. A missing object
+// or account is a *waiting error: it may come.
+func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (ok bool, err error) {
+	if m.refused != "" {
+		return false, nil
+	}
+	if m.output != nil {
+		return true, nil
+	}
+	in := translate.Input{
+		Cluster: b.Cluster, Key: g.Key, Owner: b.Owner, Attempt: g.Attempt,
+		Launcher: b.Launcher, Capabilities: b.Backend.Capabilities(),
+	}
+	for i, mem := range g.Members {
+		pod := pods[mem.UID]
+		if mem.Deleting || mem.Finished {
+			continue
+		}
+		if len(in.Members) == 0 {
+			vnode, known := b.vnode(pod.Spec.NodeName)
+			if !known {
+				return false, &waiting{"PartitionNotFound", fmt.Sprintf("node %s stands for no partition of %s any more", pod.Spec.NodeName, b.Cluster.Name)}
+			}
+			acct, err := b.accountOf(pod)
+			if err != nil {
+				return false, err
+			}
+			in.Node, in.Account = vnode, acct
+			m.user = acct.User
+			in.WorkDir = b.Stager.WorkDir(acct.User, g.Key)
+		}
+		member, err := b.resolve(ctx, i, pod)
+		if err != nil {
+			return false, err
+		}
+		in.Members = append(in.Members, member)
+	}
+	out, err := translate.Gang(in)
+	var refusal *translate.Refusal
+	switch {
+	case err == nil:
+	case errors.As(err, &refusal) && refusal.Permanent:
+		m.refusedReason, m.refused = refusal.Reason, refusal.Error()
+		b.tell(m, pods, corev1.EventTypeWarning, refusal.Reason, refusal.Error())
+		return false, nil
+	case errors.As(err, &refusal):
+		return false, &waiting{refusal.Reason, refusal.Error()}
+	default:
+		return false, err
+	}
+	m.output = &out
+	for _, p := range out.Pods {
+		m.ranks[string(p.Pod.UID)] = p.Rank
+	}
+	for _, note := range out.Notes {
+		b.tell(m, pods, corev1.EventTypeNormal, "Note", note)
+	}
+	return true, nil
+}
+
+// accountOf maps the pod's namespace to the user its job runs as.
+func (b *Bridge) accountOf(pod *corev1.Pod) (account.Account, error) {
+	labels, ok := b.Objects.NamespaceLabels(pod.Namespace)
+	if !ok {
+		return account.Account{}, &waiting{"NamespaceUnknown", fmt.Sprintf("namespace %s is not known yet", pod.Namespace)}
+	}
+	acct, err := account.Map(b.Cluster.Spec.Accounts, pod.Namespace, labels)
+	if err != nil {
+		return account.Account{}, &waiting{"NoAccount", fmt.Sprintf("BatchCluster %s: %v", b.Cluster.Name, err)}
+	}
+	return acct, nil
+}
+
+// resolve reads every object the pod refers to. An optional one may be missing.
+func (b *Bridge) resolve(ctx context.Context, rank int, pod *corev1.Pod) (translate.Member, error) {
+	out := translate.Member{Rank: rank, Pod: pod, ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{}}
+	configMaps, secrets := translate.References(pod)
+	for _, ref := range configMaps {
+		cm, err := b.Objects.ConfigMap(ctx, pod.Namespace, ref.Name)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return out, fmt.Errorf("read ConfigMap %s/%s: %w", pod.Namespace, ref.Name, err)
+		}
+		if err == nil {
+			out.ConfigMaps[ref.Name] = cm
+		} else if !ref.Optional {
+			return out, &waiting{"CreateContainerConfigError", fmt.Sprintf("configmap %q not found in namespace %s", ref.Name, pod.Namespace)}
+		}
+	}
+	for _, ref := range secrets {
+		s, err := b.Objects.Secret(ctx, pod.Namespace, ref.Name)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return out, fmt.Errorf("read Secret %s/%s: %w", pod.Namespace, ref.Name, err)
+		}
+		if err == nil {
+			out.Secrets[ref.Name] = s
+		} else if !ref.Optional {
+			return out, &waiting{"CreateContainerConfigError", fmt.Sprintf("secret %q not found in namespace %s", ref.Name, pod.Namespace)}
+		}
+	}
+	return out, nil
+}
+
+func (b *Bridge) vnode(name string) (hpcv1alpha1.VirtualNode, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, ok := b.vnodes[name]
+	return v, ok
+}
+
+func (b *Bridge) partitionOf(g *lifecycle.Gang, pods map[string]*corev1.Pod) string {
+	for _, mem := range g.Members {
+		if p := pods[mem.UID]; p != nil {
+			v, _ := b.vnode(p.Spec.NodeName)
+			return v.Partition
+		}
+	}
+	return ""
+}
