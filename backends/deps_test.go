@@ -1,0 +1,34 @@
+package backends_test
+
+import (
+	"testing"
+
+	"github.com/isthmus-hpc/isthmus/test/importrules"
+)
+
+func TestImports(t *testing.T) {
+	rules := []importrules.Rule{
+		{
+			From: []string{"./backends"},
+			Ban:  []string{"./provider", "./scheduler", "./controllers", "k8s.io"},
+			Why:  "a batch system knows nothing of Kubernetes",
+		},
+		{
+			From: []string{"./backends"}, Except: []string{"./backends/slurm", "./backends/local", "./backends/fake", "./backends/transport", "./backends/backendtest"},
+			Ban: []string{"os/exec", "net"}, Direct: true,
+			Why: "the contract does no I/O",
+		},
+	}
+	siblings := []string{"slurm", "local", "fake"}
+	for _, from := range siblings {
+		for _, to := range siblings {
+			if from != to {
+				rules = append(rules, importrules.Rule{
+					From: []string{"./backends/" + from}, Ban: []string{"./backends/" + to},
+					Why: "batch systems are siblings: what two need belongs to the contract",
+				})
+			}
+		}
+	}
+	importrules.Check(t, []string{"github.com/isthmus-hpc/isthmus/backends/..."}, rules)
+}

@@ -1,0 +1,178 @@
+package provider_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider"
+)
+
+// memoryAPI is an API server for pods in memory, with the preconditions of the
+// real one: the crash tests need thousands of runs. The end-to-end tests prove
+// the same on the real API server.
+type memoryAPI struct {
+	mu      sync.Mutex
+	version int
+	pods    map[types.UID]*corev1.Pod
+	gone    map[types.UID]*corev1.Pod // last state of what was deleted
+	events  []string
+}
+
+func newMemoryAPI() *memoryAPI {
+	return &memoryAPI{pods: map[types.UID]*corev1.Pod{}, gone: map[types.UID]*corev1.Pod{}}
+}
+
+func (a *memoryAPI) create(p *corev1.Pod) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.store(p.DeepCopy())
+}
+
+// store must be called with the lock held. It bumps the version and removes a
+// pod that is being deleted and has no finalizer left.
+func (a *memoryAPI) store(p *corev1.Pod) *corev1.Pod {
+	a.version++
+	p.ResourceVersion = strconv.Itoa(a.version)
+	if p.DeletionTimestamp != nil && len(p.Finalizers) == 0 {
+		delete(a.pods, p.UID)
+		a.gone[p.UID] = p
+		return p
+	}
+	a.pods[p.UID] = p
+	return p
+}
+
+// delete is what kubectl does.
+func (a *memoryAPI) delete(uid types.UID, now metav1.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.pods[uid]; p != nil && p.DeletionTimestamp == nil {
+		p = p.DeepCopy()
+		p.DeletionTimestamp = &now
+		p.DeletionGracePeriodSeconds = p.Spec.TerminationGracePeriodSeconds
+		a.store(p)
+	}
+}
+
+func (a *memoryAPI) List() []*corev1.Pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.pods))
+}
+
+func (a *memoryAPI) ListLive(context.Context) ([]*corev1.Pod, error) { return a.List(), nil }
+
+// change applies fn to a copy if the precondition holds.
+func (a *memoryAPI) change(pod *corev1.Pod, precondition bool, fn func(*corev1.Pod) error) (*corev1.Pod, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	have := a.pods[pod.UID]
+	if have == nil {
+		return nil, fmt.Errorf("pod %s: %w", pod.Name, provider.ErrGone)
+	}
+	if precondition && have.ResourceVersion != pod.ResourceVersion {
+		return nil, fmt.Errorf("pod %s: %w", pod.Name, provider.ErrConflict)
+	}
+	next := have.DeepCopy()
+	if err := fn(next); err != nil {
+		return nil, err
+	}
+	return a.store(next), nil
+}
+
+func (a *memoryAPI) WriteIntent(_ context.Context, pod *corev1.Pod, key backends.Key) (*corev1.Pod, error) {
+	return a.change(pod, true, func(p *corev1.Pod) error {
+		if p.DeletionTimestamp != nil && !slices.Contains(p.Finalizers, wellknown.FinalizerBatchJob) {
+			return fmt.Errorf("pod %s: no new finalizers while it is deleted", p.Name)
+		}
+		setAnnotation(p, wellknown.SubmitIntent, string(key))
+		if !slices.Contains(p.Finalizers, wellknown.FinalizerBatchJob) {
+			p.Finalizers = append(p.Finalizers, wellknown.FinalizerBatchJob)
+		}
+		return nil
+	})
+}
+
+func (a *memoryAPI) Record(_ context.Context, pod *corev1.Pod, id backends.JobID, user string) (*corev1.Pod, error) {
+	return a.change(pod, true, func(p *corev1.Pod) error {
+		setAnnotation(p, wellknown.BatchJobID, string(id))
+		setAnnotation(p, wellknown.BatchUser, user)
+		return nil
+	})
+}
+
+func (a *memoryAPI) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
+	return a.change(pod, false, func(p *corev1.Pod) error {
+		before, err := json.Marshal(p)
+		if err != nil {
+			return err
+		}
+		after, err := strategicpatch.StrategicMergePatch(before, patch, corev1.Pod{})
+		if err != nil {
+			return err
+		}
+		var out corev1.Pod
+		if err := json.Unmarshal(after, &out); err != nil {
+			return err
+		}
+		if out.UID != p.UID {
+			return fmt.Errorf("pod %s: %w", p.Name, provider.ErrConflict)
+		}
+		was, is := p.Status.Phase, out.Status.Phase
+		if (was == corev1.PodSucceeded || was == corev1.PodFailed) && was != is {
+			return fmt.Errorf("pod %s: phase goes from %s to %s", p.Name, was, is)
+		}
+		p.Status = out.Status
+		return nil
+	})
+}
+
+func (a *memoryAPI) Forget(_ context.Context, pod *corev1.Pod) error {
+	_, err := a.change(pod, true, func(p *corev1.Pod) error {
+		p.Finalizers = slices.DeleteFunc(p.Finalizers, func(f string) bool { return f == wellknown.FinalizerBatchJob })
+		return nil
+	})
+	return err
+}
+
+func (a *memoryAPI) Event(pod *corev1.Pod, eventType, reason, message string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.events = append(a.events, fmt.Sprintf("%s %s %s: %s", pod.Name, eventType, reason, message))
+}
+
+func setAnnotation(p *corev1.Pod, key, value string) {
+	if p.Annotations == nil {
+		p.Annotations = map[string]string{}
+	}
+	p.Annotations[key] = value
+}
+
+// objects has one namespace and no ConfigMaps or Secrets.
+type objects struct{}
+
+func (objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, error) {
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, name)
+}
+
+func (objects) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name)
+}
+
+func (objects) NamespaceLabels(name string) (map[string]string, bool) {
+	return map[string]string{"kubernetes.io/metadata.name": name}, name == "ns"
+}
