@@ -14,6 +14,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/effect"
+	"github.com/isthmus-hpc/isthmus/provider/inventory"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
@@ -76,6 +77,7 @@ type Bridge struct {
 	view    View
 	sweep   sweepState
 	vnodes  map[string]hpcv1alpha1.VirtualNode // by node name
+	views   map[string]inventory.View          // what is behind them
 	users   map[string]bool                    // users that own or may own jobs
 	obsSeq  int64                              // observations begun
 	closed  bool
@@ -117,6 +119,7 @@ func NewBridge(o Options) *Bridge {
 		memos:   map[backends.Key]*memo{},
 		overlay: map[string]*corev1.Pod{},
 		vnodes:  map[string]hpcv1alpha1.VirtualNode{},
+		views:   map[string]inventory.View{},
 		users:   map[string]bool{},
 	}
 	b.view.Reachable = true

@@ -2,12 +2,14 @@ package provider
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/podstatus"
 )
@@ -167,6 +169,10 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		}
 		status := podstatus.Status(pod, ev, now)
 		patch, changed, err := podstatus.Patch(pod, status)
+		if err == nil && ev.File != nil && ev.File.Host != "" && pod.Annotations[wellknown.BatchNode] != ev.File.Host {
+			patch, err = withHost(patch, pod, ev.File.Host)
+			changed = true
+		}
 		if err != nil {
 			b.Log.Error(err, "encode pod status", "pod", pod.Namespace+"/"+pod.Name)
 			continue
@@ -194,4 +200,22 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			b.wake()
 		}
 	}
+}
+
+// withHost adds the compute host to a status patch: the API server takes
+// annotations with it, which saves a write of its own.
+func withHost(patch []byte, pod *corev1.Pod, host string) ([]byte, error) {
+	doc := map[string]any{}
+	if len(patch) > 0 {
+		if err := json.Unmarshal(patch, &doc); err != nil {
+			return nil, fmt.Errorf("add the host to a status patch: %w", err)
+		}
+	}
+	meta, _ := doc["metadata"].(map[string]any)
+	if meta == nil {
+		meta = map[string]any{"uid": pod.UID}
+	}
+	meta["annotations"] = map[string]any{wellknown.BatchNode: host}
+	doc["metadata"] = meta
+	return json.Marshal(doc)
 }

@@ -49,7 +49,9 @@ func (p *podInformers) Watch(ctx, run context.Context, names []string) bool {
 
 func (p *podInformers) informer(node string) cache.SharedIndexInformer {
 	lw := cache.NewFilteredListWatchFromClient(p.client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll,
-		func(o *metav1.ListOptions) { o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", node).String() })
+		func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", node).String()
+		})
 	inf := cache.NewSharedIndexInformer(lw, &corev1.Pod{}, 0, cache.Indexers{
 		byName: func(obj any) ([]string, error) {
 			key, err := cache.MetaNamespaceKeyFunc(obj)

@@ -3,8 +3,6 @@ package provider
 import (
 	"context"
 	"time"
-
-	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 )
 
 const (
@@ -77,12 +75,4 @@ func (b *Bridge) wantsFresh() bool {
 		}
 	}
 	return false
-}
-
-// Requests gives what our running jobs hold, by host, as far as the members
-// have reported their hosts, and the hosts of running jobs whose members have
-// not all reported.
-func (b *Bridge) gangsNow() []lifecycle.Gang {
-	gangs, _ := b.gangs()
-	return gangs
 }

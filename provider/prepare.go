@@ -11,6 +11,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/provider/account"
+	"github.com/isthmus-hpc/isthmus/provider/inventory"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
 )
@@ -51,6 +52,12 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 				return false, err
 			}
 			in.Node, in.Account = vnode, acct
+			if view, ok := b.partition(pod.Spec.NodeName); ok {
+				if view.Problem != "" {
+					return false, &waiting{"PartitionNotUsable", fmt.Sprintf("node %s: %s", pod.Spec.NodeName, view.Problem)}
+				}
+				in.Partition, in.GPUTypes = view.Partition, view.GPUTypes
+			}
 			m.user = acct.User
 			in.WorkDir = b.Stager.WorkDir(acct.User, g.Key)
 		}
@@ -129,6 +136,13 @@ func (b *Bridge) vnode(name string) (hpcv1alpha1.VirtualNode, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v, ok := b.vnodes[name]
+	return v, ok
+}
+
+func (b *Bridge) partition(node string) (inventory.View, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, ok := b.views[node]
 	return v, ok
 }
 

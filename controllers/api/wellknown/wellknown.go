@@ -32,7 +32,7 @@ const (
 	BatchJobID = Prefix + "batch-job-id"
 	// BatchUser is the HPC account the job runs as (fact, for people and for logs).
 	BatchUser = Prefix + "batch-user"
-	// BatchNodes is the compute host the pod runs on once it is known.
+	// BatchNode is the compute host the pod runs on, once it does.
 	BatchNode = Prefix + "batch-node"
 )
 
@@ -80,6 +80,9 @@ const FinalizerBatchJob = Prefix + "batch-job"
 const (
 	// NodeBatchSystemReachable is False while the batch system does not answer.
 	NodeBatchSystemReachable = "BatchSystemReachable"
+	// NodePartitionUsable is False when the partition does not exist, is not up
+	// or has no usable host.
+	NodePartitionUsable = "PartitionUsable"
 	// PodBatchJob tells what the pod's batch job waits for or what went wrong
 	// with its submission. Status is True once the job runs.
 	PodBatchJob = Prefix + "BatchJob"

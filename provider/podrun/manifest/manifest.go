@@ -187,7 +187,22 @@ type CollectedGang struct {
 	// Ranks maps a member's pod UID to its rank, from gang.json: after a restart
 	// the provider knows the directory's ranks from nowhere else.
 	Ranks map[string]int `json:"ranks,omitempty"`
+	// Components are those of gang.json: what a rank holds on its host.
+	Components []Component `json:"components,omitempty"`
 	// BatchLogTail is the end of batch.log, at most 2 KiB, given once End is
 	// set or no pod has a status: it explains a launcher that failed.
 	BatchLogTail string `json:"batchLogTail,omitempty"`
+}
+
+// Requests gives what the task of each rank holds, from components in order.
+func Requests(components []Component) []Component {
+	var out []Component
+	for _, c := range components {
+		for range c.Tasks {
+			one := c
+			one.Tasks = 1
+			out = append(out, one)
+		}
+	}
+	return out
 }

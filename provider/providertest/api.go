@@ -1,4 +1,7 @@
-package provider_test
+// Package providertest holds what tests and benchmarks of the provider need in
+// place of an API server and a compute cluster: memory versions of its two
+// interfaces, with the preconditions of the real ones.
+package providertest
 
 import (
 	"context"
@@ -21,10 +24,10 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider"
 )
 
-// memoryAPI is an API server for pods in memory, with the preconditions of the
+// API is an API server for pods in memory, with the preconditions of the
 // real one: the crash tests need thousands of runs. The end-to-end tests prove
 // the same on the real API server.
-type memoryAPI struct {
+type API struct {
 	mu      sync.Mutex
 	version int
 	pods    map[types.UID]*corev1.Pod
@@ -32,11 +35,13 @@ type memoryAPI struct {
 	events  []string
 }
 
-func newMemoryAPI() *memoryAPI {
-	return &memoryAPI{pods: map[types.UID]*corev1.Pod{}, gone: map[types.UID]*corev1.Pod{}}
+// NewAPI gives an empty one.
+func NewAPI() *API {
+	return &API{pods: map[types.UID]*corev1.Pod{}, gone: map[types.UID]*corev1.Pod{}}
 }
 
-func (a *memoryAPI) create(p *corev1.Pod) {
+// Create adds a pod.
+func (a *API) Create(p *corev1.Pod) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.store(p.DeepCopy())
@@ -44,7 +49,7 @@ func (a *memoryAPI) create(p *corev1.Pod) {
 
 // store must be called with the lock held. It bumps the version and removes a
 // pod that is being deleted and has no finalizer left.
-func (a *memoryAPI) store(p *corev1.Pod) *corev1.Pod {
+func (a *API) store(p *corev1.Pod) *corev1.Pod {
 	a.version++
 	p.ResourceVersion = strconv.Itoa(a.version)
 	if p.DeletionTimestamp != nil && len(p.Finalizers) == 0 {
@@ -56,8 +61,8 @@ func (a *memoryAPI) store(p *corev1.Pod) *corev1.Pod {
 	return p
 }
 
-// delete is what kubectl does.
-func (a *memoryAPI) delete(uid types.UID, now metav1.Time) {
+// Delete is what kubectl does: the pod goes once its finalizers have.
+func (a *API) Delete(uid types.UID, now metav1.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if p := a.pods[uid]; p != nil && p.DeletionTimestamp == nil {
@@ -68,16 +73,18 @@ func (a *memoryAPI) delete(uid types.UID, now metav1.Time) {
 	}
 }
 
-func (a *memoryAPI) List() []*corev1.Pod {
+// List implements provider.PodAPI.
+func (a *API) List() []*corev1.Pod {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Collect(maps.Values(a.pods))
 }
 
-func (a *memoryAPI) ListLive(context.Context) ([]*corev1.Pod, error) { return a.List(), nil }
+// ListLive implements provider.PodAPI.
+func (a *API) ListLive(context.Context) ([]*corev1.Pod, error) { return a.List(), nil }
 
 // change applies fn to a copy if the precondition holds.
-func (a *memoryAPI) change(pod *corev1.Pod, precondition bool, fn func(*corev1.Pod) error) (*corev1.Pod, error) {
+func (a *API) change(pod *corev1.Pod, precondition bool, fn func(*corev1.Pod) error) (*corev1.Pod, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	have := a.pods[pod.UID]
@@ -94,7 +101,8 @@ func (a *memoryAPI) change(pod *corev1.Pod, precondition bool, fn func(*corev1.P
 	return a.store(next), nil
 }
 
-func (a *memoryAPI) WriteIntent(_ context.Context, pod *corev1.Pod, key backends.Key) (*corev1.Pod, error) {
+// WriteIntent implements provider.PodAPI.
+func (a *API) WriteIntent(_ context.Context, pod *corev1.Pod, key backends.Key) (*corev1.Pod, error) {
 	return a.change(pod, true, func(p *corev1.Pod) error {
 		if p.DeletionTimestamp != nil && !slices.Contains(p.Finalizers, wellknown.FinalizerBatchJob) {
 			return fmt.Errorf("pod %s: no new finalizers while it is deleted", p.Name)
@@ -107,7 +115,8 @@ func (a *memoryAPI) WriteIntent(_ context.Context, pod *corev1.Pod, key backends
 	})
 }
 
-func (a *memoryAPI) Record(_ context.Context, pod *corev1.Pod, id backends.JobID, user string) (*corev1.Pod, error) {
+// Record implements provider.PodAPI.
+func (a *API) Record(_ context.Context, pod *corev1.Pod, id backends.JobID, user string) (*corev1.Pod, error) {
 	return a.change(pod, true, func(p *corev1.Pod) error {
 		setAnnotation(p, wellknown.BatchJobID, string(id))
 		setAnnotation(p, wellknown.BatchUser, user)
@@ -115,7 +124,8 @@ func (a *memoryAPI) Record(_ context.Context, pod *corev1.Pod, id backends.JobID
 	})
 }
 
-func (a *memoryAPI) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
+// PatchStatus implements provider.PodAPI.
+func (a *API) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
 	return a.change(pod, false, func(p *corev1.Pod) error {
 		before, err := json.Marshal(p)
 		if err != nil {
@@ -136,12 +146,13 @@ func (a *memoryAPI) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte
 		if (was == corev1.PodSucceeded || was == corev1.PodFailed) && was != is {
 			return fmt.Errorf("pod %s: phase goes from %s to %s", p.Name, was, is)
 		}
-		p.Status = out.Status
+		p.Status, p.Annotations = out.Status, out.Annotations
 		return nil
 	})
 }
 
-func (a *memoryAPI) Forget(_ context.Context, pod *corev1.Pod) error {
+// Forget implements provider.PodAPI.
+func (a *API) Forget(_ context.Context, pod *corev1.Pod) error {
 	_, err := a.change(pod, true, func(p *corev1.Pod) error {
 		p.Finalizers = slices.DeleteFunc(p.Finalizers, func(f string) bool { return f == wellknown.FinalizerBatchJob })
 		return nil
@@ -149,7 +160,8 @@ func (a *memoryAPI) Forget(_ context.Context, pod *corev1.Pod) error {
 	return err
 }
 
-func (a *memoryAPI) Event(pod *corev1.Pod, eventType, reason, message string) {
+// Event implements provider.PodAPI.
+func (a *API) Event(pod *corev1.Pod, eventType, reason, message string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.events = append(a.events, fmt.Sprintf("%s %s %s: %s", pod.Name, eventType, reason, message))
@@ -162,17 +174,41 @@ func setAnnotation(p *corev1.Pod, key, value string) {
 	p.Annotations[key] = value
 }
 
-// objects has one namespace and no ConfigMaps or Secrets.
-type objects struct{}
+// Gone gives the last state of a pod that was deleted, nil for one that exists.
+func (a *API) Gone(uid types.UID) *corev1.Pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gone[uid]
+}
 
-func (objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, error) {
+// Get gives the pod as it is, nil when it is gone.
+func (a *API) Get(uid types.UID) *corev1.Pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pods[uid]
+}
+
+// Events gives all events in order, one line each.
+func (a *API) Events() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.events)
+}
+
+// Objects has the namespace "ns" and no ConfigMaps or Secrets.
+type Objects struct{}
+
+// ConfigMap implements provider.Objects.
+func (Objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, error) {
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, name)
 }
 
-func (objects) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
+// Secret implements provider.Objects.
+func (Objects) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name)
 }
 
-func (objects) NamespaceLabels(name string) (map[string]string, bool) {
+// NamespaceLabels implements provider.Objects.
+func (Objects) NamespaceLabels(name string) (map[string]string, bool) {
 	return map[string]string{"kubernetes.io/metadata.name": name}, name == "ns"
 }

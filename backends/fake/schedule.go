@@ -1,0 +1,226 @@
+package fake
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/packing"
+)
+
+// before is the order of the queue: priority, then submission.
+func before(a, b *job) int {
+	return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.no, b.no))
+}
+
+func (s *System) enqueue(j *job) {
+	at, _ := slices.BinarySearchFunc(s.pending, j, before)
+	s.pending = slices.Insert(s.pending, at, j)
+}
+
+func (s *System) dequeue(j *job) {
+	s.pending = slices.DeleteFunc(s.pending, func(p *job) bool { return p == j })
+}
+
+// schedule starts what can start and tells the rest why it waits.
+func (s *System) schedule() {
+	blocked := map[string]bool{} // hosts promised to an earlier job
+	var startable []*job
+	for _, j := range s.pending {
+		if s.mayRun(j, blocked) {
+			startable = append(startable, j)
+			s.allocate(j)
+		}
+	}
+	for _, j := range startable {
+		s.dequeue(j)
+		s.start(j)
+	}
+}
+
+// mayRun decides on one job, sets its reason, and places its tasks.
+func (s *System) mayRun(j *job, blocked map[string]bool) bool {
+	j.never = false
+	wait := func(reason string) bool { j.reason = reason; return false }
+	switch {
+	case j.adminHeld:
+		return wait("JobHeldAdmin")
+	case j.held:
+		return wait("JobHeldUser")
+	case s.now.Before(j.eligible):
+		return wait("BeginTime")
+	case !s.cfg.NoSingleton && s.namesakeRuns(j):
+		return wait("Dependency")
+	case j.partition.MaxWalltime > 0 && j.spec.Walltime > j.partition.MaxWalltime:
+		j.never = true
+		return wait("PartitionTimeLimit")
+	}
+	var free, whole []packing.Host
+	var index []int
+	waits := false
+	for i := range s.hosts {
+		h := &s.hosts[i]
+		if !j.partition.has(h.Name) {
+			continue
+		}
+		whole = append(whole, packing.Host{Name: h.Name, Free: backends.Amounts{CPUs: h.CPUs, MemoryMiB: h.MemoryMiB, GPUs: h.GPUs}})
+		if h.down {
+			continue
+		}
+		waits = waits || blocked[h.Name]
+		free = append(free, packing.Host{Name: h.Name, Free: h.left()})
+		index = append(index, i)
+	}
+	if waits && !s.cfg.Backfill {
+		// Whether it can ever run is told once it comes to the front.
+		return wait("Priority")
+	}
+	exclusive := s.cfg.Capabilities.ExclusiveComponents
+	tasks, fits := packing.Place(j.spec.Components, free, exclusive)
+	if !fits {
+		if _, ever := packing.Place(j.spec.Components, whole, exclusive); !ever {
+			j.never = true
+			return wait("PartitionNodeLimit")
+		}
+		for _, h := range whole {
+			blocked[h.Name] = true
+		}
+		return wait("Resources")
+	}
+	for i := range tasks {
+		tasks[i].Host = index[tasks[i].Host]
+	}
+	j.tasks = tasks
+	// From here on its namesakes must see it, though it starts after the pass.
+	j.state = backends.StateRunning
+	return true
+}
+
+func (h *host) left() backends.Amounts {
+	left := backends.Amounts{
+		CPUs:      h.CPUs - h.used.CPUs - h.foreign.CPUs,
+		MemoryMiB: h.MemoryMiB - h.used.MemoryMiB - h.foreign.MemoryMiB,
+		GPUs:      map[string]int64{},
+	}
+	for kind, n := range h.GPUs {
+		left.GPUs[kind] = n - h.used.GPUs[kind] - h.foreign.GPUs[kind]
+	}
+	return left
+}
+
+func (s *System) namesakeRuns(j *job) bool {
+	for _, o := range s.jobs {
+		if o != j && o.spec.Key == j.spec.Key && o.spec.User == j.spec.User && onHosts(o.state) {
+			return true
+		}
+	}
+	return false
+}
+
+func onHosts(state backends.State) bool {
+	return state == backends.StateRunning || state == backends.StateSuspended || state == backends.StateCompleting
+}
+
+func (s *System) allocate(j *job) { s.account(j, 1) }
+
+func (s *System) account(j *job, sign int64) {
+	for i, u := range packing.Use(j.spec.Components, j.tasks, len(s.hosts)) {
+		h := &s.hosts[i].used
+		h.CPUs += sign * u.CPUs
+		h.MemoryMiB += sign * u.MemoryMiB
+		for kind, n := range u.GPUs {
+			if h.GPUs == nil {
+				h.GPUs = map[string]int64{}
+			}
+			h.GPUs[kind] += sign * n
+		}
+	}
+}
+
+func (s *System) start(j *job) {
+	s.audit.starts(s, j)
+	j.state, j.reason = backends.StateRunning, "None"
+	j.started = s.now
+	j.epoch++
+	j.cause, j.requeue = "", false
+	j.behaviour = Behaviour{Forever: true}
+	if s.cfg.Program != nil {
+		j.behaviour = s.cfg.Program(j.spec)
+	}
+	if !j.behaviour.Forever {
+		s.plan(j.behaviour.Duration, programEnds, j)
+	}
+	if limit := cmp.Or(j.spec.Walltime, j.partition.DefaultWalltime); limit > 0 {
+		s.plan(limit, limitEnds, j)
+	}
+	if hook := j.behaviour.OnStart; hook != nil {
+		r := s.run(j)
+		s.after = append(s.after, func() { hook(r) })
+	}
+}
+
+// terminate sends the terminate signal to a running job, and the kill signal
+// after grace; a pending job ends at once. A job that ends already keeps its cause.
+func (s *System) terminate(j *job, cause backends.State, reason string, grace time.Duration) {
+	switch {
+	case j.state.Terminal() || j.state == backends.StateCompleting:
+		return
+	case j.state == backends.StatePending:
+		j.reason = reason
+		s.end(j, cause, 0, 0)
+		return
+	}
+	s.audit.log(s, j, "terminate")
+	left := time.Duration(-1) // until the program would end by itself
+	if !j.behaviour.Forever {
+		left = max(0, j.behaviour.Duration-s.now.Sub(j.started))
+	}
+	j.state, j.cause, j.reason = backends.StateCompleting, cause, reason
+	j.epoch++
+	if left >= 0 {
+		s.plan(left, programEnds, j)
+	}
+	if !j.behaviour.IgnoreTerm {
+		s.plan(j.behaviour.TermDelay, termEnds, j)
+	}
+	s.plan(grace, graceEnds, j)
+	if hook := j.behaviour.OnTerm; hook != nil {
+		r := s.run(j)
+		s.after = append(s.after, func() { hook(r) })
+	}
+}
+
+// end takes j off its hosts: for good, or back into the queue when it is to be requeued.
+func (s *System) end(j *job, state backends.State, exit, signal int) {
+	wasOn := onHosts(j.state)
+	r := s.run(j)
+	if wasOn {
+		s.account(j, -1)
+	} else {
+		s.dequeue(j)
+	}
+	hook := j.behaviour.OnEnd
+	j.epoch++
+	if j.requeue {
+		s.audit.requeues(s, j)
+		j.state, j.reason, j.requeue, j.cause = backends.StatePending, "BeginTime", false, ""
+		j.restarts++
+		j.started, j.tasks = time.Time{}, nil
+		j.eligible = s.now.Add(s.cfg.RequeueDelay)
+		s.enqueue(j)
+		s.plan(s.cfg.RequeueDelay, becomesEligible, j)
+	} else {
+		j.state, j.exit, j.signal, j.ended = state, exit, signal, s.now
+		j.never = false
+		s.audit.log(s, j, "end "+string(state))
+		if !s.cfg.Capabilities.History {
+			s.plan(s.cfg.MinJobAge, isForgotten, j)
+		}
+	}
+	if wasOn && hook != nil {
+		r.Now = s.now
+		after := j.state
+		s.after = append(s.after, func() { hook(r, after) })
+	}
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/job"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/env"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/svc"
+	"github.com/isthmus-hpc/isthmus/controllers/queue"
+)
+
+// schemes are the API groups that the controllers speak.
+func schemes() []func(*runtime.Scheme) error {
+	return []func(*runtime.Scheme) error{
+		clientgoscheme.AddToScheme,
+		batch.AddToScheme,
+		scheduling.AddToScheme,
+		hpc.AddToScheme,
+	}
+}
+
+// jobPlugins are what spec.plugins of a Job may name.
+func jobPlugins() plugins.Set {
+	return plugins.Set{
+		env.Factory(),
+		svc.Factory(),
+	}
+}
+
+// addControllers registers every controller of this program.
+func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
+	jobs := &job.Reconciler{
+		Client:  mgr.GetClient(),
+		Live:    mgr.GetAPIReader(),
+		Events:  mgr.GetEventRecorder(job.Name),
+		Plugins: jobPlugins(),
+		Now:     time.Now,
+		Workers: o.workers,
+	}
+	if err := jobs.SetupWithManager(ctx, mgr); err != nil {
+		return err
+	}
+	queues := &queue.Reconciler{Client: mgr.GetClient()}
+	return queues.SetupWithManager(mgr)
+}
+
+func newManager(ctx context.Context, cfg *rest.Config, o options, log logr.Logger) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range schemes() {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register API types: %w", err)
+		}
+	}
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:                        scheme,
+		Logger:                        log,
+		LeaderElection:                o.leaderElect,
+		LeaderElectionID:              "isthmus-controllers",
+		LeaderElectionNamespace:       o.leaderNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		HealthProbeBindAddress:        o.healthAddress,
+		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
+		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Client: client.Options{Cache: &client.CacheOptions{
+			DisableFor: job.Uncached(),
+			// A pass must see what the pass before it wrote.
+			EnableReadYourWritesConsistency: ptr.To(true),
+		}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make manager: %w", err)
+	}
+	if err := addControllers(ctx, mgr, o); err != nil {
+		return nil, err
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, fmt.Errorf("add health check: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return nil, fmt.Errorf("add readiness check: %w", err)
+	}
+	return mgr, nil
+}

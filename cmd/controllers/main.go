@@ -1,0 +1,103 @@
+// Command controllers runs the controllers of the Volcano API: it turns Jobs
+// into PodGroups and pods, and keeps the status of Jobs and Queues.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap/zapcore"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "controllers:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	kubeconfig      string
+	leaderElect     bool
+	leaderNamespace string
+	metricsAddress  string
+	healthAddress   string
+	qps             float32
+	burst           int
+	workers         int
+	verbosity       int
+}
+
+func command() *cobra.Command {
+	o := options{}
+	cmd := &cobra.Command{
+		Use:           "controllers",
+		Short:         "Run the controllers of the Volcano API",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; the pod's service account when empty")
+	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one of several replicas work at a time")
+	f.StringVar(&o.leaderNamespace, "leader-election-namespace", "", "namespace of the lease; the pod's own when empty, kube-system with --kubeconfig")
+	f.StringVar(&o.metricsAddress, "metrics-bind-address", "0", `HOST:PORT of the metrics; "0" turns them off`)
+	f.StringVar(&o.healthAddress, "health-probe-bind-address", "0", `HOST:PORT of /healthz and /readyz; "0" turns them off`)
+	f.Float32Var(&o.qps, "kube-api-qps", 100, "requests a second to the API server, on average")
+	f.IntVar(&o.burst, "kube-api-burst", 200, "requests to the API server at once")
+	f.IntVar(&o.workers, "workers", 8, "jobs that are handled in parallel")
+	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
+	return cmd
+}
+
+func run(ctx context.Context, o options) error {
+	if o.workers < 1 || o.qps <= 0 || o.burst < 1 {
+		return fmt.Errorf("--workers, --kube-api-qps and --kube-api-burst must be positive, got %d, %g and %d", o.workers, o.qps, o.burst)
+	}
+	log := zap.New(zap.JSONEncoder(), zap.WriteTo(os.Stderr), zap.Level(zapcore.Level(-o.verbosity)))
+	ctrl.SetLogger(log)
+	cfg, err := restConfig(o)
+	if err != nil {
+		return err
+	}
+	if o.kubeconfig != "" && o.leaderNamespace == "" {
+		o.leaderNamespace = "kube-system"
+	}
+	mgr, err := newManager(ctx, cfg, o, log)
+	if err != nil {
+		return err
+	}
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("run controllers: %w", err)
+	}
+	return nil
+}
+
+func restConfig(o options) (*rest.Config, error) {
+	var cfg *rest.Config
+	var err error
+	if o.kubeconfig != "" {
+		cfg, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	} else {
+		cfg, err = rest.InClusterConfig()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load client configuration: %w", err)
+	}
+	cfg.QPS, cfg.Burst = o.qps, o.burst
+	cfg.UserAgent = "isthmus-controllers"
+	return cfg, nil
+}

@@ -1,0 +1,159 @@
+// Command vnode is the virtual kubelet of one BatchCluster: it shows the
+// partitions of a batch system as Kubernetes nodes and runs their pods as batch
+// jobs.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	vklog "github.com/virtual-kubelet/virtual-kubelet/log"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	localrunner "github.com/isthmus-hpc/isthmus/backends/transport/local"
+	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
+)
+
+type flags struct {
+	kubeconfig, cluster, config, podrun string
+	listen, nodeIP                      string
+	certFile, keyFile, clientCA         string
+	stateDir                            string
+	qps                                 float64
+	burst                               int
+	verbosity                           int
+}
+
+func main() {
+	var f flags
+	flag.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; in-cluster configuration without it")
+	flag.StringVar(&f.cluster, "cluster", "", "name of the BatchCluster object to serve")
+	flag.StringVar(&f.config, "config", "", "file with a BatchCluster, instead of --cluster")
+	flag.StringVar(&f.podrun, "podrun", "", "path of the podrun program (default: beside this one)")
+	flag.StringVar(&f.listen, "kubelet-listen", ":10250", "host:port of the kubelet API")
+	flag.StringVar(&f.nodeIP, "node-ip", "", "address at which the API server reaches the kubelet API")
+	flag.StringVar(&f.certFile, "tls-cert-file", "", "serving certificate of the kubelet API")
+	flag.StringVar(&f.keyFile, "tls-private-key-file", "", "its private key")
+	flag.StringVar(&f.clientCA, "client-ca-file", "", "authority of the client certificates that are accepted")
+	flag.StringVar(&f.stateDir, "local-state-dir", "/var/lib/isthmus/local", "where a batch system of type local keeps its jobs")
+	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server")
+	flag.IntVar(&f.burst, "kube-api-burst", 400, "requests at once to the API server")
+	flag.IntVar(&f.verbosity, "v", 0, "0 for operators, 1 for developers")
+	flag.Parse()
+
+	level := slog.LevelInfo
+	if f.verbosity > 0 {
+		level = slog.LevelDebug
+	}
+	handler := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
+	log := logr.FromSlogHandler(handler)
+	klog.SetLogger(log)
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	ctx = vklog.WithLogger(ctx, nodeLog{log.WithName("node")})
+	if err := run(ctx, f, log); err != nil && !errors.Is(err, context.Canceled) {
+		log.Error(err, "vnode ends")
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, f flags, log logr.Logger) error {
+	if (f.cluster == "") == (f.config == "") {
+		return errors.New("one of --cluster and --config is required")
+	}
+	for name, value := range map[string]string{"--tls-cert-file": f.certFile, "--tls-private-key-file": f.keyFile, "--client-ca-file": f.clientCA, "--node-ip": f.nodeIP} {
+		if value == "" {
+			return fmt.Errorf("%s is required: the kubelet API is never served without TLS and client authentication", name)
+		}
+	}
+	podrun, err := podrunPath(f.podrun)
+	if err != nil {
+		return err
+	}
+	rc, err := restConfig(f)
+	if err != nil {
+		return err
+	}
+	kube, err := kubernetes.NewForConfig(rc)
+	if err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	var source provider.Source = provider.FileSource{Path: f.config}
+	if f.cluster != "" {
+		scheme := runtime.NewScheme()
+		if err := hpcv1alpha1.AddToScheme(scheme); err != nil {
+			return fmt.Errorf("register types: %w", err)
+		}
+		c, err := client.New(rc, client.Options{Scheme: scheme})
+		if err != nil {
+			return fmt.Errorf("make client: %w", err)
+		}
+		source = provider.ObjectSource{Client: c, Name: f.cluster}
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
+	if err != nil {
+		return fmt.Errorf("listen for the kubelet API: %w", err)
+	}
+	defer func() { _ = listener.Close() }() // the process ends with it
+	return provider.Config{
+		Client: kube, Source: source, Systems: systems(f.stateDir, podrun),
+		Runner: localrunner.New(), Podrun: podrun,
+		Listener: listener, NodeIP: f.nodeIP,
+		API: kubeletapi.Config{
+			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"),
+		},
+		Version: provider.Version, Log: log,
+	}.Run(ctx)
+}
+
+func restConfig(f flags) (*rest.Config, error) {
+	var rc *rest.Config
+	var err error
+	if f.kubeconfig != "" {
+		rc, err = clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	} else {
+		rc, err = rest.InClusterConfig()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	rc.QPS, rc.Burst = float32(f.qps), f.burst
+	rc.UserAgent = "isthmus-vnode"
+	return rc, nil
+}
+
+func podrunPath(given string) (string, error) {
+	if given == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", fmt.Errorf("find podrun: %w", err)
+		}
+		given = filepath.Join(filepath.Dir(self), "podrun")
+	}
+	abs, err := filepath.Abs(given)
+	if err != nil {
+		return "", fmt.Errorf("find podrun: %w", err)
+	}
+	if st, err := os.Stat(abs); err != nil || st.IsDir() || st.Mode()&0o111 == 0 {
+		return "", fmt.Errorf("podrun: %s is not an executable file; give its path with --podrun", abs)
+	}
+	return abs, nil
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/backends/local"
+	"github.com/isthmus-hpc/isthmus/backends/slurm"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/provider"
+)
+
+// systems lists the batch systems this program can drive: a new one is a folder
+// under backends and an entry here.
+func systems(stateDir, podrun string) map[string]provider.Factory {
+	return map[string]provider.Factory{
+		"slurm": slurmSystem,
+		"local": func(c *hpcv1alpha1.BatchCluster, _ transport.Runner) (provider.System, error) {
+			return localSystem(c, stateDir, podrun)
+		},
+	}
+}
+
+func slurmSystem(c *hpcv1alpha1.BatchCluster, runner transport.Runner) (provider.System, error) {
+	b, err := slurm.New(slurm.Config{Runner: runner, Env: environment(c)})
+	if err != nil {
+		return provider.System{}, err
+	}
+	return provider.System{Backend: b, Launcher: "slurm"}, nil
+}
+
+func localSystem(c *hpcv1alpha1.BatchCluster, stateDir, podrun string) (provider.System, error) {
+	if c.Spec.Local == nil {
+		return provider.System{}, fmt.Errorf("spec.local is required for type local")
+	}
+	cfg := local.Config{StateDir: stateDir, Supervisor: podrun}
+	for _, p := range c.Spec.Local.Partitions {
+		cfg.Partitions = append(cfg.Partitions, local.Partition{
+			Name: p.Name, Hosts: int(p.Hosts), CPUs: p.CPUs, MemoryMiB: p.MemoryMiB, GPUs: p.GPUs, GPUType: p.GPUType,
+		})
+	}
+	for _, a := range c.Spec.Accounts {
+		cfg.Users = append(cfg.Users, a.User)
+	}
+	b, err := local.New(cfg)
+	if err != nil {
+		return provider.System{}, err
+	}
+	return provider.System{Backend: b, Launcher: "local"}, nil
+}
+
+func environment(c *hpcv1alpha1.BatchCluster) []string {
+	env := c.Spec.Connection.Env
+	out := make([]string, 0, len(env))
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, name+"="+env[name])
+	}
+	return out
+}

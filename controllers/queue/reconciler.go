@@ -1,0 +1,149 @@
+// Package queue owns the status of Queues: their state and what their PodGroups
+// and pods add up to. It also makes the queues "root" and "default", which exist
+// in every cluster. All queues are counted together in one pass over the cache,
+// so that their numbers belong to one moment; passes are at least a pause apart,
+// however many objects change.
+package queue
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+)
+
+// Name is the controller's name in logs, metrics and field ownership.
+const Name = "isthmus-queue"
+
+const queueLabel = batch.QueueNameKey
+
+// defaultPause is how long changes are gathered before the queues are counted.
+const defaultPause = time.Second
+
+// Reconciler counts all queues. It is idempotent.
+type Reconciler struct {
+	// Client reads from a cache that has seen the client's own writes.
+	Client client.Client
+	// Pause is how long changes are gathered before a pass; 0 means one second.
+	Pause time.Duration
+}
+
+// all is the only request there is: every pass counts every queue.
+func all() reconcile.Request {
+	return reconcile.Request{NamespacedName: client.ObjectKey{Name: "all-queues"}}
+}
+
+// SetupWithManager registers the controller with mgr.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	if r.Pause == 0 {
+		r.Pause = defaultPause
+	}
+	gather := handler.Funcs{
+		CreateFunc: func(_ context.Context, _ event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			q.AddAfter(all(), r.Pause)
+		},
+		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			q.AddAfter(all(), r.Pause)
+		},
+		DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			q.AddAfter(all(), r.Pause)
+		},
+	}
+	// A cluster without any queue sends no event, and needs the first pass most.
+	start := source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		q.Add(all())
+		return nil
+	})
+	err := ctrl.NewControllerManagedBy(mgr).
+		Named(Name).
+		Watches(&scheduling.Queue{}, gather).
+		Watches(&scheduling.PodGroup{}, gather).
+		Watches(&corev1.Pod{}, gather).
+		WatchesRawSource(start).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 1, ReconciliationTimeout: 2 * time.Minute}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up controller %s: %w", Name, err)
+	}
+	return nil
+}
+
+// Reconcile makes the two standing queues and writes every status that changed.
+func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	var queues scheduling.QueueList
+	if err := r.Client.List(ctx, &queues); err != nil {
+		return ctrl.Result{}, fmt.Errorf("list queues: %w", err)
+	}
+	if err := r.makeStanding(ctx, queues.Items); err != nil {
+		return ctrl.Result{}, err
+	}
+	var groups scheduling.PodGroupList
+	if err := r.Client.List(ctx, &groups); err != nil {
+		return ctrl.Result{}, fmt.Errorf("list PodGroups: %w", err)
+	}
+	var pods corev1.PodList
+	if err := r.Client.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
+		return ctrl.Result{}, fmt.Errorf("list pods: %w", err)
+	}
+	statuses := ledger(queues.Items, groups.Items, pods.Items)
+	for i := range queues.Items {
+		queue := &queues.Items[i]
+		status := statuses[queue.Name]
+		if equality.Semantic.DeepEqual(&queue.Status, &status) {
+			continue
+		}
+		changed := queue.DeepCopy()
+		changed.Status = status
+		// Whoever opens or closes the queue at the same time wins: the patch is
+		// bound to the version that was read.
+		patch := client.MergeFromWithOptions(queue, client.MergeFromWithOptimisticLock{})
+		err := r.Client.Status().Patch(ctx, changed, patch, client.FieldOwner(Name))
+		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+			logr.FromContextOrDiscard(ctx).V(1).Info("queue changed meanwhile, counting again", "queue", queue.Name)
+			return ctrl.Result{RequeueAfter: r.Pause}, nil
+		}
+		if err != nil {
+			return ctrl.Result{}, fmt.Errorf("patch status of queue %s: %w", queue.Name, err)
+		}
+	}
+	return ctrl.Result{}, nil
+}
+
+// makeStanding creates the queues that every cluster has. Their creation wakes
+// the controller again.
+func (r *Reconciler) makeStanding(ctx context.Context, have []scheduling.Queue) error {
+	exists := map[string]bool{}
+	for i := range have {
+		exists[have[i].Name] = true
+	}
+	for _, queue := range []*scheduling.Queue{
+		{ObjectMeta: metav1.ObjectMeta{Name: rootQueue}, Spec: scheduling.QueueSpec{Weight: 1, Reclaimable: ptr.To(false)}},
+		{ObjectMeta: metav1.ObjectMeta{Name: scheduling.DefaultQueue}, Spec: scheduling.QueueSpec{Weight: 1, Reclaimable: ptr.To(true), Parent: rootQueue}},
+	} {
+		if exists[queue.Name] {
+			continue
+		}
+		// The type has no omitempty on this field, and the API server takes no null.
+		queue.Status.Allocated = corev1.ResourceList{}
+		if err := r.Client.Create(ctx, queue, client.FieldOwner(Name)); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create queue %s: %w", queue.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,368 @@
+package provider_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/fake"
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
+)
+
+const owner = "test-cluster"
+
+// mode is what goes wrong at one effect.
+type mode string
+
+const (
+	none        mode = "none"
+	failBefore  mode = "fails, not done"
+	lostRequest mode = "times out, not done"
+	lostReply   mode = "times out, done"
+	crashBefore mode = "crash before"
+	crashAfter  mode = "crash after"
+	tickTime         = 5 * time.Second // virtual time of one tick
+)
+
+var modes = []mode{failBefore, lostRequest, lostReply, crashBefore, crashAfter}
+
+var errCrashed = errors.New("the process is gone")
+
+// faultyGate lets one effect go wrong once. After a crash nothing more happens
+// through it: the process is dead.
+type faultyGate struct {
+	mu      sync.Mutex
+	target  string
+	nth     int
+	mode    mode
+	count   map[string]int
+	crashed bool
+	fired   bool
+}
+
+func (g *faultyGate) Do(ctx context.Context, name string, fn func(context.Context) error) error {
+	g.mu.Lock()
+	if g.crashed {
+		g.mu.Unlock()
+		return errCrashed
+	}
+	g.count[name]++
+	hit := name == g.target && g.count[name] == g.nth
+	if hit {
+		g.fired = true
+	}
+	if hit && (g.mode == crashBefore || g.mode == crashAfter) {
+		// Held until the effect is done, so that nothing follows it.
+		defer g.mu.Unlock()
+		if g.mode == crashAfter {
+			_ = fn(ctx) // its outcome is lost with the process
+		}
+		g.crashed = true
+		return errCrashed
+	}
+	g.mu.Unlock()
+	if !hit {
+		return fn(ctx)
+	}
+	switch g.mode {
+	case failBefore:
+		return &backends.Error{Op: name, Kind: backends.KindTransient, Err: errors.New("injected")}
+	case lostRequest:
+		return &backends.Error{Op: name, Kind: backends.KindUnknownOutcome, Err: errors.New("injected: request lost")}
+	case lostReply:
+		_ = fn(ctx) // its outcome is lost with the reply
+		return &backends.Error{Op: name, Kind: backends.KindUnknownOutcome, Err: errors.New("injected: reply lost")}
+	}
+	return fn(ctx)
+}
+
+func (g *faultyGate) dead() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.crashed
+}
+
+// world is everything that survives a crash of the daemon.
+type world struct {
+	t      *testing.T
+	api    *providertest.API
+	stager *providertest.Stager
+	system *fake.System
+	clock  *clocktesting.FakePassiveClock
+	gate   *faultyGate
+	bridge *provider.Bridge
+	starts int
+}
+
+// newWorld has four hosts with 16 CPUs and 8 GPUs, and the pod runner's files
+// follow what the batch system does.
+func newWorld(t *testing.T, duration time.Duration, gate *faultyGate) *world {
+	w := &world{t: t, api: providertest.NewAPI(), stager: providertest.NewStager(), gate: gate}
+	cfg := fake.Uniform(4, 16, 64<<10, "a100", 8)
+	cfg.Program = func(backends.JobSpec) fake.Behaviour {
+		return fake.Behaviour{
+			Duration: duration,
+			OnStart: func(r fake.Run) {
+				w.stager.Change(r.Spec.Key, func(g *providertest.StagedGang) {
+					for rank := range g.Output.Pods {
+						g.Pods[rank] = status(g, rank, r.Restart, manifest.PhaseRunning, 0)
+					}
+				})
+			},
+			OnEnd: func(r fake.Run, s backends.State) {
+				w.stager.Change(r.Spec.Key, func(g *providertest.StagedGang) {
+					phase, code := manifest.PhaseSucceeded, int32(0)
+					if s != backends.StateCompleted {
+						phase, code = manifest.PhaseFailed, 143
+					}
+					for rank := range g.Output.Pods {
+						g.Pods[rank] = status(g, rank, r.Restart, phase, code)
+					}
+					g.End = &manifest.End{Restart: r.Restart, ExitCode: int(code)}
+				})
+			},
+		}
+	}
+	w.system = fake.New(cfg)
+	w.clock = clocktesting.NewFakePassiveClock(w.system.Now())
+	w.boot()
+	return w
+}
+
+// boot starts a daemon that remembers nothing.
+func (w *world) boot() {
+	w.starts++
+	w.bridge = provider.NewBridge(provider.Options{
+		Cluster: &hpcv1alpha1.BatchCluster{
+			ObjectMeta: metav1.ObjectMeta{Name: "test"},
+			Spec: hpcv1alpha1.BatchClusterSpec{
+				Type:     "slurm",
+				Accounts: []hpcv1alpha1.Account{{User: "alice"}},
+				Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
+				Staging:  hpcv1alpha1.Staging{Directory: "/staging"},
+			},
+		},
+		Owner: owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},
+		Gate: w.gate, Clock: w.clock, Log: logr.Discard(),
+	})
+	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: "node-main", Partition: "main", MaxPodsPending: 1000}})
+}
+
+// tick is one poll interval: a fresh pass, passes for its follow-ups, time.
+func (w *world) tick() {
+	for i := range 4 {
+		w.bridge.Pass(w.t.Context(), i == 0 || i == 2)
+		w.bridge.Wait()
+		if w.gate.dead() {
+			w.gate.mu.Lock()
+			w.gate.crashed, w.gate.target = false, ""
+			w.gate.mu.Unlock()
+			w.boot()
+		}
+	}
+	w.system.Advance(tickTime)
+	w.clock.SetTime(w.system.Now())
+	if v := w.system.Violations(); len(v) > 0 {
+		w.t.Fatalf("double run: %v", v)
+	}
+}
+
+// gang binds size pods as one attempt.
+func (w *world) gang(name string, size int) []types.UID {
+	var uids []types.UID
+	for rank := range size {
+		p := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: "ns", Name: fmt.Sprintf("%s-%d", name, rank), UID: types.UID(fmt.Sprintf("uid-%s-%d", name, rank)),
+				Annotations: map[string]string{
+					wellknown.GangAttempt: "attempt-" + name, wellknown.GangSize: fmt.Sprint(size), wellknown.GangRank: fmt.Sprint(rank),
+				},
+			},
+			Spec: corev1.PodSpec{
+				NodeName: "node-main", RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: new(int64(10)),
+				Containers: []corev1.Container{{
+					Name: "main", Image: "none", Command: []string{"/bin/true"},
+					Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+						corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi"),
+					}},
+				}},
+			},
+			Status: corev1.PodStatus{Phase: corev1.PodPending},
+		}
+		w.api.Create(p)
+		uids = append(uids, p.UID)
+	}
+	return uids
+}
+
+func status(g *providertest.StagedGang, rank, restart int, phase manifest.Phase, code int32) manifest.Status {
+	pod := g.Output.Pods[rank].Pod
+	now := metav1.Unix(1_767_225_600, 0)
+	st := manifest.Status{
+		Version: manifest.Version, Restart: restart, Seq: 1, UID: string(pod.UID), Rank: rank,
+		Host: "h001", HostIP: "10.0.0.1", Phase: phase, StartedAt: now,
+	}
+	c := manifest.Container{Name: "main", ContainerID: "host://" + string(pod.UID) + "/main/0", Ready: true, Started: true}
+	if phase.Terminal() {
+		st.FinishedAt, st.Seq = now, 2
+		c.Ready, c.Started = false, false
+		c.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: code, Reason: "Completed", StartedAt: now, FinishedAt: now}
+	} else {
+		c.State.Running = &corev1.ContainerStateRunning{StartedAt: now}
+	}
+	st.Containers = []manifest.Container{c}
+	return st
+}
+
+// life runs one load from binding to an empty cluster and checks that nothing
+// ran twice, was lost or was left behind.
+func life(t *testing.T, seed uint64, gate *faultyGate) {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	w := newWorld(t, time.Duration(10+rng.IntN(40))*time.Second, gate)
+	kept := slices.Concat(w.gang("big", 2+rng.IntN(3)), w.gang("one", 1))
+	dropped := w.gang("gone", 2)
+	dropAt := rng.IntN(6)
+	for i := range 120 {
+		if i == dropAt {
+			for _, uid := range dropped {
+				w.api.Delete(uid, metav1.NewTime(w.clock.Now()))
+			}
+		}
+		w.tick()
+		if i > dropAt && w.settled() {
+			break
+		}
+	}
+	for _, uid := range kept {
+		p := w.api.Get(uid)
+		switch {
+		case p == nil:
+			t.Errorf("pod %s vanished", uid)
+		case p.Status.Phase != corev1.PodSucceeded:
+			t.Errorf("pod %s is %s (%s %s), the fault was transient", uid, p.Status.Phase, p.Status.Reason, p.Status.Message)
+		case len(p.Finalizers) > 0:
+			t.Errorf("pod %s keeps its finalizer", uid)
+		}
+	}
+	for _, uid := range dropped {
+		if w.api.Get(uid) != nil {
+			t.Errorf("deleted pod %s is still there", uid)
+		}
+	}
+	for _, uid := range kept {
+		w.api.Delete(uid, metav1.NewTime(w.clock.Now()))
+	}
+	for range 40 { // held leftovers have a minute of grace
+		w.tick()
+		if w.stager.Len() == 0 && !w.liveJobs() {
+			break
+		}
+	}
+	if n := w.stager.Len(); n > 0 {
+		t.Errorf("%d directories are left in the staging area", n)
+	}
+	if w.liveJobs() {
+		t.Errorf("jobs are left: %+v", w.system.Jobs())
+	}
+	started := map[backends.Key]int{}
+	for _, e := range w.system.History() {
+		if e.What == "start" {
+			started[e.Key]++
+		}
+	}
+	for key, n := range started {
+		if n > 1 {
+			t.Errorf("gang %s ran %d times", key, n)
+		}
+	}
+	if gate.mode != none && !gate.fired {
+		if gate.nth == 1 {
+			t.Errorf("the fault was never met: %s number %d", gate.target, gate.nth)
+		}
+		t.Logf("this run needed fewer of %s than %d", gate.target, gate.nth)
+	}
+}
+
+func (w *world) settled() bool {
+	for _, p := range w.api.List() {
+		if len(p.Finalizers) > 0 || p.Status.Phase == corev1.PodPending || p.Status.Phase == corev1.PodRunning {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *world) liveJobs() bool {
+	return slices.ContainsFunc(w.system.Jobs(), func(j backends.Job) bool { return !j.State.Terminal() })
+}
+
+// effectsOfALife is golden: a new external effect cannot hide from the
+// enumeration below.
+var effectsOfALife = []string{
+	"cancel", "collect", "forget", "observe", "patch-status", "record", "release", "stage", "submit", "sweep-remove", "write-intent",
+}
+
+// TestCrashEnumeration meets every external effect of the provider with every
+// fault, early and late, on the fake batch system: no double run, nothing lost,
+// nothing left behind (reliability figure R1).
+func TestCrashEnumeration(t *testing.T) {
+	seeds := uint64(5)
+	if testing.Short() {
+		seeds = 1
+	}
+	runs := 0
+	for seed := range seeds {
+		probe := &faultyGate{mode: none, count: map[string]int{}}
+		life(t, seed, probe)
+		if t.Failed() {
+			t.Fatalf("seed %d fails without any fault", seed)
+		}
+		names := slices.Sorted(maps.Keys(probe.count))
+		for _, want := range effectsOfALife {
+			if want != "cancel" && !slices.Contains(names, want) { // a gang deleted before its job exists needs no cancel
+				t.Errorf("seed %d: effect %q never happened in %v", seed, want, names)
+			}
+		}
+		for _, name := range names {
+			if !slices.Contains(effectsOfALife, name) {
+				t.Errorf("effect %q is not in the golden list", name)
+			}
+			for _, nth := range occurrences(probe.count[name]) {
+				for _, m := range modes {
+					runs++
+					t.Run(strings.ReplaceAll(fmt.Sprintf("seed%d/%s-%d/%s", seed, name, nth, m), " ", "_"), func(t *testing.T) {
+						t.Parallel()
+						life(t, seed, &faultyGate{target: name, nth: nth, mode: m, count: map[string]int{}})
+					})
+				}
+			}
+		}
+	}
+	t.Logf("%d runs", runs)
+}
+
+// occurrences picks the first, a middle and the last time an effect happens.
+func occurrences(n int) []int {
+	out := []int{1, (n + 1) / 2, n}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

@@ -1,0 +1,218 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/inventory"
+)
+
+// Version is shown as the kubelet version of virtual nodes. The part before the
+// "+" names the Kubernetes API that the daemon is built for.
+const Version = "v1.37.2+isthmus"
+
+// inventoryInterval is how often hosts and partitions are listed.
+const inventoryInterval = 30 * time.Second
+
+// front is what users and schedulers see of a BatchCluster: the node objects
+// and its status.
+type front struct {
+	daemon  *Daemon
+	cluster *hpcv1alpha1.BatchCluster
+	system  System
+	bridge  *Bridge
+	pods    *podInformers
+	nodes   *nodeSet
+	run     context.Context // lives as long as the configuration is served
+
+	inventory backends.Inventory
+	readAt    time.Time
+	readErr   error
+	since     time.Time // when reachability last changed
+	reachable bool
+	views     []inventory.View
+	applied   map[string]*corev1.Node
+	reported  hpcv1alpha1.BatchClusterStatus
+}
+
+// begin lists the inventory for the first time and opens the nodes. A batch
+// system that does not answer at the start is shown and waited for, so that the
+// pods of an earlier life are served whatever happens.
+func (f *front) begin(ctx context.Context) error {
+	f.applied = map[string]*corev1.Node{}
+	f.since = time.Now()
+	f.reachable = true
+	f.refresh(ctx)
+	return f.publish(ctx)
+}
+
+// after runs behind every pass of the bridge.
+func (f *front) after(ctx context.Context, fresh bool) {
+	if !fresh || ctx.Err() != nil {
+		return
+	}
+	if time.Since(f.readAt) >= inventoryInterval || f.readErr != nil {
+		f.refresh(ctx)
+	}
+	if err := f.publish(ctx); err != nil && ctx.Err() == nil {
+		f.daemon.Log.Info("could not publish the nodes", "error", err.Error())
+	}
+}
+
+// refresh lists hosts and partitions; the last good list stays on failure.
+func (f *front) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, readDeadline)
+	defer cancel()
+	inv, err := f.system.Backend.Inventory(ctx)
+	f.readErr = err
+	if err == nil {
+		f.inventory, f.readAt = inv, time.Now()
+	}
+}
+
+// publish brings nodes and status up to date.
+func (f *front) publish(ctx context.Context) error {
+	v := f.bridge.View()
+	err := v.Err
+	if err == nil {
+		err = f.readErr
+	}
+	if reachable := err == nil; reachable != f.reachable {
+		f.reachable, f.since = reachable, time.Now()
+	}
+	vnodes := f.cluster.Spec.Nodes
+	if len(vnodes) == 0 {
+		vnodes = inventory.Defaults(f.cluster.Name, f.inventory)
+	}
+	if len(f.inventory.Partitions) > 0 || len(f.views) == 0 {
+		f.views = inventory.Views(vnodes, f.inventory, f.bridge.Use(), f.system.Backend.Capabilities())
+	}
+	served := make([]hpcv1alpha1.VirtualNode, 0, len(f.views))
+	names := make([]string, 0, len(f.views))
+	for _, view := range f.views {
+		served = append(served, view.VirtualNode)
+		names = append(names, view.VirtualNode.Name)
+	}
+	f.bridge.SetVirtualNodes(served)
+	f.bridge.SetPartitions(f.views)
+	if !f.pods.Watch(ctx, f.run, names) {
+		return fmt.Errorf("wait for the pods of %v: %w", names, ctx.Err())
+	}
+	f.applyNodes(err)
+	return f.report(ctx, v, err)
+}
+
+// applyNodes hands node objects over when they changed.
+func (f *front) applyNodes(cause error) {
+	why := ""
+	if cause != nil {
+		why = cause.Error()
+	}
+	state := inventory.State{
+		Cluster: f.cluster.Name, NodeIP: f.daemon.NodeIP, Port: f.port(), Version: f.daemon.Version,
+		System: f.inventory.System + " " + f.inventory.Version, Reachable: f.reachable, Since: f.since, Why: why,
+	}
+	var desired []*corev1.Node
+	changed := len(f.applied) != len(f.views)
+	for _, view := range f.views {
+		n := inventory.Node(view, state)
+		desired = append(desired, n)
+		if !equality.Semantic.DeepEqual(f.applied[n.Name], n) {
+			changed = true
+		}
+	}
+	if !changed {
+		return
+	}
+	clear(f.applied)
+	for _, n := range desired {
+		f.applied[n.Name] = n.DeepCopy()
+	}
+	f.nodes.Apply(f.run, desired)
+}
+
+func (f *front) port() int32 {
+	if a, ok := f.daemon.Listener.Addr().(*net.TCPAddr); ok {
+		return int32(a.Port) //nolint:gosec // a TCP port fits
+	}
+	return 0
+}
+
+// report writes the BatchCluster's status when it changed.
+func (f *front) report(ctx context.Context, v View, cause error) error {
+	status := hpcv1alpha1.BatchClusterStatus{
+		ObservedGeneration: f.cluster.Generation,
+		Version:            f.inventory.Version,
+	}
+	pending, running := f.bridge.count(v)
+	var problems []string
+	for _, view := range f.views {
+		name := view.VirtualNode.Name
+		status.Nodes = append(status.Nodes, inventory.Status(view, pending[name], running[name]))
+		if view.Problem != "" {
+			problems = append(problems, name+": "+view.Problem)
+		}
+	}
+	slices.SortFunc(status.Nodes, func(a, b hpcv1alpha1.VirtualNodeStatus) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	cond := func(kind string, ok bool, reason, message string) {
+		c := metav1.Condition{
+			Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message,
+			ObservedGeneration: f.cluster.Generation, LastTransitionTime: metav1.Now(),
+		}
+		if ok {
+			c.Status = metav1.ConditionTrue
+		}
+		status.Conditions = append(status.Conditions, c)
+	}
+	if cause == nil {
+		cond(hpcv1alpha1.ConditionReachable, true, "Answering", "the batch system answers")
+	} else {
+		cond(hpcv1alpha1.ConditionReachable, false, string(backends.KindOf(cause)), cause.Error())
+	}
+	brake := f.bridge.Brake()
+	switch {
+	case len(problems) > 0:
+		cond(hpcv1alpha1.ConditionReady, false, "PartitionNotUsable", fmt.Sprint(problems))
+	case brake != "":
+		cond(hpcv1alpha1.ConditionReady, false, "OwnerlessJobs", brake)
+	case cause != nil:
+		cond(hpcv1alpha1.ConditionReady, false, "BatchSystemUnreachable", "the batch system does not answer; running jobs are left alone")
+	default:
+		cond(hpcv1alpha1.ConditionReady, true, "Serving", fmt.Sprintf("%d virtual nodes are served", len(f.views)))
+	}
+	if equalStatus(f.reported, status) {
+		return nil
+	}
+	if err := f.daemon.Source.Report(ctx, f.cluster, status); err != nil {
+		return err
+	}
+	f.reported = status
+	return nil
+}
+
+// equalStatus compares all but transition times.
+func equalStatus(a, b hpcv1alpha1.BatchClusterStatus) bool {
+	strip := func(s hpcv1alpha1.BatchClusterStatus) hpcv1alpha1.BatchClusterStatus {
+		s = *s.DeepCopy()
+		for i := range s.Conditions {
+			s.Conditions[i].LastTransitionTime = metav1.Time{}
+		}
+		return s
+	}
+	return equality.Semantic.DeepEqual(strip(a), strip(b))
+}

@@ -1,0 +1,103 @@
+package inventory_test
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider/inventory"
+)
+
+func host(name string, usable bool, allocatedCPUs, allocatedGPUs int64) backends.Host {
+	return backends.Host{
+		Name: name, Usable: usable, CPUs: 64, MemoryMiB: 1024, GPUs: map[string]int64{"a100": 8},
+		Allocated: backends.Amounts{CPUs: allocatedCPUs, GPUs: map[string]int64{"a100": allocatedGPUs}},
+	}
+}
+
+func clusterOf(hosts ...backends.Host) backends.Inventory {
+	inv := backends.Inventory{System: "slurm", Version: "22.05.8", Hosts: hosts}
+	p := backends.Partition{Name: "gpu", Up: true, MaxWalltime: time.Hour}
+	for _, h := range hosts {
+		p.Hosts = append(p.Hosts, h.Name)
+	}
+	inv.Partitions = []backends.Partition{p}
+	return inv
+}
+
+var gpuNode = []hpcv1alpha1.VirtualNode{{Name: "c-gpu", Partition: "gpu", MaxPodsPending: 10}}
+
+func TestViews(t *testing.T) {
+	tests := map[string]struct {
+		inv      backends.Inventory
+		use      inventory.Use
+		nodes    []hpcv1alpha1.VirtualNode
+		capacity int64 // GPUs
+		free     int64
+		shapes   int
+		unusable int
+		problem  bool
+	}{
+		"all free":                         {inv: clusterOf(host("a", true, 0, 0), host("b", true, 0, 0)), capacity: 16, free: 16, shapes: 1},
+		"a drained host is out":            {inv: clusterOf(host("a", true, 0, 0), host("b", false, 0, 0)), capacity: 8, free: 8, shapes: 1, unusable: 1},
+		"foreign use is taken off":         {inv: clusterOf(host("a", true, 4, 3), host("b", true, 0, 0)), capacity: 16, free: 13, shapes: 2},
+		"our own use is not foreign":       {inv: clusterOf(host("a", true, 4, 3)), use: inventory.Use{ByHost: map[string]backends.Amounts{"a": {CPUs: 4, GPUs: map[string]int64{"a100": 3}}}}, capacity: 8, free: 8, shapes: 1},
+		"more ours than allocated is zero": {inv: clusterOf(host("a", true, 1, 1)), use: inventory.Use{ByHost: map[string]backends.Amounts{"a": {CPUs: 9, GPUs: map[string]int64{"a100": 5}}}}, capacity: 8, free: 8, shapes: 1},
+		"a job that has not reported":      {inv: clusterOf(host("a", true, 4, 3)), use: inventory.Use{Unsettled: map[string]bool{"a": true}}, capacity: 8, free: 8, shapes: 1},
+		"excluded host":                    {inv: clusterOf(host("a", true, 0, 0), host("b", true, 0, 0)), nodes: []hpcv1alpha1.VirtualNode{{Name: "n", Partition: "gpu", ExcludeHosts: []string{"b"}}}, capacity: 8, free: 8, shapes: 1},
+		"unknown partition":                {inv: clusterOf(host("a", true, 0, 0)), nodes: []hpcv1alpha1.VirtualNode{{Name: "n", Partition: "nope"}}, problem: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			nodes := tc.nodes
+			if nodes == nil {
+				nodes = gpuNode
+			}
+			v := inventory.Views(nodes, tc.inv, tc.use, backends.Capabilities{ExclusiveComponents: true})[0]
+			gpu := func(l corev1.ResourceList) int64 { q := l[wellknown.ResourceNvidiaGPU]; return q.Value() }
+			if gpu(v.Capacity) != tc.capacity || gpu(v.Allocatable) != tc.free || len(v.Shapes.Shapes) != tc.shapes || v.Unusable != tc.unusable {
+				t.Errorf("capacity %d free %d shapes %d unusable %d, want %d %d %d %d",
+					gpu(v.Capacity), gpu(v.Allocatable), len(v.Shapes.Shapes), v.Unusable, tc.capacity, tc.free, tc.shapes, tc.unusable)
+			}
+			if (v.Problem != "") != tc.problem {
+				t.Errorf("problem %q", v.Problem)
+			}
+			parsed, err := hostshape.Parse(v.Shapes.Format())
+			if err != nil || !parsed.ExclusiveComponents {
+				t.Errorf("the annotation does not come back: %+v, %v", parsed, err)
+			}
+		})
+	}
+}
+
+func TestOverlap(t *testing.T) {
+	inv := clusterOf(host("a", true, 0, 0))
+	inv.Partitions = append(inv.Partitions, backends.Partition{Name: "debug", Up: true, Hosts: []string{"a"}})
+	views := inventory.Views(inventory.Defaults("c", inv), inv, inventory.Use{}, backends.Capabilities{})
+	if len(views) != 2 || len(views[0].Overlaps) != 1 || views[0].Overlaps[0] != "c-debug" {
+		t.Errorf("partitions that share hosts do not say so: %+v", views)
+	}
+}
+
+func TestNodeKeepsItsPodsInAnOutage(t *testing.T) {
+	v := inventory.Views(gpuNode, clusterOf(host("a", true, 0, 0)), inventory.Use{}, backends.Capabilities{})[0]
+	n := inventory.Node(v, inventory.State{Cluster: "c", Reachable: false, Why: "connection refused", Since: time.Unix(1, 0)})
+	for _, taint := range n.Spec.Taints {
+		if taint.Effect == corev1.TaintEffectNoExecute {
+			t.Errorf("taint %s evicts", taint.Key)
+		}
+	}
+	status := map[corev1.NodeConditionType]corev1.ConditionStatus{}
+	for _, c := range n.Status.Conditions {
+		status[c.Type] = c.Status
+	}
+	if status[corev1.NodeReady] != corev1.ConditionTrue || status[wellknown.NodeBatchSystemReachable] != corev1.ConditionFalse {
+		t.Errorf("conditions are %v", status)
+	}
+}

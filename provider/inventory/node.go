@@ -1,0 +1,172 @@
+package inventory
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+)
+
+// podsPerHost is how many pods a host may hold at once, beside those that wait:
+// a batch system has no such limit, and a kubelet's default is of this order.
+const podsPerHost = 256
+
+func (v *View) list(amounts map[string]int64) corev1.ResourceList {
+	out := corev1.ResourceList{
+		corev1.ResourcePods: *resource.NewQuantity(int64(v.VirtualNode.MaxPodsPending)+int64(v.Hosts)*podsPerHost, resource.DecimalSI),
+		// A node without hosts still says so, rather than nothing.
+		corev1.ResourceCPU:    *resource.NewMilliQuantity(0, resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(0, resource.BinarySI),
+	}
+	for name, n := range amounts {
+		switch corev1.ResourceName(name) {
+		case corev1.ResourceCPU:
+			out[corev1.ResourceCPU] = *resource.NewMilliQuantity(n, resource.DecimalSI)
+		case corev1.ResourceMemory:
+			out[corev1.ResourceMemory] = *resource.NewQuantity(n, resource.BinarySI)
+		default:
+			out[corev1.ResourceName(name)] = *resource.NewQuantity(n, resource.DecimalSI)
+		}
+	}
+	return out
+}
+
+// State is what a node object says beside the hosts.
+type State struct {
+	Cluster string
+	NodeIP  string
+	Port    int32
+	Version string // shown as the kubelet's version
+	System  string // batch system and version, such as "slurm 22.05.8"
+	// Reachable: the batch system answered last time; Since is when that changed
+	// and Why what it said otherwise.
+	Reachable bool
+	Since     time.Time
+	Why       string
+}
+
+// Node makes the node object of a view. Ready is always True: it says that the
+// daemon lives. A silent batch system is a condition of its own and a NoSchedule
+// taint, so that nothing is evicted.
+func Node(v View, s State) *corev1.Node {
+	n := &corev1.Node{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name:   v.VirtualNode.Name,
+			Labels: labels(v, s),
+			Annotations: map[string]string{
+				wellknown.HostShapes: v.Shapes.Format(),
+			},
+		},
+		Spec: corev1.NodeSpec{
+			ProviderID: wellknown.ProviderIDScheme + s.Cluster + "/" + v.VirtualNode.Name,
+			Taints: append([]corev1.Taint{{
+				Key: wellknown.TaintVirtualNode, Value: s.Cluster, Effect: corev1.TaintEffectNoSchedule,
+			}}, v.VirtualNode.Taints...),
+		},
+		Status: corev1.NodeStatus{
+			Phase:       corev1.NodeRunning,
+			Capacity:    v.Capacity,
+			Allocatable: v.Allocatable,
+			Addresses: []corev1.NodeAddress{
+				{Type: corev1.NodeInternalIP, Address: s.NodeIP},
+				{Type: corev1.NodeHostName, Address: v.VirtualNode.Name},
+			},
+			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: s.Port}},
+			NodeInfo: corev1.NodeSystemInfo{
+				KubeletVersion: s.Version, OperatingSystem: "linux", Architecture: "amd64",
+				OSImage: s.System, ContainerRuntimeVersion: "isthmus://host",
+			},
+		},
+	}
+	if v.Partition.MaxWalltime > 0 {
+		n.Annotations[wellknown.MaxWalltime] = strconv.FormatInt(int64(v.Partition.MaxWalltime/time.Second), 10)
+	}
+	if !s.Reachable {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: wellknown.TaintUnreachable, Value: s.Cluster, Effect: corev1.TaintEffectNoSchedule})
+	}
+	n.Status.Conditions = conditions(v, s)
+	return n
+}
+
+func labels(v View, s State) map[string]string {
+	out := maps.Clone(v.VirtualNode.Labels)
+	if out == nil {
+		out = map[string]string{}
+	}
+	set := func(key, value string) {
+		if len(validation.IsValidLabelValue(value)) == 0 {
+			out[key] = value
+		}
+	}
+	set(corev1.LabelHostname, v.VirtualNode.Name)
+	set(corev1.LabelOSStable, "linux")
+	set(corev1.LabelArchStable, "amd64")
+	set("type", "virtual-kubelet")
+	set(corev1.LabelNodeExcludeBalancers, "true")
+	set(wellknown.VirtualNode, "true")
+	set(wellknown.Cluster, s.Cluster)
+	set(wellknown.Partition, v.VirtualNode.Partition)
+	if len(v.GPUTypes) == 1 && v.GPUTypes[0] != "" {
+		set(wellknown.GPUModel, v.GPUTypes[0])
+	}
+	return out
+}
+
+func conditions(v View, s State) []corev1.NodeCondition {
+	cond := func(t corev1.NodeConditionType, ok bool, reason, message string) corev1.NodeCondition {
+		status := corev1.ConditionFalse
+		if ok {
+			status = corev1.ConditionTrue
+		}
+		return corev1.NodeCondition{
+			Type: t, Status: status, Reason: reason, Message: message,
+			LastTransitionTime: metav1.NewTime(s.Since), LastHeartbeatTime: metav1.NewTime(s.Since),
+		}
+	}
+	out := []corev1.NodeCondition{
+		cond(corev1.NodeReady, true, "DaemonRunning", "the virtual kubelet is running"),
+	}
+	switch {
+	case s.Reachable:
+		out = append(out, cond(wellknown.NodeBatchSystemReachable, true, "Answering", s.System+" answers"))
+	default:
+		out = append(out, cond(wellknown.NodeBatchSystemReachable, false, "NotAnswering",
+			"running jobs are left alone and nothing new is sent: "+s.Why))
+	}
+	switch {
+	case v.Problem != "":
+		out = append(out, cond(wellknown.NodePartitionUsable, false, "PartitionNotUsable", v.Problem))
+	case v.Hosts == 0:
+		out = append(out, cond(wellknown.NodePartitionUsable, false, "NoUsableHost",
+			fmt.Sprintf("none of the partition's %d hosts is usable", v.Unusable)))
+	default:
+		out = append(out, cond(wellknown.NodePartitionUsable, true, "HostsUsable",
+			fmt.Sprintf("%d hosts are usable, %d are not", v.Hosts, v.Unusable)))
+	}
+	for _, t := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeNetworkUnavailable} {
+		out = append(out, cond(t, false, "BatchSystemDecides", "the batch system looks after its hosts"))
+	}
+	return out
+}
+
+// Status sums a view up for the BatchCluster.
+func Status(v View, pending, running int) hpcv1alpha1.VirtualNodeStatus {
+	return hpcv1alpha1.VirtualNodeStatus{
+		Name: v.VirtualNode.Name, Partition: v.VirtualNode.Partition,
+		Hosts: clamp(v.Hosts), UnusableHosts: clamp(v.Unusable),
+		Overlaps: slices.Clone(v.Overlaps), PendingJobs: clamp(pending), RunningJobs: clamp(running),
+	}
+}
+
+func clamp(n int) int32 { return int32(min(max(n, 0), 1<<31-1)) }

@@ -1,0 +1,180 @@
+// Package process starts the processes of a pod and loses none of them: it
+// adopts daemons whose parents have gone, reaps every child, and finds and
+// kills what a container has left behind. It works for an unprivileged user
+// and without a PID namespace.
+//
+// A process that uses this package must not start children by other means:
+// the Reaper collects the exit of every child there is.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Spec is a program to start.
+type Spec struct {
+	Path  string
+	Argv  []string
+	Env   []string
+	Dir   string
+	Files []*os.File // descriptors 0, 1, 2 and so on; nil entries are closed
+	// Namespaces asks for a user and a mount namespace of its own, in which the
+	// user keeps its ids and the program may mount.
+	Namespaces bool
+}
+
+// Child is a started process, the leader of a session of its own.
+type Child struct {
+	pid    int
+	done   chan struct{}
+	status syscall.WaitStatus
+}
+
+// PID is the process id, which is also that of its session.
+func (c *Child) PID() int { return c.pid }
+
+// Done is closed once the process has ended.
+func (c *Child) Done() <-chan struct{} { return c.done }
+
+// Status is how it ended; valid once Done is closed.
+func (c *Child) Status() syscall.WaitStatus { return c.status }
+
+// Reaper starts children and collects their ends and those of adopted orphans.
+type Reaper struct {
+	mu       sync.Mutex // held across fork and across wait4, so that no end precedes its registration
+	children map[int]*Child
+
+	starts  chan func()
+	signals chan os.Signal
+	quit    chan struct{}
+	wg      sync.WaitGroup
+}
+
+// NewReaper makes this process the one that orphaned descendants fall to. There
+// is at most one Reaper in a process.
+func NewReaper() (*Reaper, error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become the reaper of orphans: %w", err)
+	}
+	r := &Reaper{
+		children: map[int]*Child{},
+		starts:   make(chan func()),
+		signals:  make(chan os.Signal, 1),
+		quit:     make(chan struct{}),
+	}
+	signal.Notify(r.signals, syscall.SIGCHLD)
+	r.wg.Go(r.collect)
+	r.wg.Go(r.startOnOneThread)
+	return r, nil
+}
+
+// Close ends the Reaper's goroutines. Children go on.
+func (r *Reaper) Close() {
+	signal.Stop(r.signals)
+	close(r.quit)
+	r.wg.Wait()
+}
+
+// Start starts s. It blocks until the program was executed or failed to be.
+func (r *Reaper) Start(s Spec) (*Child, error) {
+	var c *Child
+	var err error
+	done := make(chan struct{})
+	start := func() {
+		defer close(done)
+		c, err = r.fork(s)
+	}
+	select {
+	case r.starts <- start:
+		<-done
+		return c, err
+	case <-r.quit:
+		return nil, errors.New("start process: the reaper is closed")
+	}
+}
+
+// startOnOneThread forks on one thread that lives as long as the Reaper: the
+// kernel delivers a child's parent-death signal when the forking thread ends.
+func (r *Reaper) startOnOneThread() {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	for {
+		select {
+		case f := <-r.starts:
+			f()
+		case <-r.quit:
+			return
+		}
+	}
+}
+
+func (r *Reaper) fork(s Spec) (*Child, error) {
+	attr := &syscall.ProcAttr{Dir: s.Dir, Env: s.Env, Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}}
+	for _, f := range s.Files {
+		if f == nil {
+			attr.Files = append(attr.Files, ^uintptr(0))
+		} else {
+			attr.Files = append(attr.Files, f.Fd())
+		}
+	}
+	if s.Namespaces {
+		uid, gid := os.Geteuid(), os.Getegid()
+		attr.Sys.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
+		attr.Sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+		attr.Sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+		attr.Sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pid, err := syscall.ForkExec(s.Path, s.Argv, attr)
+	runtime.KeepAlive(s.Files)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", s.Path, err)
+	}
+	c := &Child{pid: pid, done: make(chan struct{})}
+	r.children[pid] = c
+	return c, nil
+}
+
+// collect waits for children. The ticker is for a signal that was lost in a stop.
+func (r *Reaper) collect() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		r.reap()
+		select {
+		case <-r.signals:
+		case <-tick.C:
+		case <-r.quit:
+			return
+		}
+	}
+}
+
+func (r *Reaper) reap() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+		if c := r.children[pid]; c != nil {
+			c.status = ws
+			delete(r.children, pid)
+			close(c.done)
+		}
+	}
+}

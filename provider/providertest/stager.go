@@ -1,0 +1,110 @@
+package providertest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/translate"
+)
+
+// Stager is a staging area in memory. What the pod runner would write there is
+// set by the test.
+type Stager struct {
+	mu    sync.Mutex
+	gangs map[backends.Key]*StagedGang
+}
+
+// StagedGang is one directory.
+type StagedGang struct {
+	User   string
+	Output translate.Output
+	Pods   map[int]manifest.Status
+	End    *manifest.End
+	Stops  map[int]manifest.Stop
+}
+
+// NewStager gives an empty area.
+func NewStager() *Stager { return &Stager{gangs: map[backends.Key]*StagedGang{}} }
+
+// Stage implements provider.Stager.
+func (s *Stager) Stage(_ context.Context, user string, key backends.Key, out translate.Output) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gangs[key] == nil {
+		s.gangs[key] = &StagedGang{User: user, Output: out, Pods: map[int]manifest.Status{}, Stops: map[int]manifest.Stop{}}
+	}
+	return nil
+}
+
+// Collect implements provider.Stager.
+func (s *Stager) Collect(_ context.Context, user string) (manifest.Collected, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := manifest.Collected{Gangs: map[string]manifest.CollectedGang{}}
+	for key, g := range s.gangs {
+		if g.User != user {
+			continue
+		}
+		c := manifest.CollectedGang{Pods: map[int]manifest.Status{}, Ranks: map[string]int{}, Components: g.Output.Gang.Components}
+		for rank, st := range g.Pods {
+			c.Pods[rank] = st
+		}
+		if g.End != nil {
+			end := *g.End
+			c.End = &end
+		}
+		for _, m := range g.Output.Gang.Members {
+			c.Ranks[m.UID] = m.Rank
+		}
+		out.Gangs[string(key)] = c
+	}
+	return out, nil
+}
+
+// Stop implements provider.Stager.
+func (s *Stager) Stop(_ context.Context, user string, key backends.Key, rank int, grace time.Duration, reason string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gangs[key]
+	if g == nil || g.User != user {
+		return fmt.Errorf("stop gang %s: no such directory", key)
+	}
+	g.Stops[rank] = manifest.Stop{GraceSeconds: int64(grace / time.Second), Reason: reason}
+	return nil
+}
+
+// Remove implements provider.Stager.
+func (s *Stager) Remove(_ context.Context, _ string, key backends.Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.gangs, key)
+	return nil
+}
+
+// WorkDir implements provider.Stager.
+func (s *Stager) WorkDir(user string, key backends.Key) string {
+	return "/staging/" + user + "/g/" + string(key)
+}
+
+// Change lets a test act as the pod runner on one directory; it reports false
+// when there is none.
+func (s *Stager) Change(key backends.Key, fn func(*StagedGang)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gangs[key]
+	if g != nil {
+		fn(g)
+	}
+	return g != nil
+}
+
+// Len is the number of directories.
+func (s *Stager) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.gangs)
+}

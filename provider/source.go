@@ -1,0 +1,97 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"reflect"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+)
+
+// Source says which BatchCluster to serve, and takes its status.
+type Source interface {
+	// Load reads the BatchCluster as it is now.
+	Load(ctx context.Context) (*hpcv1alpha1.BatchCluster, error)
+	// Report writes the status if it changed.
+	Report(ctx context.Context, cluster *hpcv1alpha1.BatchCluster, status hpcv1alpha1.BatchClusterStatus) error
+}
+
+// FileSource reads a BatchCluster from a YAML file, strictly; it has no status.
+type FileSource struct{ Path string }
+
+// Load reads the file.
+func (f FileSource) Load(context.Context) (*hpcv1alpha1.BatchCluster, error) {
+	text, err := os.ReadFile(f.Path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	var out hpcv1alpha1.BatchCluster
+	if err := yaml.UnmarshalStrict(text, &out); err != nil {
+		return nil, fmt.Errorf("read configuration %s: %w", f.Path, err)
+	}
+	if out.Name == "" {
+		return nil, fmt.Errorf("read configuration %s: metadata.name is missing", f.Path)
+	}
+	return &out, nil
+}
+
+// Report does nothing: the node objects tell the state.
+func (f FileSource) Report(context.Context, *hpcv1alpha1.BatchCluster, hpcv1alpha1.BatchClusterStatus) error {
+	return nil
+}
+
+// ObjectSource reads the BatchCluster object with the given name.
+type ObjectSource struct {
+	Client client.Client
+	Name   string
+}
+
+// Load gets the object.
+func (o ObjectSource) Load(ctx context.Context) (*hpcv1alpha1.BatchCluster, error) {
+	var out hpcv1alpha1.BatchCluster
+	if err := o.Client.Get(ctx, client.ObjectKey{Name: o.Name}, &out); err != nil {
+		return nil, fmt.Errorf("get BatchCluster %s: %w", o.Name, err)
+	}
+	return &out, nil
+}
+
+// Report patches the status subresource of the very object that was served.
+func (o ObjectSource) Report(ctx context.Context, cluster *hpcv1alpha1.BatchCluster, status hpcv1alpha1.BatchClusterStatus) error {
+	have, err := o.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if have.UID != cluster.UID {
+		return fmt.Errorf("report BatchCluster %s: it was replaced", o.Name)
+	}
+	next := have.DeepCopy()
+	next.Status = status
+	next.Status.Conditions = mergeConditions(have.Status.Conditions, status.Conditions)
+	if reflect.DeepEqual(have.Status, next.Status) {
+		return nil
+	}
+	if err := o.Client.Status().Patch(ctx, next, client.MergeFrom(have)); err != nil {
+		return fmt.Errorf("write status of BatchCluster %s: %w", o.Name, err)
+	}
+	return nil
+}
+
+// mergeConditions takes over new conditions and keeps the transition time of
+// those whose status did not change.
+func mergeConditions(have, want []metav1.Condition) []metav1.Condition {
+	out := make([]metav1.Condition, 0, len(want))
+	for _, w := range want {
+		for _, h := range have {
+			if h.Type == w.Type && h.Status == w.Status {
+				w.LastTransitionTime = h.LastTransitionTime
+			}
+		}
+		out = append(out, w)
+	}
+	return out
+}

@@ -1,0 +1,252 @@
+package translate
+
+import (
+	"fmt"
+	"path"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+)
+
+// mirrorAnnotation marks pods that a kubelet made from files.
+const mirrorAnnotation = "kubernetes.io/config.mirror"
+
+// check refuses everything that the host runtime cannot give.
+func (p *pod) check() {
+	if field := badText(reflect.ValueOf(&p.Pod.ObjectMeta).Elem(), "metadata"); field != "" {
+		p.refuse(field, "", "has a NUL byte or is not valid UTF-8; remove it")
+	}
+	if field := badText(reflect.ValueOf(&p.Pod.Spec).Elem(), "spec"); field != "" {
+		p.refuse(field, "", "has a NUL byte or is not valid UTF-8; remove it")
+	}
+	p.checkOwner()
+	p.checkNames()
+	p.checkSpec()
+	p.checkPodSecurity()
+	init, main := p.Pod.Spec.InitContainers, p.Pod.Spec.Containers
+	if len(main) == 0 {
+		p.refuse("spec.containers", "", "a pod needs a container")
+	}
+	for i := range init {
+		p.checkContainer(fmt.Sprintf("spec.initContainers[%d]", i), &init[i], true)
+	}
+	for i := range main {
+		p.checkContainer(fmt.Sprintf("spec.containers[%d]", i), &main[i], false)
+	}
+}
+
+func (p *pod) checkOwner() {
+	for _, o := range p.Pod.OwnerReferences {
+		if o.Kind == "DaemonSet" {
+			p.refuse("metadata.ownerReferences", o.Name, "pods of DaemonSets never run on HPC nodes; exclude nodes with the label "+
+				wellknown.VirtualNode+" by node affinity")
+		}
+	}
+	if _, mirror := p.Pod.Annotations[mirrorAnnotation]; mirror {
+		p.refuse("metadata.annotations["+mirrorAnnotation+"]", "", "static pods never run on HPC nodes")
+	}
+	asked, has := p.Pod.Annotations[wellknown.Runtime]
+	allowed := runtimes(p.in.Cluster)
+	if !has {
+		asked = string(allowed[0])
+	}
+	field := "metadata.annotations[" + wellknown.Runtime + "]"
+	switch {
+	case !slices.Contains(allowed, hpcv1alpha1.Runtime(asked)):
+		p.refuse(field, asked, fmt.Sprintf("BatchCluster %s allows the runtimes %v", p.in.Cluster.Name, allowed))
+	case asked != string(hpcv1alpha1.RuntimeHost):
+		p.refuse(field, asked, "this version has the runtime \"host\" only")
+	}
+}
+
+// checkNames guards what becomes file names and host names.
+func (p *pod) checkNames() {
+	seen := map[string]bool{}
+	name := func(field, value string) {
+		if len(validation.IsDNS1123Label(value)) > 0 {
+			p.refuse(field, value, "is not a lower-case DNS label")
+		} else if seen[value] {
+			p.refuse(field, value, "is the name of another container")
+		}
+		seen[value] = true
+	}
+	for i, c := range p.Pod.Spec.InitContainers {
+		name(fmt.Sprintf("spec.initContainers[%d].name", i), c.Name)
+	}
+	for i, c := range p.Pod.Spec.Containers {
+		name(fmt.Sprintf("spec.containers[%d].name", i), c.Name)
+	}
+	for _, f := range []struct{ field, value string }{
+		{"metadata.name", p.Pod.Name}, {"metadata.namespace", p.Pod.Namespace},
+		{"spec.hostname", p.Pod.Spec.Hostname}, {"spec.subdomain", p.Pod.Spec.Subdomain},
+	} {
+		optional := strings.HasPrefix(f.field, "spec.")
+		if (f.value != "" || !optional) && len(validation.IsDNS1123Subdomain(f.value)) > 0 {
+			p.refuse(f.field, f.value, "is not a DNS name")
+		}
+	}
+}
+
+func (p *pod) checkSpec() {
+	s := &p.Pod.Spec
+	if len(s.EphemeralContainers) > 0 {
+		p.refuse("spec.ephemeralContainers", s.EphemeralContainers[0].Name, "ephemeral containers are not supported on HPC nodes; use kubectl logs, or add the tool to the pod")
+	}
+	if s.RuntimeClassName != nil && *s.RuntimeClassName != "" {
+		p.refuse("spec.runtimeClassName", *s.RuntimeClassName, "runtime classes do not exist on HPC nodes; remove it and choose with the annotation "+wellknown.Runtime)
+	}
+	if len(s.Overhead) > 0 {
+		p.refuse("spec.overhead", "", "pod overhead does not exist on HPC nodes; remove the runtime class that sets it")
+	}
+	if len(s.ResourceClaims) > 0 {
+		p.refuse("spec.resourceClaims", s.ResourceClaims[0].Name, "resource claims are not served by batch systems; ask for GPUs by resource name")
+	}
+	if s.OS != nil && s.OS.Name != corev1.Linux {
+		p.refuse("spec.os.name", string(s.OS.Name), "HPC nodes run linux")
+	}
+	if s.HostUsers != nil && !*s.HostUsers {
+		p.refuse("spec.hostUsers", "false", "a bare process of the host has no user namespace of its own; remove it or set true")
+	}
+	if c := s.DNSConfig; c != nil && (len(c.Nameservers) > 0 || len(c.Searches) > 0 || len(c.Options) > 0) {
+		p.refuse("spec.dnsConfig", "", "the compute host's resolver is used as it is; remove dnsConfig")
+	}
+	if s.HostnameOverride != nil {
+		p.refuse("spec.hostnameOverride", *s.HostnameOverride, "a bare process cannot change its host's name; use spec.hostname, under which the gang finds the pod")
+	}
+	if s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN {
+		p.refuse("spec.setHostnameAsFQDN", "true", "a bare process cannot change its host's name; remove it")
+	}
+	switch s.RestartPolicy {
+	case "", corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever:
+	default:
+		p.refuse("spec.restartPolicy", string(s.RestartPolicy), "must be Always, OnFailure or Never")
+	}
+	if g := s.TerminationGracePeriodSeconds; g != nil && graceSeconds(p.Member) != *g {
+		p.refuse("spec.terminationGracePeriodSeconds", strconv.FormatInt(*g, 10), "must be between 0 and 86400")
+	}
+}
+
+func (p *pod) checkContainer(at string, c *corev1.Container, init bool) {
+	if len(c.Command) == 0 {
+		p.refuse(at+".command", "", "the runtime \"host\" runs bare processes and does not read the image, so it does not know the image's entrypoint; "+
+			"write the program to run as command")
+	} else if c.Command[0] == "" {
+		p.refuse(at+".command[0]", "", "the program is empty")
+	}
+	if c.RestartPolicy != nil && (!init || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways) {
+		p.refuse(at+".restartPolicy", string(*c.RestartPolicy), "only Always on an init container (a sidecar) is supported; use spec.restartPolicy")
+	}
+	if len(c.RestartPolicyRules) > 0 {
+		p.refuse(at+".restartPolicyRules", "", "restart rules are not supported; use spec.restartPolicy")
+	}
+	for i, port := range c.Ports {
+		if port.HostPort != 0 && port.HostPort != port.ContainerPort {
+			p.refuse(fmt.Sprintf("%s.ports[%d].hostPort", at, i), strconv.Itoa(int(port.HostPort)),
+				"a bare process listens on its host's own ports, none can be mapped; use the containerPort or remove hostPort")
+		}
+	}
+	if len(c.VolumeDevices) > 0 {
+		p.refuse(at+".volumeDevices", c.VolumeDevices[0].Name, "block devices cannot be attached to HPC nodes; use a hostPath volume on the cluster's file system")
+	}
+	for i, m := range c.VolumeMounts {
+		p.checkMount(fmt.Sprintf("%s.volumeMounts[%d]", at, i), m)
+	}
+	for _, pr := range []struct {
+		name  string
+		probe *corev1.Probe
+	}{{"livenessProbe", c.LivenessProbe}, {"readinessProbe", c.ReadinessProbe}, {"startupProbe", c.StartupProbe}} {
+		if pr.probe != nil && pr.probe.GRPC != nil {
+			p.refuse(at+"."+pr.name+".grpc", "", "gRPC probes are not supported on HPC nodes; use exec, httpGet or tcpSocket")
+		}
+	}
+	if l := c.Lifecycle; l != nil && l.StopSignal != nil && *l.StopSignal != corev1.SIGTERM {
+		p.refuse(at+".lifecycle.stopSignal", string(*l.StopSignal), "containers are ended with SIGTERM; remove it, or send the signal in preStop")
+	}
+	p.checkSecurity(at+".securityContext", c.SecurityContext)
+	if c.TTY || c.Stdin {
+		p.note("stdin and tty of containers are not connected on HPC nodes")
+	}
+}
+
+func (p *pod) checkMount(at string, m corev1.VolumeMount) {
+	if !slices.ContainsFunc(p.Pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name }) {
+		p.refuse(at+".name", m.Name, "the pod has no such volume")
+	}
+	if !path.IsAbs(m.MountPath) || slices.Contains(strings.Split(m.MountPath, "/"), "..") || path.Clean(m.MountPath) == "/" {
+		p.refuse(at+".mountPath", m.MountPath, "must be an absolute path below / without \"..\"")
+	}
+	for _, sub := range []struct{ field, value string }{{"subPath", m.SubPath}, {"subPathExpr", m.SubPathExpr}} {
+		if path.IsAbs(sub.value) || slices.Contains(strings.Split(sub.value, "/"), "..") {
+			p.refuse(at+"."+sub.field, sub.value, "must be a relative path without \"..\"")
+		}
+	}
+	if m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone {
+		p.refuse(at+".mountPropagation", string(*m.MountPropagation), "mounts are not propagated on HPC nodes; remove it")
+	}
+	if r := m.RecursiveReadOnly; r != nil && *r == corev1.RecursiveReadOnlyEnabled {
+		p.refuse(at+".recursiveReadOnly", string(*r), "cannot be enforced on HPC nodes; use IfPossible or remove it")
+	}
+}
+
+// badText walks v and gives the path of the first string, or map key, that has
+// a NUL byte or is not UTF-8; "" when all are well.
+func badText(v reflect.Value, at string) string {
+	switch v.Kind() {
+	case reflect.String:
+		if s := v.String(); strings.ContainsRune(s, 0) || !utf8.ValidString(s) {
+			return at
+		}
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			return badText(v.Elem(), at)
+		}
+	case reflect.Slice, reflect.Array:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return ""
+		}
+		for i := range v.Len() {
+			if bad := badText(v.Index(i), at+"["+strconv.Itoa(i)+"]"); bad != "" {
+				return bad
+			}
+		}
+	case reflect.Map:
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, k := range keys {
+			if bad := badText(k, at); bad != "" {
+				return bad
+			}
+			if bad := badText(v.MapIndex(k), at+"["+k.String()+"]"); bad != "" {
+				return bad
+			}
+		}
+	case reflect.Struct:
+		switch v.Interface().(type) {
+		case resource.Quantity, metav1.Time, metav1.FieldsV1:
+			return ""
+		}
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			next := at
+			if name != "" && !f.Anonymous {
+				next += "." + name
+			}
+			if bad := badText(v.Field(i), next); bad != "" {
+				return bad
+			}
+		}
+	}
+	return ""
+}

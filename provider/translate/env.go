@@ -1,0 +1,201 @@
+package translate
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+// envName is what a variable may be called on an HPC node.
+var envName = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_.-]{0,255}\z`)
+
+// maxEnvBytes bounds a container's environment; a kernel takes 2 MiB of
+// arguments and environment together.
+const maxEnvBytes = 1 << 20
+
+// denied names may change what privileged hooks, the batch system or a shell do
+// before a container's program runs. A trailing star is any ending.
+var denied = []string{
+	"LD_*", "SLURM_*", "SBATCH_*", "SALLOC_*", "SRUN_*", "SPANK_*", "SQUEUE_*", "SCONTROL_*", "PBS_*", "PMI*", "PRTE_*",
+	"NVIDIA_*", "CUDA_MPS_*", "BASH_ENV", "BASH_FUNC_*", "ENV", "IFS", "PATH", "SHELLOPTS", "BASHOPTS", "PS4",
+	"PROMPT_COMMAND", "PYTHONSTARTUP", "PYTHONHOME", "GCONV_PATH", "GLIBC_TUNABLES", "MALLOC_TRACE", "LOCPATH", "NLSPATH",
+	"RESOLV_HOST_CONF", "RES_OPTIONS", "TMPDIR_OVERRIDE", "PODRUN_*",
+}
+
+func deniedEnv(name string) bool {
+	for _, d := range denied {
+		if prefix, open := strings.CutSuffix(d, "*"); (open && strings.HasPrefix(name, prefix)) || name == d {
+			return true
+		}
+	}
+	return false
+}
+
+const envAdvice = "is reserved for the batch system, the loader or the shell; set it in the command instead, for example [\"sh\", \"-c\", \"NAME=value exec program\"]"
+
+// env builds a container's environment in Kubernetes' order: envFrom first,
+// then env, a later entry of the same name wins.
+func (p *pod) env(at string, c *corev1.Container, s shape) []manifest.EnvVar {
+	var out []manifest.EnvVar
+	for i, from := range c.EnvFrom {
+		out = append(out, p.envFrom(fmt.Sprintf("%s.envFrom[%d]", at, i), from)...)
+	}
+	for i := range c.Env {
+		if v, ok := p.envVar(fmt.Sprintf("%s.env[%d]", at, i), &c.Env[i], c, s); ok {
+			out = append(out, v)
+		}
+	}
+	size := 0
+	for _, v := range out {
+		size += len(v.Name) + len(v.Value) + 2
+	}
+	if size > maxEnvBytes {
+		p.refuse(at+".env", "", fmt.Sprintf("the environment has more than %d bytes; mount the ConfigMap or Secret as files", maxEnvBytes))
+	}
+	return out
+}
+
+func (p *pod) envFrom(at string, from corev1.EnvFromSource) []manifest.EnvVar {
+	data := map[string][]byte{}
+	switch {
+	case from.ConfigMapRef != nil:
+		name := from.ConfigMapRef.Name
+		cm := p.ConfigMaps[name]
+		if cm == nil {
+			if !yes(from.ConfigMapRef.Optional) {
+				p.wait(ReasonConfig, at+".configMapRef", fmt.Sprintf("configmap %q not found", name))
+			}
+			return nil
+		}
+		for k, v := range cm.Data {
+			data[k] = []byte(v)
+		}
+	case from.SecretRef != nil:
+		name := from.SecretRef.Name
+		secret := p.Secrets[name]
+		if secret == nil {
+			if !yes(from.SecretRef.Optional) {
+				p.wait(ReasonConfig, at+".secretRef", fmt.Sprintf("secret %q not found", name))
+			}
+			return nil
+		}
+		maps.Copy(data, secret.Data)
+	}
+	var out []manifest.EnvVar
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		name := from.Prefix + key
+		switch {
+		case !envName.MatchString(name):
+			p.note("a key of %s cannot be the name of a variable and is skipped: %q", at, short(name))
+		case deniedEnv(name):
+			p.refuse(at, name, envAdvice)
+		case hasNUL(data[key]):
+			p.refuse(at, name, "the value has a NUL byte, which no variable can hold; mount it as a file")
+		default:
+			out = append(out, manifest.EnvVar{Name: name, Value: data[key]})
+		}
+	}
+	return out
+}
+
+// envVar resolves one entry; ok is false when the variable is not set.
+func (p *pod) envVar(at string, e *corev1.EnvVar, c *corev1.Container, s shape) (v manifest.EnvVar, ok bool) {
+	switch {
+	case !envName.MatchString(e.Name):
+		p.refuse(at+".name", e.Name, "must be letters, digits, '_', '.' and '-', and not start with a digit, '.' or '-'")
+		return v, false
+	case deniedEnv(e.Name):
+		p.refuse(at+".name", e.Name, envAdvice)
+		return v, false
+	}
+	v.Name = e.Name
+	from := e.ValueFrom
+	if from == nil {
+		v.Value, v.Expand = []byte(e.Value), e.Value != ""
+		return v, true
+	}
+	switch {
+	case from.FieldRef != nil:
+		if nodeField(from.FieldRef.FieldPath) {
+			v.Field = from.FieldRef.FieldPath
+			return v, true
+		}
+		text, err := p.field(from.FieldRef.FieldPath)
+		if err != nil {
+			p.refuse(at+".valueFrom.fieldRef.fieldPath", from.FieldRef.FieldPath, err.Error())
+			return v, false
+		}
+		v.Value = []byte(text)
+	case from.ResourceFieldRef != nil:
+		text, err := p.resourceField(from.ResourceFieldRef, c, s)
+		if err != nil {
+			p.refuse(at+".valueFrom.resourceFieldRef", from.ResourceFieldRef.Resource, err.Error())
+			return v, false
+		}
+		v.Value = []byte(text)
+	case from.ConfigMapKeyRef != nil:
+		ref := from.ConfigMapKeyRef
+		data, found := configMapKey(p.ConfigMaps[ref.Name], ref.Key, false)
+		if !found {
+			if !yes(ref.Optional) {
+				p.wait(ReasonConfig, at+".valueFrom.configMapKeyRef", missing("configmap", ref.Name, ref.Key, p.ConfigMaps[ref.Name] != nil))
+			}
+			return v, false
+		}
+		v.Value = data
+	case from.SecretKeyRef != nil:
+		ref := from.SecretKeyRef
+		var data []byte
+		found := false
+		if secret := p.Secrets[ref.Name]; secret != nil {
+			data, found = secret.Data[ref.Key]
+		}
+		if !found {
+			if !yes(ref.Optional) {
+				p.wait(ReasonConfig, at+".valueFrom.secretKeyRef", missing("secret", ref.Name, ref.Key, p.Secrets[ref.Name] != nil))
+			}
+			return v, false
+		}
+		v.Value = data
+	default:
+		p.refuse(at+".valueFrom", "", "this source is not supported on HPC nodes; use a value, fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef")
+		return v, false
+	}
+	if hasNUL(v.Value) {
+		p.refuse(at, e.Name, "the value has a NUL byte, which no variable can hold; mount it as a file")
+		return v, false
+	}
+	return v, true
+}
+
+func missing(kind, name, key string, there bool) string {
+	if there {
+		return fmt.Sprintf("%s %q has no key %q", kind, name, short(key))
+	}
+	return fmt.Sprintf("%s %q not found", kind, name)
+}
+
+// configMapKey looks a key up; binary ones count in volumes only.
+func configMapKey(cm *corev1.ConfigMap, key string, binary bool) ([]byte, bool) {
+	if cm == nil {
+		return nil, false
+	}
+	if v, ok := cm.Data[key]; ok {
+		return []byte(v), true
+	}
+	if binary {
+		v, ok := cm.BinaryData[key]
+		return v, ok
+	}
+	return nil, false
+}
+
+func hasNUL(b []byte) bool { return slices.Contains(b, 0) }
+
+func yes(b *bool) bool { return b != nil && *b }

@@ -1,0 +1,89 @@
+package provider
+
+import (
+	"maps"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/inventory"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+// Use says what our running jobs hold on each host, from the members' own
+// reports, so that the rest of what is allocated there is foreign.
+func (b *Bridge) Use() inventory.Use {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := inventory.Use{ByHost: map[string]backends.Amounts{}, Unsettled: map[string]bool{}}
+	for key, jobs := range b.view.Jobs {
+		for _, j := range jobs {
+			if j.State.Terminal() || len(j.Hosts) == 0 {
+				continue
+			}
+			gang := b.view.Files[key].gang
+			requests := manifest.Requests(gang.Components)
+			settled := len(requests) > 0
+			for rank, req := range requests {
+				st, ok := gang.Pods[rank]
+				if !ok || st.Host == "" {
+					settled = false
+					continue
+				}
+				out.ByHost[st.Host] = plus(out.ByHost[st.Host], req)
+			}
+			if !settled {
+				for _, h := range j.Hosts {
+					out.Unsettled[h] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
+// plus adds what one task holds; the job holds it to its end, even when the
+// task has ended before the others.
+func plus(a backends.Amounts, c manifest.Component) backends.Amounts {
+	a.CPUs += c.CPUs
+	a.MemoryMiB += c.MemoryMiB
+	a.GPUs = maps.Clone(a.GPUs)
+	if a.GPUs == nil {
+		a.GPUs = map[string]int64{}
+	}
+	for t, n := range c.GPUs {
+		a.GPUs[t] += n
+	}
+	return a
+}
+
+// SetPartitions tells the translation about the partitions behind the nodes.
+func (b *Bridge) SetPartitions(views []inventory.View) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.views)
+	for _, v := range views {
+		b.views[v.VirtualNode.Name] = v
+	}
+}
+
+// count counts our jobs on each virtual node.
+func (b *Bridge) count(v View) (pending, running map[string]int) {
+	pending, running = map[string]int{}, map[string]int{}
+	nodeOf := map[string]string{}
+	b.mu.Lock()
+	for name, n := range b.vnodes {
+		nodeOf[n.Partition] = name
+	}
+	b.mu.Unlock()
+	for _, jobs := range v.Jobs {
+		for _, j := range jobs {
+			switch {
+			case j.State.Terminal():
+			case j.State == backends.StatePending:
+				pending[nodeOf[j.Partition]]++
+			default:
+				running[nodeOf[j.Partition]]++
+			}
+		}
+	}
+	return pending, running
+}

@@ -1,0 +1,177 @@
+package framework
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Session is one cycle under way.
+type Session struct {
+	Snapshot *snapshot.Snapshot
+	Txn      *snapshot.Txn
+	Now      time.Time
+	Plan     plan.Plan
+
+	gangOrder   []GangOrderer
+	queueOrder  []QueueOrderer
+	filters     []NodeFilter
+	domainOrder []DomainOrderer
+
+	held     map[string]resource.Vector // by queue
+	inqueue  map[string]bool            // gangs admitted in this cycle
+	waiting  map[string]int             // gang key to position in Plan.Unschedulable
+	verdicts map[*snapshot.Class]*verdict
+	real     []int // positions of real nodes
+	virtual  []int // positions of virtual nodes
+	failed   map[string][]plan.DomainReason
+}
+
+// NewSession opens a cycle over s.
+func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
+	ses := &Session{
+		Snapshot: s, Txn: s.Begin(), Now: now,
+		held:     map[string]resource.Vector{},
+		inqueue:  map[string]bool{},
+		waiting:  map[string]int{},
+		verdicts: map[*snapshot.Class]*verdict{},
+		failed:   map[string][]plan.DomainReason{},
+	}
+	for _, pl := range p.Plugins {
+		if x, ok := pl.(GangOrderer); ok {
+			ses.gangOrder = append(ses.gangOrder, x)
+		}
+		if x, ok := pl.(QueueOrderer); ok {
+			ses.queueOrder = append(ses.queueOrder, x)
+		}
+		if x, ok := pl.(NodeFilter); ok {
+			ses.filters = append(ses.filters, x)
+		}
+		if x, ok := pl.(DomainOrderer); ok {
+			ses.domainOrder = append(ses.domainOrder, x)
+		}
+	}
+	for i, n := range s.Nodes {
+		if n.Virtual {
+			ses.virtual = append(ses.virtual, i)
+		} else {
+			ses.real = append(ses.real, i)
+		}
+	}
+	for _, g := range s.Gangs {
+		ses.hold(g.Queue, g.Held, 1)
+	}
+	return ses
+}
+
+func (s *Session) hold(queue string, v resource.Vector, n int64) {
+	h := s.held[queue]
+	if h == nil {
+		h = make(resource.Vector, s.Snapshot.Dims.Len())
+		s.held[queue] = h
+	}
+	h.AddScaled(v, n)
+}
+
+// CompareGangs is the order in which gangs are served: by the plugins, then
+// age, then UID.
+func (s *Session) CompareGangs(a, b *snapshot.Gang) int {
+	for _, o := range s.gangOrder {
+		if c := o.CompareGangs(a, b); c != 0 {
+			return c
+		}
+	}
+	return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), strings.Compare(a.UID, b.UID), strings.Compare(a.Key, b.Key))
+}
+
+// CompareQueues is the order in which queues are served at this moment: by the
+// plugins, then name.
+func (s *Session) CompareQueues(a, b *snapshot.Queue) int {
+	ua, ub := QueueUse{a, s.held[a.Name]}, QueueUse{b, s.held[b.Name]}
+	for _, o := range s.queueOrder {
+		if c := o.CompareQueues(ua, ub, s.Snapshot.Total); c != 0 {
+			return c
+		}
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// Admit notes that a gang's PodGroup becomes Inqueue.
+func (s *Session) Admit(g *snapshot.Gang) { s.inqueue[g.Key] = true }
+
+// Admitted reports whether Admit was called for the gang.
+func (s *Session) Admitted(g *snapshot.Gang) bool { return s.inqueue[g.Key] }
+
+// Wait notes that a gang waits; a later reason in the same cycle replaces an
+// earlier one.
+func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
+	u.Gang, u.GangUID, u.Namespace, u.Name, u.Plain = g.Key, g.UID, g.Namespace, g.Name, g.Plain
+	placed := map[string]bool{}
+	for _, p := range s.Plan.Placements {
+		if p.Gang == g.Key {
+			for _, b := range p.Binds {
+				placed[b.UID] = true
+			}
+		}
+	}
+	for _, p := range g.Pods {
+		if p.Waits() && !placed[p.UID] {
+			u.Pods = append(u.Pods, plan.PodRef{UID: p.UID, Namespace: p.Namespace, Name: p.Name})
+		}
+	}
+	if i, ok := s.waiting[g.Key]; ok {
+		s.Plan.Unschedulable[i] = u
+		return
+	}
+	s.waiting[g.Key] = len(s.Plan.Unschedulable)
+	s.Plan.Unschedulable = append(s.Plan.Unschedulable, u)
+}
+
+// Waits returns why a gang waits, nil when nothing was noted.
+func (s *Session) Waits(g *snapshot.Gang) *plan.Unschedulable {
+	if i, ok := s.waiting[g.Key]; ok {
+		return &s.Plan.Unschedulable[i]
+	}
+	return nil
+}
+
+// Assignment is pods of one class on one node.
+type Assignment struct {
+	Node int
+	Pods []*snapshot.Pod
+}
+
+// Commit applies assignments to the transaction and writes them to the plan as
+// one placement. An empty attempt is a new one of exactly these pods, with ranks
+// in the order of members; otherwise ranks gives each pod's rank.
+func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size int64, assigned []Assignment, ranks map[string]int64) {
+	p := plan.Placement{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Domain: domain.Name, Attempt: attempt, Size: size}
+	type bound struct {
+		pod  *snapshot.Pod
+		node int
+	}
+	var all []bound
+	for _, a := range assigned {
+		for _, pod := range a.Pods {
+			all = append(all, bound{pod, a.Node})
+			s.hold(g.Queue, pod.Class.Request, 1)
+		}
+	}
+	slices.SortFunc(all, func(a, b bound) int { return snapshot.ComparePods(a.pod, b.pod) })
+	for i, b := range all {
+		rank := int64(i)
+		if ranks != nil {
+			rank = ranks[b.pod.UID]
+		}
+		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank})
+	}
+	if attempt == "" {
+		p.Size = int64(len(all))
+	}
+	s.Plan.Placements = append(s.Plan.Placements, p)
+}

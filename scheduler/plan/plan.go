@@ -1,0 +1,159 @@
+// Package plan is what a scheduling cycle decided, with the reasons, as data:
+// placements to carry out, gangs that wait and why, and the PodGroup statuses
+// that should be shown. It has a stable text form. It imports no client and
+// holds no behaviour beyond formatting.
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Plan is the outcome of one cycle. All slices are in the order of decision,
+// which is a function of the snapshot alone.
+type Plan struct {
+	Placements    []Placement
+	Unschedulable []Unschedulable
+	Statuses      []Status
+}
+
+// Placement is a set of pods to bind that were placed together.
+type Placement struct {
+	Gang      string // snapshot.GangSpec.Key
+	GangUID   string
+	Namespace string
+	Name      string
+	// Domain is the virtual node's name, or RealDomain.
+	Domain string
+	// Attempt is the attempt these pods complete; "" is a new one, whose id is
+	// made when the plan is carried out.
+	Attempt string
+	// Size is the number of members of the whole attempt.
+	Size  int64
+	Binds []Bind
+}
+
+// RealDomain is the name of the domain that all real nodes form together.
+const RealDomain = "nodes"
+
+// Bind is one pod to bind.
+type Bind struct {
+	UID       string
+	Namespace string
+	Name      string
+	Node      string
+	Rank      int64
+}
+
+// Code is why a gang waits, for programs.
+type Code string
+
+// The codes.
+const (
+	QueueNotFound      Code = "QueueNotFound"
+	QueueClosed        Code = "QueueClosed"
+	PodGroupNotFound   Code = "PodGroupNotFound"
+	NotEnoughPods      Code = "NotEnoughPods"      // fewer pods exist than minMember
+	NotEnoughTaskPods  Code = "NotEnoughTaskPods"  // fewer pods of a task exist than its minimum
+	Gated              Code = "Gated"              // scheduling gates hold members back
+	NoCapacity         Code = "NoCapacity"         // a domain admits the gang, but lacks something
+	NodesDontMatch     Code = "NodesDontMatch"     // no domain admits the gang
+	AttemptIncomplete  Code = "AttemptIncomplete"  // an attempt lacks a member that no longer exists
+	Held               Code = "Held"               // a binding failed a moment ago
+	UnsupportedRequest Code = "UnsupportedRequest" // a hard constraint that is not honoured yet
+)
+
+// CapacityKind reports whether more nodes could help: only then is a pod marked
+// unschedulable, since that is what autoscalers act on.
+func (c Code) CapacityKind() bool { return c == NoCapacity || c == NodesDontMatch }
+
+// Unschedulable says that a gang waits and why.
+type Unschedulable struct {
+	Gang      string
+	GangUID   string
+	Namespace string
+	Name      string
+	Plain     bool
+	// Satisfied says that the gang has its minimum and only extra members wait.
+	Satisfied bool
+	Code      Code
+	// Message is one sentence for people.
+	Message string
+	// Domains say what each domain lacks, in the order they were tried.
+	Domains []DomainReason
+	// Pods are the members that wait, ordered as in the gang.
+	Pods []PodRef
+}
+
+// PodRef names a pod.
+type PodRef struct {
+	UID       string
+	Namespace string
+	Name      string
+}
+
+// DomainReason is why a gang does not go into one domain.
+type DomainReason struct {
+	Domain string
+	Code   Code // NoCapacity or NodesDontMatch
+	// Short are the resources that do not suffice.
+	Short []snapshot.Shortage
+	// Member is what one member alone needs beyond what any host or node has.
+	Member []snapshot.Shortage
+	// Wanted and Placed count members when the sum suffices but hosts do not.
+	Wanted, Placed int64
+	// Nodes counts nodes by the reason that rules them out, in order of reason.
+	Nodes []NodeCount
+}
+
+// NodeCount is a number of nodes ruled out for one reason.
+type NodeCount struct {
+	Why   string
+	Count int
+}
+
+// Status is what a PodGroup's status should say. Only groups whose status
+// differs from this are listed.
+type Status struct {
+	Gang      string
+	GangUID   string
+	Namespace string
+	Name      string
+	Want      snapshot.GroupStatus
+}
+
+// String is the stable text form: one line a fact.
+func (p Plan) String() string {
+	var b strings.Builder
+	for _, pl := range p.Placements {
+		fmt.Fprintf(&b, "place %s domain=%s size=%d", short(pl.Gang), pl.Domain, pl.Size)
+		if pl.Attempt != "" {
+			fmt.Fprintf(&b, " attempt=%s", pl.Attempt)
+		}
+		b.WriteByte('\n')
+		for _, bind := range pl.Binds {
+			fmt.Fprintf(&b, "  bind %s -> %s rank=%d\n", bind.Name, bind.Node, bind.Rank)
+		}
+	}
+	for _, u := range p.Unschedulable {
+		fmt.Fprintf(&b, "wait %s %s: %s\n", short(u.Gang), u.Code, u.Message)
+	}
+	for _, s := range p.Statuses {
+		fmt.Fprintf(&b, "status %s phase=%s running=%d succeeded=%d failed=%d", short(s.Gang), s.Want.Phase, s.Want.Running, s.Want.Succeeded, s.Want.Failed)
+		for _, c := range s.Want.Conditions {
+			fmt.Fprintf(&b, " %s=%s", c.Type, c.Status)
+			if c.Reason != "" {
+				fmt.Fprintf(&b, "(%s)", c.Reason)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// short leaves out the part of a key that says nothing in the default namespace.
+func short(key string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(key, "podgroup/default/"), "pod/default/")
+}

@@ -1,0 +1,73 @@
+package plan
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// maxDomains bounds how many domains a message spells out; the data has all.
+const maxDomains = 4
+
+// Amount writes an amount of a resource as Kubernetes would.
+func Amount(name string, v int64) string {
+	switch {
+	case name == "cpu" && v%1000 == 0:
+		return strconv.FormatInt(v/1000, 10)
+	case name == "cpu":
+		return strconv.FormatInt(v, 10) + "m"
+	case name == "memory" || name == "ephemeral-storage" || strings.HasPrefix(name, "hugepages-"):
+		for _, u := range []struct {
+			shift uint
+			unit  string
+		}{{40, "Ti"}, {30, "Gi"}, {20, "Mi"}, {10, "Ki"}} {
+			if v >= 1<<u.shift && v%(1<<u.shift) == 0 {
+				return strconv.FormatInt(v>>u.shift, 10) + u.unit
+			}
+		}
+	}
+	return strconv.FormatInt(v, 10)
+}
+
+// Words says a domain's reason in one clause.
+func (r DomainReason) Words() string {
+	var parts []string
+	host := "host"
+	if r.Domain == RealDomain {
+		host = "node"
+	}
+	for _, s := range r.Short {
+		text := fmt.Sprintf("needs %s %s, %s free", Amount(s.Resource, s.Need), s.Resource, Amount(s.Resource, s.Free))
+		if s.Largest < s.Free {
+			text += fmt.Sprintf("; biggest %s has %s", host, Amount(s.Resource, s.Largest))
+		}
+		parts = append(parts, text)
+	}
+	for _, s := range r.Member {
+		parts = append(parts, fmt.Sprintf("a member needs %s %s, biggest %s has %s free", Amount(s.Resource, s.Need), s.Resource, host, Amount(s.Resource, s.Largest)))
+	}
+	if r.Wanted > 0 && len(r.Short) == 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d members find a %s", r.Placed, r.Wanted, host))
+	}
+	for _, n := range r.Nodes {
+		if r.Domain == RealDomain {
+			parts = append(parts, fmt.Sprintf("%d nodes: %s", n.Count, n.Why))
+		} else {
+			parts = append(parts, n.Why)
+		}
+	}
+	return r.Domain + ": " + strings.Join(parts, ", ")
+}
+
+// DomainWords joins the reasons of domains to one message of bounded length.
+func DomainWords(domains []DomainReason) string {
+	var parts []string
+	for i, d := range domains {
+		if i == maxDomains {
+			parts = append(parts, fmt.Sprintf("and %d more", len(domains)-i))
+			break
+		}
+		parts = append(parts, d.Words())
+	}
+	return strings.Join(parts, "; ")
+}

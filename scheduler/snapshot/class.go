@@ -1,0 +1,82 @@
+package snapshot
+
+import (
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+)
+
+// ClassSpec is everything that scheduling can see of a pod's needs. Pods with
+// equal specs share one Class, so a filter runs once for all of them.
+type ClassSpec struct {
+	// Requests includes one "pods".
+	Requests     resource.List        `json:"requests,omitempty"`
+	NodeSelector map[string]string    `json:"nodeSelector,omitempty"`
+	Affinity     *corev1.NodeSelector `json:"affinity,omitempty"` // required node affinity
+	Tolerations  []corev1.Toleration  `json:"tolerations,omitempty"`
+	HostPorts    []HostPort           `json:"hostPorts,omitempty"`
+	// DaemonSet pods get no implicit toleration of virtual nodes.
+	DaemonSet bool `json:"daemonSet,omitempty"`
+	// Unsupported names a hard constraint that this scheduler cannot honour; a
+	// pod with one waits rather than being placed against its constraint.
+	Unsupported string `json:"unsupported,omitempty"`
+}
+
+// HostPort is a port of the host that a pod binds.
+type HostPort struct {
+	Protocol string `json:"protocol"`
+	IP       string `json:"ip,omitempty"` // "" is every address
+	Port     int32  `json:"port"`
+}
+
+func (p HostPort) conflicts(q HostPort) bool {
+	return p.Port == q.Port && p.Protocol == q.Protocol && (p.IP == q.IP || p.IP == "" || q.IP == "")
+}
+
+// Class is a compiled ClassSpec.
+type Class struct {
+	ClassSpec
+	// Key is equal for equal specs and for no others.
+	Key string
+	// Request is what one pod takes; Missing what it asks for and no node offers.
+	Request resource.Vector
+	Missing resource.List
+
+	affinity nodeaffinity.RequiredNodeAffinity
+}
+
+// Key returns the identity of a spec.
+func (c ClassSpec) Key() string {
+	b, err := json.Marshal(c)
+	if err != nil { // strings, integers and API types of strings always encode
+		panic(fmt.Sprintf("encode class: %v", err))
+	}
+	return string(b)
+}
+
+// NewClass compiles spec against a table of resource names. key must be
+// spec.Key(); it is an argument since the caller has it at hand.
+func NewClass(spec ClassSpec, key string, dims *resource.Dims) *Class {
+	c := &Class{ClassSpec: spec, Key: key}
+	c.Request, c.Missing = dims.Vector(spec.Requests)
+	var affinity *corev1.Affinity
+	if spec.Affinity != nil {
+		affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: spec.Affinity}}
+	}
+	c.affinity = nodeaffinity.NewRequiredNodeAffinity(spec.NodeSelector, affinity)
+	return c
+}
+
+// Selects reports whether the class's node selector and required node affinity
+// admit n; an invalid selector admits nothing, as in Kubernetes.
+func (c *Class) Selects(n *Node) bool {
+	if len(c.NodeSelector) == 0 && c.Affinity == nil {
+		return true
+	}
+	ok, err := c.affinity.Match(n.object)
+	return ok && err == nil
+}

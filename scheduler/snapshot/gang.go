@@ -1,0 +1,157 @@
+package snapshot
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+)
+
+// The phases of a pod that scheduling tells apart.
+const (
+	PodPending   = "Pending"
+	PodRunning   = "Running"
+	PodSucceeded = "Succeeded"
+	PodFailed    = "Failed"
+)
+
+// The phases of a PodGroup, as Volcano spells them.
+const (
+	GroupPending   = "Pending"
+	GroupInqueue   = "Inqueue"
+	GroupRunning   = "Running"
+	GroupUnknown   = "Unknown"
+	GroupCompleted = "Completed"
+)
+
+// Pod is a member of a gang.
+type Pod struct {
+	UID       string `json:"uid"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Class     *Class `json:"-"`
+	Task      string `json:"task,omitempty"`
+	Index     int64  `json:"index,omitempty"` // within the task
+	Phase     string `json:"phase"`
+	// Node is where the pod is bound or assumed to be; "" while it waits.
+	Node string `json:"node,omitempty"`
+	// Attempt, Size and Rank are the placement the pod was bound with.
+	Attempt string `json:"attempt,omitempty"`
+	Size    int64  `json:"size,omitempty"`
+	Rank    int64  `json:"rank,omitempty"`
+	// Submitted says that the provider has taken the attempt up, so that it
+	// cannot be added to any more.
+	Submitted   bool `json:"submitted,omitempty"`
+	Gated       bool `json:"gated,omitempty"`
+	Terminating bool `json:"terminating,omitempty"`
+}
+
+// Terminal reports whether no container of the pod will run again.
+func (p *Pod) Terminal() bool { return p.Phase == PodSucceeded || p.Phase == PodFailed }
+
+// Waits reports whether the pod is to be placed.
+func (p *Pod) Waits() bool {
+	return p.Node == "" && p.Phase == PodPending && !p.Terminating && !p.Gated
+}
+
+// TaskMinimum is how many pods of a task a gang needs.
+type TaskMinimum struct {
+	Task string `json:"task"`
+	Min  int64  `json:"min"`
+}
+
+// Condition is a PodGroup condition without its identity and time.
+type Condition struct {
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// GroupStatus is what a PodGroup's status says.
+type GroupStatus struct {
+	Phase      string      `json:"phase,omitempty"`
+	Running    int64       `json:"running,omitempty"`
+	Succeeded  int64       `json:"succeeded,omitempty"`
+	Failed     int64       `json:"failed,omitempty"`
+	Conditions []Condition `json:"conditions,omitempty"` // ordered by type
+}
+
+// GangSpec is a PodGroup, or a pod of ours without one.
+type GangSpec struct {
+	// Key is "podgroup/<namespace>/<name>" or "pod/<namespace>/<name>".
+	Key       string `json:"key"`
+	UID       string `json:"uid"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// Plain is a pod without a PodGroup: no status is written for it.
+	Plain bool `json:"plain,omitempty"`
+	// Absent says that pods name a PodGroup that does not exist.
+	Absent    bool   `json:"absent,omitempty"`
+	Queue     string `json:"queue"`
+	Priority  int32  `json:"priority,omitempty"`
+	CreatedAt int64  `json:"createdAt,omitempty"` // nanoseconds since 1970
+
+	MinMember    int64         `json:"minMember"`
+	MinTask      []TaskMinimum `json:"minTask,omitempty"` // ordered by task
+	MinResources resource.List `json:"minResources,omitempty"`
+	Status       GroupStatus   `json:"status,omitzero"`
+	// Hold, when set, says why the gang must not be placed now: its last
+	// binding failed a moment ago, or is still under way.
+	Hold string `json:"hold,omitempty"`
+}
+
+// Gang is a GangSpec with its pods.
+type Gang struct {
+	GangSpec
+	Pods []*Pod // ordered by task, index, name, UID
+
+	// Held is what the gang's bound, non-terminal pods hold.
+	Held resource.Vector
+	// Waiting counts pods to be placed.
+	Waiting int
+}
+
+// NewGang compiles a gang. It takes ownership of pods.
+func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
+	slices.SortFunc(pods, ComparePods)
+	g := &Gang{GangSpec: spec, Pods: pods, Held: make(resource.Vector, dims.Len())}
+	for _, p := range pods {
+		if p.Waits() {
+			g.Waiting++
+		}
+		if p.Node != "" && !p.Terminal() {
+			g.Held.AddScaled(p.Class.Request, 1)
+		}
+	}
+	return g
+}
+
+// ComparePods is the order of members, which becomes the order of ranks.
+func ComparePods(a, b *Pod) int {
+	return cmp.Or(strings.Compare(a.Task, b.Task), cmp.Compare(a.Index, b.Index),
+		strings.Compare(a.Name, b.Name), strings.Compare(a.UID, b.UID))
+}
+
+// Job is the name under which the pod's resources are counted on its node.
+func (p *Pod) Job(gangKey string) string {
+	if p.Attempt != "" {
+		return p.Attempt
+	}
+	return gangKey
+}
+
+// Queue is a queue of gangs.
+type Queue struct {
+	Name     string `json:"name"`
+	UID      string `json:"uid,omitempty"`
+	Weight   int64  `json:"weight"`
+	Priority int32  `json:"priority,omitempty"`
+	// State is Open, Closed, Closing or Unknown; "" is a queue whose status
+	// nobody has written yet, which is open.
+	State string `json:"state,omitempty"`
+}
+
+// Open reports whether the queue takes gangs.
+func (q *Queue) Open() bool { return q.State == "" || q.State == "Open" }

@@ -1,0 +1,139 @@
+package snapshot
+
+import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+)
+
+// NodeSpec is a node as the API says.
+type NodeSpec struct {
+	Name          string            `json:"name"`
+	UID           string            `json:"uid,omitempty"`
+	Labels        map[string]string `json:"labels,omitempty"`
+	Taints        []corev1.Taint    `json:"taints,omitempty"`
+	Unschedulable bool              `json:"unschedulable,omitempty"`
+	Ready         bool              `json:"ready"`
+	Allocatable   resource.List     `json:"allocatable,omitempty"`
+	// Virtual says that a batch system stands behind the node.
+	Virtual bool `json:"virtual,omitempty"`
+	// Shapes are the hosts behind a virtual node; nil when it told none, and
+	// then only the sum of what it offers limits it.
+	Shapes *hostshape.Shapes `json:"shapes,omitempty"`
+	// Broken says why a virtual node's shapes cannot be trusted; nothing is placed there.
+	Broken string `json:"broken,omitempty"`
+}
+
+// Resident is a pod that holds resources of a node.
+type Resident struct {
+	UID   string
+	Class *Class
+	// Job is the batch job the pod belongs to: the gang attempt where known,
+	// else the gang, else "".
+	Job string
+}
+
+// Node is a compiled NodeSpec with what is on it.
+type Node struct {
+	NodeSpec
+	Total resource.Vector
+	// Residents are ordered by UID.
+	Residents []Resident
+
+	state  *nodeState
+	hosts  []bin  // host groups of a virtual node, smallest first
+	packed []bool // dimensions that some shape names
+	object *corev1.Node
+}
+
+// NewNode compiles a node. It takes ownership of residents.
+func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
+	slices.SortFunc(residents, func(a, b Resident) int { return strings.Compare(a.UID, b.UID) })
+	n := &Node{NodeSpec: spec, Residents: residents}
+	n.Total, _ = dims.Vector(spec.Allocatable)
+	n.object = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: spec.Name, Labels: spec.Labels}}
+	if spec.Virtual && spec.Shapes != nil {
+		n.hosts, n.packed = hostsOf(spec.Shapes, dims)
+	}
+	st := &nodeState{used: make(resource.Vector, dims.Len())}
+	for _, r := range residents {
+		st.add(n, Item{Class: r.Class, Job: r.Job, Count: 1})
+	}
+	n.state = st
+	return n
+}
+
+// offers lists the names that a node offers in any form.
+func (n NodeSpec) offers() []string {
+	var out []string
+	for _, q := range n.Allocatable {
+		out = append(out, q.Name)
+	}
+	if n.Shapes != nil {
+		for _, sh := range n.Shapes.Shapes {
+			for name := range sh.Resources {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+// DimsOf returns the table of everything that the nodes offer.
+func DimsOf(nodes []NodeSpec) *resource.Dims {
+	names := []string{string(corev1.ResourceCPU), string(corev1.ResourceMemory), string(corev1.ResourcePods)}
+	for _, n := range nodes {
+		names = append(names, n.offers()...)
+	}
+	return resource.NewDims(names)
+}
+
+// nodeState is what is on a node at one point of a transaction. A state that
+// has been replaced is never changed again, so rollback is a pointer.
+type nodeState struct {
+	used  resource.Vector
+	ports []HostPort // real nodes only: pods of a virtual node are on many hosts
+	items []Item     // virtual nodes with shapes only
+}
+
+func (s *nodeState) clone() *nodeState {
+	return &nodeState{used: s.used.Clone(), ports: slices.Clone(s.ports), items: slices.Clone(s.items)}
+}
+
+// add counts an item without asking whether it fits: residents are facts.
+func (s *nodeState) add(n *Node, it Item) {
+	s.used.AddScaled(it.Class.Request, it.Count)
+	if !n.Virtual {
+		s.ports = append(s.ports, it.Class.HostPorts...)
+		return
+	}
+	if n.hosts == nil {
+		return
+	}
+	if !n.Shapes.ExclusiveComponents {
+		it.Job = "" // only exclusive components care whose a host is
+	}
+	for i := range s.items {
+		if s.items[i].Job == it.Job && s.items[i].Class == it.Class {
+			s.items[i].Count = resource.Add(s.items[i].Count, it.Count)
+			return
+		}
+	}
+	s.items = append(s.items, it)
+}
+
+func (s *nodeState) portsFree(c *Class) bool {
+	for _, p := range c.HostPorts {
+		for _, q := range s.ports {
+			if p.conflicts(q) {
+				return false
+			}
+		}
+	}
+	return true
+}

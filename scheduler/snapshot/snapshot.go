@@ -1,0 +1,249 @@
+package snapshot
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+)
+
+// Snapshot is the whole state of one cycle. It is never changed.
+type Snapshot struct {
+	Dims   *resource.Dims
+	Nodes  []*Node  // ordered by name
+	Gangs  []*Gang  // ordered by key
+	Queues []*Queue // ordered by name
+	// Total is what all nodes together offer.
+	Total resource.Vector
+}
+
+// Assemble makes a snapshot of compiled parts, all over dims. It sorts the
+// slices in place and owns them from then on.
+func Assemble(dims *resource.Dims, nodes []*Node, gangs []*Gang, queues []*Queue) *Snapshot {
+	slices.SortFunc(nodes, func(a, b *Node) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(gangs, func(a, b *Gang) int { return strings.Compare(a.Key, b.Key) })
+	slices.SortFunc(queues, func(a, b *Queue) int { return strings.Compare(a.Name, b.Name) })
+	s := &Snapshot{Dims: dims, Nodes: nodes, Gangs: gangs, Queues: queues, Total: make(resource.Vector, dims.Len())}
+	for _, n := range nodes {
+		s.Total.AddScaled(n.Total, 1)
+	}
+	return s
+}
+
+// Node returns the position of a node by name.
+func (s *Snapshot) Node(name string) (int, bool) {
+	i := sort.Search(len(s.Nodes), func(i int) bool { return s.Nodes[i].Name >= name })
+	return i, i < len(s.Nodes) && s.Nodes[i].Name == name
+}
+
+// Queue returns a queue by name, nil when there is none.
+func (s *Snapshot) Queue(name string) *Queue {
+	i := sort.Search(len(s.Queues), func(i int) bool { return s.Queues[i].Name >= name })
+	if i < len(s.Queues) && s.Queues[i].Name == name {
+		return s.Queues[i]
+	}
+	return nil
+}
+
+// Audit recomputes what every node holds from the pods alone and reports the
+// differences, none when the ledger is right.
+func (s *Snapshot) Audit() []string {
+	var out []string
+	for _, n := range s.Nodes {
+		sum := make(resource.Vector, s.Dims.Len())
+		for _, r := range n.Residents {
+			v, _ := s.Dims.Vector(r.Class.Requests)
+			sum.AddScaled(v, 1)
+		}
+		if sum.Compare(n.state.used) != 0 {
+			out = append(out, fmt.Sprintf("node %s: ledger says %v, pods say %v", n.Name, n.state.used, sum))
+		}
+	}
+	for _, g := range s.Gangs {
+		for _, p := range g.Pods {
+			if p.Node == "" || p.Terminal() {
+				continue
+			}
+			i, ok := s.Node(p.Node)
+			if ok && !slices.ContainsFunc(s.Nodes[i].Residents, func(r Resident) bool { return r.UID == p.UID }) {
+				out = append(out, fmt.Sprintf("pod %s/%s is bound to %s and not counted there", p.Namespace, p.Name, p.Node))
+			}
+		}
+	}
+	return out
+}
+
+// Document is a snapshot as data: the JSON form, and the form tests build.
+type Document struct {
+	Version int           `json:"version"`
+	Classes []ClassSpec   `json:"classes"`
+	Nodes   []NodeSpec    `json:"nodes"`
+	Queues  []Queue       `json:"queues"`
+	Gangs   []GangDoc     `json:"gangs"`
+	Others  []ResidentDoc `json:"others,omitempty"` // pods of other schedulers
+}
+
+// GangDoc is a gang as data.
+type GangDoc struct {
+	GangSpec
+	Pods []PodDoc `json:"pods"`
+}
+
+// PodDoc is a gang's pod as data; Class is a position in Document.Classes.
+type PodDoc struct {
+	Pod
+	Class int `json:"class"`
+}
+
+// ResidentDoc is a pod that only holds resources.
+type ResidentDoc struct {
+	UID   string `json:"uid"`
+	Node  string `json:"node"`
+	Class int    `json:"class"`
+	Job   string `json:"job,omitempty"`
+}
+
+// version is the document format written and the only one read.
+const version = 1
+
+// maxDocument bounds what Read takes in.
+const maxDocument = 1 << 30
+
+// Build compiles a document.
+func (d Document) Build() (*Snapshot, error) {
+	dims := DimsOf(d.Nodes)
+	byKey := map[string]*Class{}
+	classes := make([]*Class, len(d.Classes))
+	for i, spec := range d.Classes {
+		spec.Requests = resource.MakeList(spec.Requests...)
+		key := spec.Key()
+		if byKey[key] == nil {
+			byKey[key] = NewClass(spec, key, dims)
+		}
+		classes[i] = byKey[key]
+	}
+	class := func(i int) (*Class, error) {
+		if i < 0 || i >= len(classes) {
+			return nil, fmt.Errorf("class %d of %d", i, len(classes))
+		}
+		return classes[i], nil
+	}
+	residents := map[string][]Resident{}
+	var gangs []*Gang
+	for _, gd := range d.Gangs {
+		pods := make([]*Pod, 0, len(gd.Pods))
+		for _, pd := range gd.Pods {
+			c, err := class(pd.Class)
+			if err != nil {
+				return nil, fmt.Errorf("pod %s/%s: %w", pd.Namespace, pd.Name, err)
+			}
+			p := pd.Pod
+			p.Class = c
+			pods = append(pods, &p)
+			if p.Node != "" && !p.Terminal() {
+				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key)})
+			}
+		}
+		gangs = append(gangs, NewGang(gd.GangSpec, pods, dims))
+	}
+	for _, r := range d.Others {
+		c, err := class(r.Class)
+		if err != nil {
+			return nil, fmt.Errorf("pod %s: %w", r.UID, err)
+		}
+		residents[r.Node] = append(residents[r.Node], Resident{UID: r.UID, Class: c, Job: r.Job})
+	}
+	nodes := make([]*Node, 0, len(d.Nodes))
+	for _, n := range d.Nodes {
+		n.Allocatable = resource.MakeList(n.Allocatable...)
+		nodes = append(nodes, NewNode(n, residents[n.Name], dims))
+	}
+	queues := make([]*Queue, 0, len(d.Queues))
+	for _, q := range d.Queues {
+		queues = append(queues, &q)
+	}
+	return Assemble(dims, nodes, gangs, queues), nil
+}
+
+// Document turns the snapshot back into data, in a canonical order. Pods bound
+// to nodes that the snapshot does not have are kept with their gangs.
+func (s *Snapshot) Document() Document {
+	d := Document{Version: version}
+	index := map[string]int{}
+	var keys []string
+	specs := map[string]ClassSpec{}
+	note := func(c *Class) {
+		if _, ok := specs[c.Key]; !ok {
+			specs[c.Key] = c.ClassSpec
+			keys = append(keys, c.Key)
+		}
+	}
+	members := map[string]bool{}
+	for _, g := range s.Gangs {
+		for _, p := range g.Pods {
+			note(p.Class)
+			members[p.UID] = true
+		}
+	}
+	for _, n := range s.Nodes {
+		for _, r := range n.Residents {
+			note(r.Class)
+		}
+	}
+	slices.Sort(keys)
+	for i, k := range keys {
+		index[k] = i
+		d.Classes = append(d.Classes, specs[k])
+	}
+	for _, n := range s.Nodes {
+		d.Nodes = append(d.Nodes, n.NodeSpec)
+		for _, r := range n.Residents {
+			if !members[r.UID] {
+				d.Others = append(d.Others, ResidentDoc{UID: r.UID, Node: n.Name, Class: index[r.Class.Key], Job: r.Job})
+			}
+		}
+	}
+	for _, q := range s.Queues {
+		d.Queues = append(d.Queues, *q)
+	}
+	for _, g := range s.Gangs {
+		gd := GangDoc{GangSpec: g.GangSpec}
+		for _, p := range g.Pods {
+			gd.Pods = append(gd.Pods, PodDoc{Pod: *p, Class: index[p.Class.Key]})
+		}
+		d.Gangs = append(d.Gangs, gd)
+	}
+	return d
+}
+
+// Write writes the snapshot as JSON; equal snapshots give equal bytes.
+func (s *Snapshot) Write(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", " ")
+	if err := enc.Encode(s.Document()); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}
+
+// Read reads what Write wrote, strictly.
+func Read(r io.Reader) (*Snapshot, error) {
+	dec := json.NewDecoder(io.LimitReader(r, maxDocument))
+	dec.DisallowUnknownFields()
+	var d Document
+	if err := dec.Decode(&d); err != nil {
+		return nil, fmt.Errorf("read snapshot: %w", err)
+	}
+	if d.Version != version {
+		return nil, fmt.Errorf("read snapshot: version %d, want %d", d.Version, version)
+	}
+	s, err := d.Build()
+	if err != nil {
+		return nil, fmt.Errorf("read snapshot: %w", err)
+	}
+	return s, nil
+}

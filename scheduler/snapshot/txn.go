@@ -1,0 +1,172 @@
+package snapshot
+
+import (
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+)
+
+// Txn is a what-if on top of a snapshot: placements that can be taken back to a
+// checkpoint. It is for one goroutine.
+type Txn struct {
+	s      *Snapshot
+	states []*nodeState
+	undo   []change
+}
+
+type change struct {
+	node int
+	was  *nodeState
+}
+
+// Mark is a point a transaction can return to.
+type Mark int
+
+// Begin opens a transaction.
+func (s *Snapshot) Begin() *Txn {
+	t := &Txn{s: s, states: make([]*nodeState, len(s.Nodes))}
+	for i, n := range s.Nodes {
+		t.states[i] = n.state
+	}
+	return t
+}
+
+// Checkpoint returns the present point.
+func (t *Txn) Checkpoint() Mark { return Mark(len(t.undo)) }
+
+// Rollback takes back everything since m.
+func (t *Txn) Rollback(m Mark) {
+	for i := len(t.undo) - 1; i >= int(m); i-- {
+		t.states[t.undo[i].node] = t.undo[i].was
+	}
+	t.undo = t.undo[:m]
+}
+
+func (t *Txn) change(node int, f func(*nodeState)) {
+	was := t.states[node]
+	next := was.clone()
+	f(next)
+	t.undo = append(t.undo, change{node, was})
+	t.states[node] = next
+}
+
+// Free returns what is left of a node's sum; a dimension may be negative when
+// the node shrank under its pods.
+func (t *Txn) Free(node int) resource.Vector {
+	free := t.s.Nodes[node].Total.Clone()
+	free.SubScaled(t.states[node].used, 1)
+	return free
+}
+
+// Room returns how many pods of a class a real node can still take, at most limit.
+func (t *Txn) Room(node int, c *Class, limit int64) int64 {
+	st := t.states[node]
+	total := t.s.Nodes[node].Total
+	n := limit
+	for d, a := range c.Request {
+		if a <= 0 {
+			continue
+		}
+		left := resource.Sub(total[d], st.used[d])
+		if left < a {
+			return 0
+		}
+		n = min(n, left/a)
+	}
+	if n > 0 && len(c.HostPorts) > 0 {
+		if !st.portsFree(c) {
+			return 0
+		}
+		return 1
+	}
+	return n
+}
+
+// Put places pods on a real node. The caller has asked Room.
+func (t *Txn) Put(node int, it Item) {
+	t.change(node, func(st *nodeState) { st.add(t.s.Nodes[node], it) })
+}
+
+// HostFit is the answer to whether items fit a virtual node.
+type HostFit struct {
+	Fits bool
+	// Short are the dimensions of the sum that lack something, as name, need and free.
+	Short []Shortage
+	// Placed is how many of each item found a host, when the sum sufficed.
+	Placed []int64
+	// Touched is what is left on the hosts that took the items; Largest is the
+	// most that one host has free in each dimension, before they were placed.
+	Touched resource.Vector
+	Largest resource.Vector
+}
+
+// Shortage is one resource that does not suffice.
+type Shortage struct {
+	Resource string `json:"resource"`
+	Need     int64  `json:"need"`
+	Free     int64  `json:"free"`
+	// Largest is the most that one host or node has free.
+	Largest int64 `json:"largest"`
+}
+
+// TryHosts asks whether items fit a virtual node together with all that is
+// there: by the sum and, where the node tells its hosts, by packing. It changes
+// nothing.
+func (t *Txn) TryHosts(node int, items []Item) HostFit {
+	n, st := t.s.Nodes[node], t.states[node]
+	free := t.Free(node)
+	need := make(resource.Vector, t.s.Dims.Len())
+	for _, it := range items {
+		need.AddScaled(it.Class.Request, it.Count)
+	}
+	out := HostFit{Touched: free.Clone(), Largest: free}
+	if n.hosts != nil {
+		out.Largest = largestOf(n.pack(st.items, nil).bins, free, n.packed)
+	}
+	for d, a := range need {
+		if a > 0 && free[d] < a {
+			out.Short = append(out.Short, Shortage{Resource: t.s.Dims.Name(d), Need: a, Free: max(free[d], 0), Largest: max(out.Largest[d], 0)})
+		}
+	}
+	if len(out.Short) > 0 {
+		return out
+	}
+	if n.hosts == nil {
+		out.Touched.SubScaled(need, 1)
+		out.Fits = true
+		return out
+	}
+	p := n.pack(st.items, items)
+	out.Placed, out.Fits = p.placed, true
+	for i, it := range items {
+		out.Fits = out.Fits && p.placed[i] == it.Count
+	}
+	out.Touched = make(resource.Vector, len(free))
+	for _, b := range p.bins {
+		if b.mine {
+			out.Touched.AddScaled(b.free, b.count)
+		}
+	}
+	return out
+}
+
+func largestOf(bins []bin, free resource.Vector, packed []bool) resource.Vector {
+	out := free.Clone()
+	for d := range out {
+		if !packed[d] {
+			continue
+		}
+		out[d] = 0
+		for _, b := range bins {
+			out[d] = max(out[d], b.free[d])
+		}
+	}
+	return out
+}
+
+// PutHosts places items on a virtual node. The caller has asked TryHosts.
+func (t *Txn) PutHosts(node int, items []Item) {
+	t.change(node, func(st *nodeState) {
+		for _, it := range items {
+			st.add(t.s.Nodes[node], it)
+		}
+	})
+}

@@ -1,0 +1,73 @@
+// Package account makes the Linux users that testbed jobs run as. They cannot
+// log in and own no home directory.
+package account
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+)
+
+// The users of the testbed.
+const (
+	Alice = "isthmus-alice"
+	Bob   = "isthmus-bob"
+)
+
+// home is where no directory is and none is made: programs that want a home
+// find out at once instead of sharing one.
+const home = "/nonexistent"
+
+// Ensure makes the users that are missing and tells progress which. It changes
+// nothing when all exist. Making users needs root.
+func Ensure(ctx context.Context, progress io.Writer) error {
+	missing, err := missing(Alice, Bob)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("make users %s: this needs root; as root run: useradd -M -d %s -s /usr/sbin/nologin NAME",
+			strings.Join(missing, " and "), home)
+	}
+	// Test programs run side by side, and useradd refuses to wait for its own lock.
+	unlock, err := checkout.Lock(ctx, filepath.Join(os.TempDir(), "isthmus-testbed-accounts.lock"), progress)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, name := range missing {
+		if _, err := user.Lookup(name); err == nil {
+			continue // another program made it while we waited
+		}
+		fmt.Fprintf(progress, "making the user %s (no login, no home)\n", name)
+		out, err := exec.CommandContext(ctx, "useradd", "--no-create-home", "--home-dir", home,
+			"--shell", "/usr/sbin/nologin", "--comment", "Isthmus testbed", name).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("make user %s: %w: %s", name, err, strings.TrimSpace(string(out)))
+		}
+	}
+	return nil
+}
+
+func missing(names ...string) ([]string, error) {
+	var out []string
+	for _, name := range names {
+		_, err := user.Lookup(name)
+		var unknown user.UnknownUserError
+		switch {
+		case errors.As(err, &unknown):
+			out = append(out, name)
+		case err != nil:
+			return nil, fmt.Errorf("look up user %s: %w", name, err)
+		}
+	}
+	return out, nil
+}

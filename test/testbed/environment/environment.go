@@ -1,0 +1,349 @@
+// Package environment runs the whole of Isthmus on this machine: a real control
+// plane, a real Slurm (or, where that cannot be, the batch system of type
+// local), the mapped accounts, and the programs built from the checkout. Tests,
+// `isthmus demo` and `isthmus up` use the same one.
+//
+// Everything it keeps is in one directory and in one staging directory; ports
+// are free ones; so several environments live side by side, but for Slurm's
+// munge, which the slurm package guards.
+package environment
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/process"
+)
+
+// stopGrace is how long each program gets to end by itself.
+const stopGrace = 10 * time.Second
+
+// Batch systems that Config.Batch may name.
+const (
+	BatchSlurm = "slurm"
+	BatchLocal = "local"
+)
+
+// ClusterName is the name of the environment's BatchCluster.
+const ClusterName = "testbed"
+
+// Config of an environment.
+type Config struct {
+	// Dir holds its state and is created 0700; it must be empty or absent.
+	Dir string
+	// Batch is BatchSlurm, BatchLocal, or "" for Slurm where it can run and
+	// local elsewhere.
+	Batch string
+	// Detached lets everything outlive this program; Attach finds it again.
+	// Otherwise all ends with this program, also when it is killed.
+	Detached bool
+	// Cluster may change the BatchCluster before it is created.
+	Cluster func(*hpc.BatchCluster)
+	// Progress tells people what is done and waited for; nil is silence.
+	Progress io.Writer
+}
+
+// State is what an environment says of itself; it is kept in its directory.
+type State struct {
+	Dir string `json:"dir"`
+	// Batch is BatchSlurm or BatchLocal; BatchReason says why, where it was not asked for.
+	Batch       string `json:"batch"`
+	BatchReason string `json:"batchReason,omitempty"`
+	// Staging is the hand-over directory, outside Dir, for other users enter it.
+	Staging string `json:"staging"`
+	// Kubeconfig is the administrator's; Kubectl the path of a matching kubectl.
+	Kubeconfig string `json:"kubeconfig"`
+	Kubectl    string `json:"kubectl"`
+	// User is the account that jobs from namespace default run as.
+	User string `json:"user"`
+	// Nodes are the names of the virtual nodes.
+	Nodes []string `json:"nodes"`
+	// Ready is set once Start has returned.
+	Ready bool `json:"ready"`
+}
+
+// Environment is a running one.
+type Environment struct {
+	State
+	progress io.Writer
+	plane    *process.Group
+	programs *process.Group
+	system   batchSystem
+	tether   *tether
+	client   client.WithWatch
+	config   *rest.Config
+}
+
+// Start builds what is missing, starts everything and returns once the virtual
+// nodes are Ready: about half a minute when all is built. When it fails or ctx
+// ends nothing is left running; the logs stay in Config.Dir and the error names them.
+func Start(ctx context.Context, config Config) (_ *Environment, err error) {
+	e, err := create(config)
+	if err != nil {
+		return nil, err
+	}
+	bins, err := buildPrograms(ctx, e.progress)
+	if err != nil {
+		return nil, err
+	}
+	if !config.Detached {
+		// From here on there is something to clean up.
+		if e.tether, err = newTether(bins.isthmus, e.Dir); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w\nlogs are in %s", err, e.Dir)
+			if stopErr := e.stop(); stopErr != nil {
+				err = fmt.Errorf("%w\nwhile ending what had started: %w", err, stopErr)
+			}
+		}
+	}()
+	steps := []struct {
+		what string
+		run  func(context.Context) error
+	}{
+		{"control plane (etcd, kube-apiserver, kube-controller-manager)", func(ctx context.Context) error { return e.startPlane(ctx) }},
+		{"Custom resource definitions", e.applyDefinitions},
+		{"batch system", func(ctx context.Context) error { return e.startBatch(ctx, config, bins) }},
+		{"controllers, scheduler and virtual kubelet", func(ctx context.Context) error { return e.startPrograms(ctx, config, bins) }},
+		{"virtual nodes", e.waitNodes},
+	}
+	for _, s := range steps {
+		began := time.Now()
+		if err := s.run(ctx); err != nil {
+			return nil, fmt.Errorf("start %s: %w", s.what, err)
+		}
+		fmt.Fprintf(e.progress, "  %5.1fs  %s\n", time.Since(began).Seconds(), s.what)
+	}
+	e.Ready = true
+	return e, e.save()
+}
+
+// create makes the directories.
+func create(config Config) (*Environment, error) {
+	dir, err := filepath.Abs(config.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("create environment: %w", err)
+	}
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return nil, fmt.Errorf("create environment: %s is not empty", dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create environment: %w", err)
+	}
+	e := &Environment{State: State{Dir: dir}, progress: config.Progress}
+	if e.progress == nil {
+		e.progress = io.Discard
+	}
+	if err := e.openGroups(!config.Detached); err != nil {
+		return nil, err
+	}
+	return e, e.save()
+}
+
+func (e *Environment) openGroups(tethered bool) (err error) {
+	if e.plane, err = process.Open(planeDir(e.Dir), process.Options{Tether: tethered}); err != nil {
+		return err
+	}
+	e.programs, err = process.Open(programsDir(e.Dir), process.Options{Tether: tethered})
+	return err
+}
+
+func planeDir(dir string) string    { return filepath.Join(dir, "control-plane") }
+func programsDir(dir string) string { return filepath.Join(dir, "programs") }
+func stateFile(dir string) string   { return filepath.Join(dir, "environment.json") }
+
+// save writes the state, so that Attach finds everything that is running now.
+func (e *Environment) save() error {
+	raw, err := json.MarshalIndent(e.State, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save environment: %w", err)
+	}
+	tmp := stateFile(e.Dir) + ".new"
+	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+		return fmt.Errorf("save environment: %w", err)
+	}
+	if err := os.Rename(tmp, stateFile(e.Dir)); err != nil {
+		return fmt.Errorf("save environment: %w", err)
+	}
+	return nil
+}
+
+// Exists reports whether dir holds an environment, running or not.
+func Exists(dir string) bool {
+	_, err := os.Stat(stateFile(dir))
+	return err == nil
+}
+
+// Attach opens an environment that another program started. It does not look
+// whether it runs; see Dead.
+func Attach(dir string, progress io.Writer) (*Environment, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("attach environment: %w", err)
+	}
+	raw, err := os.ReadFile(stateFile(dir))
+	if err != nil {
+		return nil, fmt.Errorf("attach environment: %w", err)
+	}
+	e := &Environment{progress: progress}
+	if e.progress == nil {
+		e.progress = io.Discard
+	}
+	if err := json.Unmarshal(raw, &e.State); err != nil {
+		return nil, fmt.Errorf("attach environment: %w", err)
+	}
+	if err := e.openGroups(false); err != nil {
+		return nil, err
+	}
+	if e.Kubeconfig != "" {
+		// It is missing when the environment never came that far, which Stop must bear.
+		if err := e.connect(); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return e, e.attachBatch()
+}
+
+// Processes lists the processes that should run, in the order they were
+// started, without those of the batch system.
+func (e *Environment) Processes() []*process.Process {
+	return slices.Concat(e.plane.Members(), e.programs.Members())
+}
+
+// Dead names what should run and does not.
+func (e *Environment) Dead() []string {
+	var dead []string
+	for _, p := range e.Processes() {
+		if !p.Alive() {
+			dead = append(dead, p.Name)
+		}
+	}
+	if e.system != nil {
+		dead = append(dead, e.system.dead()...)
+	}
+	return dead
+}
+
+// Repair starts what should run and does not, with the same arguments and data,
+// and waits until the virtual nodes are Ready.
+func (e *Environment) Repair(ctx context.Context) error {
+	if _, err := e.plane.Revive(); err != nil {
+		return fmt.Errorf("repair environment: %w", err)
+	}
+	if e.system != nil {
+		if err := e.system.revive(ctx); err != nil {
+			return fmt.Errorf("repair environment: %w", err)
+		}
+	}
+	if _, err := e.programs.Revive(); err != nil {
+		return fmt.Errorf("repair environment: %w", err)
+	}
+	return e.waitNodes(ctx)
+}
+
+// Stop ends everything, the last thing started first, checks that no process
+// is left and removes the staging directory. The directory with the logs stays.
+// It may be repeated, also from another program after Attach.
+func (e *Environment) Stop() error { return e.stop() }
+
+// Remove deletes the directory of a stopped environment.
+func (e *Environment) Remove() error {
+	if err := os.RemoveAll(e.Dir); err != nil {
+		return fmt.Errorf("remove environment: %w", err)
+	}
+	return nil
+}
+
+func (e *Environment) stop() error {
+	var errs []error
+	errs = append(errs, e.programs.StopAll(stopGrace))
+	if e.system != nil {
+		errs = append(errs, e.system.stop())
+	}
+	// Jobs of the batch system are nobody's children; they are found by the
+	// staging directory their pod runner lies in. The control plane goes last, so
+	// that what is swept can still be looked up in the logs.
+	dirs := []string{programsDir(e.Dir)}
+	if e.Staging != "" {
+		dirs = append(dirs, e.Staging)
+	}
+	_, err := process.Sweep(stopGrace, dirs...)
+	errs = append(errs, err, e.plane.StopAll(3*time.Second))
+	_, err = process.Sweep(0, planeDir(e.Dir))
+	errs = append(errs, err)
+	if e.Staging != "" {
+		if err := os.RemoveAll(e.Staging); err != nil {
+			errs = append(errs, fmt.Errorf("remove staging directory: %w", err))
+		}
+	}
+	if e.tether != nil {
+		e.tether.release()
+		e.tether = nil
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Environment) startPlane(ctx context.Context) error {
+	c, err := controlplane.Start(ctx, controlplane.Config{
+		Dir: planeDir(e.Dir), Processes: e.plane, Progress: e.progress,
+	})
+	if err != nil {
+		return err
+	}
+	e.Kubeconfig, e.Kubectl = c.KubeconfigFile(), c.Kubectl()
+	if err := e.connect(); err != nil {
+		return err
+	}
+	return errors.Join(e.save(), issueIdentities(ctx, c, e))
+}
+
+// connect makes the administrator's client.
+func (e *Environment) connect() error {
+	config, err := clientcmd.BuildConfigFromFlags("", e.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("read kubeconfig: %w", err)
+	}
+	scheme, err := newScheme()
+	if err != nil {
+		return err
+	}
+	e.config = config
+	if e.client, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	return nil
+}
+
+// Client is the administrator's, for core, Volcano and Isthmus types.
+func (e *Environment) Client() client.WithWatch { return e.client }
+
+// RESTConfig is the administrator's; the caller may change its copy.
+func (e *Environment) RESTConfig() *rest.Config { return rest.CopyConfig(e.config) }
+
+// LogFiles lists the logs of all programs, for a person who looks for a reason.
+func (e *Environment) LogFiles() []string {
+	var files []string
+	for _, dir := range []string{planeDir(e.Dir), programsDir(e.Dir)} {
+		found, err := filepath.Glob(filepath.Join(dir, "logs", "*.log"))
+		if err == nil { // the pattern is ours and well-formed
+			files = append(files, found...)
+		}
+	}
+	return files
+}
