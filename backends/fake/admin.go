@@ -53,7 +53,7 @@ func (s *System) OutOfMemory(id backends.JobID) {
 // may; it runs again after RequeueDelay with a higher restart count.
 func (s *System) Requeue(id backends.JobID) {
 	s.alter(id, func(j *job) {
-		if onHosts(j.state) {
+		if j.state == backends.StateRunning || j.state == backends.StateSuspended {
 			j.requeue = true
 			s.end(j, backends.StatePending, 0, 0)
 		}

@@ -138,6 +138,16 @@ type System struct {
 	after   []func() // hooks to call once the lock is free
 	faults  []*Fault
 	audit   audit
+
+	// names counts the jobs on hosts by user and key.
+	names map[userKey]int
+	// shares lists, for each partition, all partitions with a host of it.
+	shares map[*Partition][]*Partition
+}
+
+type userKey struct {
+	user string
+	key  backends.Key
 }
 
 type host struct {
@@ -182,9 +192,10 @@ func New(cfg Config) *System {
 	if cfg.Start.IsZero() {
 		cfg.Start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
+	cfg.Partitions = slices.Clone(cfg.Partitions)
 	cfg.MinJobAge = cmp.Or(cfg.MinJobAge, 300*time.Second)
 	cfg.RequeueDelay = cmp.Or(cfg.RequeueDelay, 120*time.Second)
-	s := &System{cfg: cfg, now: cfg.Start, jobs: map[backends.JobID]*job{}, nextID: 1}
+	s := &System{cfg: cfg, now: cfg.Start, jobs: map[backends.JobID]*job{}, nextID: 1, names: map[userKey]int{}, shares: map[*Partition][]*Partition{}}
 	s.audit.init()
 	for _, h := range cfg.Hosts {
 		s.hosts = append(s.hosts, host{Host: h})
@@ -197,7 +208,19 @@ func New(cfg Config) *System {
 			}
 		}
 	}
+	s.findShared()
 	return s
+}
+
+func (s *System) findShared() {
+	for i := range s.cfg.Partitions {
+		for j := range s.cfg.Partitions {
+			p, q := &s.cfg.Partitions[i], &s.cfg.Partitions[j]
+			if slices.ContainsFunc(s.hosts, func(h host) bool { return p.has(h.Name) && q.has(h.Name) }) {
+				s.shares[p] = append(s.shares[p], q)
+			}
+		}
+	}
 }
 
 func (s *System) hostAt(name string) int {

@@ -131,7 +131,10 @@ func (s *System) Cancel(ctx context.Context, ref backends.JobRef) error {
 	return s.call(ctx, OpCancel, ref.Key, func(*Fault) error {
 		if j := s.find(ref); j != nil {
 			s.audit.log(s, j, "cancel")
-			j.requeue = false
+			if j.requeue {
+				// It is on its way back into the queue: now it is not.
+				j.requeue, j.cause = false, backends.StateCancelled
+			}
 			s.terminate(j, backends.StateCancelled, "Cancelled", j.spec.Grace)
 		}
 		return nil

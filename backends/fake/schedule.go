@@ -25,12 +25,12 @@ func (s *System) dequeue(j *job) {
 
 // schedule starts what can start and tells the rest why it waits.
 func (s *System) schedule() {
-	blocked := map[string]bool{} // hosts promised to an earlier job
+	blocked := map[*Partition]bool{} // whose hosts are promised to an earlier job
 	var startable []*job
 	for _, j := range s.pending {
 		if s.mayRun(j, blocked) {
 			startable = append(startable, j)
-			s.allocate(j)
+			s.account(j, 1)
 		}
 	}
 	for _, j := range startable {
@@ -40,7 +40,7 @@ func (s *System) schedule() {
 }
 
 // mayRun decides on one job, sets its reason, and places its tasks.
-func (s *System) mayRun(j *job, blocked map[string]bool) bool {
+func (s *System) mayRun(j *job, blocked map[*Partition]bool) bool {
 	j.never = false
 	wait := func(reason string) bool { j.reason = reason; return false }
 	switch {
@@ -50,15 +50,17 @@ func (s *System) mayRun(j *job, blocked map[string]bool) bool {
 		return wait("JobHeldUser")
 	case s.now.Before(j.eligible):
 		return wait("BeginTime")
-	case !s.cfg.NoSingleton && s.namesakeRuns(j):
+	case !s.cfg.NoSingleton && s.names[userKey{j.spec.User, j.spec.Key}] > 0:
 		return wait("Dependency")
 	case j.partition.MaxWalltime > 0 && j.spec.Walltime > j.partition.MaxWalltime:
 		j.never = true
 		return wait("PartitionTimeLimit")
+	case blocked[j.partition] && !s.cfg.Backfill:
+		// Whether it can ever run is told once it comes to the front.
+		return wait("Priority")
 	}
 	var free, whole []packing.Host
 	var index []int
-	waits := false
 	for i := range s.hosts {
 		h := &s.hosts[i]
 		if !j.partition.has(h.Name) {
@@ -68,13 +70,8 @@ func (s *System) mayRun(j *job, blocked map[string]bool) bool {
 		if h.down {
 			continue
 		}
-		waits = waits || blocked[h.Name]
 		free = append(free, packing.Host{Name: h.Name, Free: h.left()})
 		index = append(index, i)
-	}
-	if waits && !s.cfg.Backfill {
-		// Whether it can ever run is told once it comes to the front.
-		return wait("Priority")
 	}
 	exclusive := s.cfg.Capabilities.ExclusiveComponents
 	tasks, fits := packing.Place(j.spec.Components, free, exclusive)
@@ -83,8 +80,8 @@ func (s *System) mayRun(j *job, blocked map[string]bool) bool {
 			j.never = true
 			return wait("PartitionNodeLimit")
 		}
-		for _, h := range whole {
-			blocked[h.Name] = true
+		for _, p := range s.shares[j.partition] {
+			blocked[p] = true
 		}
 		return wait("Resources")
 	}
@@ -109,22 +106,14 @@ func (h *host) left() backends.Amounts {
 	return left
 }
 
-func (s *System) namesakeRuns(j *job) bool {
-	for _, o := range s.jobs {
-		if o != j && o.spec.Key == j.spec.Key && o.spec.User == j.spec.User && onHosts(o.state) {
-			return true
-		}
-	}
-	return false
-}
-
 func onHosts(state backends.State) bool {
 	return state == backends.StateRunning || state == backends.StateSuspended || state == backends.StateCompleting
 }
 
-func (s *System) allocate(j *job) { s.account(j, 1) }
-
+// account takes (sign 1) or gives back (sign -1) what j holds.
 func (s *System) account(j *job, sign int64) {
+	s.names[userKey{j.spec.User, j.spec.Key}] += int(sign)
+	s.audit.running[runKey{j.spec.Owner, j.spec.Key}] += int(sign)
 	for i, u := range packing.Use(j.spec.Components, j.tasks, len(s.hosts)) {
 		h := &s.hosts[i].used
 		h.CPUs += sign * u.CPUs

@@ -5,16 +5,17 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"go.uber.org/zap/zapcore"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 )
 
 func main() {
@@ -67,8 +68,9 @@ func run(ctx context.Context, o options) error {
 	if o.workers < 1 || o.qps <= 0 || o.burst < 1 {
 		return fmt.Errorf("--workers, --kube-api-qps and --kube-api-burst must be positive, got %d, %g and %d", o.workers, o.qps, o.burst)
 	}
-	log := zap.New(zap.JSONEncoder(), zap.WriteTo(os.Stderr), zap.Level(zapcore.Level(-o.verbosity)))
+	log := logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.Level(-o.verbosity)}))
 	ctrl.SetLogger(log)
+	klog.SetLogger(log)
 	cfg, err := restConfig(o)
 	if err != nil {
 		return err

@@ -82,8 +82,8 @@ func keepsTerminated(pod *corev1.Pod, spec corev1.Container, init bool, old, nex
 func (w *writer) fromFile(old corev1.ContainerStatus, c *manifest.Container) corev1.ContainerStatus {
 	next := old
 	next.State = tidy(c.State)
-	if last := tidy(c.LastState); last.Terminated != nil {
-		next.LastTerminationState = last
+	if c.LastState.Terminated != nil {
+		next.LastTerminationState = tidy(c.LastState)
 	}
 	next.Ready = c.Ready && (next.State.Running != nil || next.State.Terminated != nil)
 	next.Started = ptr(c.Started && next.State.Running != nil)
@@ -108,7 +108,7 @@ func tidy(s corev1.ContainerState) corev1.ContainerState {
 		return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{
 			Reason: clipTo(s.Waiting.Reason, maxReason), Message: clip(s.Waiting.Message)}}
 	}
-	return corev1.ContainerState{}
+	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}
 }
 
 // waiting makes all containers wait. After a requeue what ran before becomes

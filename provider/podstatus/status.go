@@ -137,7 +137,7 @@ func (w *writer) ran() bool {
 	}
 	for _, list := range [][]corev1.ContainerStatus{w.s.ContainerStatuses, w.s.InitContainerStatuses} {
 		for _, c := range list {
-			if c.State.Running != nil || c.State.Terminated != nil {
+			if c.State.Running != nil || c.State.Terminated != nil || c.LastTerminationState.Terminated != nil {
 				return true
 			}
 		}
@@ -208,7 +208,7 @@ func (w *writer) live() {
 			w.s.InitContainerStatuses[i].Ready = false
 		}
 		w.batchJob(corev1.ConditionFalse, "Suspended", "batch job "+string(job.ID)+" is suspended")
-	} else if job != nil {
+	} else if job != nil && job.State != backends.StateUnknown {
 		w.jobRuns(runsWords(job))
 	}
 	w.conditions(true)

@@ -25,7 +25,7 @@ var denied = []string{
 	"LD_*", "SLURM_*", "SBATCH_*", "SALLOC_*", "SRUN_*", "SPANK_*", "SQUEUE_*", "SCONTROL_*", "PBS_*", "PMI*", "PRTE_*",
 	"NVIDIA_*", "CUDA_MPS_*", "BASH_ENV", "BASH_FUNC_*", "ENV", "IFS", "PATH", "SHELLOPTS", "BASHOPTS", "PS4",
 	"PROMPT_COMMAND", "PYTHONSTARTUP", "PYTHONHOME", "GCONV_PATH", "GLIBC_TUNABLES", "MALLOC_TRACE", "LOCPATH", "NLSPATH",
-	"RESOLV_HOST_CONF", "RES_OPTIONS", "TMPDIR_OVERRIDE", "PODRUN_*",
+	"RESOLV_HOST_CONF", "RES_OPTIONS", "PODRUN_*",
 }
 
 func deniedEnv(name string) bool {

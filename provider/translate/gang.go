@@ -13,7 +13,6 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
-	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -30,33 +29,33 @@ func Gang(in Input) (Output, error) {
 	}
 	g.placement(members[0].Pod)
 	shapes := make([]shape, len(members))
+	pods := make([]manifest.Pod, len(members))
+	files := make([]map[string]map[string]File, len(members))
 	out := Output{Files: map[int]map[string]map[string]File{}, Ranks: map[string]int{}}
+	var written int64
 	for i, m := range members {
 		p := g.pod(m)
 		p.check()
 		shapes[i] = p.shape()
+		pods[i], files[i] = p.manifest(shapes[i])
+		if written += size(files[i]); written > maxFileBytes {
+			p.refuse("spec.volumes", "", fmt.Sprintf("the files of the gang's volumes have more than %d bytes in all; put large data on the cluster's file system and use a hostPath volume", maxFileBytes))
+			break
+		}
+		if len(g.causes) >= maxCauses {
+			break
+		}
 	}
 	if len(g.causes) > 0 {
 		return Output{}, g.refusal()
 	}
 	components, order := g.components(shapes)
-	var written int64
 	for rank, i := range order {
 		m := members[i]
-		p := g.pod(m)
-		mp, files := p.manifest(rank, shapes[i])
-		for _, contents := range files {
-			for _, f := range contents {
-				written += int64(len(f.Data))
-			}
-		}
-		if written > maxFileBytes {
-			p.refuse("spec.volumes", "", fmt.Sprintf("the files of the gang's volumes have more than %d bytes in all; put large data on the cluster's file system and use a hostPath volume", maxFileBytes))
-			break
-		}
-		out.Pods = append(out.Pods, mp)
-		if len(files) > 0 {
-			out.Files[rank] = files
+		pods[i].Rank = rank
+		out.Pods = append(out.Pods, pods[i])
+		if len(files[i]) > 0 {
+			out.Files[rank] = files[i]
 		}
 		out.Ranks[string(m.Pod.UID)] = rank
 		out.Gang.Members = append(out.Gang.Members, manifest.Member{
@@ -85,6 +84,16 @@ func Gang(in Input) (Output, error) {
 	}
 	out.Notes = slices.Sorted(maps.Keys(g.notes))
 	return out, nil
+}
+
+// size sums the contents of a pod's files.
+func size(volumes map[string]map[string]File) (n int64) {
+	for _, files := range volumes {
+		for _, f := range files {
+			n += int64(len(f.Data))
+		}
+	}
+	return n
 }
 
 // gang is one translation under way.

@@ -20,11 +20,13 @@ type candidate struct {
 // tryReal places every pod on some real node. It leaves its changes in the
 // transaction; the caller rolls back.
 func (s *Session) tryReal(job string, groups []group, d Domain, dim int) (*Fit, *plan.DomainReason) {
+	mark := s.Txn.Checkpoint()
 	fit := &Fit{Domain: d}
 	touched := map[int]bool{}
 	for i, g := range groups {
 		assigned, left := s.spread(job, g)
 		if left > 0 {
+			s.Txn.Rollback(mark) // the reason is about what the whole gang found
 			return nil, s.realReason(d, groups, i, len(g.pods)-left)
 		}
 		fit.Assigned = append(fit.Assigned, assigned...)
@@ -116,7 +118,7 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 	free, largest := make(resource.Vector, len(need)), make(resource.Vector, len(need))
 	for _, i := range v.real {
 		for dim := range need {
-			f := max(resource.Sub(s.Snapshot.Nodes[i].Total[dim], s.Txn.UsedBefore(i)[dim]), 0)
+			f := max(s.Txn.FreeOf(i, dim), 0)
 			free[dim] = resource.Add(free[dim], f)
 			largest[dim] = max(largest[dim], f)
 		}

@@ -155,3 +155,36 @@ type Queue struct {
 
 // Open reports whether the queue takes gangs.
 func (q *Queue) Open() bool { return q.State == "" || q.State == "Open" }
+
+// Minimum is how many members the gang needs, at least one.
+func (g *Gang) Minimum() int64 { return max(g.MinMember, 1) }
+
+// Have counts the members that are placed and alive, or have succeeded.
+func (g *Gang) Have() int64 {
+	var n int64
+	for _, p := range g.Pods {
+		if p.Counts() {
+			n++
+		}
+	}
+	return n
+}
+
+// Counts reports whether the pod is a placed member: bound and not going away,
+// or succeeded.
+func (p *Pod) Counts() bool {
+	return p.Phase == PodSucceeded || p.Node != "" && !p.Terminating && p.Phase != PodFailed
+}
+
+// TaskMinimums returns the minimums of tasks that bind: as in Volcano they are
+// ignored when the gang's own minimum is below their sum.
+func (g *Gang) TaskMinimums() []TaskMinimum {
+	var sum int64
+	for _, t := range g.MinTask {
+		sum = resource.Add(sum, t.Min)
+	}
+	if g.MinMember < sum {
+		return nil
+	}
+	return g.MinTask
+}

@@ -56,6 +56,11 @@ func (t *Txn) Free(node int) resource.Vector {
 	return free
 }
 
+// FreeOf is Free in one dimension.
+func (t *Txn) FreeOf(node, dim int) int64 {
+	return resource.Sub(t.s.Nodes[node].Total[dim], t.states[node].used[dim])
+}
+
 // Room returns how many pods of a class a real node can still take, at most limit.
 func (t *Txn) Room(node int, c *Class, limit int64) int64 {
 	st := t.states[node]

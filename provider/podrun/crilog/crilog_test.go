@@ -39,10 +39,7 @@ func openRoot(t *testing.T) *os.Root {
 
 func writeLog(t *testing.T, root *os.Root, limits Limits, stream string, chunks ...string) {
 	t.Helper()
-	w, err := NewWriter(root, "c", 0, limits, clock())
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := NewWriter(root, "c", 0, limits, clock())
 	var readers []io.Reader
 	for _, c := range chunks {
 		readers = append(readers, strings.NewReader(c))
@@ -181,10 +178,7 @@ func TestRotation(t *testing.T) {
 	for i := range 1000 {
 		fmt.Fprintf(&in, "line %04d\n", i)
 	}
-	w, err := NewWriter(root, "c", 0, Limits{FileBytes: 4000, Files: 5}, clock())
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := NewWriter(root, "c", 0, Limits{FileBytes: 4000, Files: 5}, clock())
 	w.Copy("stdout", &slowReader{rest: in.String()})
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -222,10 +216,7 @@ func (s *slowReader) Read(p []byte) (int, error) {
 
 func TestFollowThroughRotation(t *testing.T) {
 	root := openRoot(t)
-	w, err := NewWriter(root, "c", 0, Limits{FileBytes: 3000, Files: 1000}, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := NewWriter(root, "c", 0, Limits{FileBytes: 3000, Files: 1000}, time.Now)
 	var want strings.Builder
 	for i := range 3000 {
 		fmt.Fprintf(&want, "line %d\n", i)
@@ -238,7 +229,7 @@ func TestFollowThroughRotation(t *testing.T) {
 		ended.Store(true)
 	})
 	var out bytes.Buffer
-	err = Print(t.Context(), &out, root, "c", 0, Query{Tail: -1, LimitBytes: -1, Follow: true, Ended: ended.Load, Poll: time.Millisecond})
+	err := Print(t.Context(), &out, root, "c", 0, Query{Tail: -1, LimitBytes: -1, Follow: true, Ended: ended.Load, Poll: time.Millisecond})
 	wg.Wait()
 	if err != nil {
 		t.Fatal(err)

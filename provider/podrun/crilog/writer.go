@@ -47,26 +47,21 @@ type Writer struct {
 }
 
 // NewWriter opens the log of the given run in dir beneath root, which it makes
-// when missing. An existing file is continued.
-func NewWriter(root *os.Root, dir string, restart int, limits Limits, now func() time.Time) (*Writer, error) {
-	if err := root.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make log directory: %w", err)
-	}
+// when missing. An existing file is continued. When the log cannot be opened,
+// the Writer tries again with every write.
+func NewWriter(root *os.Root, dir string, restart int, limits Limits, now func() time.Time) *Writer {
 	w := &Writer{root: root, dir: dir, name: fileName(restart), limits: limits, now: now, synced: now()}
-	older, err := parts(root, dir, restart)
-	if err != nil {
-		return nil, fmt.Errorf("list log directory: %w", err)
+	if older, err := parts(root, dir, restart); err == nil && len(older) > 0 {
+		w.part = older[len(older)-1]
 	}
-	if n := len(older); n > 0 {
-		w.part = older[n-1]
-	}
-	if err := w.open(); err != nil {
-		return nil, err
-	}
-	return w, nil
+	_ = w.open() // write tries again and counts what is lost meanwhile
+	return w
 }
 
 func (w *Writer) open() error {
+	if err := w.root.MkdirAll(w.dir, 0o700); err != nil {
+		return fmt.Errorf("make log directory: %w", err)
+	}
 	f, err := w.root.OpenFile(path.Join(w.dir, w.name), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -134,15 +135,15 @@ func EtcHosts(members []manifest.Member, s Set, aliases []corev1.HostAlias) ([]b
 	var b bytes.Buffer
 	b.WriteString("# Written by Isthmus: the members of this pod's gang.\n")
 	for _, m := range members {
-		if a, ok := s.Known[m.Rank]; ok && len(m.Hostnames) > 0 {
-			fmt.Fprintf(&b, "%s\t%s\n", a.IP, strings.Join(m.Hostnames, " "))
+		if a, ok := s.Known[m.Rank]; ok {
+			line(&b, a.IP, m.Hostnames)
 		}
 	}
 	if len(aliases) > 0 {
 		b.WriteString("# The pod's hostAliases.\n")
 	}
 	for _, a := range aliases {
-		fmt.Fprintf(&b, "%s\t%s\n", a.IP, strings.Join(a.Hostnames, " "))
+		line(&b, a.IP, a.Hostnames)
 	}
 	own, err := nodeHosts()
 	if err != nil {
@@ -151,6 +152,18 @@ func EtcHosts(members []manifest.Member, s Set, aliases []corev1.HostAlias) ([]b
 	b.WriteString("# The node's own.\n")
 	b.Write(own)
 	return b.Bytes(), nil
+}
+
+// line writes one address; a name that could break out of the line is left out.
+func line(b *bytes.Buffer, ip string, names []string) {
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		return n == "" || strings.ContainsFunc(n, func(r rune) bool {
+			return r != '.' && r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+		})
+	})
+	if _, err := netip.ParseAddr(ip); err == nil && len(names) > 0 {
+		fmt.Fprintf(b, "%s\t%s\n", ip, strings.Join(names, " "))
+	}
 }
 
 // nodeHosts reads the node's own file.

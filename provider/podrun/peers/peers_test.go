@@ -59,7 +59,7 @@ func TestGather(t *testing.T) {
 }
 
 func TestEtcHosts(t *testing.T) {
-	members := []manifest.Member{{Rank: 0, Hostnames: []string{"m-0", "m-0.m"}}, {Rank: 1, Hostnames: []string{"m-1"}}, {Rank: 2, Hostnames: []string{"gone"}}}
+	members := []manifest.Member{{Rank: 0, Hostnames: []string{"m-0", "m-0.m"}}, {Rank: 1, Hostnames: []string{"m-1", "x\n127.0.0.1 evil"}}, {Rank: 2, Hostnames: []string{"gone"}}}
 	s := Set{Known: map[int]manifest.Address{0: {IP: "127.0.0.2"}, 1: {IP: "127.0.0.3"}}}
 	got, err := EtcHosts(members, s, []corev1.HostAlias{{IP: "127.0.0.9", Hostnames: []string{"alias"}}})
 	if err != nil {
@@ -69,6 +69,9 @@ func TestEtcHosts(t *testing.T) {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("%q is missing from\n%s", want, got)
 		}
+	}
+	if strings.Contains(string(got), "evil") {
+		t.Errorf("a name broke out of its line:\n%s", got)
 	}
 	if strings.Contains(string(got), "gone") {
 		t.Errorf("a member without an address is named:\n%s", got)

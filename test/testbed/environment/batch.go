@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/user"
+	"path/filepath"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 )
 
 // batchSystem is what an environment needs of a batch system.
@@ -43,13 +46,18 @@ func (e *Environment) ShowBatchJob(ctx context.Context, id string) (string, erro
 }
 
 // startBatch chooses the batch system and starts it.
-func (e *Environment) startBatch(ctx context.Context, config Config, _ binaries) error {
+func (e *Environment) startBatch(ctx context.Context, config Config) error {
 	e.Batch = config.Batch
 	if e.Batch == "" {
 		e.Batch = BatchSlurm
 		if why := slurmImpossible(ctx, e.progress); why != "" {
 			e.Batch, e.BatchReason = BatchLocal, why
 			fmt.Fprintf(e.progress, "  real Slurm cannot run here: %s\n  using the batch system of type local instead\n", why)
+		}
+	}
+	if os.Geteuid() == 0 {
+		if err := account.Ensure(ctx, e.progress); err != nil {
+			return err
 		}
 	}
 	var err error
@@ -63,18 +71,18 @@ func (e *Environment) startBatch(ctx context.Context, config Config, _ binaries)
 	case BatchSlurm:
 		return e.startSlurm(ctx, config)
 	case BatchLocal:
-		if e.Staging, err = os.MkdirTemp("", "isthmus-staging-"); err != nil {
-			return fmt.Errorf("make staging directory: %w", err)
-		}
-		if err := e.save(); err != nil {
+		if err := e.makeShared("isthmus-local-"); err != nil {
 			return err
+		}
+		e.system, e.Staging = local{e}, filepath.Join(e.Shared, "staging")
+		if err := os.Mkdir(e.Staging, 0o755); err != nil {
+			return fmt.Errorf("make staging directory: %w", err)
 		}
 		// As with /tmp, every job's user makes a folder of its own in it.
 		if err := os.Chmod(e.Staging, 0o777|os.ModeSticky); err != nil {
 			return fmt.Errorf("make staging directory: %w", err)
 		}
-		e.system = local{e}
-		return nil
+		return e.save()
 	}
 	return fmt.Errorf("no batch system is named %q: %s or %s", config.Batch, BatchSlurm, BatchLocal)
 }
@@ -88,4 +96,30 @@ func (e *Environment) attachBatch() error {
 		e.system = local{e}
 	}
 	return nil // without a name, the environment had not come that far
+}
+
+// makeShared makes the directory that the jobs' users can enter.
+func (e *Environment) makeShared(prefix string) error {
+	dir, err := os.MkdirTemp("", prefix)
+	if err != nil {
+		return fmt.Errorf("make shared directory: %w", err)
+	}
+	e.Shared = dir
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return fmt.Errorf("make shared directory: %w", err)
+	}
+	return e.save()
+}
+
+// jobUser is the account that jobs run as: a test account where we may become
+// another user, and ourselves elsewhere.
+func jobUser() (string, error) {
+	if os.Geteuid() == 0 {
+		return account.Alice, nil
+	}
+	u, err := user.Current()
+	if err != nil {
+		return "", fmt.Errorf("find the current user: %w", err)
+	}
+	return u.Username, nil
 }

@@ -62,7 +62,9 @@ type State struct {
 	// Batch is BatchSlurm or BatchLocal; BatchReason says why, where it was not asked for.
 	Batch       string `json:"batch"`
 	BatchReason string `json:"batchReason,omitempty"`
-	// Staging is the hand-over directory, outside Dir, for other users enter it.
+	// Shared is a directory outside Dir, since other users enter it: the batch
+	// system's files and Staging, the hand-over directory. Stop removes it.
+	Shared  string `json:"shared"`
 	Staging string `json:"staging"`
 	// Kubeconfig is the administrator's; Kubectl the path of a matching kubectl.
 	Kubeconfig string `json:"kubeconfig"`
@@ -117,9 +119,9 @@ func Start(ctx context.Context, config Config) (_ *Environment, err error) {
 		what string
 		run  func(context.Context) error
 	}{
-		{"control plane (etcd, kube-apiserver, kube-controller-manager)", func(ctx context.Context) error { return e.startPlane(ctx) }},
+		{"control plane (etcd, kube-apiserver, kube-controller-manager)", e.startPlane},
 		{"Custom resource definitions", e.applyDefinitions},
-		{"batch system", func(ctx context.Context) error { return e.startBatch(ctx, config, bins) }},
+		{"batch system", func(ctx context.Context) error { return e.startBatch(ctx, config) }},
 		{"controllers, scheduler and virtual kubelet", func(ctx context.Context) error { return e.startPrograms(ctx, config, bins) }},
 		{"virtual nodes", e.waitNodes},
 	}
@@ -258,7 +260,7 @@ func (e *Environment) Repair(ctx context.Context) error {
 }
 
 // Stop ends everything, the last thing started first, checks that no process
-// is left and removes the staging directory. The directory with the logs stays.
+// is left and removes the shared directory. The directory with the logs stays.
 // It may be repeated, also from another program after Attach.
 func (e *Environment) Stop() error { return e.stop() }
 
@@ -277,19 +279,19 @@ func (e *Environment) stop() error {
 		errs = append(errs, e.system.stop())
 	}
 	// Jobs of the batch system are nobody's children; they are found by the
-	// staging directory their pod runner lies in. The control plane goes last, so
+	// shared directory their pod runner lies in. The control plane goes last, so
 	// that what is swept can still be looked up in the logs.
 	dirs := []string{programsDir(e.Dir)}
-	if e.Staging != "" {
-		dirs = append(dirs, e.Staging)
+	if e.Shared != "" {
+		dirs = append(dirs, e.Shared)
 	}
 	_, err := process.Sweep(stopGrace, dirs...)
 	errs = append(errs, err, e.plane.StopAll(3*time.Second))
 	_, err = process.Sweep(0, planeDir(e.Dir))
 	errs = append(errs, err)
-	if e.Staging != "" {
-		if err := os.RemoveAll(e.Staging); err != nil {
-			errs = append(errs, fmt.Errorf("remove staging directory: %w", err))
+	if e.Shared != "" {
+		if err := os.RemoveAll(e.Shared); err != nil {
+			errs = append(errs, fmt.Errorf("remove shared directory: %w", err))
 		}
 	}
 	if e.tether != nil {
@@ -339,7 +341,7 @@ func (e *Environment) RESTConfig() *rest.Config { return rest.CopyConfig(e.confi
 // LogFiles lists the logs of all programs, for a person who looks for a reason.
 func (e *Environment) LogFiles() []string {
 	var files []string
-	for _, dir := range []string{planeDir(e.Dir), programsDir(e.Dir)} {
+	for _, dir := range []string{planeDir(e.Dir), programsDir(e.Dir), filepath.Join(e.Dir, "slurm")} {
 		found, err := filepath.Glob(filepath.Join(dir, "logs", "*.log"))
 		if err == nil { // the pattern is ours and well-formed
 			files = append(files, found...)

@@ -16,7 +16,7 @@ func (e *Environment) KubectlCommand(ctx context.Context, args ...string) *exec.
 	cmd.Dir = e.Dir
 	cmd.Env = []string{
 		"KUBECONFIG=" + e.Kubeconfig,
-		"HOME=" + e.Dir,                            // its cache of API groups
+		"HOME=" + e.Dir,                           // its cache of API groups
 		process.Marker + "=" + programsDir(e.Dir), // Stop finds it by this
 	}
 	// Ctrl-C is for us; we end it through ctx.

@@ -85,7 +85,7 @@ const (
 func (e *Environment) startPrograms(ctx context.Context, config Config, bins binaries) error {
 	// The pod runner is run as the mapped user, who may not be able to enter the
 	// checkout or our home directory.
-	podrun := filepath.Join(e.Staging, "podrun")
+	podrun := filepath.Join(e.Shared, "podrun")
 	if err := copyProgram(bins.podrun, podrun); err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (e *Environment) startPrograms(ctx context.Context, config Config, bins bin
 			"--tls-cert-file", filepath.Join(pki, kubeletName+".crt"),
 			"--tls-private-key-file", filepath.Join(pki, kubeletName+".key"),
 			"--client-ca-file", filepath.Join(pki, "cluster-ca.crt"),
-			"--metrics-bind-address=0",
+			"--local-state-dir", filepath.Join(e.Shared, "local-state"),
 		}},
 	} {
 		if _, err := e.programs.Start(s); err != nil {

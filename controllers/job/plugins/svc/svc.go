@@ -65,7 +65,6 @@ func (plugin) Validate(job *batch.Job) error {
 	for _, msg := range validation.IsDNS1035Label(job.Name) {
 		return fmt.Errorf("the Service is named after the job, and %q is not a valid name for one: %s", job.Name, msg)
 	}
-	seen := map[string]string{}
 	for i := range job.Spec.Tasks {
 		task := &job.Spec.Tasks[i]
 		if task.Replicas > 0 && task.Template.Spec.Hostname == "" {
@@ -74,11 +73,6 @@ func (plugin) Validate(job *batch.Job) error {
 				return fmt.Errorf("the host name of a pod is the pod's name, and %q is not a valid one: %s", last, msg)
 			}
 		}
-		key := envKey(task.Name)
-		if other, ok := seen[key]; ok {
-			return fmt.Errorf("tasks %q and %q would share the variables VC_%s_HOSTS and VC_%s_NUM", other, task.Name, key, key)
-		}
-		seen[key] = task.Name
 	}
 	return nil
 }

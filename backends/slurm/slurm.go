@@ -1,0 +1,169 @@
+// Package slurm drives Slurm through its commands: sbatch, scontrol, scancel
+// and squeue. It uses text output only, which reads the same from release 20 to
+// 26, and asks for it in a form that no job's name or comment can counterfeit.
+//
+// What a job is called, who owns it and where its script lies reach Slurm as
+// single arguments; nothing is ever put into a shell or a script.
+//
+// A job's comment is "isthmus/<owner>/<key>": that tag alone says that a job is
+// ours. Jobs are named by their key and submitted with dependency "singleton",
+// so that Slurm itself never runs two of one key and user at once.
+//
+// Slurm keeps a record of some jobs that it refused at submit (state FAILED,
+// reason BadConstraints). Observe lists them as what they are.
+package slurm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+)
+
+const (
+	// defaultQueryTimeout bounds squeue, scontrol and scancel. Slurm's own
+	// message timeout is 10 s by default.
+	defaultQueryTimeout = 60 * time.Second
+	// defaultSubmitTimeout is above the 120 s that sbatch itself goes on trying
+	// when the controller is busy.
+	defaultSubmitTimeout = 150 * time.Second
+	// maxOutput bounds the answer to a query.
+	maxOutput = 64 << 20
+)
+
+// Config of a Backend.
+type Config struct {
+	// Runner runs the commands where Slurm's are installed. Required.
+	Runner transport.Runner
+	// Env is the environment of every command, such as SLURM_CONF and PATH.
+	// sbatch passes it on to the job. Variables that change what Slurm's
+	// commands do by default (SBATCH_*, SQUEUE_* and the like) are refused.
+	Env []string
+	// Cluster is the name of the cluster within a federation; "" is the local one.
+	Cluster string
+	// QueryTimeout and SubmitTimeout bound one command; 0 is 60 s and 150 s.
+	QueryTimeout, SubmitTimeout time.Duration
+}
+
+// Backend is a backends.Backend for one Slurm cluster. It holds no state but
+// the version it read.
+type Backend struct {
+	config  Config
+	mu      sync.Mutex
+	version string
+}
+
+var _ backends.Backend = (*Backend)(nil)
+
+var clusterForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
+
+// New checks the configuration. It runs nothing.
+func New(config Config) (*Backend, error) {
+	if config.Runner == nil {
+		return nil, errors.New("slurm backend: no transport given")
+	}
+	if config.Cluster != "" && !clusterForm.MatchString(config.Cluster) {
+		return nil, fmt.Errorf("slurm backend: %q is not a cluster name", config.Cluster)
+	}
+	for _, e := range config.Env {
+		name, _, ok := strings.Cut(e, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("slurm backend: environment entry %q is not NAME=value", e)
+		}
+		for _, prefix := range []string{"SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_", "SPANK_", "_SLURM_SPANK_", "LD_"} {
+			if strings.HasPrefix(name, prefix) {
+				return nil, fmt.Errorf("slurm backend: environment variable %s changes what commands do by default and is refused", name)
+			}
+		}
+	}
+	if config.QueryTimeout <= 0 {
+		config.QueryTimeout = defaultQueryTimeout
+	}
+	if config.SubmitTimeout <= 0 {
+		config.SubmitTimeout = defaultSubmitTimeout
+	}
+	return &Backend{config: config}, nil
+}
+
+// Capabilities is constant. History is false, since ended jobs are known for
+// MinJobAge only (5 minutes by default). ExclusiveComponents is true: measured
+// on 22.05, a heterogeneous job waits for as many hosts as it has components.
+func (b *Backend) Capabilities() backends.Capabilities {
+	return backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true}
+}
+
+// command is one command of Slurm.
+type command struct {
+	argv    []string
+	user    string // "" is the daemon's own
+	env     []string
+	stdin   io.Reader
+	timeout time.Duration
+	dir     string
+}
+
+// run runs c. started is false when it certainly did not run.
+func (b *Backend) run(ctx context.Context, c command) (res transport.Result, started bool, err error) {
+	ctx, stop := context.WithTimeout(ctx, c.timeout)
+	defer stop()
+	argv := c.argv
+	if b.config.Cluster != "" {
+		argv = append([]string{argv[0], "--clusters=" + b.config.Cluster}, argv[1:]...)
+	}
+	res, err = b.config.Runner.Run(ctx, transport.Command{
+		User: c.user, Argv: argv, Env: append(append([]string{"LC_ALL=C"}, b.config.Env...), c.env...),
+		Stdin: c.stdin, Dir: c.dir, MaxOutput: maxOutput,
+	})
+	return res, !errors.Is(err, transport.ErrNotStarted), err
+}
+
+// query runs a command that changes nothing and gives its output whole, with
+// what it said beside. Every failure is worth another try, but for those that
+// say otherwise.
+func (b *Backend) query(ctx context.Context, op string, argv ...string) (stdout, stderr string, err error) {
+	res, _, err := b.run(ctx, command{
+		argv: argv, timeout: b.config.QueryTimeout,
+		// Seconds since the epoch: no time zone, no locale.
+		env: []string{"TZ=UTC", "SLURM_TIME_FORMAT=%s"},
+	})
+	if err != nil {
+		return "", "", &backends.Error{Op: op, Kind: backends.KindTransient, Err: err}
+	}
+	said := said(res)
+	if res.Exit != 0 {
+		kind := classify(said)
+		if kind != backends.KindDenied {
+			kind = backends.KindTransient
+		}
+		return "", "", &backends.Error{Op: op, Kind: kind, Err: fmt.Errorf("%s exited with %d: %s", argv[0], res.Exit, said)}
+	}
+	return string(res.Stdout), string(res.Stderr), nil
+}
+
+// maxSaid bounds what is quoted of a command's complaint.
+const maxSaid = 2048
+
+// said is what a command complained of, on one line and printable.
+func said(res transport.Result) string {
+	text := string(res.Stderr)
+	if strings.TrimSpace(text) == "" {
+		text = string(res.Stdout)
+	}
+	if len(text) > maxSaid {
+		text = text[len(text)-maxSaid:]
+	}
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	return strings.Join(strings.Fields(text), " ")
+}

@@ -1,0 +1,195 @@
+package machine
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"pgregory.net/rapid"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+)
+
+// world is a cluster in which the controller may die between any two writes.
+type world struct {
+	s      *scene
+	serial int
+}
+
+func TestModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		w := &world{s: newScene("", rapid.Int32Range(1, 3).Draw(t, "replicas"))}
+		w.s.pg = nil
+		job := w.s.job
+		job.Spec.Tasks = append(job.Spec.Tasks, task("x", rapid.Int32Range(0, 2).Draw(t, "more")))
+		job.Spec.MaxRetry = rapid.Int32Range(1, 3).Draw(t, "maxRetry")
+		if rapid.Bool().Draw(t, "low") {
+			job.Spec.MinAvailable = 1
+		}
+		if rapid.Bool().Draw(t, "minSuccess") {
+			job.Spec.MinSuccess = ptr.To[int32](1)
+		}
+		for _, e := range []bus.Event{bus.PodFailedEvent, bus.PodEvictedEvent, bus.TaskCompletedEvent, bus.JobUnknownEvent} {
+			if rapid.Bool().Draw(t, "policy") {
+				w.s.policy(rapid.SampledFrom(supportedActions()).Draw(t, "action"), e)
+			}
+		}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			w.disturb(t)
+			w.reconcile(t)
+		}
+		w.settle(t)
+	})
+}
+
+func (w *world) disturb(t *rapid.T) {
+	w.s.now = w.s.now.Add(time.Second)
+	if w.s.pg != nil && rapid.Bool().Draw(t, "podgroup") {
+		w.s.pg.Status.Phase = rapid.SampledFrom([]scheduling.PodGroupPhase{
+			scheduling.PodGroupInqueue, scheduling.PodGroupInqueue, scheduling.PodGroupRunning, scheduling.PodGroupUnknown, scheduling.PodGroupPending}).Draw(t, "phase")
+	}
+	if len(w.s.pods) > 0 {
+		i := rapid.IntRange(0, len(w.s.pods)-1).Draw(t, "pod")
+		pod := w.s.pods[i]
+		switch rapid.SampledFrom([]string{"run", "run", "succeed", "fail", "evict", "vanish", "unknown"}).Draw(t, "what") {
+		case "run":
+			if pod.Status.Phase == corev1.PodPending {
+				setPhase(pod, corev1.PodRunning, 0, w.s.now)
+			}
+		case "succeed":
+			if pod.Status.Phase == corev1.PodRunning {
+				setPhase(pod, corev1.PodSucceeded, 0, w.s.now)
+			}
+		case "fail":
+			if pod.Status.Phase == corev1.PodRunning {
+				setPhase(pod, corev1.PodFailed, 1, w.s.now)
+			}
+		case "evict":
+			terminating(pod)
+		case "vanish":
+			w.s.pods = append(w.s.pods[:i:i], w.s.pods[i+1:]...)
+		case "unknown":
+			if pod.Status.Phase == corev1.PodRunning {
+				pod.Status.Phase = corev1.PodUnknown
+			}
+		}
+	}
+	if rapid.IntRange(0, 9).Draw(t, "scale") == 0 {
+		w.s.job.Spec.Tasks[1].Replicas = rapid.Int32Range(0, 2).Draw(t, "to")
+		w.s.job.Spec.Tasks[1].MinAvailable = nil
+	}
+}
+
+// reconcile does what the reconciler does, and stops after a random write.
+func (w *world) reconcile(t *rapid.T) {
+	job := w.s.job
+	before := *job.Status.DeepCopy()
+	out := w.s.next()
+	st := out.Status
+
+	if n := int(st.Pending + st.Running + st.Succeeded + st.Failed + st.Terminating + st.Unknown); n != len(w.s.pods) {
+		t.Fatalf("counts add up to %d, there are %d pods", n, len(w.s.pods))
+	}
+	if st.Version < before.Version || st.RetryCount < before.RetryCount || st.RetryCount > Default(job).Spec.MaxRetry {
+		t.Fatalf("version %d -> %d, retries %d -> %d", before.Version, st.Version, before.RetryCount, st.RetryCount)
+	}
+	if (Finished(before.State.Phase) || before.State.Phase == batch.Aborted) &&
+		(st.State.Phase != before.State.Phase || len(out.CreatePods) > 0 || out.CreatePodGroup != nil) {
+		t.Fatalf("a finished job went on: %s -> %s", before.State.Phase, st.State.Phase)
+	}
+	names := map[string]bool{}
+	for _, pod := range w.s.pods {
+		names[pod.Name] = true
+	}
+	for _, c := range out.CreatePods {
+		if names[c.Pod.Name] || !admitted(w.s.pg) || !active(st.State.Phase) {
+			t.Fatalf("pod %s created: name held %v, PodGroup %s, job %s", c.Pod.Name, names[c.Pod.Name], w.s.pg.Status.Phase, st.State.Phase)
+		}
+		names[c.Pod.Name] = true
+	}
+	if !active(st.State.Phase) && st.State.Phase != batch.Restarting {
+		for _, pod := range out.DeletePods {
+			if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+				t.Fatalf("the ended pod %s is deleted in phase %s", pod.Name, st.State.Phase)
+			}
+		}
+	}
+
+	crash := rapid.IntRange(0, 8).Draw(t, "writes")
+	write := func(do func()) {
+		if crash > 0 {
+			crash--
+			do()
+		}
+	}
+	if pg := out.CreatePodGroup; pg != nil {
+		write(func() { w.s.pg = pg })
+	}
+	if spec := out.UpdatePodGroup; spec != nil {
+		write(func() { w.s.pg.Spec = *spec })
+	}
+	for _, c := range out.CreatePods {
+		write(func() {
+			w.serial++
+			c.Pod.UID = types.UID(fmt.Sprint("pod-", w.serial))
+			c.Pod.CreationTimestamp = metav1.NewTime(w.s.now)
+			c.Pod.Status.Phase = corev1.PodPending
+			w.s.pods = append(w.s.pods, c.Pod)
+		})
+	}
+	if len(out.DeletePods)+len(out.CreatePods) == 0 || crash > 0 {
+		job.Status = st
+	} else {
+		return // died before the status was written: nothing may be deleted
+	}
+	for _, pod := range out.DeletePods {
+		write(func() { terminating(pod) })
+	}
+	if out.DeletePodGroup {
+		write(func() { w.s.pg = nil })
+	}
+}
+
+// settle lets the cluster do its work undisturbed: every job comes to rest.
+func (w *world) settle(t *rapid.T) {
+	for range 200 {
+		w.s.now = w.s.now.Add(time.Second)
+		var kept []*corev1.Pod
+		for _, pod := range w.s.pods {
+			if pod.DeletionTimestamp == nil {
+				setPhase(pod, map[corev1.PodPhase]corev1.PodPhase{corev1.PodPending: corev1.PodRunning, corev1.PodRunning: corev1.PodSucceeded,
+					corev1.PodUnknown: corev1.PodRunning, corev1.PodSucceeded: corev1.PodSucceeded, corev1.PodFailed: corev1.PodFailed}[pod.Status.Phase], 1, w.s.now)
+				kept = append(kept, pod)
+			}
+		}
+		w.s.pods = kept
+		if w.s.pg != nil {
+			w.s.pg.Status.Phase = scheduling.PodGroupRunning
+		}
+		out := w.s.next()
+		if out.CreatePodGroup != nil {
+			w.s.pg = out.CreatePodGroup
+		}
+		for _, c := range out.CreatePods {
+			c.Pod.Status.Phase = corev1.PodPending
+			w.s.pods = append(w.s.pods, c.Pod)
+		}
+		w.s.job.Status = out.Status
+		for _, pod := range out.DeletePods {
+			terminating(pod)
+		}
+		if out.DeletePodGroup {
+			w.s.pg = nil
+		}
+		if phase := out.Status.State.Phase; Finished(phase) || phase == batch.Aborted {
+			return
+		}
+	}
+	t.Fatalf("the job never came to rest: %+v", w.s.job.Status)
+}

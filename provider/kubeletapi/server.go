@@ -1,0 +1,148 @@
+package kubeletapi
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+)
+
+// Config makes a Server. All fields but Log are required.
+type Config struct {
+	// CertFile and KeyFile are read again when they change.
+	CertFile, KeyFile string
+	// ClientCAFile is the authority of client certificates.
+	ClientCAFile string
+	// Client reviews tokens and access.
+	Client kubernetes.Interface
+	Log    logr.Logger
+}
+
+// Server is the HTTPS server. Make it with New.
+type Server struct {
+	cfg    Config
+	pods   PodSource
+	logs   Logs
+	access *access
+	cert   *certificate
+}
+
+// New checks the configuration and refuses anything that would leave the API
+// without TLS or without client authentication.
+func New(cfg Config, pods PodSource, logs Logs) (*Server, error) {
+	switch {
+	case cfg.CertFile == "" || cfg.KeyFile == "":
+		return nil, errors.New("kubelet API: a serving certificate and its key are required")
+	case cfg.ClientCAFile == "":
+		return nil, errors.New("kubelet API: a client authority is required, anonymous access is never served")
+	case cfg.Client == nil:
+		return nil, errors.New("kubelet API: a client for token and access reviews is required")
+	}
+	cert := &certificate{certFile: cfg.CertFile, keyFile: cfg.KeyFile}
+	if _, err := cert.get(nil); err != nil {
+		return nil, fmt.Errorf("kubelet API: %w", err)
+	}
+	a, err := newAccess(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("kubelet API: %w", err)
+	}
+	return &Server{cfg: cfg, pods: pods, logs: logs, access: a, cert: cert}, nil
+}
+
+// Serve answers on listener until ctx ends, then lets requests under way finish
+// for a few seconds. It closes the listener and returns nil after a graceful stop.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	authorities, err := s.access.run(ctx)
+	if err != nil {
+		return fmt.Errorf("kubelet API: %w", err)
+	}
+	server := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	config := &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: s.cert.get,
+		// A token may stand in for a certificate, so none is demanded here; a
+		// request with neither is refused by the authenticator.
+		ClientAuth: tls.RequestClientCert,
+		ClientCAs:  authorities,
+		NextProtos: []string{"h2", "http/1.1"},
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(tls.NewListener(listener, config)) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		stop, end := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer end()
+		if server.Shutdown(stop) != nil {
+			_ = server.Close() // streams that follow do not end by themselves
+		}
+		err = <-done
+	}
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Handler serves the routes behind authentication and authorization.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
+	mux.HandleFunc("GET /pods", s.podList)
+	mux.HandleFunc("GET /runningpods/", s.podList)
+	mux.HandleFunc("GET /stats/summary", s.stats)
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
+	for _, verb := range []string{"exec", "attach", "portForward", "run"} {
+		mux.HandleFunc("/"+verb+"/", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, verb+" is not served by this virtual node: its pods run inside a batch job", http.StatusNotImplemented)
+		})
+	}
+	return s.access.guard(mux, s.pods)
+}
+
+func (s *Server) podList(w http.ResponseWriter, _ *http.Request) {
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
+	for _, p := range s.pods.Pods() {
+		list.Items = append(list.Items, *p)
+	}
+	s.json(w, list)
+}
+
+// stats names the pods; what they use is known to the batch system alone.
+func (s *Server) stats(w http.ResponseWriter, _ *http.Request) {
+	out := statsv1alpha1.Summary{Pods: []statsv1alpha1.PodStats{}}
+	for _, p := range s.pods.Pods() {
+		if p.Status.Phase == corev1.PodRunning {
+			out.Pods = append(out.Pods, statsv1alpha1.PodStats{
+				PodRef:    statsv1alpha1.PodReference{Name: p.Name, Namespace: p.Namespace, UID: string(p.UID)},
+				StartTime: p.CreationTimestamp,
+			})
+		}
+	}
+	s.json(w, out)
+}
+
+func (s *Server) json(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		s.cfg.Log.V(1).Info("client went away", "error", err.Error())
+	}
+}

@@ -1,0 +1,162 @@
+package pod
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os/user"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/expand"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/peers"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+)
+
+// maxString is the kernel's limit for one argument or variable, its final zero
+// included.
+const maxString = 128 << 10
+
+// Variables of the batch job that a container inherits. Nothing else of the
+// job's environment reaches it.
+func inherited(name string) bool {
+	switch name {
+	case "HOME", "USER", "LOGNAME", "TMPDIR", "LANG":
+		return true
+	}
+	return granted(name) || strings.HasPrefix(name, "SLURM_")
+}
+
+// granted reports whether a variable says which devices the batch system granted:
+// a pod cannot override it.
+func granted(name string) bool {
+	switch name {
+	case "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL":
+		return true
+	}
+	return false
+}
+
+// place is what only the node knows of a pod.
+type place struct {
+	ip, hostIP string
+	// names maps the gang's host names to addresses when they must be rewritten,
+	// because /etc/hosts cannot be had.
+	names map[string]string
+}
+
+// field resolves a downward API field path that is known only here.
+func (p place) field(path string) (string, error) {
+	switch path {
+	case "status.podIP", "status.podIPs":
+		return p.ip, nil
+	case "status.hostIP", "status.hostIPs":
+		return p.hostIP, nil
+	}
+	return "", fmt.Errorf("field path %q is not known on the node", path)
+}
+
+// environment is what one container gets.
+type environment struct {
+	vars [][]byte          // NAME=value, sorted by name
+	own  map[string]string // the container's declared variables, for $(NAME)
+	home string
+}
+
+func (e environment) lookup(name string) (string, bool) {
+	v, ok := e.own[name]
+	return v, ok
+}
+
+// newEnvironment makes the environment of a container: the declared variables in
+// order, over the few that are inherited. job is the batch job's environment.
+func newEnvironment(job []string, declared []manifest.EnvVar, at place, hostname, token string) (environment, error) {
+	own := make(map[string]string, len(declared))
+	lookup := func(name string) (string, bool) { v, ok := own[name]; return v, ok }
+	for _, v := range declared {
+		if v.Name == "" || strings.ContainsAny(v.Name, "=\x00") {
+			return environment{}, fmt.Errorf("environment variable %q: a name is not empty and has no '=' and no NUL", v.Name)
+		}
+		value := string(v.Value)
+		switch {
+		case v.Field != "":
+			var err error
+			if value, err = at.field(v.Field); err != nil {
+				return environment{}, fmt.Errorf("environment variable %s: %w", v.Name, err)
+			}
+		case v.Expand:
+			value = expand.String(value, lookup)
+		}
+		if at.names != nil && peers.Rewritten(v.Name) {
+			value = peers.Rewrite(value, at.names)
+		}
+		if strings.ContainsRune(value, 0) {
+			return environment{}, fmt.Errorf("environment variable %s: the value has a NUL byte, which no program can receive", v.Name)
+		}
+		if n := len(v.Name) + len(value) + 2; n > maxString {
+			return environment{}, fmt.Errorf("environment variable %s: %d bytes with its name, and the kernel's limit for one variable is %d; use a volume instead", v.Name, n, maxString)
+		}
+		own[v.Name] = value
+	}
+	all := map[string]string{"PATH": host.DefaultPath, "HOSTNAME": hostname, process.TokenVariable: token}
+	devices := map[string]string{}
+	for _, kv := range job {
+		name, value, _ := strings.Cut(kv, "=")
+		if inherited(name) {
+			all[name] = value
+		}
+		if granted(name) {
+			devices[name] = value
+		}
+	}
+	if all["HOME"] == "" || all["USER"] == "" {
+		if u, err := user.Current(); err == nil { // a directory service may not be readable here
+			all["HOME"], all["USER"] = first(all["HOME"], u.HomeDir), first(all["USER"], u.Username)
+		}
+	}
+	e := environment{own: own, home: all["HOME"]}
+	maps.Copy(all, own)
+	maps.Copy(all, devices)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		e.vars = append(e.vars, []byte(name+"="+all[name]))
+	}
+	return e, nil
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// with gives the variables with one more, unless the container has its own.
+func (e environment) with(name, value string) [][]byte {
+	if _, ok := e.own[name]; ok {
+		return e.vars
+	}
+	return append(slices.Clone(e.vars), []byte(name+"="+value))
+}
+
+// arguments gives the argument vector of a container.
+func arguments(c *corev1.Container, e environment) ([][]byte, error) {
+	return expandAll(append(slices.Clone(c.Command), c.Args...), e)
+}
+
+func expandAll(words []string, e environment) ([][]byte, error) {
+	out := make([][]byte, len(words))
+	for i, w := range words {
+		out[i] = []byte(expand.String(w, e.lookup))
+		if bytes.IndexByte(out[i], 0) >= 0 {
+			return nil, fmt.Errorf("argument %d of the command has a NUL byte", i)
+		}
+		if n := len(out[i]) + 1; n > maxString {
+			return nil, fmt.Errorf("argument %d of the command: %d bytes, and the kernel's limit for one argument is %d", i, n, maxString)
+		}
+	}
+	return out, nil
+}

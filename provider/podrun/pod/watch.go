@@ -1,0 +1,136 @@
+package pod
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+// TerminateFile is the file in the gang's directory by which the launcher passes
+// on the batch system's wish that the job ends.
+const TerminateFile = "terminate.json"
+
+// Termination is its contents. One of another restart is stale.
+type Termination struct {
+	Restart int `json:"restart"`
+}
+
+// usageEvery is the time between looks at volumes with a limit.
+const usageEvery = 10 * time.Second
+
+// maxGrace bounds a grace period that comes from outside.
+const maxGrace = 365 * 24 * time.Hour
+
+// watcher turns everything that may end the pod from outside into requests.
+type watcher struct {
+	r    *runner
+	quit chan struct{}
+	wg   sync.WaitGroup
+}
+
+func newWatcher(r *runner) *watcher {
+	w := &watcher{r: r, quit: make(chan struct{})}
+	w.wg.Go(w.signals)
+	w.wg.Go(w.files)
+	if s := r.spec.Pod.Spec.ActiveDeadlineSeconds; s != nil {
+		until := time.Until(r.status.Get().StartedAt.Add(time.Duration(*s) * time.Second))
+		w.wg.Go(func() { w.deadline(until) })
+	}
+	return w
+}
+
+func (w *watcher) close() {
+	close(w.quit)
+	w.wg.Wait()
+}
+
+func (w *watcher) grace() time.Duration {
+	return time.Duration(w.r.spec.GraceSeconds) * time.Second
+}
+
+func (w *watcher) terminate() {
+	w.r.stop.request(w.grace(), cause{failed: true, reason: "Terminated", message: "the batch system ended the job"})
+}
+
+func (w *watcher) signals() {
+	select {
+	case <-w.r.opts.Terminate:
+		w.terminate()
+	case <-w.quit:
+	}
+}
+
+func (w *watcher) deadline(in time.Duration) {
+	timer := time.NewTimer(in)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		w.r.stop.request(w.grace(), cause{failed: true, reason: "DeadlineExceeded", message: "Pod was active on the node longer than the specified deadline"})
+	case <-w.quit:
+	}
+}
+
+// files looks at the control files until the pod has ended: a later stop may
+// shorten the grace of an earlier one.
+func (w *watcher) files() {
+	tick := time.NewTicker(w.r.opts.Poll)
+	defer tick.Stop()
+	told := false
+	for {
+		var stop manifest.Stop
+		err := atomicfile.ReadJSON(w.r.gang, path.Join(w.r.dir, "ctl/stop"), maxControl, &stop)
+		switch {
+		case err == nil:
+			grace := time.Duration(min(max(stop.GraceSeconds, 0), int64(maxGrace/time.Second))) * time.Second
+			w.r.stop.request(grace, cause{reason: stop.Reason, message: "the pod was stopped"})
+		case !errors.Is(err, fs.ErrNotExist) && !told:
+			told = true
+			w.r.warn(fmt.Errorf("read stop order: %w", err))
+		}
+		var t Termination
+		if atomicfile.ReadJSON(w.r.gang, TerminateFile, maxControl, &t) == nil && t.Restart == w.r.opts.Restart {
+			w.terminate()
+		}
+		select {
+		case <-tick.C:
+		case <-w.quit:
+			return
+		}
+	}
+}
+
+// volumes watches the limits of emptyDirs.
+func (w *watcher) volumes(all map[string]volume) {
+	limited := map[string]volume{}
+	for name, v := range all {
+		if v.limit > 0 {
+			limited[name] = v
+		}
+	}
+	if len(limited) == 0 {
+		return
+	}
+	w.wg.Go(func() {
+		tick := time.NewTicker(usageEvery)
+		defer tick.Stop()
+		for {
+			for name, v := range limited {
+				if used := usage(v.path); used > v.limit {
+					w.r.stop.request(time.Second, cause{failed: true, reason: "Evicted",
+						message: fmt.Sprintf("Usage of EmptyDir volume %q is %d bytes, more than its limit of %d", name, used, v.limit)})
+				}
+			}
+			select {
+			case <-tick.C:
+			case <-w.quit:
+				return
+			}
+		}
+	})
+}

@@ -1,0 +1,321 @@
+// Package allocate places gangs: the minimum of a gang together in one domain
+// or not at all, then as many further members as fit beside it. Interrupted
+// placements are completed before anything else.
+package allocate
+
+import (
+	"container/heap"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Action is the allocate action. It holds no state.
+type Action struct{}
+
+// Name is the action's name in configuration.
+func (Action) Name() string { return "allocate" }
+
+// grace is how long the pods of a new gang may take to appear before their lack
+// is worth telling.
+const grace = 10 * time.Second
+
+// Run places what fits, in the order of queues and gangs.
+func (Action) Run(s *framework.Session) {
+	var urgent []*snapshot.Gang
+	byQueue := map[string][]*snapshot.Gang{}
+	var queues []string
+	for _, g := range s.Snapshot.Gangs {
+		if !candidate(s, g) {
+			continue
+		}
+		if partial(g) {
+			urgent = append(urgent, g)
+			continue
+		}
+		if byQueue[g.Queue] == nil {
+			queues = append(queues, g.Queue)
+		}
+		byQueue[g.Queue] = append(byQueue[g.Queue], g)
+	}
+	slices.SortFunc(urgent, s.CompareGangs)
+	for _, g := range urgent {
+		place(s, g)
+	}
+	h := &queueHeap{s: s}
+	for _, name := range queues {
+		gangs := byQueue[name]
+		slices.SortFunc(gangs, s.CompareGangs)
+		h.lines = append(h.lines, &line{queue: s.Snapshot.Queue(name), gangs: gangs})
+	}
+	heap.Init(h)
+	for h.Len() > 0 {
+		l := h.lines[0]
+		place(s, l.gangs[0])
+		if l.gangs = l.gangs[1:]; len(l.gangs) == 0 {
+			heap.Pop(h)
+		} else {
+			heap.Fix(h, 0) // only this queue's share has changed
+		}
+	}
+}
+
+// candidate reports whether the gang is to be looked at, and notes why not.
+func candidate(s *framework.Session, g *snapshot.Gang) bool {
+	switch {
+	case g.Absent:
+		if g.Waiting > 0 {
+			s.Wait(g, plan.Unschedulable{Code: plan.PodGroupNotFound, Message: fmt.Sprintf("PodGroup %q does not exist", g.Name)})
+		}
+		return false
+	case !g.Plain && (g.Status.Phase == "" || g.Status.Phase == snapshot.GroupPending):
+		return false // enqueue has to let it in first, and that has to be seen
+	case g.Waiting == 0 && !gated(g) && len(openAttempts(g)) == 0:
+		return false
+	case g.Hold != "":
+		s.Wait(g, plan.Unschedulable{Code: plan.Held, Message: g.Hold})
+		return false
+	}
+	if u, ok := framework.QueueReason(s.Snapshot, g); !ok {
+		s.Wait(g, u)
+		return false
+	}
+	return true
+}
+
+func partial(g *snapshot.Gang) bool {
+	have := g.Have()
+	return have > 0 && have < g.Minimum() || len(openAttempts(g)) > 0
+}
+
+func gated(g *snapshot.Gang) bool {
+	return slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool { return p.Gated && !p.Terminating })
+}
+
+type line struct {
+	queue *snapshot.Queue
+	gangs []*snapshot.Gang
+}
+
+type queueHeap struct {
+	s     *framework.Session
+	lines []*line
+}
+
+func (h *queueHeap) Len() int { return len(h.lines) }
+func (h *queueHeap) Less(i, j int) bool {
+	return h.s.CompareQueues(h.lines[i].queue, h.lines[j].queue) < 0
+}
+func (h *queueHeap) Swap(i, j int) { h.lines[i], h.lines[j] = h.lines[j], h.lines[i] }
+func (h *queueHeap) Push(x any)    { h.lines = append(h.lines, x.(*line)) }
+func (h *queueHeap) Pop() any {
+	last := h.lines[len(h.lines)-1]
+	h.lines = h.lines[:len(h.lines)-1]
+	return last
+}
+
+// place tries to place one gang.
+func place(s *framework.Session, g *snapshot.Gang) {
+	var waiting []*snapshot.Pod
+	for _, p := range g.Pods {
+		if p.Waits() {
+			waiting = append(waiting, p)
+		}
+	}
+	have := g.Have()
+	var used []*snapshot.Pod
+	for _, a := range openAttempts(g) {
+		took := complete(s, g, a, waiting)
+		waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(took, p) })
+		used = append(used, took...)
+	}
+	if s.Waits(g) != nil {
+		return // an attempt of it still lacks members: nothing is added beside it
+	}
+	have += int64(len(used))
+	must, reason := minimum(s, g, waiting, have, used)
+	if reason != nil {
+		if have > 0 || s.Now.Sub(time.Unix(0, g.CreatedAt)) >= grace {
+			s.Wait(g, *reason)
+		}
+		return
+	}
+	if len(waiting) == 0 {
+		return
+	}
+	satisfied := have >= g.Minimum() && len(must) == 0
+	if satisfied {
+		must = waiting[:1]
+	}
+	if u := refused(s, g, must); u != nil {
+		u.Satisfied = satisfied
+		s.Wait(g, *u)
+		return
+	}
+	job := g.Key + "/new"
+	fit, reasons := s.FindDomain(job, must, domains(s, g))
+	if fit == nil {
+		u := noFit(g, reasons)
+		u.Satisfied = satisfied
+		s.Wait(g, u)
+		return
+	}
+	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
+		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
+	})
+	extra := s.Extend(job, rest, fit.Domain)
+	assigned := append(fit.Assigned, extra...)
+	s.Commit(g, fit.Domain, "", 0, assigned, nil)
+	total := 0
+	for _, a := range assigned {
+		total += len(a.Pods)
+	}
+	if total < len(waiting) {
+		s.Wait(g, plan.Unschedulable{Code: plan.NoCapacity, Satisfied: true,
+			Message: fmt.Sprintf("%d members beyond the minimum of %d do not fit on %s", len(waiting)-total, g.Minimum(), fit.Domain.Name)})
+	}
+}
+
+// minimum picks the members that must be placed together so that the gang has
+// its minimum, or says why there are not enough of them.
+func minimum(s *framework.Session, g *snapshot.Gang, waiting []*snapshot.Pod, have int64, used []*snapshot.Pod) ([]*snapshot.Pod, *plan.Unschedulable) {
+	var must []*snapshot.Pod
+	taken := map[string]bool{}
+	take := func(p *snapshot.Pod) { must, taken[p.UID] = append(must, p), true }
+	for _, t := range g.TaskMinimums() {
+		var placed, exist int64
+		for _, p := range g.Pods {
+			if p.Task != t.Task {
+				continue
+			}
+			if p.Counts() || slices.Contains(used, p) {
+				placed++
+			}
+			if alive(p) {
+				exist++
+			}
+		}
+		for _, p := range waiting {
+			if p.Task == t.Task && placed < t.Min {
+				take(p)
+				placed++
+			}
+		}
+		if placed < t.Min {
+			return nil, tooFew(g, plan.NotEnoughTaskPods, fmt.Sprintf("task %q", t.Task), exist, t.Min)
+		}
+	}
+	for _, p := range waiting {
+		if have+int64(len(must)) >= g.Minimum() {
+			break
+		}
+		if !taken[p.UID] {
+			take(p)
+		}
+	}
+	if have+int64(len(must)) < g.Minimum() {
+		var exist int64
+		for _, p := range g.Pods {
+			if alive(p) {
+				exist++
+			}
+		}
+		return nil, tooFew(g, plan.NotEnoughPods, "the gang", exist, g.Minimum())
+	}
+	slices.SortFunc(must, snapshot.ComparePods)
+	return must, nil
+}
+
+// alive reports whether the pod is, or can become, a placed member.
+func alive(p *snapshot.Pod) bool {
+	return p.Counts() || p.Node == "" && p.Phase == snapshot.PodPending && !p.Terminating
+}
+
+func tooFew(g *snapshot.Gang, code plan.Code, what string, exist, need int64) *plan.Unschedulable {
+	if exist >= need && gated(g) {
+		return &plan.Unschedulable{Code: plan.Gated, Message: fmt.Sprintf("%s has %d pods, but scheduling gates hold too many of them back", what, exist)}
+	}
+	return &plan.Unschedulable{Code: code, Message: fmt.Sprintf("%s has %d pods and needs %d", what, exist, need)}
+}
+
+// refused says why a member cannot be placed anywhere.
+func refused(s *framework.Session, g *snapshot.Gang, pods []*snapshot.Pod) *plan.Unschedulable {
+	for _, p := range pods {
+		if p.Class.Unsupported != "" {
+			return &plan.Unschedulable{Code: plan.UnsupportedRequest, Message: fmt.Sprintf("pod %s has %s, which is not supported yet", p.Name, p.Class.Unsupported)}
+		}
+		if len(p.Class.Missing) > 0 {
+			q := p.Class.Missing[0]
+			return &plan.Unschedulable{Code: plan.NoCapacity, Message: fmt.Sprintf("pod %s needs %s %s, and no node offers any", p.Name, plan.Amount(q.Name, q.Amount), q.Name)}
+		}
+	}
+	return nil
+}
+
+func noFit(g *snapshot.Gang, reasons []plan.DomainReason) plan.Unschedulable {
+	code := plan.NodesDontMatch
+	for _, r := range reasons {
+		if r.Code == plan.NoCapacity {
+			code = plan.NoCapacity
+		}
+	}
+	// Domains that admit the gang tell more than those that do not.
+	slices.SortStableFunc(reasons, func(a, b plan.DomainReason) int {
+		return order(a.Code) - order(b.Code)
+	})
+	message := plan.DomainWords(reasons)
+	if len(reasons) == 0 {
+		message = "there are no nodes"
+	}
+	return plan.Unschedulable{Code: code, Message: message, Domains: reasons}
+}
+
+func order(c plan.Code) int {
+	if c == plan.NoCapacity {
+		return 0
+	}
+	return 1
+}
+
+// domains lists where the gang may go: where it already is, or anywhere.
+func domains(s *framework.Session, g *snapshot.Gang) []framework.Domain {
+	all := s.Domains()
+	var here []framework.Domain
+	note := func(node string) {
+		if d, ok := domainOf(s, node); ok && !slices.Contains(here, d) {
+			here = append(here, d)
+		}
+	}
+	for _, p := range g.Pods {
+		if p.Node != "" && !p.Terminal() {
+			note(p.Node)
+		}
+	}
+	for _, pl := range s.Plan.Placements {
+		if pl.Gang == g.Key {
+			for _, b := range pl.Binds {
+				note(b.Node)
+			}
+		}
+	}
+	if len(here) == 0 {
+		return all
+	}
+	// A gang that somebody else spread stays where its first member is.
+	return here[:1]
+}
+
+func domainOf(s *framework.Session, node string) (framework.Domain, bool) {
+	i, ok := s.Snapshot.Node(node)
+	if !ok {
+		return framework.Domain{}, false
+	}
+	if s.Snapshot.Nodes[i].Virtual {
+		return framework.Domain{Name: node, Node: i}, true
+	}
+	return framework.Domain{Name: plan.RealDomain, Node: -1}, true
+}

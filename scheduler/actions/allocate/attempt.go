@@ -1,0 +1,132 @@
+package allocate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// attempt is a placement of which some members are not bound: its binding was
+// interrupted, or a member was deleted before the attempt was taken up.
+type attempt struct {
+	id      string
+	size    int64
+	node    string
+	members []*snapshot.Pod // by rank
+}
+
+// maxSize bounds the size that an annotation can make us count to.
+const maxSize = 1 << 20
+
+// openAttempts lists the incomplete attempts of a gang by id. An attempt that
+// the provider has taken up is closed: a member that is missing from it then was
+// deleted later, and its replacement is placed on its own.
+func openAttempts(g *snapshot.Gang) []attempt {
+	byID := map[string]*attempt{}
+	closed := map[string]bool{}
+	for _, p := range g.Pods {
+		if p.Attempt == "" || p.Node == "" {
+			continue
+		}
+		a := byID[p.Attempt]
+		if a == nil {
+			a = &attempt{id: p.Attempt, node: p.Node}
+			byID[p.Attempt] = a
+		}
+		a.size = max(a.size, min(p.Size, maxSize))
+		a.members = append(a.members, p)
+		if p.Submitted || p.Phase != snapshot.PodPending {
+			closed[p.Attempt] = true
+		}
+	}
+	var out []attempt
+	for id, a := range byID {
+		if !closed[id] && int64(len(a.members)) < a.size {
+			slices.SortFunc(a.members, func(x, y *snapshot.Pod) int {
+				return int(x.Rank - y.Rank)
+			})
+			out = append(out, *a)
+		}
+	}
+	slices.SortFunc(out, func(a, b attempt) int { return strings.Compare(a.id, b.id) })
+	return out
+}
+
+// missing lists the ranks that nobody has.
+func (a attempt) missing() []int64 {
+	has := map[int64]bool{}
+	for _, m := range a.members {
+		has[m.Rank] = true
+	}
+	var out []int64
+	for r := int64(0); r < a.size; r++ {
+		if !has[r] {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// choose gives every missing rank a pod: one that stands, in the order of
+// members, between those that hold the ranks before and after, so that a
+// component's ranks stay together; else the first that is left.
+func (a attempt) choose(waiting []*snapshot.Pod) (pods []*snapshot.Pod, ranks map[string]int64, lacking []int64) {
+	left := slices.Clone(waiting)
+	ranks = map[string]int64{}
+	for _, r := range a.missing() {
+		if len(left) == 0 {
+			lacking = append(lacking, r)
+			continue
+		}
+		at := max(slices.IndexFunc(left, func(p *snapshot.Pod) bool { return a.between(p, r) }), 0)
+		pods = append(pods, left[at])
+		ranks[left[at].UID] = r
+		left = slices.Delete(left, at, at+1)
+	}
+	return pods, ranks, lacking
+}
+
+func (a attempt) between(p *snapshot.Pod, rank int64) bool {
+	for _, m := range a.members {
+		if m.Rank < rank && snapshot.ComparePods(m, p) > 0 || m.Rank > rank && snapshot.ComparePods(m, p) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// complete binds the missing members of an attempt where the others are. It
+// returns the pods it used.
+func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snapshot.Pod) []*snapshot.Pod {
+	domain, ok := domainOf(s, a.node)
+	pods, ranks, lacking := a.choose(waiting)
+	if ok && !domain.Virtual() && len(pods) == 0 {
+		return nil // pods on real nodes run without waiting for each other
+	}
+	if len(pods) > 0 {
+		domains := []framework.Domain{domain}
+		if !ok {
+			domains = nil
+		}
+		fit, reasons := s.FindDomain(a.id, pods, domains)
+		if fit == nil {
+			u := noFit(g, reasons)
+			if !ok {
+				u.Message = fmt.Sprintf("attempt %s is on node %s, which does not exist", a.id, a.node)
+			}
+			s.Wait(g, u)
+			return pods
+		}
+		s.Commit(g, fit.Domain, a.id, a.size, fit.Assigned, ranks)
+	}
+	if len(lacking) > 0 {
+		s.Wait(g, plan.Unschedulable{Code: plan.AttemptIncomplete, Message: fmt.Sprintf(
+			"attempt %s on %s has %d of %d members and waits for a pod to take rank %d",
+			a.id, a.node, a.size-int64(len(lacking)), a.size, lacking[0])})
+	}
+	return pods
+}

@@ -1,0 +1,82 @@
+// Package enqueue lets PodGroups in: from Pending to Inqueue, upon which their
+// pods are created. It reserves nothing; what is admitted competes in allocate.
+package enqueue
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Action is the enqueue action. It holds no state.
+type Action struct{}
+
+// Name is the action's name in configuration.
+func (Action) Name() string { return "enqueue" }
+
+// Run admits every pending PodGroup whose queue is open and whose minimum some
+// domain could hold if it were empty.
+func (Action) Run(s *framework.Session) {
+	for _, g := range s.Snapshot.Gangs {
+		if g.Plain || g.Absent || g.Status.Phase != snapshot.GroupPending {
+			continue
+		}
+		if u, ok := framework.QueueReason(s.Snapshot, g); !ok {
+			s.Wait(g, u)
+			continue
+		}
+		if reasons := never(s, g); reasons != nil {
+			s.Wait(g, plan.Unschedulable{Code: plan.NoCapacity, Domains: reasons,
+				Message: "the gang's minimum is more than there is: " + plan.DomainWords(reasons)})
+			continue
+		}
+		s.Admit(g)
+	}
+}
+
+// never returns why no domain can hold the gang's minimum resources even when
+// empty, nil when one can.
+func never(s *framework.Session, g *snapshot.Gang) []plan.DomainReason {
+	var wanted resource.List
+	for _, q := range g.MinResources {
+		if !quotaOnly(q.Name) {
+			wanted = append(wanted, q)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	need, missing := s.Snapshot.Dims.Vector(wanted)
+	var out []plan.DomainReason
+	for _, d := range s.Domains() {
+		total, largest := s.Whole(d)
+		r := plan.DomainReason{Domain: d.Name, Code: plan.NoCapacity}
+		for dim, a := range need {
+			if a > total[dim] {
+				r.Short = append(r.Short, snapshot.Shortage{Resource: s.Snapshot.Dims.Name(dim), Need: a, Free: total[dim], Largest: largest[dim]})
+			}
+		}
+		for _, q := range missing {
+			r.Short = append(r.Short, snapshot.Shortage{Resource: q.Name, Need: q.Amount})
+		}
+		slices.SortFunc(r.Short, func(a, b snapshot.Shortage) int { return strings.Compare(a.Resource, b.Resource) })
+		if len(r.Short) == 0 {
+			return nil
+		}
+		out = append(out, r)
+	}
+	if out == nil {
+		out = []plan.DomainReason{{Domain: plan.RealDomain, Code: plan.NodesDontMatch, Nodes: []plan.NodeCount{{Why: fmt.Sprintf("of %d known", len(s.Snapshot.Nodes))}}}}
+	}
+	return out
+}
+
+// quotaOnly reports names that only resource quotas know.
+func quotaOnly(name string) bool {
+	return strings.HasPrefix(name, "requests.") || strings.HasPrefix(name, "limits.") || strings.HasPrefix(name, "count/")
+}

@@ -1,0 +1,211 @@
+// Package binder carries plans out: it binds pods, writes PodGroup statuses and
+// pod conditions, and tells events. It decides nothing. Every write is safe to
+// repeat and carries the UID it is meant for.
+//
+// A gang's attempt id is made here, once a placement, and all members carry it
+// in their Binding together with size and rank; the API server copies them to
+// the pod in the write that binds it. A gang whose binding is cut short can
+// therefore be completed by whoever schedules next. A binding whose outcome is
+// unknown is repeated until the API server answers: its resources stay counted.
+package binder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+	"volcano.sh/apis/pkg/client/clientset/versioned"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+)
+
+// Config is what a Binder needs.
+type Config struct {
+	Client  kubernetes.Interface
+	Volcano versioned.Interface
+	Cache   *cache.Cache
+	Events  record.EventRecorder
+	// Workers bounds the bindings, and apart from them the status writes, under
+	// way at a time.
+	Workers int
+	Now     func() time.Time
+	// NewID makes attempt and transition ids.
+	NewID   func() string
+	Observe Observer
+}
+
+// Observer is told what happened; its methods must not block.
+type Observer interface {
+	Bound(result string, took time.Duration) // "bound", "gone", "elsewhere", "refused", "retried"
+	Wrote(kind, result string)               // kind "podgroup" or "pod"; result "written", "gone", "retried"
+}
+
+const (
+	callTimeout = 15 * time.Second
+	// confirmWithin is how long the watch may take to show a binding.
+	confirmWithin = 2 * time.Minute
+	// holdFor is how long a gang rests after the API server refused a binding.
+	holdFor    = 10 * time.Second
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// Binder carries out plans with workers of its own.
+type Binder struct {
+	Config
+	binds  workqueue.TypedRateLimitingInterface[bindTask]
+	writes workqueue.TypedRateLimitingInterface[string]
+
+	mu      sync.Mutex
+	wishes  map[string]wish      // by UID of the object to write
+	written map[string]time.Time // last write of a message by UID
+	workers sync.WaitGroup
+}
+
+type bindTask struct {
+	gang, attempt  string
+	size           int64
+	domain         string
+	bind           plan.Bind
+	gangName       string
+	since          time.Time
+	gangUID        string
+}
+
+// New returns a Binder; Start sets it to work.
+func New(c Config) *Binder {
+	return &Binder{
+		Config: c,
+		binds: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[bindTask](firstRetry, lastRetry)),
+		writes: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		wishes: map[string]wish{}, written: map[string]time.Time{},
+	}
+}
+
+// Start starts the workers, which run until ctx ends. Wait waits for them.
+func (b *Binder) Start(ctx context.Context) {
+	for range max(b.Workers, 1) {
+		b.workers.Go(func() { work(ctx, b.binds, b.bind) })
+		b.workers.Go(func() { work(ctx, b.writes, b.write) })
+	}
+	b.workers.Go(func() {
+		<-ctx.Done()
+		b.binds.ShutDown()
+		b.writes.ShutDown()
+	})
+}
+
+// Wait blocks until the workers have stopped.
+func (b *Binder) Wait() { b.workers.Wait() }
+
+// work hands items to f until the queue shuts down; an item for which f reports
+// false is repeated later.
+func work[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterface[T], f func(context.Context, T) bool) {
+	for {
+		item, shutdown := q.Get()
+		if shutdown {
+			return
+		}
+		if ctx.Err() == nil && !f(ctx, item) {
+			q.AddRateLimited(item)
+		} else {
+			q.Forget(item)
+		}
+		q.Done(item)
+	}
+}
+
+// Carry starts everything a plan asks for and returns at once. All members of a
+// placement are counted before the first is sent.
+func (b *Binder) Carry(p plan.Plan) {
+	now := b.Now()
+	for _, pl := range p.Placements {
+		attempt := pl.Attempt
+		if attempt == "" {
+			attempt = b.NewID()
+		}
+		for _, bind := range pl.Binds {
+			a := cache.Assumption{Node: bind.Node, Attempt: attempt, Size: pl.Size, Rank: bind.Rank}
+			if !b.Cache.Assume(bind.UID, a) {
+				continue // deleted since the snapshot: the next cycle sees what is left
+			}
+			b.binds.Add(bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now})
+		}
+	}
+	b.note(p, now)
+}
+
+// bind sends one binding and reports whether it is settled.
+func (b *Binder) bind(ctx context.Context, t bindTask) bool {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: t.bind.Namespace, Name: t.bind.Name, UID: types.UID(t.bind.UID),
+			Annotations: map[string]string{
+				wellknown.GangAttempt: t.attempt,
+				wellknown.GangSize:    strconv.FormatInt(t.size, 10),
+				wellknown.GangRank:    strconv.FormatInt(t.bind.Rank, 10),
+			},
+		},
+		Target: corev1.ObjectReference{Kind: "Node", Name: t.bind.Node},
+	}, metav1.CreateOptions{})
+	result, settled := b.settle(call, t, err)
+	b.Observe.Bound(result, b.Now().Sub(t.since))
+	if err != nil && !errors.Is(err, context.Canceled) {
+		logr.FromContextOrDiscard(ctx).V(1).Info("binding was not accepted", "pod", t.bind.Namespace+"/"+t.bind.Name, "podUID", t.bind.UID, "node", t.bind.Node, "result", result, "reason", err.Error())
+	}
+	return settled
+}
+
+// settle works out what an answer to a binding means.
+func (b *Binder) settle(ctx context.Context, t bindTask, err error) (result string, settled bool) {
+	switch {
+	case err == nil:
+		b.Cache.Confirm(t.bind.UID, b.Now().Add(confirmWithin))
+		return "bound", true
+	case apierrors.IsNotFound(err):
+		b.Cache.Forget(t.bind.UID)
+		return "gone", true
+	case apierrors.IsConflict(err):
+		return b.look(ctx, t)
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsForbidden(err):
+		b.Cache.Hold(t.gang, fmt.Sprintf("binding pod %s was refused: %v", t.bind.Name, err), b.Now().Add(holdFor))
+		b.Cache.Forget(t.bind.UID)
+		return "refused", true
+	}
+	return "retried", false
+}
+
+// look finds out why a binding conflicts: it may have been accepted before, by
+// us, with the answer lost; or the pod is another one, or bound elsewhere.
+func (b *Binder) look(ctx context.Context, t bindTask) (string, bool) {
+	p, err := b.Client.CoreV1().Pods(t.bind.Namespace).Get(ctx, t.bind.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err), err == nil && string(p.UID) != t.bind.UID, err == nil && p.DeletionTimestamp != nil && p.Spec.NodeName == "":
+		b.Cache.Forget(t.bind.UID)
+		return "gone", true
+	case err != nil, p.Spec.NodeName == "":
+		return "retried", false
+	case p.Spec.NodeName == t.bind.Node && p.Annotations[wellknown.GangAttempt] == t.attempt:
+		b.Cache.Confirm(t.bind.UID, b.Now().Add(confirmWithin))
+		return "bound", true
+	}
+	b.Cache.SetPod(p) // what a live read says is no older than what we assume
+	return "elsewhere", true
+}

@@ -1,0 +1,219 @@
+package binder
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// wish is the latest of what an object's status should say.
+type wish struct {
+	group *plan.Status
+	pod   *podWish
+}
+
+type podWish struct {
+	ref     plan.PodRef
+	message string
+	plain   bool
+}
+
+// messageEvery is how often a message whose reason stays the same is refreshed:
+// the numbers in it change with every pod that starts or ends in the cluster.
+const messageEvery = 30 * time.Second
+
+// maxMessage bounds what goes into a condition or an event.
+const maxMessage = 1024
+
+// note queues the status writes of a plan. A later wish for the same object
+// replaces an earlier one that is not written yet.
+func (b *Binder) note(p plan.Plan, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for uid, at := range b.written {
+		if now.Sub(at) > messageEvery {
+			delete(b.written, uid)
+		}
+	}
+	for i := range p.Statuses {
+		s := &p.Statuses[i]
+		now := b.Cache.Conditions(s.Gang)
+		if _, recent := b.written[s.GangUID]; recent && sameButMessage(s.Want, now) && b.sameCounts(s) {
+			continue
+		}
+		b.wishes[s.GangUID] = wish{group: s}
+		b.writes.Add(s.GangUID)
+	}
+	for _, u := range p.Unschedulable {
+		if !u.Code.CapacityKind() {
+			continue
+		}
+		for _, ref := range u.Pods {
+			reason, message := b.Cache.Displayed(ref.UID)
+			_, recent := b.written[ref.UID]
+			if reason == corev1.PodReasonUnschedulable && (!u.Plain || recent || message == cut(u.Message)) {
+				continue // members of a gang point to the PodGroup for fresh numbers
+			}
+			if recent {
+				continue
+			}
+			b.wishes[ref.UID] = wish{pod: &podWish{ref: ref, message: cut(u.Message), plain: u.Plain}}
+			b.written[ref.UID] = now
+			b.writes.Add(ref.UID)
+		}
+	}
+}
+
+// sameButMessage reports whether conditions differ from the shown ones in words only.
+func sameButMessage(want snapshot.GroupStatus, shown []volcanov1.PodGroupCondition) bool {
+	if len(want.Conditions) != len(shown) {
+		return false
+	}
+	for _, w := range want.Conditions {
+		if !slices.ContainsFunc(shown, func(c volcanov1.PodGroupCondition) bool {
+			return string(c.Type) == w.Type && string(c.Status) == w.Status && c.Reason == w.Reason
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// sameCounts reports whether everything but the conditions is shown already.
+func (b *Binder) sameCounts(s *plan.Status) bool {
+	shown, ok := b.Cache.Status(s.Gang)
+	return ok && shown.Phase == s.Want.Phase && shown.Running == s.Want.Running && shown.Succeeded == s.Want.Succeeded && shown.Failed == s.Want.Failed
+}
+
+// write carries the latest wish for an object out and reports whether it is settled.
+func (b *Binder) write(ctx context.Context, uid string) bool {
+	b.mu.Lock()
+	w, ok := b.wishes[uid]
+	delete(b.wishes, uid)
+	b.mu.Unlock()
+	if !ok {
+		return true
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	kind, err := "podgroup", error(nil)
+	if w.group != nil {
+		err = b.writeGroup(call, w.group)
+	} else {
+		kind, err = "pod", b.writePod(call, w.pod)
+	}
+	switch {
+	case err == nil:
+		b.Observe.Wrote(kind, "written")
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err):
+		// Gone, or another object by now; a status that is still wrong comes with the next plan.
+		b.Observe.Wrote(kind, "gone")
+	default:
+		b.Observe.Wrote(kind, "retried")
+		logr.FromContextOrDiscard(ctx).V(1).Info("status write failed", "kind", kind, "uid", uid, "reason", err.Error())
+		b.mu.Lock()
+		if _, newer := b.wishes[uid]; !newer {
+			b.wishes[uid] = w
+		}
+		b.mu.Unlock()
+		return false
+	}
+	return true
+}
+
+func (b *Binder) writeGroup(ctx context.Context, s *plan.Status) error {
+	shown := b.Cache.Conditions(s.Gang)
+	conditions, news := b.conditions(s.Want.Conditions, shown)
+	body, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": s.GangUID},
+		"status": map[string]any{
+			"phase": s.Want.Phase, "running": s.Want.Running, "succeeded": s.Want.Succeeded, "failed": s.Want.Failed,
+			"conditions": conditions,
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	pg, err := b.Volcano.SchedulingV1beta1().PodGroups(s.Namespace).Patch(ctx, s.Name, types.MergePatchType, body, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("patch PodGroup %s/%s: %w", s.Namespace, s.Name, err)
+	}
+	b.Cache.StatusWritten(s.Gang, s.GangUID, pg)
+	b.mu.Lock()
+	b.written[s.GangUID] = b.Now()
+	b.mu.Unlock()
+	if news != nil {
+		ref := &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "PodGroup", Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.GangUID)}
+		b.Events.Event(ref, corev1.EventTypeWarning, string(volcanov1.PodGroupUnschedulableType), news.Reason+": "+news.Message)
+	}
+	return nil
+}
+
+// conditions gives wanted conditions their identity and time: those of the shown
+// one unless status, reason or message changed. news is the Unschedulable
+// condition when it has just become true or got another reason.
+func (b *Binder) conditions(want []snapshot.Condition, shown []volcanov1.PodGroupCondition) (out []volcanov1.PodGroupCondition, news *volcanov1.PodGroupCondition) {
+	now := metav1.NewTime(b.Now())
+	out = make([]volcanov1.PodGroupCondition, 0, len(want))
+	for _, w := range want {
+		c := volcanov1.PodGroupCondition{
+			Type: volcanov1.PodGroupConditionType(w.Type), Status: corev1.ConditionStatus(w.Status),
+			Reason: w.Reason, Message: cut(w.Message), TransitionID: b.NewID(), LastTransitionTime: now,
+		}
+		turned := true
+		if i := slices.IndexFunc(shown, func(s volcanov1.PodGroupCondition) bool { return s.Type == c.Type }); i >= 0 {
+			s := shown[i]
+			turned = s.Status != c.Status || s.Reason != c.Reason
+			if !turned {
+				c.LastTransitionTime, c.TransitionID = s.LastTransitionTime, s.TransitionID
+			}
+		}
+		out = append(out, c)
+		if turned && c.Type == volcanov1.PodGroupUnschedulableType && c.Status == corev1.ConditionTrue {
+			news = &out[len(out)-1]
+		}
+	}
+	return out, news
+}
+
+func (b *Binder) writePod(ctx context.Context, w *podWish) error {
+	body, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": w.ref.UID},
+		"status": map[string]any{"conditions": []map[string]any{{
+			"type": corev1.PodScheduled, "status": corev1.ConditionFalse,
+			"reason": corev1.PodReasonUnschedulable, "message": w.message, "lastTransitionTime": metav1.NewTime(b.Now()),
+		}}},
+	})
+	if err != nil {
+		return fmt.Errorf("encode condition: %w", err)
+	}
+	if _, err := b.Client.CoreV1().Pods(w.ref.Namespace).Patch(ctx, w.ref.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+		return fmt.Errorf("patch pod %s/%s: %w", w.ref.Namespace, w.ref.Name, err)
+	}
+	if w.plain {
+		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: w.ref.Namespace, Name: w.ref.Name, UID: types.UID(w.ref.UID)}
+		b.Events.Event(ref, corev1.EventTypeWarning, "FailedScheduling", w.message)
+	}
+	return nil
+}
+
+// cut bounds a message without breaking a character.
+func cut(s string) string {
+	if len(s) <= maxMessage {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMessage-3], "") + "..."
+}

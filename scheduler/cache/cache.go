@@ -1,0 +1,437 @@
+// Package cache turns what the API server tells into snapshots. It keeps the
+// compiled form of every node and gang and rebuilds only those that changed, so
+// a cycle costs what changed. What the binder has sent and the watch has not
+// shown yet is kept as assumptions on top.
+//
+// Objects may arrive in any order between kinds: a pod before its node or its
+// PodGroup is kept until they come. Identity is the UID: an object that was
+// deleted and made again under the same name is another one.
+package cache
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Cache is safe for concurrent use.
+type Cache struct {
+	mu sync.Mutex
+
+	dims    *resource.Dims // nil when the names that nodes offer may have changed
+	classes map[string]*snapshot.Class
+
+	nodes      map[string]*nodeEntry
+	pods       map[string]*podEntry // by UID
+	gangs      map[string]*gangEntry
+	queues     map[string]*snapshot.Queue
+	priorities map[string]priorityClass
+	assumed    map[string]Assumption // by pod UID
+
+	changed chan struct{}
+}
+
+type nodeEntry struct {
+	spec *snapshot.NodeSpec // nil until the node itself is seen
+	pods map[string]*podEntry
+	snap *snapshot.Node // nil when out of date
+}
+
+type gangEntry struct {
+	group *groupSpec // nil for a plain pod or while the PodGroup is not seen
+	pods  map[string]*podEntry
+	snap  *snapshot.Gang
+	hold  string
+	until time.Time
+	// written is a status this program wrote that the watch has not shown yet.
+	written   *snapshot.GroupStatus
+	writtenRV string
+	raw       []volcanov1.PodGroupCondition
+}
+
+type priorityClass struct {
+	value     int32
+	isDefault bool
+}
+
+// Assumption is a binding that was sent and that the watch has not shown yet.
+type Assumption struct {
+	Node    string
+	Attempt string
+	Size    int64
+	Rank    int64
+	// Until is when the assumption is given up; zero while the binding is under way.
+	Until time.Time
+}
+
+// New returns an empty cache.
+func New() *Cache {
+	return &Cache{
+		classes: map[string]*snapshot.Class{},
+		nodes:   map[string]*nodeEntry{}, pods: map[string]*podEntry{}, gangs: map[string]*gangEntry{},
+		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
+		assumed: map[string]Assumption{}, changed: make(chan struct{}, 1),
+	}
+}
+
+// Changed delivers a value after something changed that a cycle might act on.
+func (c *Cache) Changed() <-chan struct{} { return c.changed }
+
+func (c *Cache) signal() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Cache) node(name string) *nodeEntry {
+	n := c.nodes[name]
+	if n == nil {
+		n = &nodeEntry{pods: map[string]*podEntry{}}
+		c.nodes[name] = n
+	}
+	return n
+}
+
+func (c *Cache) gang(key string) *gangEntry {
+	g := c.gangs[key]
+	if g == nil {
+		g = &gangEntry{pods: map[string]*podEntry{}}
+		c.gangs[key] = g
+	}
+	return g
+}
+
+// SetNode takes in a node.
+func (c *Cache) SetNode(n *corev1.Node) {
+	spec := nodeSpec(n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.node(n.Name)
+	if e.spec != nil && reflect.DeepEqual(*e.spec, spec) {
+		return // a heartbeat
+	}
+	e.spec, e.snap = &spec, nil
+	if c.dims != nil && !c.knows(spec) {
+		c.dims = nil
+	}
+	c.signal()
+}
+
+// knows reports whether a node offers nothing that the table of names lacks.
+// Names that vanish stay in the table until the next new one: they do no harm.
+func (c *Cache) knows(spec snapshot.NodeSpec) bool {
+	for _, name := range snapshot.DimsOf([]snapshot.NodeSpec{spec}).Names() {
+		if _, ok := c.dims.Index(name); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// DeleteNode forgets a node; its pods are kept until they are deleted as well.
+func (c *Cache) DeleteNode(name, uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.nodes[name]
+	if e == nil || e.spec == nil || e.spec.UID != uid {
+		return
+	}
+	e.spec, e.snap = nil, nil
+	if len(e.pods) == 0 {
+		delete(c.nodes, name)
+	}
+	c.signal()
+}
+
+// SetPod takes in a pod of any scheduler.
+func (c *Cache) SetPod(p *corev1.Pod) {
+	e := newPodEntry(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.pods[e.pod.UID]
+	if old != nil && old.equal(e) {
+		return
+	}
+	if e.pod.Node != "" || e.pod.Terminal() {
+		delete(c.assumed, e.pod.UID) // the watch tells the truth now
+	}
+	c.unlink(old)
+	c.pods[e.pod.UID] = e
+	c.link(e)
+	c.signal()
+}
+
+// DeletePod forgets a pod.
+func (c *Cache) DeletePod(uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.pods[uid]
+	if old == nil {
+		return
+	}
+	c.unlink(old)
+	delete(c.pods, uid)
+	delete(c.assumed, uid)
+	c.signal()
+}
+
+// seat is the pod's node and placement with the assumption applied.
+func (c *Cache) seat(e *podEntry) snapshot.Pod {
+	p := e.pod
+	if a, ok := c.assumed[p.UID]; ok && p.Node == "" {
+		p.Node, p.Attempt, p.Size, p.Rank = a.Node, a.Attempt, a.Size, a.Rank
+	}
+	return p
+}
+
+func (c *Cache) link(e *podEntry) {
+	if p := c.seat(e); p.Node != "" && !p.Terminal() {
+		e.on = p.Node
+		n := c.node(e.on)
+		n.pods[p.UID], n.snap = e, nil
+	}
+	if e.gang != "" {
+		g := c.gang(e.gang)
+		g.pods[e.pod.UID], g.snap = e, nil
+	}
+}
+
+func (c *Cache) unlink(e *podEntry) {
+	if e == nil {
+		return
+	}
+	if e.on != "" {
+		n := c.node(e.on)
+		delete(n.pods, e.pod.UID)
+		n.snap = nil
+		if n.spec == nil && len(n.pods) == 0 {
+			delete(c.nodes, e.on)
+		}
+		e.on = ""
+	}
+	if e.gang != "" {
+		g := c.gang(e.gang)
+		delete(g.pods, e.pod.UID)
+		g.snap = nil
+		if g.group == nil && len(g.pods) == 0 {
+			delete(c.gangs, e.gang)
+		}
+	}
+}
+
+// SetGroup takes in a PodGroup.
+func (c *Cache) SetGroup(pg *volcanov1.PodGroup) {
+	spec := newGroupSpec(pg)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gang(spec.Key)
+	e.raw = pg.Status.Conditions
+	if e.group != nil && e.group.UID != spec.UID {
+		e.written = nil
+	}
+	if e.written != nil && !older(pg.ResourceVersion, e.writtenRV) {
+		e.written = nil
+		e.snap = nil
+	}
+	if e.group != nil {
+		old := *e.group
+		old.version = spec.version
+		if reflect.DeepEqual(old, spec) {
+			e.group.version = spec.version
+			return
+		}
+	}
+	e.group, e.snap = &spec, nil
+	c.signal()
+}
+
+// older reports whether resource version a was certainly before b.
+func older(a, b string) bool {
+	cmp, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && cmp < 0
+}
+
+// DeleteGroup forgets a PodGroup; its pods stay and wait for one.
+func (c *Cache) DeleteGroup(namespace, name, uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := groupKey(namespace, name)
+	e := c.gangs[key]
+	if e == nil || e.group == nil || e.group.UID != uid {
+		return
+	}
+	e.group, e.snap, e.written, e.raw = nil, nil, nil, nil
+	if len(e.pods) == 0 {
+		delete(c.gangs, key)
+	}
+	c.signal()
+}
+
+// SetQueue takes in a queue.
+func (c *Cache) SetQueue(q *volcanov1.Queue) {
+	m := queueSpec(q)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.queues[m.Name]; old != nil && *old == m {
+		return
+	}
+	c.queues[m.Name] = &m
+	c.signal()
+}
+
+// DeleteQueue forgets a queue.
+func (c *Cache) DeleteQueue(name, uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if q := c.queues[name]; q != nil && q.UID == uid {
+		delete(c.queues, name)
+		c.signal()
+	}
+}
+
+// SetPriorityClass takes in a priority class.
+func (c *Cache) SetPriorityClass(p *schedulingv1.PriorityClass) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.priorities[p.Name] = priorityClass{p.Value, p.GlobalDefault}
+	c.touchGangs()
+}
+
+// DeletePriorityClass forgets a priority class.
+func (c *Cache) DeletePriorityClass(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.priorities, name)
+	c.touchGangs()
+}
+
+// touchGangs marks all gangs: priority classes change rarely.
+func (c *Cache) touchGangs() {
+	for _, g := range c.gangs {
+		g.snap = nil
+	}
+	c.signal()
+}
+
+// Snapshot returns the present state; it is immutable and the cache's work goes
+// on beside it.
+func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dims == nil || len(c.classes) > 2*len(c.pods)+1024 {
+		c.recompile()
+	}
+	nodes := make([]*snapshot.Node, 0, len(c.nodes))
+	for _, e := range c.nodes {
+		if e.spec == nil {
+			continue
+		}
+		if e.snap == nil {
+			e.snap = snapshot.NewNode(*e.spec, c.residents(e), c.dims)
+		}
+		nodes = append(nodes, e.snap)
+	}
+	gangs := make([]*snapshot.Gang, 0, len(c.gangs))
+	for key, e := range c.gangs {
+		if e.hold != "" && !now.Before(e.until) {
+			e.hold, e.snap = "", nil
+		}
+		if e.snap == nil {
+			e.snap = c.compileGang(key, e)
+		}
+		gangs = append(gangs, e.snap)
+	}
+	return snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
+}
+
+// recompile starts over with the table of names and the classes.
+func (c *Cache) recompile() {
+	var specs []snapshot.NodeSpec
+	for _, e := range c.nodes {
+		e.snap = nil
+		if e.spec != nil {
+			specs = append(specs, *e.spec)
+		}
+	}
+	for _, g := range c.gangs {
+		g.snap = nil
+	}
+	c.dims = snapshot.DimsOf(specs)
+	c.classes = map[string]*snapshot.Class{}
+}
+
+func (c *Cache) class(e *podEntry) *snapshot.Class {
+	cl := c.classes[e.class]
+	if cl == nil {
+		cl = snapshot.NewClass(e.spec, e.class, c.dims)
+		c.classes[e.class] = cl
+	}
+	return cl
+}
+
+func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
+	out := make([]snapshot.Resident, 0, len(n.pods))
+	for uid, e := range n.pods {
+		p := c.seat(e)
+		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang)})
+	}
+	return out
+}
+
+func (c *Cache) compileGang(key string, e *gangEntry) *snapshot.Gang {
+	pods := make([]*snapshot.Pod, 0, len(e.pods))
+	var priority int32
+	for _, pe := range e.pods {
+		p := c.seat(pe)
+		p.Class = c.class(pe)
+		pods = append(pods, &p)
+		priority = max(priority, pe.priority)
+	}
+	spec := snapshot.GangSpec{Key: key}
+	switch {
+	case e.group != nil:
+		spec = e.group.GangSpec
+		spec.Priority = c.priority(e.group.priorityClass, priority, len(pods) > 0)
+		if e.written != nil {
+			spec.Status = *e.written
+		}
+	default:
+		first := ""
+		for uid, pe := range e.pods { // the same pod speaks for all whatever the order of the map
+			if first == "" || uid < first {
+				first, spec = uid, pe.stand
+			}
+		}
+		spec.Priority = priority
+	}
+	spec.Hold = e.hold
+	return snapshot.NewGang(spec, pods, c.dims)
+}
+
+// priority resolves a PodGroup's class; without one its pods' priority counts,
+// which the API server has resolved, and before there are pods the default.
+func (c *Cache) priority(class string, ofPods int32, hasPods bool) int32 {
+	if p, ok := c.priorities[class]; ok && class != "" {
+		return p.value
+	}
+	if hasPods || class != "" {
+		return ofPods
+	}
+	for _, p := range c.priorities {
+		if p.isDefault {
+			return p.value
+		}
+	}
+	return 0
+}

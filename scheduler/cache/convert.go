@@ -1,0 +1,249 @@
+package cache
+
+import (
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// podEntry is a pod as far as scheduling sees it.
+type podEntry struct {
+	pod      snapshot.Pod // as the API says; Class is unset
+	class    string
+	spec     snapshot.ClassSpec
+	gang     string            // "" when the pod is not ours
+	stand    snapshot.GangSpec // the gang when there is no PodGroup object
+	priority int32
+
+	waitReason, waitMessage string // the PodScheduled=False condition shown now
+
+	on string // the node entry this pod is linked to
+}
+
+func (e *podEntry) equal(o *podEntry) bool {
+	a, b := *e, *o
+	a.on, b.on = "", ""
+	return reflect.DeepEqual(a, b)
+}
+
+// Ours reports whether the pod names this scheduler.
+func Ours(p *corev1.Pod) bool {
+	return p.Spec.SchedulerName == wellknown.SchedulerVolcano || p.Spec.SchedulerName == wellknown.SchedulerIsthmus
+}
+
+func groupKey(namespace, name string) string { return "podgroup/" + namespace + "/" + name }
+
+func newPodEntry(p *corev1.Pod) *podEntry {
+	e := &podEntry{
+		pod: snapshot.Pod{
+			UID: string(p.UID), Namespace: p.Namespace, Name: p.Name,
+			Phase: string(p.Status.Phase), Node: p.Spec.NodeName,
+			Attempt:     p.Annotations[wellknown.GangAttempt],
+			Size:        number(p.Annotations[wellknown.GangSize]),
+			Rank:        number(p.Annotations[wellknown.GangRank]),
+			Submitted:   p.Annotations[wellknown.SubmitIntent] != "" || p.Annotations[wellknown.BatchJobID] != "",
+			Gated:       len(p.Spec.SchedulingGates) > 0,
+			Terminating: p.DeletionTimestamp != nil,
+		},
+	}
+	if e.pod.Phase == "" || e.pod.Phase == string(corev1.PodUnknown) {
+		e.pod.Phase = snapshot.PodPending
+	}
+	if p.Spec.NodeName == "" {
+		// Only a binding of ours writes these; on an unbound pod they mean nothing.
+		e.pod.Attempt, e.pod.Size, e.pod.Rank = "", 0, 0
+	}
+	e.spec.Requests = requests(p)
+	e.spec.HostPorts = hostPorts(p)
+	if Ours(p) {
+		ourPod(e, p)
+	}
+	e.class = e.spec.Key()
+	return e
+}
+
+// ourPod fills in what matters for placing and grouping a pod.
+func ourPod(e *podEntry, p *corev1.Pod) {
+	e.pod.Task = firstOf(p.Annotations[batchv1.TaskSpecKey], p.Labels[batchv1.TaskSpecKey])
+	e.pod.Index = number(firstOf(p.Annotations[batchv1.TaskIndex], p.Labels[batchv1.TaskIndex]))
+	e.spec.NodeSelector = p.Spec.NodeSelector
+	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil {
+		e.spec.Affinity = a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	}
+	e.spec.Tolerations = p.Spec.Tolerations
+	if ref := metav1.GetControllerOf(p); ref != nil {
+		e.spec.DaemonSet = ref.Kind == "DaemonSet"
+	}
+	e.spec.Unsupported = unsupported(p)
+	if p.Spec.Priority != nil {
+		e.priority = *p.Spec.Priority
+	}
+	group := firstOf(p.Annotations[wellknown.PodGroupName], p.Annotations[volcanov1.VolcanoGroupNameAnnotationKey])
+	e.stand = snapshot.GangSpec{
+		Key: groupKey(p.Namespace, group), Namespace: p.Namespace, Name: group, Absent: true, MinMember: 1,
+		Queue: firstOf(p.Annotations[volcanov1.QueueNameAnnotationKey], volcanov1.DefaultQueue),
+	}
+	if group == "" {
+		e.stand.Key, e.stand.Name = "pod/"+p.Namespace+"/"+p.Name, p.Name
+		e.stand.UID, e.stand.Plain, e.stand.Absent = e.pod.UID, true, false
+		e.stand.CreatedAt = p.CreationTimestamp.UnixNano()
+		// Two pods of one name may overlap in the watch; each is its own gang.
+		e.gang = e.stand.Key + "/" + e.pod.UID
+		e.stand.Key = e.gang
+	} else {
+		e.gang = e.stand.Key
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			e.waitReason, e.waitMessage = c.Reason, c.Message
+		}
+	}
+}
+
+// unsupported names a hard constraint that placing would ignore.
+func unsupported(p *corev1.Pod) string {
+	if a := p.Spec.Affinity; a != nil {
+		if a.PodAffinity != nil && len(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0 {
+			return "a required pod affinity"
+		}
+		if a.PodAntiAffinity != nil && len(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0 {
+			return "a required pod anti-affinity"
+		}
+	}
+	for _, c := range p.Spec.TopologySpreadConstraints {
+		if c.WhenUnsatisfiable == corev1.DoNotSchedule {
+			return "a hard topology spread constraint"
+		}
+	}
+	if len(p.Spec.ResourceClaims) > 0 {
+		return "a resource claim"
+	}
+	return ""
+}
+
+func requests(p *corev1.Pod) resource.List {
+	qs := []resource.Quantity{{Name: string(corev1.ResourcePods), Amount: 1}}
+	for name, q := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{}) {
+		if v := resource.Requested(string(name), q); v > 0 {
+			qs = append(qs, resource.Quantity{Name: string(name), Amount: v})
+		}
+	}
+	return resource.MakeList(qs...)
+}
+
+func hostPorts(p *corev1.Pod) []snapshot.HostPort {
+	var out []snapshot.HostPort
+	for _, cs := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range cs {
+			for _, port := range c.Ports {
+				if port.HostPort == 0 {
+					continue
+				}
+				ip := port.HostIP
+				if ip == "0.0.0.0" || ip == "::" {
+					ip = ""
+				}
+				out = append(out, snapshot.HostPort{Protocol: firstOf(string(port.Protocol), "TCP"), IP: ip, Port: port.HostPort})
+			}
+		}
+	}
+	return out
+}
+
+func nodeSpec(n *corev1.Node) snapshot.NodeSpec {
+	spec := snapshot.NodeSpec{
+		Name: n.Name, UID: string(n.UID), Labels: n.Labels, Taints: n.Spec.Taints,
+		Unschedulable: n.Spec.Unschedulable, Virtual: n.Labels[wellknown.VirtualNode] == "true",
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			spec.Ready = c.Status == corev1.ConditionTrue
+		}
+	}
+	var qs []resource.Quantity
+	for name, q := range n.Status.Allocatable {
+		qs = append(qs, resource.Quantity{Name: string(name), Amount: resource.Offered(string(name), q)})
+	}
+	spec.Allocatable = resource.MakeList(qs...)
+	if text, ok := n.Annotations[wellknown.HostShapes]; ok && spec.Virtual {
+		shapes, err := hostshape.Parse(text)
+		if err != nil {
+			spec.Broken = err.Error()
+		} else {
+			spec.Shapes = &shapes
+		}
+	}
+	return spec
+}
+
+// groupSpec is a PodGroup; its priority class is resolved when compiled.
+type groupSpec struct {
+	snapshot.GangSpec
+	priorityClass string
+	version       string
+}
+
+func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
+	g := groupSpec{
+		GangSpec: snapshot.GangSpec{
+			Key: groupKey(pg.Namespace, pg.Name), UID: string(pg.UID), Namespace: pg.Namespace, Name: pg.Name,
+			Queue: firstOf(pg.Spec.Queue, volcanov1.DefaultQueue), CreatedAt: pg.CreationTimestamp.UnixNano(),
+			MinMember: int64(pg.Spec.MinMember), Status: groupStatus(pg.Status),
+		},
+		priorityClass: pg.Spec.PriorityClassName,
+		version:       pg.ResourceVersion,
+	}
+	for task, n := range pg.Spec.MinTaskMember {
+		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})
+	}
+	slices.SortFunc(g.MinTask, func(a, b snapshot.TaskMinimum) int { return strings.Compare(a.Task, b.Task) })
+	if pg.Spec.MinResources != nil {
+		var qs []resource.Quantity
+		for name, q := range *pg.Spec.MinResources {
+			qs = append(qs, resource.Quantity{Name: string(name), Amount: resource.Requested(string(name), q)})
+		}
+		g.MinResources = resource.MakeList(qs...)
+	}
+	return g
+}
+
+func groupStatus(s volcanov1.PodGroupStatus) snapshot.GroupStatus {
+	out := snapshot.GroupStatus{Phase: string(s.Phase), Running: int64(s.Running), Succeeded: int64(s.Succeeded), Failed: int64(s.Failed)}
+	for _, c := range s.Conditions {
+		out.Conditions = append(out.Conditions, snapshot.Condition{Type: string(c.Type), Status: string(c.Status), Reason: c.Reason, Message: c.Message})
+	}
+	slices.SortStableFunc(out.Conditions, func(a, b snapshot.Condition) int { return strings.Compare(a.Type, b.Type) })
+	return out
+}
+
+func queueSpec(q *volcanov1.Queue) snapshot.Queue {
+	return snapshot.Queue{Name: q.Name, UID: string(q.UID), Weight: int64(q.Spec.Weight), Priority: q.Spec.Priority, State: string(q.Status.State)}
+}
+
+// number reads a decimal annotation; anything else is 0, as is a negative one.
+func number(s string) int64 {
+	v, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || v < 0 {
+		return 0
+	}
+	return v
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

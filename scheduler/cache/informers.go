@@ -1,0 +1,99 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	kcache "k8s.io/client-go/tools/cache"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	"volcano.sh/apis/pkg/client/clientset/versioned"
+	"volcano.sh/apis/pkg/client/informers/externalversions"
+)
+
+// Watch connects the cache to an API server and returns once every kind has been
+// listed and handed to the cache: no decision is sound before. It goes on until
+// ctx ends; the returned function then waits for the watches to stop.
+func (c *Cache) Watch(ctx context.Context, client kubernetes.Interface, volcano versioned.Interface) (wait func(), err error) {
+	core := informers.NewSharedInformerFactory(client, 0)
+	vol := externalversions.NewSharedInformerFactory(volcano, 0)
+	wait = func() { core.Shutdown(); vol.Shutdown() }
+	var synced []kcache.InformerSynced
+	watch := func(inf kcache.SharedIndexInformer, set func(any), del func(any)) error {
+		if err := inf.SetTransform(dropManagedFields); err != nil {
+			return fmt.Errorf("set transform: %w", err)
+		}
+		reg, err := inf.AddEventHandler(handler(set, del))
+		if err != nil {
+			return fmt.Errorf("add handler: %w", err)
+		}
+		synced = append(synced, reg.HasSynced)
+		return nil
+	}
+	for _, k := range []struct {
+		informer kcache.SharedIndexInformer
+		set, del func(any)
+	}{
+		{core.Core().V1().Nodes().Informer(), on(c.SetNode), on(func(n *corev1.Node) { c.DeleteNode(n.Name, string(n.UID)) })},
+		{core.Core().V1().Pods().Informer(), on(c.SetPod), on(func(p *corev1.Pod) { c.DeletePod(string(p.UID)) })},
+		{core.Scheduling().V1().PriorityClasses().Informer(), on(c.SetPriorityClass), on(func(p *schedulingv1.PriorityClass) { c.DeletePriorityClass(p.Name) })},
+		{vol.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetGroup), on(func(g *volcanov1.PodGroup) { c.DeleteGroup(g.Namespace, g.Name, string(g.UID)) })},
+		{vol.Scheduling().V1beta1().Queues().Informer(), on(c.SetQueue), on(func(q *volcanov1.Queue) { c.DeleteQueue(q.Name, string(q.UID)) })},
+	} {
+		if err := watch(k.informer, k.set, k.del); err != nil {
+			return wait, err
+		}
+	}
+	core.Start(ctx.Done())
+	vol.Start(ctx.Done())
+	if !kcache.WaitForCacheSync(ctx.Done(), synced...) {
+		return wait, fmt.Errorf("list the cluster: %w", context.Cause(ctx))
+	}
+	return wait, nil
+}
+
+// dropManagedFields halves what the informers keep.
+func dropManagedFields(o any) (any, error) {
+	if m, ok := o.(metav1.Object); ok {
+		m.SetManagedFields(nil)
+	}
+	return o, nil
+}
+
+// SyncTimeout is a sensible bound for the first listing.
+const SyncTimeout = 2 * time.Minute
+
+func on[T any](f func(T)) func(any) {
+	return func(o any) {
+		if v, ok := o.(T); ok {
+			f(v)
+		}
+	}
+}
+
+// handler passes objects on. An update from one object to another of the same
+// name, which a relist can produce, is a deletion and an addition.
+func handler(set, del func(any)) kcache.ResourceEventHandler {
+	return kcache.ResourceEventHandlerFuncs{
+		AddFunc: set,
+		UpdateFunc: func(old, now any) {
+			a, okA := old.(metav1.Object)
+			b, okB := now.(metav1.Object)
+			if okA && okB && a.GetUID() != b.GetUID() {
+				del(old)
+			}
+			set(now)
+		},
+		DeleteFunc: func(o any) {
+			if gone, ok := o.(kcache.DeletedFinalStateUnknown); ok {
+				o = gone.Obj
+			}
+			del(o)
+		},
+	}
+}

@@ -1,0 +1,59 @@
+// Package predicates rules out nodes by what Kubernetes itself would: node
+// selector and required affinity, taints and tolerations, cordoning and
+// readiness. The logic is Kubernetes' own library.
+package predicates
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/klog/v2"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Plugin filters nodes. It holds no state.
+type Plugin struct{}
+
+// Name is the plugin's name in configuration.
+func (Plugin) Name() string { return "predicates" }
+
+// Filter returns why a class may not go to a node, "" when it may.
+//
+// A pod of ours tolerates the taint of virtual nodes without saying so, unless a
+// DaemonSet owns it: the taint is there to keep pods of other schedulers, and
+// one pod a node, away.
+func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
+	switch {
+	case n.Broken != "":
+		return "its host shapes are invalid"
+	case !n.Ready:
+		return "not ready"
+	case !c.Selects(n):
+		return "does not match the node selector or affinity"
+	}
+	if n.Unschedulable && !tolerates(c, &corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
+		return "cordoned"
+	}
+	for i := range n.Taints {
+		t := &n.Taints[i]
+		if t.Effect != corev1.TaintEffectNoSchedule && t.Effect != corev1.TaintEffectNoExecute {
+			continue
+		}
+		if t.Key == wellknown.TaintVirtualNode && !c.DaemonSet || tolerates(c, t) {
+			continue
+		}
+		if t.Key == wellknown.TaintUnreachable {
+			return "its batch system does not answer"
+		}
+		return "taint " + t.Key + " is not tolerated"
+	}
+	return ""
+}
+
+// tolerates asks Kubernetes' rule, without the comparison operators that are
+// still behind a feature gate there. The rule logs only what those gate; the
+// discarding logger keeps this package silent.
+func tolerates(c *snapshot.Class, t *corev1.Taint) bool {
+	return schedulingv1.TolerationsTolerateTaint(klog.Logger{}, c.Tolerations, t, false)
+}

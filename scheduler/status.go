@@ -1,0 +1,110 @@
+package scheduler
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Condition types, statuses and the reason of a placed gang, as Volcano spells them.
+const (
+	unschedulable = "Unschedulable"
+	scheduled     = "Scheduled"
+	isTrue        = "True"
+	isFalse       = "False"
+	readyReason   = "GangReady"
+)
+
+// groupStatus works out what a PodGroup's status should say, by Volcano's rules,
+// and whether it says something else now. Counts are of the snapshot: what this
+// cycle places shows up once it is bound.
+func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, bool) {
+	if g.Plain || g.Absent {
+		return snapshot.GroupStatus{}, false
+	}
+	wait := s.Waits(g)
+	want := snapshot.GroupStatus{Phase: g.Status.Phase}
+	var allocated, live int64
+	for _, p := range g.Pods {
+		switch {
+		case p.Phase == snapshot.PodSucceeded:
+			want.Succeeded++
+			allocated++
+			continue
+		case p.Phase == snapshot.PodFailed:
+			want.Failed++
+			allocated++
+			continue
+		case p.Phase == snapshot.PodRunning && !p.Terminating:
+			want.Running++
+		}
+		live++
+		if p.Node != "" && !p.Terminating {
+			allocated++
+		}
+	}
+	stuck := wait != nil && !wait.Satisfied && wait.Code != plan.Held
+	switch {
+	case g.Status.Phase == snapshot.GroupCompleted && live == 0:
+		// The pods of a completed gang are cleaned up in time; it stays completed.
+	case want.Running > 0 && stuck:
+		want.Phase = snapshot.GroupUnknown
+	case allocated >= g.Minimum():
+		want.Phase = snapshot.GroupRunning
+		if want.Succeeded+want.Failed == allocated {
+			want.Phase = snapshot.GroupCompleted
+		}
+	case s.Admitted(g):
+		want.Phase = snapshot.GroupInqueue
+	case g.Status.Phase != snapshot.GroupInqueue:
+		want.Phase = snapshot.GroupPending
+	}
+	want.Conditions = conditions(g, wait, stuck, allocated >= g.Minimum())
+	return want, !equal(want, g.Status)
+}
+
+// conditions carries the conditions over, changed by what this cycle found.
+// A gang that is neither stuck nor placed keeps what it had.
+func conditions(g *snapshot.Gang, wait *plan.Unschedulable, stuck, placed bool) []snapshot.Condition {
+	out := slices.Clone(g.Status.Conditions)
+	switch {
+	case stuck:
+		out = set(out, snapshot.Condition{Type: unschedulable, Status: isTrue, Reason: groupReason(wait.Code), Message: wait.Message})
+	case placed:
+		out = set(out, snapshot.Condition{Type: scheduled, Status: isTrue, Reason: readyReason})
+		if slices.ContainsFunc(out, func(c snapshot.Condition) bool { return c.Type == unschedulable && c.Status == isTrue }) {
+			out = set(out, snapshot.Condition{Type: unschedulable, Status: isFalse, Reason: readyReason})
+		}
+	}
+	return out
+}
+
+func set(cs []snapshot.Condition, c snapshot.Condition) []snapshot.Condition {
+	at, found := slices.BinarySearchFunc(cs, c.Type, func(x snapshot.Condition, t string) int { return strings.Compare(x.Type, t) })
+	if found {
+		cs[at] = c
+		return cs
+	}
+	return slices.Insert(cs, at, c)
+}
+
+// groupReason is the condition's reason: Volcano's word where it has one.
+func groupReason(c plan.Code) string {
+	switch c {
+	case plan.NoCapacity, plan.NodesDontMatch:
+		return "NotEnoughResources"
+	case plan.NotEnoughPods:
+		return "NotEnoughTasks"
+	case plan.NotEnoughTaskPods:
+		return "NotEnoughPodsOfTask"
+	}
+	return string(c)
+}
+
+func equal(a, b snapshot.GroupStatus) bool {
+	return a.Phase == b.Phase && a.Running == b.Running && a.Succeeded == b.Succeeded && a.Failed == b.Failed &&
+		slices.Equal(a.Conditions, b.Conditions)
+}

@@ -1,0 +1,212 @@
+// Package slurm runs a real Slurm cluster on this machine: munged, slurmctld
+// and one slurmd for each host, all in one directory, all on ports of their own,
+// so that several clusters run side by side. Each host has an address of its
+// own in 127/8: programs of different hosts may listen on the same port.
+//
+// GPUs are names only: their device files are links to /dev/null. CPU and
+// memory figures are what the configuration says, not what the machine has.
+//
+// It needs root, since Slurm starts jobs as their users. It knows nothing of
+// Isthmus.
+package slurm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Hosts is a group of equal hosts, named Prefix1, Prefix2 and so on.
+type Hosts struct {
+	Prefix    string
+	Count     int
+	CPUs      int
+	MemoryMiB int
+	GPUType   string // GRES type; "" with GPUs is an untyped GPU
+	GPUs      int
+	Features  []string
+}
+
+// Partition is a set of host groups.
+type Partition struct {
+	Name    string
+	Hosts   []string // host names or Slurm lists of them
+	Default bool
+	MaxTime string // in Slurm's format; "" is unlimited
+	Extra   string // further options of the PartitionName line
+}
+
+// Config of a cluster. The zero value is usable: four hosts of 64 CPUs and 8
+// a100 GPUs, partitions "a" (gpu1, gpu2; default) and "b" (gpu3, gpu4).
+type Config struct {
+	// Name is Slurm's cluster name and the prefix of the process names; "" is "testbed".
+	Name string
+	// Dir holds everything. Users must be able to walk into it. "" makes one
+	// below the system's temporary directory, removed by Stop.
+	Dir string
+	// Detached lets the cluster outlive this program; Attach finds it again.
+	Detached   bool
+	Hosts      []Hosts
+	Partitions []Partition
+	// MinJobAge is how long ended jobs stay known; 0 is five minutes. Slurm adds up to a minute.
+	MinJobAge time.Duration
+	// KillWait is from the terminate to the kill signal; 0 is 5 s.
+	KillWait time.Duration
+	// Extra lines for slurm.conf.
+	Extra []string
+	// KeepFiles leaves a directory that Start made in place after Stop.
+	KeepFiles bool
+	// Progress tells people what is waited for; nil is silence.
+	Progress io.Writer
+}
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9]{0,30}$`)
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Name == "" {
+		c.Name = "testbed"
+	}
+	if len(c.Hosts) == 0 {
+		c.Hosts = []Hosts{{Prefix: "gpu", Count: 4, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8}}
+	}
+	if len(c.Partitions) == 0 {
+		names := c.hostNames()
+		half := (len(names) + 1) / 2
+		c.Partitions = []Partition{{Name: "a", Hosts: names[:half], Default: true}}
+		if half < len(names) {
+			c.Partitions = append(c.Partitions, Partition{Name: "b", Hosts: names[half:]})
+		}
+	}
+	if c.MinJobAge == 0 {
+		c.MinJobAge = 5 * time.Minute
+	}
+	if c.KillWait == 0 {
+		c.KillWait = 5 * time.Second
+	}
+	if c.Progress == nil {
+		c.Progress = io.Discard
+	}
+	if !nameForm.MatchString(c.Name) {
+		return c, fmt.Errorf("cluster name %q: want a short lower-case word", c.Name)
+	}
+	for _, h := range c.Hosts {
+		if !nameForm.MatchString(h.Prefix) || h.Count < 1 || h.CPUs < 1 || h.MemoryMiB < 1 || h.GPUs < 0 {
+			return c, fmt.Errorf("host group %+v: prefix, count, CPUs and memory are required", h)
+		}
+	}
+	if n := len(c.hostNames()); n > maxHosts {
+		return c, fmt.Errorf("%d hosts, more than %d", n, maxHosts)
+	}
+	return c, nil
+}
+
+func (c Config) hostNames() []string {
+	var out []string
+	for _, h := range c.Hosts {
+		for i := range h.Count {
+			out = append(out, fmt.Sprintf("%s%d", h.Prefix, i+1))
+		}
+	}
+	return out
+}
+
+// layout is where a cluster's files are.
+type layout struct{ dir string }
+
+func (l layout) conf() string           { return filepath.Join(l.dir, "slurm.conf") }
+func (l layout) gres() string           { return filepath.Join(l.dir, "gres.conf") }
+func (l layout) munge(f string) string  { return filepath.Join(l.dir, "munge", f) }
+func (l layout) state() string          { return filepath.Join(l.dir, "state") }
+func (l layout) spool(h string) string  { return filepath.Join(l.dir, "spool", h) }
+func (l layout) device(i string) string { return filepath.Join(l.dir, "dev", "nvidia"+i) }
+func (l layout) staging() string        { return filepath.Join(l.dir, "staging") }
+func (l layout) record() string         { return filepath.Join(l.dir, "cluster.json") }
+
+// slurmConf writes the configuration for the given place.
+func (c Config) slurmConf(l layout, at place) string {
+	lines := []string{
+		"ClusterName=" + c.Name,
+		fmt.Sprintf("SlurmctldHost=localhost(%s)", at.controller()),
+		fmt.Sprintf("SlurmctldPort=%d", at.Port),
+		"AuthType=auth/munge", "CredType=cred/munge",
+		"AuthInfo=socket=" + l.munge("socket"),
+		"SlurmUser=root", "SlurmdUser=root",
+		"StateSaveLocation=" + l.state(),
+		"SlurmdSpoolDir=" + l.spool("%n"),
+		"SlurmctldPidFile=" + filepath.Join(l.dir, "slurmctld.pid"),
+		"SlurmdPidFile=" + l.spool("%n") + "/slurmd.pid",
+		// The machine has fewer CPUs and less memory than the hosts claim.
+		"SlurmdParameters=config_overrides",
+		"ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none",
+		"JobAcctGatherType=jobacct_gather/none", "AccountingStorageType=accounting_storage/none",
+		"MpiDefault=none", "SwitchType=switch/none",
+		"SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
+		"GresTypes=gpu",
+		"SchedulerType=sched/backfill",
+		// Het jobs start in the backfill pass only, 30 s apart by default.
+		"SchedulerParameters=bf_interval=1,bf_resolution=1,batch_sched_delay=0,sched_min_interval=10000",
+		// Without it a job that asks for no memory takes its host's whole memory.
+		"DefMemPerCPU=100",
+		fmt.Sprintf("KillWait=%d", int(c.KillWait.Seconds())),
+		fmt.Sprintf("MinJobAge=%d", int(c.MinJobAge.Seconds())),
+		"InactiveLimit=0", "ReturnToService=2", "SlurmctldTimeout=10", "SlurmdTimeout=30", "MessageTimeout=10",
+	}
+	n := 0
+	for _, h := range c.Hosts {
+		for i := range h.Count {
+			line := fmt.Sprintf("NodeName=%s%d NodeHostname=localhost NodeAddr=%s Port=%d CPUs=%d Boards=1 SocketsPerBoard=1 CoresPerSocket=%d ThreadsPerCore=1 RealMemory=%d",
+				h.Prefix, i+1, at.host(n), at.Port+1+n, h.CPUs, h.CPUs, h.MemoryMiB)
+			if h.GPUs > 0 {
+				line += fmt.Sprintf(" Gres=gpu:%s%d", typed(h.GPUType), h.GPUs)
+			}
+			if len(h.Features) > 0 {
+				line += " Feature=" + strings.Join(h.Features, ",")
+			}
+			lines = append(lines, line)
+			n++
+		}
+	}
+	for _, p := range c.Partitions {
+		line := fmt.Sprintf("PartitionName=%s Nodes=%s State=UP", p.Name, strings.Join(p.Hosts, ","))
+		if p.Default {
+			line += " Default=YES"
+		}
+		if p.MaxTime != "" {
+			line += " MaxTime=" + p.MaxTime
+		}
+		lines = append(lines, strings.TrimSpace(line+" "+p.Extra))
+	}
+	return strings.Join(append(lines, c.Extra...), "\n") + "\n"
+}
+
+func typed(gpuType string) string {
+	if gpuType == "" {
+		return ""
+	}
+	return gpuType + ":"
+}
+
+func (c Config) gresConf(l layout) string {
+	var b strings.Builder
+	for _, h := range c.Hosts {
+		if h.GPUs == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "NodeName=%s[1-%d] Name=gpu", h.Prefix, h.Count)
+		if h.GPUType != "" {
+			b.WriteString(" Type=" + h.GPUType)
+		}
+		fmt.Fprintf(&b, " File=%s\n", l.device(fmt.Sprintf("[0-%d]", h.GPUs-1)))
+	}
+	return b.String()
+}
+
+// packages are the Debian packages with the programs a cluster needs.
+var packages = []string{"slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge"}
+
+// errNotRoot says what a cluster needs.
+var errNotRoot = errors.New("a real Slurm cluster needs root, because Slurm starts each job as its user")
