@@ -63,7 +63,7 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 		want.Phase = snapshot.GroupPending
 	}
 	want.Conditions = conditions(g, wait, stuck, allocated >= g.Minimum())
-	return want, !equal(want, g.Status)
+	return want, !want.Equal(g.Status)
 }
 
 // conditions carries the conditions over, changed by what this cycle found.
@@ -102,9 +102,4 @@ func groupReason(c plan.Code) string {
 		return "NotEnoughPodsOfTask"
 	}
 	return string(c)
-}
-
-func equal(a, b snapshot.GroupStatus) bool {
-	return a.Phase == b.Phase && a.Running == b.Running && a.Succeeded == b.Succeeded && a.Failed == b.Failed &&
-		slices.Equal(a.Conditions, b.Conditions)
 }

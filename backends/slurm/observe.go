@@ -245,6 +245,7 @@ func job(parts []row, hosts *int) (backends.Job, error) {
 		Submitted: first.submitted, ExitCode: first.exit, Signal: first.signal,
 	}
 	slowest := first
+	seen := map[string]bool{}
 	for _, p := range parts {
 		if rank(stateOf(p.word)) < rank(stateOf(slowest.word)) {
 			slowest = p
@@ -254,7 +255,7 @@ func job(parts []row, hosts *int) (backends.Job, error) {
 			slowest = p
 		}
 		j.Restarts = max(j.Restarts, p.restarts)
-		if stateOf(p.word) == backends.StatePending && (p.priority == "0" || heldFor(p.word, p.reason)) {
+		if stateOf(p.word) == backends.StatePending && heldFor(p) {
 			j.Held = true
 		}
 		names, err := hostlist.Expand(p.nodes, *hosts)
@@ -263,7 +264,8 @@ func job(parts []row, hosts *int) (backends.Job, error) {
 		}
 		*hosts -= len(names)
 		for _, n := range names {
-			if !slices.Contains(j.Hosts, n) {
+			if !seen[n] {
+				seen[n] = true
 				j.Hosts = append(j.Hosts, n)
 			}
 		}

@@ -57,19 +57,20 @@ func rank(s backends.State) int {
 	return 5
 }
 
-// heldFor reports whether a pending job's state or reason says that somebody
-// must release it.
-func heldFor(word, reason string) bool {
-	switch word {
+// heldFor reports whether a pending component waits for somebody to release it.
+func heldFor(r row) bool {
+	switch r.word {
 	case "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD":
 		return true
 	}
-	switch reason {
+	switch r.reason {
 	case "JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "ReservationDeleted",
 		"launch_failed_requeued_held", "job_requeued_in_held_state":
 		return true
 	}
-	return false
+	// A held job has priority 0 whatever its reason. So has one that Slurm gave
+	// up on (BadConstraints): that was released and is not held by anybody.
+	return r.priority == "0" && !never(r.reason)
 }
 
 // never reports whether a pending job's reason will not pass by itself: the job

@@ -20,7 +20,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command().ExecuteContext(ctx)
+	err := command(installLogger).ExecuteContext(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "controllers:", err)
@@ -41,7 +41,15 @@ type options struct {
 	verbosity       int
 }
 
-func command() *cobra.Command {
+// installLogger makes log that of the libraries as well, which is a setting of
+// the whole process.
+func installLogger(log logr.Logger) {
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+}
+
+// command is the command line; install is given the logger before work begins.
+func command(install func(logr.Logger)) *cobra.Command {
 	o := options{}
 	cmd := &cobra.Command{
 		Use:           "controllers",
@@ -49,7 +57,11 @@ func command() *cobra.Command {
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log := logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.Level(-o.verbosity)}))
+			install(log)
+			return run(cmd.Context(), o, log)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; the pod's service account when empty")
@@ -64,13 +76,10 @@ func command() *cobra.Command {
 	return cmd
 }
 
-func run(ctx context.Context, o options) error {
+func run(ctx context.Context, o options, log logr.Logger) error {
 	if o.workers < 1 || o.qps <= 0 || o.burst < 1 {
 		return fmt.Errorf("--workers, --kube-api-qps and --kube-api-burst must be positive, got %d, %g and %d", o.workers, o.qps, o.burst)
 	}
-	log := logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.Level(-o.verbosity)}))
-	ctrl.SetLogger(log)
-	klog.SetLogger(log)
 	cfg, err := restConfig(o)
 	if err != nil {
 		return err

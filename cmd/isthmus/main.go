@@ -36,6 +36,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand(), upCommand(), downCommand(), statusCommand(), tetherCommand())
+	root.AddCommand(demoCommand(), upCommand(), downCommand(), statusCommand(), prepareCommand(), tetherCommand())
 	return root
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 )
 
@@ -194,6 +195,27 @@ func status(ctx context.Context, out io.Writer, e *environment.Environment) erro
 	kubectl := e.KubectlCommand(ctx, "get", "nodes", "--request-timeout=10s")
 	kubectl.Stdout, kubectl.Stderr = out, out
 	return kubectl.Run()
+}
+
+func prepareCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "prepare",
+		Short: "Build the control plane and install what demo, up and the tests need",
+		Args:  cobra.NoArgs,
+	}
+	assets := cmd.Flags().Bool("assets", false, "only print the directory of the control plane's programs (KUBEBUILDER_ASSETS)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if !*assets {
+			return environment.Prepare(cmd.Context(), cmd.OutOrStdout())
+		}
+		dir, err := controlplane.EnsureBuilt(cmd.Context(), cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), dir)
+		return nil
+	}
+	return cmd
 }
 
 // tetherCommand is not for people: the environment starts it for itself.

@@ -38,6 +38,9 @@ type Plane struct {
 	// Client reads and writes directly, without a cache.
 	Client client.Client
 
+	// Kubeconfig is the path of a kubeconfig of an administrator.
+	Kubeconfig string
+
 	env       *envtest.Environment
 	directory string
 	processes []*exec.Cmd
@@ -79,6 +82,11 @@ func Start() (*Plane, error) {
 		p.Stop()
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
+	p.Kubeconfig = filepath.Join(p.directory, "kubeconfig")
+	if err := os.WriteFile(p.Kubeconfig, p.env.KubeConfig, 0o600); err != nil {
+		p.Stop()
+		return nil, fmt.Errorf("write kubeconfig: %w", err)
+	}
 	return p, nil
 }
 
@@ -89,11 +97,7 @@ func (p *Plane) StartGarbageCollector() error {
 	if err != nil {
 		return err
 	}
-	kubeconfig := filepath.Join(p.directory, "kubeconfig")
-	if err := os.WriteFile(kubeconfig, p.env.KubeConfig, 0o600); err != nil {
-		return fmt.Errorf("write kubeconfig: %w", err)
-	}
-	cmd := exec.Command(filepath.Join(assets, "kube-controller-manager"), "--kubeconfig="+kubeconfig,
+	cmd := exec.Command(filepath.Join(assets, "kube-controller-manager"), "--kubeconfig="+p.Kubeconfig,
 		"--controllers=garbage-collector-controller", "--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0",
 		"--authentication-skip-lookup", "--kube-api-qps=500", "--kube-api-burst=1000")
 	if err := cmd.Start(); err != nil {

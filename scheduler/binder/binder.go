@@ -76,13 +76,13 @@ type Binder struct {
 }
 
 type bindTask struct {
-	gang, attempt  string
-	size           int64
-	domain         string
-	bind           plan.Bind
-	gangName       string
-	since          time.Time
-	gangUID        string
+	gang, attempt string
+	size          int64
+	domain        string
+	bind          plan.Bind
+	gangName      string
+	since         time.Time
+	gangUID       string
 }
 
 // New returns a Binder; Start sets it to work.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -35,9 +34,6 @@ type podWish struct {
 // the numbers in it change with every pod that starts or ends in the cluster.
 const messageEvery = 30 * time.Second
 
-// maxMessage bounds what goes into a condition or an event.
-const maxMessage = 1024
-
 // note queues the status writes of a plan. A later wish for the same object
 // replaces an earlier one that is not written yet.
 func (b *Binder) note(p plan.Plan, now time.Time) {
@@ -50,8 +46,8 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 	}
 	for i := range p.Statuses {
 		s := &p.Statuses[i]
-		now := b.Cache.Conditions(s.Gang)
-		if _, recent := b.written[s.GangUID]; recent && sameButMessage(s.Want, now) && b.sameCounts(s) {
+		shown := b.Cache.Conditions(s.Gang)
+		if _, recent := b.written[s.GangUID]; recent && sameButMessage(s.Want, shown) && b.sameCounts(s) {
 			continue
 		}
 		b.wishes[s.GangUID] = wish{group: s}
@@ -64,13 +60,13 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 		for _, ref := range u.Pods {
 			reason, message := b.Cache.Displayed(ref.UID)
 			_, recent := b.written[ref.UID]
-			if reason == corev1.PodReasonUnschedulable && (!u.Plain || recent || message == cut(u.Message)) {
+			if reason == corev1.PodReasonUnschedulable && (!u.Plain || recent || message == u.Message) {
 				continue // members of a gang point to the PodGroup for fresh numbers
 			}
 			if recent {
 				continue
 			}
-			b.wishes[ref.UID] = wish{pod: &podWish{ref: ref, message: cut(u.Message), plain: u.Plain}}
+			b.wishes[ref.UID] = wish{pod: &podWish{ref: ref, message: u.Message, plain: u.Plain}}
 			b.written[ref.UID] = now
 			b.writes.Add(ref.UID)
 		}
@@ -135,6 +131,9 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 }
 
 func (b *Binder) writeGroup(ctx context.Context, s *plan.Status) error {
+	if shown, ok := b.Cache.Status(s.Gang); ok && shown.Equal(s.Want) {
+		return nil // written while this wish was under way
+	}
 	shown := b.Cache.Conditions(s.Gang)
 	conditions, news := b.conditions(s.Want.Conditions, shown)
 	body, err := json.Marshal(map[string]any{
@@ -171,7 +170,7 @@ func (b *Binder) conditions(want []snapshot.Condition, shown []volcanov1.PodGrou
 	for _, w := range want {
 		c := volcanov1.PodGroupCondition{
 			Type: volcanov1.PodGroupConditionType(w.Type), Status: corev1.ConditionStatus(w.Status),
-			Reason: w.Reason, Message: cut(w.Message), TransitionID: b.NewID(), LastTransitionTime: now,
+			Reason: w.Reason, Message: w.Message, TransitionID: b.NewID(), LastTransitionTime: now,
 		}
 		turned := true
 		if i := slices.IndexFunc(shown, func(s volcanov1.PodGroupCondition) bool { return s.Type == c.Type }); i >= 0 {
@@ -208,12 +207,4 @@ func (b *Binder) writePod(ctx context.Context, w *podWish) error {
 		b.Events.Event(ref, corev1.EventTypeWarning, "FailedScheduling", w.message)
 	}
 	return nil
-}
-
-// cut bounds a message without breaking a character.
-func cut(s string) string {
-	if len(s) <= maxMessage {
-		return s
-	}
-	return strings.ToValidUTF8(s[:maxMessage-3], "") + "..."
 }

@@ -17,9 +17,10 @@ import (
 )
 
 // Watch connects the cache to an API server and returns once every kind has been
-// listed and handed to the cache: no decision is sound before. It goes on until
-// ctx ends; the returned function then waits for the watches to stop.
-func (c *Cache) Watch(ctx context.Context, client kubernetes.Interface, volcano versioned.Interface) (wait func(), err error) {
+// listed and handed to the cache: no decision is sound before. The watches go on
+// until ctx ends; the returned function then waits for them to stop. The first
+// listing must be done before sync ends.
+func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, volcano versioned.Interface) (wait func(), err error) {
 	core := informers.NewSharedInformerFactory(client, 0)
 	vol := externalversions.NewSharedInformerFactory(volcano, 0)
 	wait = func() { core.Shutdown(); vol.Shutdown() }
@@ -51,8 +52,8 @@ func (c *Cache) Watch(ctx context.Context, client kubernetes.Interface, volcano 
 	}
 	core.Start(ctx.Done())
 	vol.Start(ctx.Done())
-	if !kcache.WaitForCacheSync(ctx.Done(), synced...) {
-		return wait, fmt.Errorf("list the cluster: %w", context.Cause(ctx))
+	if !kcache.WaitForCacheSync(sync.Done(), synced...) {
+		return wait, fmt.Errorf("list the cluster: %w", context.Cause(sync))
 	}
 	return wait, nil
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -30,6 +31,14 @@ type Driver struct {
 	Metrics  *Metrics
 	Now      func() time.Time
 	Timing   Timing
+
+	beat atomic.Int64
+}
+
+// Alive reports whether the loop has turned lately, or has not begun.
+func (d *Driver) Alive() bool {
+	beat := d.beat.Load()
+	return beat == 0 || d.Now().Sub(time.Unix(0, beat)) < 2*d.Timing.Resync+time.Minute
 }
 
 // Timing is when cycles run.
@@ -63,6 +72,7 @@ func (d *Driver) Run(ctx context.Context) {
 		case <-time.After(d.Timing.Resync):
 		}
 		last = d.Now()
+		d.beat.Store(last.UnixNano())
 		if last.Sub(audited) >= d.Timing.Audit {
 			audited = last
 			d.audit(ctx)

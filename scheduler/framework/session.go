@@ -111,6 +111,7 @@ func (s *Session) Admitted(g *snapshot.Gang) bool { return s.inqueue[g.Key] }
 // earlier one.
 func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	u.Gang, u.GangUID, u.Namespace, u.Name, u.Plain = g.Key, g.UID, g.Namespace, g.Name, g.Plain
+	u.Message = plan.Bound(u.Message)
 	placed := map[string]bool{}
 	for _, p := range s.Plan.Placements {
 		if p.Gang == g.Key {

@@ -71,3 +71,14 @@ func DomainWords(domains []DomainReason) string {
 	}
 	return strings.Join(parts, "; ")
 }
+
+// maxMessage bounds what goes into a condition or an event.
+const maxMessage = 1024
+
+// Bound cuts a message that is too long to show, without breaking a character.
+func Bound(s string) string {
+	if len(s) <= maxMessage {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMessage-3], "") + "..."
+}

@@ -78,6 +78,12 @@ type GroupStatus struct {
 	Conditions []Condition `json:"conditions,omitempty"` // ordered by type
 }
 
+// Equal reports whether two statuses say the same.
+func (a GroupStatus) Equal(b GroupStatus) bool {
+	return a.Phase == b.Phase && a.Running == b.Running && a.Succeeded == b.Succeeded && a.Failed == b.Failed &&
+		slices.Equal(a.Conditions, b.Conditions)
+}
+
 // GangSpec is a PodGroup, or a pod of ours without one.
 type GangSpec struct {
 	// Key is "podgroup/<namespace>/<name>" or "pod/<namespace>/<name>".

@@ -95,11 +95,21 @@ func Exists(path string) (bool, error) {
 	return err == nil, err
 }
 
-// TryLock takes the lock file at path, made when missing; nil and no error
-// means that somebody holds it. The kernel drops the lock when the last process
+// makeLock makes the file that TryLock takes.
+func makeLock(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("make lock: %w", err)
+	}
+	return f.Close()
+}
+
+// TryLock takes the lock file at path, which exists; nil and no error means that
+// somebody holds it. It makes no file, so that a supervisor that ends last does
+// not bring back a state directory that was removed. The kernel drops the lock when the last process
 // that inherited the file has ended, however it ended.
 func TryLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}

@@ -41,16 +41,22 @@ type Store struct {
 	ended map[backends.JobID]Job // ended jobs change no more, and are read once
 }
 
-// Open makes the directory, 0700, when it is missing.
-func Open(root string) (*Store, error) {
+// Make opens a state directory, made 0700 when it is missing.
+func Make(root string) (*Store, error) {
 	if !filepath.IsAbs(root) {
 		return nil, fmt.Errorf("state directory %q is not an absolute path", root)
 	}
 	if err := os.MkdirAll(filepath.Join(root, "jobs"), 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	return &Store{root: root, ended: map[backends.JobID]Job{}}, nil
+	if err := makeLock(filepath.Join(root, "lock")); err != nil {
+		return nil, err
+	}
+	return Open(root), nil
 }
+
+// Open opens a state directory that exists.
+func Open(root string) *Store { return &Store{root: root, ended: map[backends.JobID]Job{}} }
 
 // Lock waits until this process alone may change jobs, or ctx ends. It returns
 // the function that lets go.
@@ -61,8 +67,11 @@ func (s *Store) Lock(ctx context.Context) (unlock func(), err error) {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the queue's lock: %w", ctx.Err())
 		case <-timer.C:
+		}
+		// Asked again, since select chooses at random when both are ready.
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("wait for the queue's lock: %w", err)
 		}
 		f, err := TryLock(filepath.Join(s.root, "lock"))
 		if err != nil {
@@ -86,7 +95,8 @@ func (s *Store) Config() (Config, error) {
 	return c, err
 }
 
-// Create makes a held job. Its caller holds the lock.
+// Create makes a held job. Its caller holds the lock. An error with an id means
+// that the job may be there.
 func (s *Store) Create(spec backends.JobSpec, now time.Time) (backends.JobID, error) {
 	n, err := s.nextNumber()
 	if err != nil {
@@ -103,6 +113,9 @@ func (s *Store) Create(spec backends.JobSpec, now time.Time) (backends.JobID, er
 	}
 	rec := Record{ID: id, Number: n, Spec: spec, Token: hex.EncodeToString(token[:]), Submitted: now}
 	if err := Write(filepath.Join(temp, specFile), rec); err != nil {
+		return "", err
+	}
+	if err := makeLock(filepath.Join(temp, aliveFile)); err != nil {
 		return "", err
 	}
 	if err := os.Rename(temp, s.dir(id)); err != nil {

@@ -141,10 +141,7 @@ func next(jobDir string, stderr io.Writer) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("let go of orphans: %w", err)
 	}
-	store, err := jobdir.Open(jobdir.Root(jobDir))
-	if err != nil {
-		return err
-	}
+	store := jobdir.Open(jobdir.Root(jobDir))
 	cfg, err := store.Config()
 	if err != nil {
 		return err
@@ -156,8 +153,12 @@ func next(jobDir string, stderr io.Writer) error {
 		return err
 	}
 	defer unlock()
-	if _, err := Pass(store, cfg, time.Now()); err != nil {
-		_, _ = fmt.Fprintf(stderr, "start the next jobs: %v\n", err)
+	q, err := Pass(store, cfg, time.Now())
+	if err != nil {
+		return fmt.Errorf("start the next jobs: %w", err)
+	}
+	for id, trouble := range q.Troubles {
+		_, _ = fmt.Fprintf(stderr, "job %s: %v\n", id, trouble)
 	}
 	return nil
 }

@@ -9,7 +9,6 @@
 package supervise
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,6 +38,8 @@ type Queue struct {
 	Jobs     []jobdir.Job // in the order of submission
 	Complete bool         // false when some jobs could not be read
 	Waits    map[backends.JobID]queue.Wait
+	// Troubles are jobs that could not be started or ended now, with the reason.
+	Troubles map[backends.JobID]error
 }
 
 // Pass brings the queue up to date: jobs whose supervisor died are ended, and
@@ -49,13 +50,18 @@ func Pass(s *jobdir.Store, cfg jobdir.Config, now time.Time) (Queue, error) {
 	if err != nil {
 		return Queue{}, err
 	}
-	var errs []error
+	troubles := map[backends.JobID]error{}
+	note := func(j *jobdir.Job, err error) {
+		if err != nil {
+			troubles[j.ID] = err
+		}
+	}
 	for i := range jobs {
 		j := &jobs[i]
 		if j.Holds() {
-			errs = append(errs, attend(cfg, j, now))
+			note(j, attend(cfg, j, now))
 		} else if j.End == nil && j.Cancelled {
-			errs = append(errs, finish(j, jobdir.End{State: backends.StateCancelled, Reason: ReasonCancelled, Time: now}))
+			note(j, finish(j, jobdir.End{State: backends.StateCancelled, Reason: ReasonCancelled, Time: now}))
 		}
 	}
 	d := queue.Decide(cfg, jobs, now)
@@ -66,19 +72,19 @@ func Pass(s *jobdir.Store, cfg jobdir.Config, now time.Time) (Queue, error) {
 				continue
 			}
 			if err := jobdir.SetStart(j.Dir, start.Assignment); err != nil {
-				errs = append(errs, fmt.Errorf("start job %s: %w", j.ID, err))
+				note(j, err)
 				continue
 			}
 			j.Start = &start.Assignment
-			errs = append(errs, attend(cfg, j, now))
+			note(j, attend(cfg, j, now))
 		}
 	}
-	return Queue{Jobs: jobs, Complete: complete, Waits: d.Waits}, errors.Join(errs...)
+	return Queue{Jobs: jobs, Complete: complete, Waits: d.Waits, Troubles: troubles}, nil
 }
 
 func finish(j *jobdir.Job, end jobdir.End) error {
 	if err := jobdir.SetEnd(j.Dir, end); err != nil {
-		return fmt.Errorf("end job %s: %w", j.ID, err)
+		return fmt.Errorf("note the end: %w", err)
 	}
 	j.End = &end
 	return nil
@@ -89,7 +95,7 @@ func finish(j *jobdir.Job, end jobdir.End) error {
 func attend(cfg jobdir.Config, j *jobdir.Job, now time.Time) error {
 	alive, err := jobdir.TryAlive(j.Dir)
 	if err != nil {
-		return fmt.Errorf("look after job %s: %w", j.ID, err)
+		return fmt.Errorf("look after the job: %w", err)
 	}
 	if alive == nil {
 		return nil
@@ -99,7 +105,7 @@ func attend(cfg jobdir.Config, j *jobdir.Job, now time.Time) error {
 	// It may have ended, or begun and died, since it was read.
 	fresh, err := jobdir.Load(j.Dir)
 	if err != nil {
-		return fmt.Errorf("look after job %s: %w", j.ID, err)
+		return fmt.Errorf("look after the job: %w", err)
 	}
 	*j = fresh
 	switch {
@@ -118,10 +124,10 @@ func attend(cfg jobdir.Config, j *jobdir.Job, now time.Time) error {
 func bury(j *jobdir.Job, now time.Time) error {
 	left, err := killStrays(j)
 	if err != nil {
-		return fmt.Errorf("end job %s, whose supervisor died: %w", j.ID, err)
+		return fmt.Errorf("end the job, whose supervisor died: %w", err)
 	}
 	if left > 0 {
-		return fmt.Errorf("end job %s, whose supervisor died: %d processes do not go", j.ID, left)
+		return fmt.Errorf("end the job, whose supervisor died: %d processes do not go", left)
 	}
 	return finish(j, jobdir.End{State: backends.StateNodeFail, Signal: 9, Reason: ReasonLost, Time: now})
 }

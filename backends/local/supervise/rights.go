@@ -65,8 +65,12 @@ func withRights(rights *syscall.Credential, do func() error) error {
 					return fmt.Errorf("take on %s: %w", call.what, err)
 				}
 				// The call does not report failure: asking again gives what holds.
-				if now, err := call.set(-1); err != nil || now != int(call.id) {
-					return fmt.Errorf("take on %s %d: it is %d (%w)", call.what, call.id, now, err)
+				now, err := call.set(-1)
+				if err != nil {
+					return fmt.Errorf("ask for %s: %w", call.what, err)
+				}
+				if now != int(call.id) {
+					return fmt.Errorf("take on %s %d: it is still %d", call.what, call.id, now)
 				}
 			}
 			return do()

@@ -213,4 +213,3 @@ func joined(errs []error) error {
 	}
 	return errors.Join(errs...)
 }
-

@@ -22,7 +22,7 @@ import (
 
 // Variables that this program and backends/local agree on.
 const (
-	// TasksVariable holds, as JSON, a map of a task's rank to where it runs.
+	// TasksVariable says where each task runs: a JSON list of localTask.
 	TasksVariable = "ISTHMUS_LOCAL_TASKS"
 	// RestartVariable is the batch job's restart count where Slurm's own
 	// variable does not say it.
@@ -31,6 +31,7 @@ const (
 
 // localTask is where one member runs.
 type localTask struct {
+	Rank int    `json:"rank"`
 	Host string `json:"host"`
 	GPUs []int  `json:"gpus"`
 	// Addr is the host's address; "" is loopback.
@@ -51,8 +52,12 @@ func localTasks(env []string) (map[int]localTask, error) {
 	if text == "" {
 		return tasks, nil
 	}
-	if err := json.Unmarshal([]byte(text), &tasks); err != nil {
+	var list []localTask
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", TasksVariable, err)
+	}
+	for _, t := range list {
+		tasks[t.Rank] = t
 	}
 	return tasks, nil
 }

@@ -27,6 +27,8 @@ func inherited(name string) bool {
 	switch name {
 	case "HOME", "USER", "LOGNAME", "TMPDIR", "LANG":
 		return true
+	case "ISTHMUS_LOCAL_TOKEN": // by which the local batch system knows the processes of a job
+		return true
 	}
 	return granted(name) || strings.HasPrefix(name, "SLURM_")
 }

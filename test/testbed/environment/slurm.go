@@ -45,11 +45,11 @@ func (e *Environment) startSlurm(ctx context.Context, config Config) error {
 	cluster, err := slurm.Start(ctx, slurm.Config{
 		Dir: e.Shared, Detached: config.Detached, Progress: e.progress,
 		Hosts: []slurm.Hosts{
-			{Prefix: "gpu", Count: 4, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8},
+			{Prefix: "gpu", Count: 2, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8},
 			{Prefix: "hopper", Count: 2, CPUs: 128, MemoryMiB: 1000000, GPUType: "h100", GPUs: 8},
 		},
 		Partitions: []slurm.Partition{
-			{Name: "a100", Hosts: []string{"gpu[1-4]"}, Default: true},
+			{Name: "a100", Hosts: []string{"gpu[1-2]"}, Default: true},
 			{Name: "h100", Hosts: []string{"hopper[1-2]"}},
 		},
 	})

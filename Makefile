@@ -1,0 +1,92 @@
+# Isthmus: what a developer runs. `make` alone lists it.
+#
+# Nothing here needs more than Go, gcc and make on Debian 12; what else the tests
+# need (etcd and Kubernetes from source, Slurm and python3 from Debian) is built
+# or installed by `make prepare`, which `make test` runs by itself.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build prepare demo up down test test-unit test-long race bench lint generate verify clean
+
+TOOL     := go tool -modfile=test/tools/go.mod
+PROGRAMS := vnode scheduler controllers isthmus
+OUT      := _out
+
+# Volcano's own types give Volcano's CRDs, without the descriptions.
+empty    :=
+space    := $(empty) $(empty)
+comma    := ,
+VOLCANO  := batch/v1alpha1 scheduling/v1beta1 bus/v1alpha1 flow/v1alpha1 topology/v1alpha1 nodeinfo/v1alpha1
+VOLCANO_PATHS := paths={$(subst $(space),$(comma),$(strip $(addprefix volcano.sh/apis/pkg/apis/,$(VOLCANO))))}
+
+# The tests that need neither a control plane nor Slurm.
+PURE := ./backends ./backends/fake/... ./backends/hostlist/... ./backends/packing/... \
+	./controllers/api/... ./controllers/job/machine/... ./provider/lifecycle/... ./provider/podstatus/... \
+	./provider/translate/... ./provider/podrun/... ./scheduler/...
+
+help: ## list these targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build all programs into bin/ (podrun static, for any compute node)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/podrun ./cmd/podrun
+	CGO_ENABLED=0 go build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+prepare: ## build the Kubernetes control plane, install Slurm and python3, make test users (first time about 7 min)
+	@go run ./cmd/isthmus prepare
+
+demo: ## watch a four-member Volcano Job run as one Slurm job, then clear all away
+	@go run ./cmd/isthmus demo
+
+up: ## start control plane, Slurm and Isthmus on this machine and leave them running
+	@go run ./cmd/isthmus up
+
+down: ## end what `make up` started
+	@go run ./cmd/isthmus down
+
+# The race detector costs the pure packages little and finds most there, so the
+# same run serves as `race`.
+test: prepare ## everything a change must pass, with the race detector (15 min on two cores when built)
+	@assets="$$(go run ./cmd/isthmus prepare --assets)"; \
+	KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 20m -json ./... | go run ./test/testbed/summary
+
+test-unit: ## the pure packages only, in seconds
+	go test $(PURE)
+
+test-long: prepare ## repeat the tests that look for rare orders of events, without result caching (about an hour)
+	@assets="$$(go run ./cmd/isthmus prepare --assets)"; \
+	KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 90m -count=5 -json ./... -rapid.checks=2000 | go run ./test/testbed/summary
+
+race: test-race-pure ## the pure packages with the race detector, repeatedly
+.PHONY: test-race-pure
+test-race-pure:
+	go test -race -count=3 $(PURE)
+
+bench: ## benchmarks, each six times for a range
+	go test -run '^$$' -bench . -benchmem -count=6 ./...
+
+lint: ## golangci-lint with .golangci.yml (its own first build takes 3 min)
+	$(TOOL) golangci-lint run
+
+# generate-into writes all generated files: CRDs to $(1), deep copies to $(2).
+define generate-into
+	$(TOOL) controller-gen crd paths=./controllers/api/... output:crd:dir=$(1)
+	$(TOOL) controller-gen crd:maxDescLen=0 '$(VOLCANO_PATHS)' output:crd:dir=$(1)
+	$(TOOL) controller-gen object paths=./controllers/api/hpc/v1alpha1 output:object:dir=$(2)
+endef
+
+generate: ## write CRDs and deep copies again after a change of API types
+	$(call generate-into,charts/isthmus/crds,controllers/api/hpc/v1alpha1)
+
+verify: ## generated files, formatting and go.mod are as they should be
+	@rm -rf $(OUT)/verify && mkdir -p $(OUT)/verify/crds $(OUT)/verify/deepcopy
+	$(call generate-into,$(OUT)/verify/crds,$(OUT)/verify/deepcopy)
+	diff -r $(OUT)/verify/crds charts/isthmus/crds
+	diff $(OUT)/verify/deepcopy/zz_generated.deepcopy.go controllers/api/hpc/v1alpha1/zz_generated.deepcopy.go
+	@echo "gofmt -l"; unformatted="$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go' | while read -r f; do [ -e "$$f" ] && echo "$$f"; done))"; \
+	if [ -n "$$unformatted" ]; then echo "not formatted:"; echo "$$unformatted"; exit 1; fi
+	go mod tidy -diff
+	go mod verify
+
+clean: ## remove what the other targets built in this folder (the cache in ~/.cache/isthmus stays)
+	rm -rf bin $(OUT)

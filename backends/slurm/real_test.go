@@ -1,0 +1,156 @@
+package slurm_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/user"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/backendtest"
+	"github.com/isthmus-hpc/isthmus/backends/slurm"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/local"
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+// shared is the cluster of all tests of the package: it is started by the
+// first that wants it. Each test keeps to a partition of its own.
+var shared struct {
+	sync.Mutex
+	cluster *testbed.Cluster
+	err     error
+}
+
+// The partitions: suite for the conformance suite, gpu (two hosts of 8 GPUs),
+// mixed (hosts with two GPU types), slow for what waits, down for outages.
+func clusterConfig() testbed.Config {
+	return testbed.Config{
+		Name: "unit",
+		Hosts: []testbed.Hosts{
+			{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000},
+			{Prefix: "gpu", Count: 3, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8, Features: []string{"nvlink", "ib"}},
+			{Prefix: "s", Count: 3, CPUs: 8, MemoryMiB: 8000},
+		},
+		Partitions: []testbed.Partition{
+			{Name: "suite", Hosts: []string{"n1", "n2"}, Default: true},
+			{Name: "gpu", Hosts: []string{"gpu1", "gpu2"}, MaxTime: "2-00:00:00"},
+			{Name: "gpuspare", Hosts: []string{"gpu3"}, Extra: "DefaultTime=30 MaxNodes=1"},
+			{Name: "slow", Hosts: []string{"s1", "s2", "s3"}},
+		},
+		Extra: []string{"EnforcePartLimits=NO"},
+	}
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if shared.cluster != nil {
+		if err := shared.cluster.Stop(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+func realCluster(t *testing.T) *testbed.Cluster {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("not root: a real Slurm cluster starts jobs as their users")
+	}
+	if testing.Short() {
+		t.Skip("-short: this test runs a real Slurm cluster")
+	}
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.cluster == nil && shared.err == nil {
+		shared.err = func() error {
+			if err := testbed.EnsureInstalled(t.Context(), os.Stderr); err != nil {
+				return err
+			}
+			if err := account.Ensure(t.Context(), os.Stderr); err != nil {
+				return err
+			}
+			// Not t.Context: the cluster outlives the test that starts it.
+			var err error
+			shared.cluster, err = testbed.Start(context.WithoutCancel(t.Context()), clusterConfig())
+			return err
+		}()
+	}
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	return shared.cluster
+}
+
+// counting counts list queries.
+type counting struct {
+	transport.Runner
+	queries atomic.Int64
+}
+
+func (c *counting) Run(ctx context.Context, cmd transport.Command) (transport.Result, error) {
+	if cmd.Argv[0] == "squeue" {
+		c.queries.Add(1)
+	}
+	return c.Runner.Run(ctx, cmd)
+}
+
+func newReal(t *testing.T, c *testbed.Cluster) (*slurm.Backend, *counting) {
+	t.Helper()
+	runner := &counting{Runner: local.New()}
+	b, err := slurm.New(slurm.Config{Runner: runner, Env: c.Env()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, runner
+}
+
+func disk(t *testing.T, name string) *backendtest.Disk {
+	t.Helper()
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return backendtest.NewDisk(t, uid, gid)
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	c := realCluster(t)
+	b, runner := newReal(t, c)
+	n := 0
+	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
+		n++
+		d := disk(t, account.Alice)
+		return backendtest.Harness{
+			Backend: b, Owner: fmt.Sprintf("suite-%d-x", n), OtherOwner: fmt.Sprintf("suite-%d-y", n),
+			User: account.Alice, Users: []string{account.Alice, account.Bob},
+			Partition: "suite", Slots: 8, MemoryMiB: 100,
+			Place: d.Place, Trace: d.Trace, Log: d.Log,
+			Interval: 100 * time.Millisecond, Rounds: 600,
+			Singleton: true,
+			Queries:   func() int { return int(runner.queries.Load()) },
+			Reopen: func(t *testing.T) backends.Backend {
+				b, _ := newReal(t, c)
+				return b
+			},
+		}
+	})
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/agent"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+// followPoll is the time between looks at a log that is followed.
+const followPoll = 300 * time.Millisecond
+
+func agentMain(args []string) int {
+	if len(args) == 0 {
+		return wrong(errors.New("agent: no verb"))
+	}
+	err := verb(args[0], args[1:])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "podrun: agent %s: %v\n", args[0], err)
+	}
+	return agent.Code(err)
+}
+
+// verb runs one verb. Its flags are those of the provider's contract.
+func verb(name string, args []string) error {
+	f := flags("agent " + name)
+	root := f.String("root", "", "the user's staging root")
+	bad := func(err error) error { return fmt.Errorf("%w: %w", err, agent.ErrInvalid) }
+	var key *string
+	var rank *int
+	if name != "collect" {
+		key = f.String("key", "", "the gang's key")
+	}
+	if name == "stop" || name == "logs" {
+		rank = f.Int("rank", -1, "the member's rank")
+	}
+	switch name {
+	case "stage":
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Stage(*root, *key, os.Stdin, "/proc/self/exe")
+	case "collect":
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Collect(*root, os.Stdout)
+	case "remove":
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Remove(*root, *key)
+	case "stop":
+		var s manifest.Stop
+		f.Int64Var(&s.GraceSeconds, "grace", 30, "seconds from the terminate signal to the kill signal")
+		f.StringVar(&s.Reason, "reason", "", "why, for the pod's status")
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Stop(*root, *key, *rank, s)
+	case "logs":
+		q := agent.LogQuery{Query: crilog.Query{Poll: followPoll}}
+		f.StringVar(&q.Container, "container", "", "the container's name")
+		f.BoolVar(&q.Previous, "previous", false, "the run before the last")
+		f.BoolVar(&q.Follow, "follow", false, "wait for more until the container has ended")
+		f.IntVar(&q.Tail, "tail", -1, "last lines only")
+		f.Int64Var(&q.LimitBytes, "limit-bytes", -1, "at most so many bytes")
+		f.BoolVar(&q.Timestamps, "timestamps", false, "begin each line with its time")
+		f.Func("since-time", "entries from then on, RFC 3339", func(s string) (err error) {
+			q.Since, err = agent.ParseTime(s)
+			return err
+		})
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		return agent.Logs(ctx, *root, *key, *rank, q, os.Stdout)
+	}
+	return bad(errors.New("unknown verb"))
+}

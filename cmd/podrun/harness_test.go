@@ -1,0 +1,343 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+// podrunPath is the program under test, built once by TestMain.
+var podrunPath string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "podrun-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	podrunPath = filepath.Join(dir, "podrun")
+	build := exec.Command(filepath.Join(runtime.GOROOT(), "bin", "go"), "build", "-o", podrunPath, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build podrun: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// account is who runs the program under test: this user, or when that is root,
+// which runs no jobs, the test user, or at least nobody in particular.
+type account struct {
+	uid, gid int
+	cred     *syscall.Credential
+}
+
+func testAccount() account {
+	if os.Getuid() != 0 {
+		return account{uid: os.Getuid(), gid: os.Getgid()}
+	}
+	uid, gid := 54321, 54321
+	if u, err := user.Lookup("isthmus-alice"); err == nil {
+		uid, _ = strconv.Atoi(u.Uid) // always numbers on Linux
+		gid, _ = strconv.Atoi(u.Gid)
+	}
+	return account{uid: uid, gid: gid, cred: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+}
+
+// bench is one user's staging root and what runs there.
+type bench struct {
+	t    *testing.T
+	who  account
+	root string
+	env  []string
+	args []string // of launch
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "podrun-case-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, who: testAccount(), root: filepath.Join(dir, "stage")}
+	tmp, home := filepath.Join(dir, "tmp"), filepath.Join(dir, "home")
+	for _, d := range []string{dir, tmp, home} {
+		if err := errors.Join(os.MkdirAll(d, 0o700), os.Chown(d, b.who.uid, b.who.gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + home, "USER=tester", "TMPDIR=" + tmp, "CANARY=leaked", "SLURM_JOB_ID=7"}
+	t.Cleanup(func() {
+		left, err := os.ReadDir(tmp)
+		if err != nil || (len(left) > 0 && !t.Failed()) {
+			t.Errorf("left in TMPDIR: %v, %v", left, err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove test directory: %v", err)
+		}
+	})
+	return b
+}
+
+// command prepares the program under test.
+func (b *bench) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(podrunPath, args...)
+	cmd.Dir, cmd.Env = "/", b.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.who.cred, Setpgid: true}
+	return cmd
+}
+
+// agent runs a verb.
+func (b *bench) agent(stdin []byte, verb string, args ...string) (stdout, stderr string, code int) {
+	b.t.Helper()
+	cmd := b.command(append([]string{"agent", verb, "--root", b.root}, args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		b.t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// member is one pod of a test gang.
+type member struct {
+	spec    corev1.PodSpec
+	env     map[string][]manifest.EnvVar
+	volumes map[string]manifest.Volume
+	files   map[string]string // "volume/path" -> contents
+	grace   int64
+}
+
+// sh is a container that runs a shell script.
+func sh(name, script string) corev1.Container {
+	return corev1.Container{Name: name, Command: []string{"/bin/sh", "-c", script}}
+}
+
+// one is a pod of containers that run once.
+func one(cs ...corev1.Container) member {
+	return member{spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: cs}, grace: 10}
+}
+
+// stage stages a gang with key "g1".
+func (b *bench) stage(members ...member) {
+	b.t.Helper()
+	if _, stderr, code := b.agent(archive(b.t, members), "stage", "--key", "g1"); code != 0 {
+		b.t.Fatalf("stage: exit %d: %s", code, stderr)
+	}
+}
+
+func (b *bench) dir() string { return filepath.Join(b.root, "g", "g1") }
+
+func archive(t *testing.T, members []member) []byte {
+	t.Helper()
+	g := manifest.Gang{Version: manifest.Version, Key: "g1", Attempt: "attempt-" + t.Name(), Launcher: "local",
+		Components: []manifest.Component{{Tasks: len(members), CPUs: 1}}}
+	files := map[string][]byte{}
+	encode := func(name string, v any) {
+		data, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = data
+	}
+	for rank, m := range members {
+		name := fmt.Sprintf("m-%d", rank)
+		uid := fmt.Sprintf("uid-%d", rank)
+		g.Members = append(g.Members, manifest.Member{Rank: rank, Namespace: "ns", Name: name, UID: uid,
+			Hostnames: []string{name + "-host", name + "-host.sub", name + "-host.sub.ns.svc.cluster.local"}})
+		p := manifest.Pod{Version: manifest.Version, Rank: rank, Runtime: "host", Env: m.env, Volumes: m.volumes, GraceSeconds: m.grace,
+			Pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(uid)}, Spec: m.spec}}
+		encode(fmt.Sprintf("pods/%d/pod.json", rank), p)
+		for file, text := range m.files {
+			files[fmt.Sprintf("pods/%d/volumes/%s", rank, file)] = []byte(text)
+		}
+	}
+	encode("gang.json", g)
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for name, data := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o600, Size: int64(len(data))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// running is a started program.
+type running struct {
+	*exec.Cmd
+	t    *testing.T
+	out  *bytes.Buffer
+	done chan struct{}
+}
+
+// start starts launch or pod in the gang's directory, as the batch script does.
+func (b *bench) start(args ...string) *running {
+	b.t.Helper()
+	cmd := b.command(args...)
+	cmd.Dir = b.dir()
+	r := &running{Cmd: cmd, t: b.t, out: &bytes.Buffer{}, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = r.out, r.out
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	go func() {
+		_ = cmd.Wait() // the process state tells
+		close(r.done)
+	}()
+	b.t.Cleanup(func() {
+		select {
+		case <-r.done:
+		default:
+			_ = cmd.Process.Kill()
+			<-r.done
+		}
+		if b.t.Failed() {
+			b.t.Logf("output of podrun %v:\n%s", args, r.out)
+		}
+	})
+	return r
+}
+
+// wait gives the exit code.
+func (r *running) wait() int {
+	r.t.Helper()
+	select {
+	case <-r.done:
+		return r.ProcessState.ExitCode()
+	case <-time.After(60 * time.Second):
+		r.t.Fatal("podrun does not end")
+		return -1
+	}
+}
+
+// launch runs the whole gang to its end.
+func (b *bench) launch() int {
+	b.t.Helper()
+	return b.start(append(append([]string{"launch"}, b.args...), ".")...).wait()
+}
+
+// pod runs rank 0 to its end.
+func (b *bench) pod(args ...string) int {
+	b.t.Helper()
+	return b.startPod(args...).wait()
+}
+
+func (b *bench) startPod(args ...string) *running {
+	b.t.Helper()
+	return b.start(append(append([]string{"pod", "--rank=0", "--host=h", "--poll=20ms", "--backoff-base=30ms", "--backoff-max=100ms"}, args...), ".")...)
+}
+
+// status reads a pod's status, false while there is none.
+func (b *bench) status(rank int) (manifest.Status, bool) {
+	b.t.Helper()
+	var s manifest.Status
+	data, err := os.ReadFile(filepath.Join(b.dir(), "pods", strconv.Itoa(rank), "status.json"))
+	if err != nil {
+		return s, false
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		b.t.Fatalf("status.json is torn: %v", err)
+	}
+	return s, true
+}
+
+// final is the status of an ended pod.
+func (b *bench) final(rank int, want manifest.Phase) manifest.Status {
+	b.t.Helper()
+	s, ok := b.status(rank)
+	if !ok || s.Phase != want {
+		b.t.Fatalf("rank %d: status %+v, %v, want %s", rank, s, ok, want)
+	}
+	return s
+}
+
+// logs gives the text of a container's log.
+func (b *bench) logs(rank int, container string, args ...string) string {
+	b.t.Helper()
+	out, stderr, code := b.agent(nil, "logs", append([]string{"--key", "g1", "--rank", strconv.Itoa(rank), "--container", container}, args...)...)
+	if code != 0 {
+		b.t.Fatalf("logs: exit %d: %s", code, stderr)
+	}
+	return out
+}
+
+// until polls for a condition.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited in vain until %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// runningNow reports whether a container of rank 0 runs.
+func (b *bench) runningNow(name string) bool {
+	s, _ := b.status(0)
+	for _, c := range append(s.InitContainers, s.Containers...) {
+		if c.Name == name {
+			return c.State.Running != nil
+		}
+	}
+	return false
+}
+
+// alive reports whether a process is there and no zombie.
+func alive(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	return rest != "" && rest[0] != 'Z' && rest[0] != 'X'
+}
+
+func exitCode(s manifest.Status, i int) int32 {
+	if t := s.Containers[i].State.Terminated; t != nil {
+		return t.ExitCode
+	}
+	return -1
+}

@@ -1,0 +1,238 @@
+// Command scheduler is the gang scheduler: it places whole PodGroups, each in one
+// virtual node or on the real nodes, and shows what waits and why.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"volcano.sh/apis/pkg/client/clientset/versioned"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/binder"
+	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	"github.com/isthmus-hpc/isthmus/scheduler/driver"
+)
+
+type options struct {
+	kubeconfig  string
+	leaderElect bool
+	leaseNS     string
+	metrics     string
+	health      string
+	qps         float32
+	burst       int
+	workers     int
+	verbosity   int
+	logFormat   string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "scheduler:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var o options
+	c := &cobra.Command{
+		Use:           "scheduler",
+		Short:         "Place gangs of pods whole, on one virtual node or on the real nodes",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(c *cobra.Command, _ []string) error { return run(c.Context(), o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
+	f.BoolVar(&o.leaderElect, "leader-elect", true, "schedule only while holding the lease isthmus-scheduler")
+	f.StringVar(&o.leaseNS, "leader-elect-namespace", metav1.NamespaceSystem, "namespace of the lease")
+	f.StringVar(&o.metrics, "metrics-bind-address", "127.0.0.1:0", `HOST:PORT to serve /metrics on; "0" for off`)
+	f.StringVar(&o.health, "health-probe-bind-address", "0", `HOST:PORT to serve /healthz and /readyz on; "0" for off`)
+	f.Float32Var(&o.qps, "kube-api-qps", 200, "requests a second to the API server")
+	f.IntVar(&o.burst, "kube-api-burst", 400, "requests in a burst to the API server")
+	f.IntVar(&o.workers, "bind-workers", 32, "bindings under way at a time")
+	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
+	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	return c
+}
+
+func (o options) validate() error {
+	switch {
+	case o.qps <= 0 || o.burst <= 0:
+		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
+	case o.workers < 1 || o.workers > 1024:
+		return errors.New("--bind-workers must be between 1 and 1024")
+	case o.logFormat != "json" && o.logFormat != "text":
+		return fmt.Errorf("--log-format is %q, must be json or text", o.logFormat)
+	}
+	return nil
+}
+
+func run(ctx context.Context, o options) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	log := logger(o)
+	klog.SetLogger(log.WithName("client"))
+	ctx = logr.NewContext(ctx, log)
+	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("load kubeconfig: %w", err)
+	}
+	config.QPS, config.Burst, config.UserAgent = o.qps, o.burst, "isthmus-scheduler"
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s, err := newScheduler(config, o, driver.NewMetrics(registry))
+	if err != nil {
+		return err
+	}
+	closeServers, err := serve(ctx, o, registry, s.driver.Alive)
+	if err != nil {
+		return err
+	}
+	defer closeServers()
+	if !o.leaderElect {
+		return s.run(ctx)
+	}
+	return s.elect(ctx, config, o)
+}
+
+func logger(o options) logr.Logger {
+	opts := &slog.HandlerOptions{Level: slog.Level(-o.verbosity)}
+	if o.logFormat == "text" {
+		return logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, opts))
+	}
+	return logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, opts))
+}
+
+// scheduler is the wired program.
+type scheduler struct {
+	client  kubernetes.Interface
+	volcano versioned.Interface
+	cache   *cache.Cache
+	driver  *driver.Driver
+	binder  *binder.Binder
+	events  record.EventBroadcaster
+}
+
+func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {
+	core := rest.CopyConfig(config)
+	core.ContentType = "application/vnd.kubernetes.protobuf"
+	core.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	client, err := kubernetes.NewForConfig(core)
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	volcano, err := versioned.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make Volcano client: %w", err)
+	}
+	s := &scheduler{client: client, volcano: volcano, cache: cache.New(), events: record.NewBroadcaster()}
+	s.binder = binder.New(binder.Config{
+		Client: client, Volcano: volcano, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
+		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
+	})
+	s.driver = &driver.Driver{Cache: s.cache, Pipeline: pipeline(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming()}
+	return s, nil
+}
+
+// run schedules until ctx ends.
+func (s *scheduler) run(ctx context.Context) error {
+	log := logr.FromContextOrDiscard(ctx)
+	if err := binder.EnsureQueues(ctx, s.volcano); err != nil {
+		return err
+	}
+	s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.client.CoreV1().Events("")})
+	defer s.events.Shutdown()
+	ctx, stop := context.WithCancel(ctx)
+	sync, cancel := context.WithTimeout(ctx, cache.SyncTimeout)
+	defer cancel()
+	// The watches live as long as ctx; only the first listing is bounded.
+	wait, err := s.cache.Watch(ctx, sync, s.client, s.volcano)
+	defer wait()
+	defer stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	log.Info("scheduler runs")
+	s.binder.Start(ctx)
+	s.driver.Run(ctx)
+	stop()
+	s.binder.Wait()
+	log.Info("scheduler stopped")
+	return nil
+}
+
+// elect runs while the lease is held. A lost lease ends the program: another
+// instance decides from then on.
+func (s *scheduler) elect(ctx context.Context, config *rest.Config, o options) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("get host name: %w", err)
+	}
+	lock, err := resourcelock.NewFromKubeconfig(resourcelock.LeasesResourceLock, o.leaseNS, "isthmus-scheduler",
+		resourcelock.ResourceLockConfig{Identity: host + "_" + uuid.NewString()}, config, 10*time.Second)
+	if err != nil {
+		return fmt.Errorf("make lease: %w", err)
+	}
+	result := errors.New("lost the lease")
+	elected, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	var started atomic.Bool
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: lock, LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+		ReleaseOnCancel: true, Name: "isthmus-scheduler",
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) {
+				started.Store(true)
+				defer close(done)
+				defer cancel()
+				if err := s.run(ctx); err != nil {
+					result = err
+				}
+			},
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("make elector: %w", err)
+	}
+	elector.Run(elected)
+	if started.Load() {
+		<-done
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return result
+}

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
+)
+
+// pipeline lists the actions in the order they run and the plugins in the order
+// they are asked. A new one is a line here.
+func pipeline() framework.Pipeline {
+	return framework.Pipeline{
+		Actions: []framework.Action{
+			enqueue.Action{},
+			allocate.Action{},
+		},
+		Plugins: []framework.Plugin{
+			priority.Plugin{},
+			gang.Plugin{},
+			proportion.Plugin{},
+			predicates.Plugin{},
+			binpack.Plugin{},
+		},
+	}
+}

@@ -1,0 +1,60 @@
+package controllers_test
+
+import (
+	"testing"
+
+	"github.com/isthmus-hpc/isthmus/test/importrules"
+)
+
+func TestImports(t *testing.T) {
+	importrules.Check(t, []string{"github.com/isthmus-hpc/isthmus/controllers/...", "github.com/isthmus-hpc/isthmus/cmd/controllers"}, []importrules.Rule{
+		{
+			From: []string{"./controllers", "./cmd/controllers"},
+			Ban:  []string{"./provider", "./backends", "./scheduler"},
+			Why:  "the controllers meet scheduler and provider only in API objects and in controllers/api",
+		},
+		{
+			From:   []string{"./controllers/api"},
+			Except: []string{"./controllers/api/hpc"},
+			Ban:    []string{"k8s.io", "sigs.k8s.io", "volcano.sh"},
+			Why:    "names and wire formats are leaves that every program can import",
+		},
+		{
+			From: []string{"./controllers/api"},
+			Ban:  []string{"./controllers/job", "./controllers/queue", "./controllers/controllertest"},
+			Why:  "types know nothing of the controllers that serve them",
+		},
+		{
+			From: []string{"./controllers/job/machine"},
+			Ban: []string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime", "volcano.sh/apis/pkg/client",
+				"github.com/go-logr/logr", "k8s.io/klog/v2", "os", "os/exec", "net/http", "sync"},
+			Direct: true,
+			Why:    "the machine is a pure function: no client, no log, no file, no goroutine",
+		},
+		{
+			From: []string{"./controllers/job/plugins"},
+			Ban:  []string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime", "volcano.sh/apis/pkg/client"}, Direct: true,
+			Why: "plugins answer with objects; the controller alone writes them",
+		},
+		{
+			From: []string{"./controllers/job/plugins/env"}, Ban: []string{"./controllers/job/plugins/svc"},
+			Why: "a job plugin is one folder: plugins never import each other",
+		},
+		{
+			From: []string{"./controllers/job/plugins/svc"}, Ban: []string{"./controllers/job/plugins/env"},
+			Why: "a job plugin is one folder: plugins never import each other",
+		},
+		{
+			From: []string{"./controllers/job"}, Ban: []string{"./controllers/queue"},
+			Why: "controllers meet in API objects",
+		},
+		{
+			From: []string{"./controllers/queue"}, Ban: []string{"./controllers/job"},
+			Why: "controllers meet in API objects",
+		},
+		{
+			From: []string{"./cmd/controllers"}, Ban: []string{"./controllers/controllertest"},
+			Why: "test support is never linked into a program",
+		},
+	})
+}

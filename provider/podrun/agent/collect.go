@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+const (
+	maxStatus    = 1 << 20 // of one status.json or end.json in bytes
+	batchLogTail = 2 << 10
+	// readers is how many files are read at once: a network filesystem answers
+	// each in its own time.
+	readers = 16
+)
+
+// Collect writes manifest.Collected of all gangs beneath dir as JSON. A missing
+// directory is an empty answer; what is only half there is left out.
+func Collect(dir string, out io.Writer) error {
+	all := manifest.Collected{Gangs: map[string]manifest.CollectedGang{}}
+	root, err := openBase(dir, false)
+	switch {
+	case err == nil:
+		defer root.Close()
+		if err := collect(root, &all); err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := json.NewEncoder(out).Encode(all); err != nil {
+		return fmt.Errorf("write answer: %w", err)
+	}
+	return nil
+}
+
+func collect(root *os.Root, all *manifest.Collected) error {
+	keys, err := listDir(root, gangsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	jobs := make(chan func())
+	var mu sync.Mutex
+	var workers sync.WaitGroup
+	for range readers {
+		workers.Go(func() {
+			for f := range jobs {
+				f()
+			}
+		})
+	}
+	for _, key := range keys {
+		if !keyPattern.MatchString(key) {
+			continue
+		}
+		ranks, err := listDir(root, path.Join(gangsDir, key, "pods"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			continue // not a gang's directory, or on its way out
+		}
+		g := manifest.CollectedGang{Pods: map[int]manifest.Status{}}
+		var pending sync.WaitGroup
+		for _, name := range ranks {
+			rank, err := strconv.Atoi(name)
+			if err != nil || rank < 0 || strconv.Itoa(rank) != name {
+				continue
+			}
+			pending.Add(1)
+			jobs <- func() {
+				defer pending.Done()
+				var s manifest.Status
+				file := path.Join(gangsDir, key, "pods", name, "status.json")
+				if atomicfile.ReadJSON(root, file, maxStatus, &s) != nil || s.Rank != rank {
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				g.Pods[rank] = s
+			}
+		}
+		pending.Wait()
+		var end manifest.End
+		if atomicfile.ReadJSON(root, path.Join(gangsDir, key, "end.json"), maxStatus, &end) == nil {
+			g.End = &end
+		}
+		if g.End != nil || len(g.Pods) == 0 {
+			g.BatchLogTail = tail(root, path.Join(gangsDir, key, "batch.log"))
+		}
+		if _, err := root.Lstat(gangPath(key)); err == nil {
+			all.Gangs[key] = g
+		}
+	}
+	close(jobs)
+	workers.Wait()
+	return nil
+}
+
+// tail is the end of a text file, "" when there is none.
+func tail(root *os.Root, name string) string {
+	f, err := atomicfile.Open(root, name)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	buf := make([]byte, min(st.Size(), batchLogTail))
+	n, err := f.ReadAt(buf, st.Size()-int64(len(buf)))
+	if err != nil && err != io.EOF {
+		return ""
+	}
+	return strings.ToValidUTF8(string(buf[:n]), "?")
+}

@@ -1,0 +1,180 @@
+package translate_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider/translate"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func main(p *corev1.Pod) *corev1.Container { return &p.Spec.Containers[0] }
+
+func volume(p *corev1.Pod, src corev1.VolumeSource) {
+	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: src}}
+}
+
+func env(names ...string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		for _, n := range names {
+			main(p).Env = append(main(p).Env, corev1.EnvVar{Name: n, Value: "x"})
+		}
+	}
+}
+
+// TestRefusals holds that what the host runtime cannot give is refused by field.
+func TestRefusals(t *testing.T) {
+	tests := map[string]struct {
+		change func(*corev1.Pod)
+		field  string
+	}{
+		"no command":    {func(p *corev1.Pod) { main(p).Command = nil }, "spec.containers[0].command"},
+		"no containers": {func(p *corev1.Pod) { p.Spec.Containers = nil }, "spec.containers"},
+		"privileged":    {func(p *corev1.Pod) { main(p).SecurityContext = &corev1.SecurityContext{Privileged: ptr(true)} }, "spec.containers[0].securityContext.privileged"},
+		"capabilities": {func(p *corev1.Pod) {
+			main(p).SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_ADMIN"}}}
+		}, "spec.containers[0].securityContext.capabilities.add"},
+		"run as user":     {func(p *corev1.Pod) { main(p).SecurityContext = &corev1.SecurityContext{RunAsUser: ptr(int64(0))} }, "spec.containers[0].securityContext.runAsUser"},
+		"pod run as user": {func(p *corev1.Pod) { p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr(int64(7))} }, "spec.securityContext.runAsUser"},
+		"fsGroup":         {func(p *corev1.Pod) { p.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(7))} }, "spec.securityContext.fsGroup"},
+		"sysctls": {func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "x"}}}
+		}, "spec.securityContext.sysctls"},
+		"host port": {func(p *corev1.Pod) { main(p).Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 81}} }, "spec.containers[0].ports[0].hostPort"},
+		"grpc probe": {func(p *corev1.Pod) {
+			main(p).LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{}}}
+		}, "spec.containers[0].livenessProbe.grpc"},
+		"ephemeral":      {func(p *corev1.Pod) { p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}} }, "spec.ephemeralContainers"},
+		"runtime class":  {func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("kata") }, "spec.runtimeClassName"},
+		"overhead":       {func(p *corev1.Pod) { p.Spec.Overhead = list("cpu", "1") }, "spec.overhead"},
+		"claims":         {func(p *corev1.Pod) { p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "x"}} }, "spec.resourceClaims"},
+		"user namespace": {func(p *corev1.Pod) { p.Spec.HostUsers = ptr(false) }, "spec.hostUsers"},
+		"windows":        {func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, "spec.os.name"},
+		"dns":            {func(p *corev1.Pod) { p.Spec.DNSConfig = &corev1.PodDNSConfig{Nameservers: []string{"1.1.1.1"}} }, "spec.dnsConfig"},
+		"daemon set":     {func(p *corev1.Pod) { p.OwnerReferences = []metav1.OwnerReference{{Kind: "DaemonSet", Name: "d"}} }, "metadata.ownerReferences"},
+		"static pod":     {func(p *corev1.Pod) { p.Annotations["kubernetes.io/config.mirror"] = "x" }, "metadata.annotations[kubernetes.io/config.mirror]"},
+		"runtime":        {func(p *corev1.Pod) { p.Annotations[wellknown.Runtime] = "apptainer" }, "metadata.annotations[isthmus.sh/runtime]"},
+		"block device":   {func(p *corev1.Pod) { main(p).VolumeDevices = []corev1.VolumeDevice{{Name: "x"}} }, "spec.containers[0].volumeDevices"},
+		"mount propagation": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
+			main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/x", MountPropagation: ptr(corev1.MountPropagationBidirectional)}}
+		}, "spec.containers[0].volumeMounts[0].mountPropagation"},
+		"mount elsewhere": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
+			main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/x/../../etc"}}
+		}, "spec.containers[0].volumeMounts[0].mountPath"},
+		"sub path": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
+			main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/x", SubPath: "../y"}}
+		}, "spec.containers[0].volumeMounts[0].subPath"},
+		"no such volume": {func(p *corev1.Pod) { main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/x"}} }, "spec.containers[0].volumeMounts[0].name"},
+		"pvc": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}})
+		}, "spec.volumes[0].persistentVolumeClaim"},
+		"csi": {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}) }, "spec.volumes[0]"},
+		"nfs": {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}) }, "spec.volumes[0]"},
+		"token": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}}}})
+		}, "spec.volumes[0].projected.sources[0].serviceAccountToken"},
+		"host path": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/scratchy"}})
+		}, "spec.volumes[0].hostPath.path"},
+		"host path escape": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/scratch/../etc"}})
+		}, "spec.volumes[0].hostPath.path"},
+		"huge pages":     {func(p *corev1.Pod) { main(p).Resources.Requests = list("hugepages-2Mi", "2Mi") }, "spec.containers[0].resources.requests[hugepages-2Mi]"},
+		"too many cpus":  {func(p *corev1.Pod) { main(p).Resources.Requests = list("cpu", "9E") }, "spec.containers[*].resources"},
+		"negative":       {func(p *corev1.Pod) { main(p).Resources.Requests = list("cpu", "-1") }, "spec.containers[0].resources.requests[cpu]"},
+		"nul":            {func(p *corev1.Pod) { main(p).Args = []string{"ok", "a\x00b"} }, "spec.containers[0].args[1]"},
+		"nul in an env":  {func(p *corev1.Pod) { main(p).Env = []corev1.EnvVar{{Name: "A", Value: "\x00"}} }, "spec.containers[0].env[0].value"},
+		"not utf-8":      {func(p *corev1.Pod) { p.Labels["x"] = "\xff" }, "metadata.labels[x]"},
+		"duplicate name": {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, p.Spec.Containers[0]) }, "spec.containers[1].name"},
+		"env file": {func(p *corev1.Pod) {
+			main(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}}}}
+		}, "spec.containers[0].env[0].valueFrom"},
+		"unknown field": {func(p *corev1.Pod) { main(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: ref("spec.tolerations")}} }, "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath"},
+		"memory without any": {func(p *corev1.Pod) {
+			main(p).Resources.Requests = nil
+			main(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.memory"}}}}
+		}, "spec.containers[0].env[0].valueFrom.resourceFieldRef"},
+		"stop signal":      {func(p *corev1.Pod) { main(p).Lifecycle = &corev1.Lifecycle{StopSignal: ptr(corev1.SIGINT)} }, "spec.containers[0].lifecycle.stopSignal"},
+		"container policy": {func(p *corev1.Pod) { main(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever) }, "spec.containers[0].restartPolicy"},
+		"grace":            {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr(int64(1 << 40)) }, "spec.terminationGracePeriodSeconds"},
+		"deny list":        {env("OK", "LD_PRELOAD"), "spec.containers[0].env[1].name"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newPod(0)
+			tc.change(p)
+			_, err := translate.Gang(input(p))
+			wantRefusal(t, err, tc.field, true)
+		})
+	}
+}
+
+func TestEnvNames(t *testing.T) {
+	for _, name := range []string{
+		"LD_LIBRARY_PATH", "LD_AUDIT", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_DEBUG", "SPANK_X", "PBS_JOBID", "PMI_RANK", "PMIX_MCA", "PMI2_X",
+		"BASH_ENV", "BASH_FUNC_x%%", "ENV", "IFS", "PATH", "PYTHONSTARTUP", "NVIDIA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY",
+		"", "1A", "-A", "A B", "A=B", "A\nB", "A;B", "Ä", "A,B",
+	} {
+		p := newPod(0)
+		env(name)(p)
+		_, err := translate.Gang(input(p))
+		wantRefusal(t, err, "spec.containers[0].env[0].name", true)
+		main(p).Env = nil
+		main(p).EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: cmRef("c")}}}
+		in := input(p)
+		in.Members[0].ConfigMaps = map[string]*corev1.ConfigMap{"c": {Data: map[string]string{name: "x"}}}
+		if out, err := translate.Gang(in); err == nil && len(out.Pods[0].Env["main"]) > 0 {
+			t.Errorf("%q reached the job through envFrom", name)
+		}
+	}
+	for _, name := range []string{"A", "_a", "a.b", "a-b", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VC_TASK_INDEX", "MASTER_ADDR", "PYTHONPATH", "OLD_PATH", "NCCL_DEBUG"} {
+		p := newPod(0)
+		env(name)(p)
+		if _, err := translate.Gang(input(p)); err != nil {
+			t.Errorf("%q was refused: %v", name, err)
+		}
+	}
+}
+
+// TestAccepted holds that what takes rights away, or asks for what a bare
+// process has anyway, is no reason to refuse.
+func TestAccepted(t *testing.T) {
+	p := newPod(0)
+	p.Spec.HostNetwork, p.Spec.HostPID, p.Spec.HostIPC = true, true, true
+	p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr(true), RunAsUser: ptr(int64(1001)), FSGroup: ptr(int64(1002)), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
+	c := main(p)
+	c.SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: ptr(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}, ReadOnlyRootFilesystem: ptr(true)}
+	c.Ports = []corev1.ContainerPort{{ContainerPort: 2222, HostPort: 2222}}
+	c.Args = []string{"$(echo no)", "`x`", "a\nb", "--", "; rm -rf /", "ünïcode"}
+	c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{}}}
+	in := input(p)
+	in.UID, in.GID = 1001, 1002
+	out, err := translate.Gang(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out.Notes) != 2 {
+		t.Errorf("notes %q", out.Notes)
+	}
+	if got := out.Pods[0].Pod.Spec.Containers[0].Args; len(got) != 6 || got[0] != "$(echo no)" {
+		t.Errorf("arguments %q", got)
+	}
+}
+
+func TestAllCausesAreTold(t *testing.T) {
+	p := newPod(0)
+	main(p).Command = nil
+	p.Spec.RuntimeClassName = ptr("kata")
+	env("LD_PRELOAD")(p)
+	_, err := translate.Gang(input(p))
+	for _, field := range []string{"spec.containers[0].command", "spec.runtimeClassName", "spec.containers[0].env[0].name"} {
+		wantRefusal(t, err, field, true)
+	}
+}

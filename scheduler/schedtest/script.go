@@ -1,0 +1,346 @@
+package schedtest
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kresource "k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Run runs a script and returns it with the outputs that the code gave. A script
+// is a list of blocks; a block is lines of commands, a line "----" and the
+// output, ended by an empty line. Lines that start with # are comments.
+//
+//	node NAME cpu=8 memory=16Gi gpu=8 label.KEY=V taint=KEY:EFFECT notready cordoned
+//	virtual NAME shape=COUNT*cpu=8,memory=16Gi,gpu=8 ... exclusive label.KEY=V taint=KEY:EFFECT
+//	queue NAME weight=2 priority=1 state=Closed
+//	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8
+//	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated
+//	plain NAME queue=Q cpu=1 gpu=1
+//	cycle | later 15s | drop NODE
+//	run|succeed|fail|terminate|submit|delete|lose|ungate PODPREFIX
+//
+// "lose" makes pods unbound again, as if their bindings had never been sent.
+// A real node offers 110 pods. gpu stands for nvidia.com/gpu.
+func Run(script string) (string, error) {
+	w := NewWorld()
+	var out strings.Builder
+	var printed strings.Builder
+	skipping := false
+	for i, raw := range strings.Split(script, "\n") {
+		line := strings.TrimSpace(raw)
+		if skipping {
+			if line != "" {
+				continue
+			}
+			skipping = false
+		}
+		if line == "----" {
+			out.WriteString("----\n" + printed.String())
+			printed.Reset()
+			skipping = true
+			continue
+		}
+		out.WriteString(line + "\n")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		text, err := w.command(strings.Fields(line))
+		if err != nil {
+			return "", fmt.Errorf("line %d: %w", i+1, err)
+		}
+		printed.WriteString(text)
+	}
+	if printed.Len() > 0 {
+		return "", fmt.Errorf("output without a line ---- to put it after")
+	}
+	return strings.TrimRight(out.String(), "\n") + "\n", nil
+}
+
+func (w *World) command(words []string) (string, error) {
+	if len(words) < 2 && words[0] != "cycle" {
+		return "", fmt.Errorf("%s: a name is missing", words[0])
+	}
+	switch words[0] {
+	case "cycle":
+		p := scheduler.Cycle(Pipeline(), w.Snapshot(), w.Now)
+		w.Apply(p)
+		if text := p.String(); text != "" {
+			return text, nil
+		}
+		return "nothing\n", nil
+	case "later":
+		d, err := time.ParseDuration(words[1])
+		if err != nil {
+			return "", fmt.Errorf("later: %w", err)
+		}
+		w.Now = w.Now.Add(d)
+		return "", nil
+	case "node", "virtual":
+		return "", w.nodeCommand(words[0] == "virtual", words[1], words[2:])
+	case "drop":
+		for i, n := range w.Nodes {
+			if n.Name == words[1] {
+				w.Nodes = append(w.Nodes[:i], w.Nodes[i+1:]...)
+				return "", nil
+			}
+		}
+		return "", fmt.Errorf("no node %s", words[1])
+	case "queue":
+		return "", w.queueCommand(words[1], words[2:])
+	case "group", "plain":
+		return "", w.groupCommand(words[0] == "plain", words[1], words[2:])
+	case "pods":
+		if len(words) < 4 {
+			return "", fmt.Errorf("pods: want GROUP TASK COUNT")
+		}
+		return "", w.podsCommand(words[1], words[2], words[3], words[4:])
+	}
+	return "", w.podCommand(words[0], words[1])
+}
+
+func (w *World) podCommand(verb, prefix string) error {
+	pods := w.Pods(prefix)
+	if len(pods) == 0 {
+		return fmt.Errorf("%s: no pod is named %s", verb, prefix)
+	}
+	if verb == "delete" {
+		w.Delete(prefix)
+		return nil
+	}
+	for _, p := range pods {
+		switch verb {
+		case "run":
+			p.Phase = snapshot.PodRunning
+		case "succeed":
+			p.Phase = snapshot.PodSucceeded
+		case "fail":
+			p.Phase = snapshot.PodFailed
+		case "terminate":
+			p.Terminating = true
+		case "submit":
+			p.Submitted = true
+		case "ungate":
+			p.Gated = false
+		case "lose":
+			p.Node, p.Attempt, p.Size, p.Rank = "", "", 0, 0
+		default:
+			return fmt.Errorf("unknown command %q", verb)
+		}
+	}
+	return nil
+}
+
+// option splits KEY=VALUE.
+func option(word string) (key, value string) {
+	key, value, _ = strings.Cut(word, "=")
+	return key, value
+}
+
+func quantity(name, value string) (resource.Quantity, error) {
+	if name == "gpu" {
+		name = wellknown.ResourceNvidiaGPU
+	}
+	q, err := kresource.ParseQuantity(value)
+	if err != nil {
+		return resource.Quantity{}, fmt.Errorf("%s=%s: %w", name, value, err)
+	}
+	return resource.Quantity{Name: name, Amount: resource.Offered(name, q)}, nil
+}
+
+func (w *World) nodeCommand(virtual bool, name string, options []string) error {
+	n := snapshot.NodeSpec{Labels: map[string]string{}}
+	var shapes hostshape.Shapes
+	qs := []resource.Quantity{}
+	ready := true
+	for _, o := range options {
+		key, value := option(o)
+		label, isLabel := strings.CutPrefix(key, "label.")
+		switch {
+		case isLabel:
+			n.Labels[label] = value
+		case key == "taint":
+			k, effect, _ := strings.Cut(value, ":")
+			n.Taints = append(n.Taints, corev1.Taint{Key: k, Effect: corev1.TaintEffect(effect)})
+		case key == "notready":
+			ready = false
+		case key == "cordoned":
+			n.Unschedulable = true
+		case key == "exclusive":
+			shapes.ExclusiveComponents = true
+		case key == "shape":
+			sh, err := parseShape(value)
+			if err != nil {
+				return err
+			}
+			shapes.Shapes = append(shapes.Shapes, sh)
+		default:
+			q, err := quantity(key, value)
+			if err != nil {
+				return err
+			}
+			qs = append(qs, q)
+		}
+	}
+	base := Real(name, append(qs, resource.Quantity{Name: "pods", Amount: 110})...)
+	if virtual {
+		base = Virtual(name, shapes)
+		base.Taints = append(base.Taints, corev1.Taint{Key: wellknown.TaintVirtualNode, Value: "c", Effect: corev1.TaintEffectNoSchedule})
+		if len(qs) > 0 { // an explicit sum below that of the shapes
+			base.Allocatable = resource.MakeList(append(qs, resource.Quantity{Name: "pods", Amount: 100000})...)
+		}
+	}
+	base.Labels, base.Ready, base.Unschedulable = n.Labels, ready, n.Unschedulable
+	base.Taints = append(base.Taints, n.Taints...)
+	w.SetNode(base)
+	return nil
+}
+
+// parseShape reads COUNT*name=amount,name=amount.
+func parseShape(text string) (hostshape.Shape, error) {
+	count, rest, ok := strings.Cut(text, "*")
+	n, err := strconv.ParseInt(count, 10, 64)
+	if !ok || err != nil {
+		return hostshape.Shape{}, fmt.Errorf("shape %q: want COUNT*name=amount,...", text)
+	}
+	sh := hostshape.Shape{Count: n, Resources: map[string]int64{}}
+	for _, part := range strings.Split(rest, ",") {
+		key, value := option(part)
+		q, err := quantity(key, value)
+		if err != nil {
+			return hostshape.Shape{}, err
+		}
+		sh.Resources[q.Name] = q.Amount
+	}
+	return sh, nil
+}
+
+func (w *World) queueCommand(name string, options []string) error {
+	q := snapshot.Queue{Name: name, Weight: 1, State: "Open"}
+	for _, o := range options {
+		key, value := option(o)
+		n, err := strconv.ParseInt(value, 10, 32)
+		switch {
+		case key == "state":
+			q.State, err = value, nil
+		case key == "weight":
+			q.Weight = n
+		case key == "priority":
+			q.Priority = int32(n)
+		default:
+			return fmt.Errorf("queue: unknown option %q", o)
+		}
+		if err != nil {
+			return fmt.Errorf("queue: %s: %w", o, err)
+		}
+	}
+	for i := range w.Queues {
+		if w.Queues[i].Name == name {
+			w.Queues[i] = q
+			return nil
+		}
+	}
+	w.Queues = append(w.Queues, q)
+	return nil
+}
+
+func (w *World) groupCommand(plain bool, name string, options []string) error {
+	g := w.AddGang(name, 1)
+	var needs []string
+	if plain {
+		g.Key, g.Plain, g.Status = "pod/default/"+name, true, snapshot.GroupStatus{}
+	}
+	for _, o := range options {
+		key, value := option(o)
+		n, err := strconv.ParseInt(value, 10, 32)
+		task, isTask := strings.CutPrefix(key, "task.")
+		res, isResource := strings.CutPrefix(key, "minres.")
+		switch {
+		case key == "queue":
+			g.Queue, err = value, nil
+		case key == "phase":
+			g.Status.Phase, err = value, nil
+		case key == "hold":
+			g.Hold, err = value, nil
+		case key == "absent":
+			g.Absent, err = true, nil
+		case key == "young":
+			g.CreatedAt, err = w.Now.UnixNano(), nil
+		case key == "min":
+			g.MinMember = n
+		case key == "priority":
+			g.Priority = int32(n)
+		case isTask:
+			g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: n})
+		case isResource:
+			var q resource.Quantity
+			q, err = quantity(res, value)
+			g.MinResources = resource.MakeList(append(g.MinResources, q)...)
+		case plain:
+			needs, err = append(needs, o), nil
+		default:
+			return fmt.Errorf("group: unknown option %q", o)
+		}
+		if err != nil {
+			return fmt.Errorf("group: %s: %w", o, err)
+		}
+	}
+	if plain {
+		return w.podsCommand(name, "", "1", needs)
+	}
+	return nil
+}
+
+func (w *World) podsCommand(group, task, count string, options []string) error {
+	g := w.Gang(group)
+	n, err := strconv.Atoi(count)
+	if g == nil || err != nil {
+		return fmt.Errorf("pods: no group %q or bad count %q", group, count)
+	}
+	c := snapshot.ClassSpec{}
+	gated := false
+	for _, o := range options {
+		key, value := option(o)
+		label, isSelector := strings.CutPrefix(key, "select.")
+		switch {
+		case isSelector:
+			if c.NodeSelector == nil {
+				c.NodeSelector = map[string]string{}
+			}
+			c.NodeSelector[label] = value
+		case key == "tolerate":
+			c.Tolerations = append(c.Tolerations, corev1.Toleration{Key: value, Operator: corev1.TolerationOpExists})
+		case key == "port":
+			port, err := strconv.ParseInt(value, 10, 32)
+			if err != nil {
+				return fmt.Errorf("pods: %s: %w", o, err)
+			}
+			c.HostPorts = append(c.HostPorts, snapshot.HostPort{Protocol: "TCP", Port: int32(port)})
+		case key == "daemonset":
+			c.DaemonSet = true
+		case key == "unsupported":
+			c.Unsupported = value
+		case key == "gated":
+			gated = true
+		default:
+			q, err := quantity(key, value)
+			if err != nil {
+				return fmt.Errorf("pods: %w", err)
+			}
+			c.Requests = append(c.Requests, q)
+		}
+	}
+	for _, p := range g.AddPods(task, n, c) {
+		p.Gated = gated
+	}
+	return nil
+}

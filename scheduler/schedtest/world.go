@@ -1,0 +1,206 @@
+// Package schedtest is for tests of scheduling decisions: a small world of nodes,
+// queues and gangs that plans can be applied to, builders for it, and a script
+// language over it. It is pure, like what it tests.
+package schedtest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Pipeline is the one the program runs; a test of the program compares them.
+func Pipeline() framework.Pipeline {
+	return framework.Pipeline{
+		Actions: []framework.Action{enqueue.Action{}, allocate.Action{}},
+		Plugins: []framework.Plugin{priority.Plugin{}, gang.Plugin{}, proportion.Plugin{}, predicates.Plugin{}, binpack.Plugin{}},
+	}
+}
+
+// World is a cluster as data.
+type World struct {
+	Now      time.Time
+	Nodes    []snapshot.NodeSpec
+	Queues   []snapshot.Queue
+	Gangs    []*Gang
+	attempts int
+	made     int
+}
+
+// Gang is a gang with its pods.
+type Gang struct {
+	snapshot.GangSpec
+	Pods []*Pod
+}
+
+// Pod is a pod with what it asks for.
+type Pod struct {
+	snapshot.Pod
+	Needs snapshot.ClassSpec
+}
+
+// NewWorld has the queue "default" and nothing else.
+func NewWorld() *World {
+	return &World{
+		Now:    time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		Queues: []snapshot.Queue{{Name: "default", Weight: 1, State: "Open"}},
+	}
+}
+
+// Real returns a ready real node.
+func Real(name string, offers ...resource.Quantity) snapshot.NodeSpec {
+	return snapshot.NodeSpec{Name: name, UID: name, Ready: true, Allocatable: resource.MakeList(offers...)}
+}
+
+// Virtual returns a ready virtual node that offers the sum of its shapes.
+func Virtual(name string, shapes hostshape.Shapes) snapshot.NodeSpec {
+	qs := []resource.Quantity{{Name: "pods", Amount: 100000}}
+	for _, sh := range shapes.Shapes {
+		for r, amount := range sh.Resources {
+			qs = append(qs, resource.Quantity{Name: r, Amount: resource.Mul(amount, sh.Count)})
+		}
+	}
+	return snapshot.NodeSpec{Name: name, UID: name, Ready: true, Virtual: true, Shapes: &shapes, Allocatable: resource.MakeList(qs...)}
+}
+
+// SetNode adds a node or replaces the one of its name.
+func (w *World) SetNode(n snapshot.NodeSpec) {
+	if i := slices.IndexFunc(w.Nodes, func(o snapshot.NodeSpec) bool { return o.Name == n.Name }); i >= 0 {
+		w.Nodes[i] = n
+		return
+	}
+	w.Nodes = append(w.Nodes, n)
+}
+
+// AddGang adds a gang without pods; created one second after the one before.
+func (w *World) AddGang(name string, minMember int64) *Gang {
+	w.made++
+	g := &Gang{GangSpec: snapshot.GangSpec{
+		Key: "podgroup/default/" + name, UID: fmt.Sprintf("uid-%04d", w.made), Namespace: "default", Name: name,
+		Queue: "default", MinMember: minMember, CreatedAt: w.Now.Add(-time.Hour).Add(time.Duration(w.made) * time.Second).UnixNano(),
+		Status: snapshot.GroupStatus{Phase: snapshot.GroupInqueue},
+	}}
+	w.Gangs = append(w.Gangs, g)
+	return g
+}
+
+// AddPods adds pending pods of a task, named <gang>-<task>-<index> with indices
+// from the first free one on.
+func (g *Gang) AddPods(task string, count int, needs snapshot.ClassSpec) []*Pod {
+	var first int64
+	for _, p := range g.Pods {
+		if p.Task == task {
+			first = max(first, p.Index+1)
+		}
+	}
+	needs.Requests = resource.MakeList(append(slices.Clone(needs.Requests), resource.Quantity{Name: "pods", Amount: 1})...)
+	var out []*Pod
+	for i := first; i < first+int64(count); i++ {
+		name := fmt.Sprintf("%s-%s-%d", g.Name, task, i)
+		if g.Plain {
+			name = g.Name
+		}
+		out = append(out, &Pod{Needs: needs, Pod: snapshot.Pod{UID: g.UID + "/" + name, Namespace: g.Namespace, Name: name, Task: task, Index: i, Phase: snapshot.PodPending}})
+	}
+	g.Pods = append(g.Pods, out...)
+	return out
+}
+
+// Gang returns a gang by name, nil when there is none.
+func (w *World) Gang(name string) *Gang {
+	for _, g := range w.Gangs {
+		if g.Name == name {
+			return g
+		}
+	}
+	return nil
+}
+
+// Document is the world as snapshot data.
+func (w *World) Document() snapshot.Document {
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues)}
+	index := map[string]int{}
+	for _, g := range w.Gangs {
+		gd := snapshot.GangDoc{GangSpec: g.GangSpec}
+		for _, p := range g.Pods {
+			key := p.Needs.Key()
+			if _, ok := index[key]; !ok {
+				index[key] = len(d.Classes)
+				d.Classes = append(d.Classes, p.Needs)
+			}
+			gd.Pods = append(gd.Pods, snapshot.PodDoc{Pod: p.Pod, Class: index[key]})
+		}
+		d.Gangs = append(d.Gangs, gd)
+	}
+	return d
+}
+
+// Snapshot compiles the world; it panics on data that a test got wrong.
+func (w *World) Snapshot() *snapshot.Snapshot {
+	s, err := w.Document().Build()
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// Apply carries a plan out: all of it at once, as a healthy cluster would.
+// Attempts are named a1, a2 and so on.
+func (w *World) Apply(p plan.Plan) {
+	byUID := map[string]*Pod{}
+	groups := map[string]*Gang{}
+	for _, g := range w.Gangs {
+		groups[g.Key] = g
+		for _, pod := range g.Pods {
+			byUID[pod.UID] = pod
+		}
+	}
+	for _, pl := range p.Placements {
+		attempt := pl.Attempt
+		if attempt == "" {
+			w.attempts++
+			attempt = fmt.Sprintf("a%d", w.attempts)
+		}
+		for _, b := range pl.Binds {
+			pod := byUID[b.UID]
+			pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, attempt, pl.Size, b.Rank
+		}
+	}
+	for _, s := range p.Statuses {
+		groups[s.Gang].Status = s.Want
+	}
+}
+
+// Pods returns the pods whose names start with prefix.
+func (w *World) Pods(prefix string) []*Pod {
+	var out []*Pod
+	for _, g := range w.Gangs {
+		for _, p := range g.Pods {
+			if strings.HasPrefix(p.Name, prefix) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+// Delete removes the pods whose names start with prefix.
+func (w *World) Delete(prefix string) {
+	for _, g := range w.Gangs {
+		g.Pods = slices.DeleteFunc(g.Pods, func(p *Pod) bool { return strings.HasPrefix(p.Name, prefix) })
+	}
+}

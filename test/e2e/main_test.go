@@ -1,0 +1,65 @@
+// Package e2e tests what users do and see, on a real control plane and a real
+// Slurm: every test acts through kubectl or the batch system's own commands.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
+)
+
+// env is the environment that all tests of the package share.
+var env *environment.Environment
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Getenv("ISTHMUS_E2E") == "off" {
+		fmt.Println("SKIP: end-to-end tests, because ISTHMUS_E2E=off")
+		return 0
+	}
+	dir, err := os.MkdirTemp("", "isthmus-e2e-")
+	if err != nil {
+		fmt.Println("e2e:", err)
+		return 1
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
+	defer cancel()
+	env, err = environment.Start(ctx, environment.Config{
+		Dir: filepath.Join(dir, "env"), Progress: os.Stdout,
+		Cluster: func(c *hpcv1alpha1.BatchCluster) {
+			c.Spec.Poll.Tick = &metav1.Duration{Duration: 2 * time.Second}
+			c.Spec.Poll.Idle = &metav1.Duration{Duration: 5 * time.Second}
+			// A namespace names its user by a label; default stays Alice's.
+			for _, user := range []string{account.Alice, account.Bob} {
+				c.Spec.Accounts = append(c.Spec.Accounts, hpcv1alpha1.Account{
+					NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"test-user": user}}, User: user,
+				})
+			}
+		},
+	})
+	if err != nil {
+		fmt.Println("e2e: start the environment:", err)
+		return 1
+	}
+	code := m.Run()
+	if err := env.Stop(); err != nil {
+		fmt.Println("e2e: stop the environment:", err)
+		code = 1
+	}
+	if code != 0 {
+		fmt.Println("e2e: logs are kept in", env.Dir)
+		return code
+	}
+	_ = os.RemoveAll(dir) // only logs of a run that passed
+	return 0
+}

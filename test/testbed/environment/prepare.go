@@ -1,0 +1,69 @@
+package environment
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+// Prepare builds and installs everything that environments and tests need:
+// the control plane, Slurm, python3 for the example, the mapped users. It tells
+// progress what it did and what cannot be had here, which is no error: tests
+// that need it say so and are skipped. Prepared already, it takes no time.
+func Prepare(ctx context.Context, progress io.Writer) error {
+	assets, err := controlplane.EnsureBuilt(ctx, progress)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(progress, "control plane: Kubernetes %s in %s\n", controlplane.Version, assets)
+	tell := func(what string, err error) {
+		if err != nil {
+			fmt.Fprintf(progress, "%s: not here, what needs it is skipped: %v\n", what, err)
+			return
+		}
+		fmt.Fprintf(progress, "%s: ready\n", what)
+	}
+	if os.Geteuid() != 0 {
+		tell("real Slurm", errors.New("it needs root"))
+		tell("mapped users", errors.New("they need root"))
+	} else {
+		tell("real Slurm", slurm.EnsureInstalled(ctx, progress))
+		tell("mapped users "+account.Alice+" and "+account.Bob, account.Ensure(ctx, progress))
+	}
+	tell("python3", ensurePython(ctx, progress))
+	return ctx.Err()
+}
+
+// ensurePython installs python3, which the example jobs run on, where it is
+// missing. Jobs have the system's PATH, so one in our own does not count.
+func ensurePython(ctx context.Context, progress io.Writer) error {
+	const path = "/usr/bin/python3"
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%s is missing and installing it needs root: apt-get install python3", path)
+	}
+	fmt.Fprintln(progress, "installing the Debian package python3")
+	var failure error
+	for _, args := range [][]string{{"update"}, {"install", "-y", "--no-install-recommends", "python3"}} {
+		cmd := exec.CommandContext(ctx, "apt-get", args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			out = bytes.TrimSpace(out)
+			failure = fmt.Errorf("apt-get %s: %w: %s", args[0], err, out[max(0, len(out)-500):])
+		}
+	}
+	if _, err := os.Stat(path); err != nil {
+		return errors.Join(err, failure)
+	}
+	return nil
+}
