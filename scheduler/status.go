@@ -9,13 +9,15 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// Condition types, statuses and the reason of a placed gang, as Volcano spells them.
+// Condition types and statuses as Volcano spells them, and reasons of good news.
 const (
 	unschedulable = "Unschedulable"
 	scheduled     = "Scheduled"
 	isTrue        = "True"
 	isFalse       = "False"
-	readyReason   = "GangReady"
+
+	readyReason    = "GangReady"
+	admittedReason = "Admitted"
 )
 
 // groupStatus works out what a PodGroup's status should say, by Volcano's rules,
@@ -49,7 +51,8 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	stuck := wait != nil && !wait.Satisfied && wait.Code != plan.Held
 	switch {
 	case g.Status.Phase == snapshot.GroupCompleted && live == 0:
-		// The pods of a completed gang are cleaned up in time; it stays completed.
+		// The pods of a completed gang are cleaned up in time; what it came to stays.
+		want.Succeeded, want.Failed = max(want.Succeeded, g.Status.Succeeded), max(want.Failed, g.Status.Failed)
 	case want.Running > 0 && stuck:
 		want.Phase = snapshot.GroupUnknown
 	case allocated >= g.Minimum():
@@ -62,24 +65,31 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	case g.Status.Phase != snapshot.GroupInqueue:
 		want.Phase = snapshot.GroupPending
 	}
-	want.Conditions = conditions(g, wait, stuck, allocated >= g.Minimum())
+	want.Conditions = conditions(g, wait, stuck, allocated >= g.Minimum(), s.Admitted(g))
 	return want, !want.Equal(g.Status)
 }
 
 // conditions carries the conditions over, changed by what this cycle found.
-// A gang that is neither stuck nor placed keeps what it had.
-func conditions(g *snapshot.Gang, wait *plan.Unschedulable, stuck, placed bool) []snapshot.Condition {
+// A gang that is neither stuck nor placed nor just let in keeps what it had.
+func conditions(g *snapshot.Gang, wait *plan.Unschedulable, stuck, placed, admitted bool) []snapshot.Condition {
 	out := slices.Clone(g.Status.Conditions)
 	switch {
 	case stuck:
 		out = set(out, snapshot.Condition{Type: unschedulable, Status: isTrue, Reason: groupReason(wait.Code), Message: wait.Message})
 	case placed:
-		out = set(out, snapshot.Condition{Type: scheduled, Status: isTrue, Reason: readyReason})
-		if slices.ContainsFunc(out, func(c snapshot.Condition) bool { return c.Type == unschedulable && c.Status == isTrue }) {
-			out = set(out, snapshot.Condition{Type: unschedulable, Status: isFalse, Reason: readyReason})
-		}
+		out = lift(set(out, snapshot.Condition{Type: scheduled, Status: isTrue, Reason: readyReason}), readyReason)
+	case admitted:
+		out = lift(out, admittedReason)
 	}
 	return out
+}
+
+// lift turns an Unschedulable condition that is true into a false one.
+func lift(cs []snapshot.Condition, reason string) []snapshot.Condition {
+	if slices.ContainsFunc(cs, func(c snapshot.Condition) bool { return c.Type == unschedulable && c.Status == isTrue }) {
+		return set(cs, snapshot.Condition{Type: unschedulable, Status: isFalse, Reason: reason})
+	}
+	return cs
 }
 
 func set(cs []snapshot.Condition, c snapshot.Condition) []snapshot.Condition {

@@ -91,7 +91,6 @@ type Harness struct {
 type bench struct {
 	Harness
 	ctx context.Context
-	n   int
 }
 
 // patience bounds one call to the backend, so that a call that hangs is a
@@ -158,7 +157,7 @@ func (b *bench) cancelAll(t *testing.T) {
 	t.Errorf("jobs of %s were still there at the end", b.Owner)
 }
 
-// key gives a new key: no other case, test or run uses it.
+// newKey gives a new key: no other case, test or run uses it.
 func newKey(t *testing.T) backends.Key {
 	t.Helper()
 	var raw [8]byte

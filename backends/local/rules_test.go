@@ -264,7 +264,7 @@ func TestConfigurationMistakes(t *testing.T) {
 	}
 }
 
-// Two daemons on one directory: numbers stay distinct, and the lock is shared.
+// A daemon that waits for another's lock gives up with its context, and has done nothing.
 func TestLockIsSharedAndHonoursTheContext(t *testing.T) {
 	y := newYard(t, nil)
 	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)

@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/backendtest"
 	"github.com/isthmus-hpc/isthmus/backends/local"
 	"github.com/isthmus-hpc/isthmus/backends/local/jobdir"
+	"github.com/isthmus-hpc/isthmus/backends/local/supervise"
 )
 
 // yard is a backend with what a test needs around it.
@@ -328,4 +329,83 @@ func takeLock(t *testing.T, stateDir string) (unlock func()) {
 			t.Error(err)
 		}
 	}
+}
+
+// Whoever starts a supervisor by hand, or twice, starts no second program.
+func TestSecondSupervisorIsRefused(t *testing.T) {
+	y := newYard(t, nil)
+	spec := y.spec(t, 1, backendtest.Program{UntilTerm: true})
+	ref := y.start(t, spec)
+	within(t, "the start", func() bool { return y.starts(t, spec.WorkDir) == 1 })
+	alive, err := os.OpenFile(filepath.Join(y.jobDir(ref), "alive"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = alive.Close() }()
+	for name, files := range map[string][]*os.File{"no lock": nil, "a lock that another holds": {alive}, "another file": {os.Stdin}} {
+		for _, args := range [][]string{{supervise.Command, y.jobDir(ref)}, {supervise.Command, "--stay", y.jobDir(ref)}, {supervise.Command}} {
+			cmd := exec.CommandContext(t.Context(), y.cfg.Supervisor, args...)
+			cmd.ExtraFiles = files
+			out, err := cmd.CombinedOutput()
+			if err == nil || len(out) == 0 {
+				t.Errorf("%s, %d arguments: ended with %v and said %q, want a failure and a reason", name, len(args), err, out)
+			}
+		}
+	}
+	y.until(t, ref, backends.StateRunning)
+	if n := y.starts(t, spec.WorkDir); n != 1 {
+		t.Fatalf("the program started %d times", n)
+	}
+}
+
+// Supervisors are killed at any moment of their life: no job runs twice, none
+// is lost, and the queue goes on.
+func TestKilledSupervisorsAtAnyMoment(t *testing.T) {
+	y := newYard(t, nil)
+	const jobs = 12
+	var refs []backends.JobRef
+	var dirs []string
+	for i := range jobs {
+		spec := y.spec(t, 1, backendtest.Program{})
+		script(t, spec.WorkDir, "echo start >> ./trace-start\nsleep 0.3\n")
+		ref := y.start(t, spec)
+		refs, dirs = append(refs, ref), append(dirs, spec.WorkDir)
+		if i%3 == 2 {
+			continue // this one is spared
+		}
+		var supervisor jobdir.Process
+		within(t, "the supervisor's name", func() (ok bool) {
+			y.look(t, ref) // the queue may have been full
+			var err error
+			if supervisor, ok, err = jobdir.Supervisor(y.jobDir(ref)); err != nil {
+				t.Fatal(err)
+			}
+			return ok
+		})
+		// Each is hit a little later in its life: before, while and after it
+		// starts its program.
+		<-time.After(time.Duration(i) * 2 * time.Millisecond)
+		if err := supervisor.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := 0
+	for i, ref := range refs {
+		var j backends.Job
+		within(t, "the end of job "+string(ref.ID), func() bool {
+			j = y.look(t, ref)
+			return j.State.Terminal()
+		})
+		switch n := y.starts(t, dirs[i]); {
+		case j.State == backends.StateCompleted && n == 1:
+		case j.State == backends.StateNodeFail && n <= 1 && i%3 != 2:
+			lost++
+		default:
+			t.Errorf("job %s ended as %s (%s) after %d starts", ref.ID, j.State, j.Reason, n)
+		}
+	}
+	if lost == 0 {
+		t.Error("no supervisor was hit: the test proves nothing")
+	}
+	t.Logf("%d of %d jobs lost their supervisor", lost, jobs)
 }

@@ -25,7 +25,13 @@ func messages() []message {
 		invalid   = backends.KindInvalid
 	)
 	return []message{
+		// The request never left: it could not even be signed.
+		{"auth_g_create", transient},
+		{"Munge encode failed", transient},
+
 		{"Socket timed out on send/recv", unknown},
+		// Said of a request that was refused and of an answer that was.
+		{"Protocol authentication error", unknown},
 		{"Zero Bytes were transmitted or received", unknown},
 		{"Unexpected message received", unknown},
 		{"Message receive failure", unknown},
@@ -51,8 +57,7 @@ func messages() []message {
 		{"Requested reservation not usable", transient},
 		{"Requested reservation is invalid", invalid},
 		{"Job can not be altered now", transient},
-		{"Munge encode failed", transient},
-		{"Protocol authentication error", transient},
+		{"Unable to process configuration file", transient},
 		{"Incompatible versions of client and server", transient},
 
 		{"Access/permission denied", denied},
@@ -97,10 +102,12 @@ func classify(text string) backends.Kind {
 	return backends.KindUnknownOutcome
 }
 
-// submitKind is classify for a failed sbatch.
+// submitKind is classify for a failed sbatch. One that a signal ended may have
+// got through, whatever it complained of before; its own exit codes are 1 and
+// 255.
 func submitKind(res transport.Result) backends.Kind {
-	if res.Exit > 128 {
-		return backends.KindUnknownOutcome // killed by a signal: it may have got through
+	if res.Exit > 128 && res.Exit <= 128+64 {
+		return backends.KindUnknownOutcome
 	}
 	return classify(said(res))
 }

@@ -229,7 +229,7 @@ func TestControllerOutage(t *testing.T) {
 	held := s.submit(s.spec("a", "exit 0", oneTask))
 	running := s.start(s.spec("a", "sleep 3; exit 5", oneTask))
 	s.state(running, backends.StateRunning)
-	if err := c.KillController(); err != nil {
+	if err := c.StopController(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)

@@ -10,10 +10,14 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 func main() {
+	// The client library would complain that nobody listens to it.
+	ctrllog.SetLogger(logr.Discard())
 	// One Ctrl-C asks for an orderly end; with the second the default holds again
 	// and this program dies. What it started then ends through its tether.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

@@ -165,7 +165,7 @@ func (w *watch) log(ctx context.Context, pod string) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		w.say("log/"+pod, "  (kubectl logs -f %s: %v: %s)", pod, err, strings.TrimSpace(stderr.String()))
+		w.say("log/"+pod, "  (kubectl logs -f %s: %v: %s)", pod, err, lastLine(stderr.String()))
 		if got > 0 || attempt == 10 {
 			return // what was printed would be printed twice
 		}
@@ -174,6 +174,17 @@ func (w *watch) log(ctx context.Context, pod string) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// lastLine leaves out the many others that kubectl prints while it tries.
+func lastLine(s string) string {
+	all := strings.Split(strings.TrimSpace(s), "\n")
+	for _, line := range slices.Backward(all) {
+		if line != "" && !strings.HasPrefix(line, "error: context deadline") {
+			return line
+		}
+	}
+	return s
 }
 
 // printed returns what each member printed.

@@ -137,9 +137,9 @@ type member struct {
 	grace   int64
 }
 
-// sh is a container that runs a shell script.
+// sh is a container that runs a shell script. Kubernetes makes one "$" of two.
 func sh(name, script string) corev1.Container {
-	return corev1.Container{Name: name, Command: []string{"/bin/sh", "-c", script}}
+	return corev1.Container{Name: name, Command: []string{"/bin/sh", "-c", strings.ReplaceAll(script, "$$", "$$$$")}}
 }
 
 // one is a pod of containers that run once.

@@ -36,5 +36,8 @@ func (n nodeLog) WithFields(fields vklog.Fields) vklog.Logger {
 	return nodeLog{l}
 }
 func (n nodeLog) WithError(err error) vklog.Logger {
+	if err == nil { // the library attaches the error of calls that worked as well
+		return n
+	}
 	return nodeLog{n.log.WithValues("error", err.Error())}
 }

@@ -74,6 +74,7 @@ func Start() (*Plane, error) {
 	if p.Config, err = p.env.Start(); err != nil {
 		return nil, fmt.Errorf("start API server from %s: %w", assets, err)
 	}
+	p.Config.QPS = -1 // the API server is on this machine: no pauses on the client's side
 	if p.Client, err = client.New(p.Config, client.Options{Scheme: p.Scheme}); err != nil {
 		p.Stop()
 		return nil, fmt.Errorf("make client: %w", err)

@@ -189,7 +189,10 @@ func TestRestartsAndConflicts(t *testing.T) {
 	noise := make(chan struct{})
 	go func() {
 		defer close(noise)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
 		for i := 0; ctx.Err() == nil; i++ {
+			<-tick.C
 			patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.org/noise":"%d"}}}`, i)
 			j := &batch.Job{}
 			j.Namespace, j.Name = ns, all[i%jobs].Name

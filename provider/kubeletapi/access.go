@@ -83,20 +83,25 @@ func (a *access) guard(next http.Handler, pods PodSource) http.Handler {
 		}
 		name := nodeOf(r.URL.Path, pods)
 		var why string
+		var failed error
 		for _, sub := range subresources(r.URL.Path) {
 			decision, reason, err := a.authz.Authorize(r.Context(), authorizer.AttributesRecord{
 				User: resp.User, Verb: verb(r.Method), APIVersion: "v1", Resource: "nodes", Subresource: sub,
 				Name: name, ResourceRequest: true, Path: r.URL.Path,
 			})
 			if err != nil {
-				http.Error(w, "Internal Server Error: the access review failed", http.StatusInternalServerError)
-				return
+				failed = err
+				continue // the other right may be known
 			}
 			if decision == authorizer.DecisionAllow {
 				next.ServeHTTP(w, r)
 				return
 			}
 			why = fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource=%s) %s", resp.User.GetName(), verb(r.Method), sub, reason)
+		}
+		if failed != nil {
+			http.Error(w, "Internal Server Error: the access review failed", http.StatusInternalServerError)
+			return
 		}
 		http.Error(w, why, http.StatusForbidden)
 	})

@@ -13,6 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// maxSince bounds sinceSeconds, so that a huge one is simply "everything".
+const maxSince = 100 * 365 * 24 * time.Hour
+
 // containerLogs answers what `kubectl logs` asks.
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	pod, ok := s.pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
@@ -50,6 +53,8 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case out.began:
 		s.cfg.Log.Info("log stream broke", "pod", pod.Namespace+"/"+pod.Name, "error", err.Error())
+		// A clean end would pass a cut log off as a whole one.
+		panic(http.ErrAbortHandler)
 	case errors.As(err, &own):
 		http.Error(w, own.Message, own.Code)
 	default:
@@ -92,7 +97,7 @@ func notStarted(pod *corev1.Pod, container string, previous bool) string {
 			}
 			return ""
 		}
-		if st.State.Waiting != nil && st.RestartCount == 0 {
+		if st.State.Waiting != nil && st.RestartCount == 0 && st.LastTerminationState.Terminated == nil {
 			reason := st.State.Waiting.Reason
 			if st.State.Waiting.Message != "" {
 				reason += ": " + st.State.Waiting.Message
@@ -133,6 +138,9 @@ func logOptions(q url.Values, now time.Time) (LogOptions, error) {
 	}
 	o.Tail, o.LimitBytes = number("tailLines", 0), number("limitBytes", 1)
 	since := number("sinceSeconds", 1)
+	if since != nil {
+		*since = min(*since, int64(maxSince/time.Second))
+	}
 	o.Follow, o.Previous, o.Timestamps = flag("follow"), flag("previous"), flag("timestamps")
 	if err != nil {
 		return LogOptions{}, err

@@ -22,6 +22,12 @@ import (
 // mirrorAnnotation marks pods that a kubelet made from files.
 const mirrorAnnotation = "kubernetes.io/config.mirror"
 
+// stopSignals are those that end a program on every kind of compute host.
+var stopSignals = map[corev1.Signal]bool{
+	corev1.SIGTERM: true, corev1.SIGINT: true, corev1.SIGHUP: true, corev1.SIGQUIT: true,
+	corev1.SIGUSR1: true, corev1.SIGUSR2: true, corev1.SIGKILL: true,
+}
+
 // check refuses everything that the host runtime cannot give.
 func (p *pod) check() {
 	if field := badText(reflect.ValueOf(&p.Pod.ObjectMeta).Elem(), "metadata"); field != "" {
@@ -166,16 +172,40 @@ func (p *pod) checkContainer(at string, c *corev1.Container, init bool) {
 		name  string
 		probe *corev1.Probe
 	}{{"livenessProbe", c.LivenessProbe}, {"readinessProbe", c.ReadinessProbe}, {"startupProbe", c.StartupProbe}} {
-		if pr.probe != nil && pr.probe.GRPC != nil {
-			p.refuse(at+"."+pr.name+".grpc", "", "gRPC probes are not supported on HPC nodes; use exec, httpGet or tcpSocket")
-		}
+		p.checkProbe(at+"."+pr.name, pr.probe)
 	}
-	if l := c.Lifecycle; l != nil && l.StopSignal != nil && *l.StopSignal != corev1.SIGTERM {
-		p.refuse(at+".lifecycle.stopSignal", string(*l.StopSignal), "containers are ended with SIGTERM; remove it, or send the signal in preStop")
-	}
+	p.checkLifecycle(at+".lifecycle", c.Lifecycle)
 	p.checkSecurity(at+".securityContext", c.SecurityContext)
 	if c.TTY || c.Stdin {
 		p.note("stdin and tty of containers are not connected on HPC nodes")
+	}
+}
+
+func (p *pod) checkProbe(at string, probe *corev1.Probe) {
+	switch {
+	case probe == nil:
+	case probe.GRPC != nil:
+		p.refuse(at+".grpc", "", "gRPC probes are not supported on HPC nodes; use exec, httpGet or tcpSocket")
+	case (probe.Exec == nil || len(probe.Exec.Command) == 0) && probe.HTTPGet == nil && probe.TCPSocket == nil:
+		p.refuse(at, "", "has no handler; use exec, httpGet or tcpSocket")
+	}
+}
+
+func (p *pod) checkLifecycle(at string, l *corev1.Lifecycle) {
+	if l == nil {
+		return
+	}
+	for _, hook := range []struct {
+		name    string
+		handler *corev1.LifecycleHandler
+	}{{"postStart", l.PostStart}, {"preStop", l.PreStop}} {
+		h := hook.handler
+		if h != nil && (h.Exec == nil || len(h.Exec.Command) == 0) && h.HTTPGet == nil && h.Sleep == nil {
+			p.refuse(at+"."+hook.name, "", "has no handler that is supported; use exec, httpGet or sleep")
+		}
+	}
+	if s := l.StopSignal; s != nil && !stopSignals[*s] {
+		p.refuse(at+".stopSignal", string(*s), "containers on HPC nodes can be stopped with SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGKILL")
 	}
 }
 

@@ -101,7 +101,11 @@ func TestRefusals(t *testing.T) {
 			main(p).Resources.Requests = nil
 			main(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.memory"}}}}
 		}, "spec.containers[0].env[0].valueFrom.resourceFieldRef"},
-		"stop signal":      {func(p *corev1.Pod) { main(p).Lifecycle = &corev1.Lifecycle{StopSignal: ptr(corev1.SIGINT)} }, "spec.containers[0].lifecycle.stopSignal"},
+		"stop signal":      {func(p *corev1.Pod) { main(p).Lifecycle = &corev1.Lifecycle{StopSignal: ptr(corev1.SIGCHLD)} }, "spec.containers[0].lifecycle.stopSignal"},
+		"no probe handler": {func(p *corev1.Pod) { main(p).StartupProbe = &corev1.Probe{} }, "spec.containers[0].startupProbe"},
+		"tcp hook": {func(p *corev1.Pod) {
+			main(p).Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{TCPSocket: &corev1.TCPSocketAction{}}}
+		}, "spec.containers[0].lifecycle.preStop"},
 		"container policy": {func(p *corev1.Pod) { main(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever) }, "spec.containers[0].restartPolicy"},
 		"grace":            {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr(int64(1 << 40)) }, "spec.terminationGracePeriodSeconds"},
 		"deny list":        {env("OK", "LD_PRELOAD"), "spec.containers[0].env[1].name"},

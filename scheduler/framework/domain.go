@@ -193,6 +193,9 @@ func (s *Session) tryVirtual(job string, groups []group, d Domain, dim int) (*Fi
 			reason.Member = append(reason.Member, s.beyond(g.class, h.Largest)...)
 		}
 	}
+	if reason.Placed == reason.Wanted {
+		reason.Nodes = append(reason.Nodes, plan.NodeCount{Why: "not together with the pods that are there", Count: 1})
+	}
 	return nil, reason
 }
 

@@ -51,7 +51,11 @@ func (r DomainReason) Words() string {
 	}
 	for _, n := range r.Nodes {
 		if r.Domain == RealDomain {
-			parts = append(parts, fmt.Sprintf("%d nodes: %s", n.Count, n.Why))
+			nodes := "nodes"
+			if n.Count == 1 {
+				nodes = "node"
+			}
+			parts = append(parts, fmt.Sprintf("%d %s: %s", n.Count, nodes, n.Why))
 		} else {
 			parts = append(parts, n.Why)
 		}

@@ -61,8 +61,9 @@ func hostsOf(s *hostshape.Shapes, dims *resource.Dims) ([]bin, []bool) {
 
 // packing is the outcome of packing residents and asked items together.
 type packing struct {
-	placed []int64 // of each asked item
-	bins   []bin
+	placed   []int64 // of each asked item
+	homeless int64   // residents that found no host
+	bins     []bin
 }
 
 // pack puts everything into the hosts by first-fit decreasing: the pods with
@@ -80,6 +81,8 @@ func (n *Node) pack(residents, asked []Item) packing {
 		bins, put = l.place(bins)
 		if l.index >= 0 {
 			out.placed[l.index] = put
+		} else {
+			out.homeless = resource.Add(out.homeless, l.count-put)
 		}
 	}
 	out.bins = bins

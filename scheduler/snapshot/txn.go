@@ -123,8 +123,10 @@ func (t *Txn) TryHosts(node int, items []Item) HostFit {
 		need.AddScaled(it.Class.Request, it.Count)
 	}
 	out := HostFit{Touched: free.Clone(), Largest: free}
+	var before packing
 	if n.hosts != nil {
-		out.Largest = largestOf(n.pack(st.items, nil).bins, free, n.packed)
+		before = n.pack(st.items, nil)
+		out.Largest = largestOf(before.bins, free, n.packed)
 	}
 	for d, a := range need {
 		if a > 0 && free[d] < a {
@@ -140,7 +142,9 @@ func (t *Txn) TryHosts(node int, items []Item) HostFit {
 		return out
 	}
 	p := n.pack(st.items, items)
-	out.Placed, out.Fits = p.placed, true
+	// What is there must find hosts as before: a newcomer never displaces it. Some
+	// of it may have none already, on a node that shrank under its pods.
+	out.Placed, out.Fits = p.placed, p.homeless <= before.homeless
 	for i, it := range items {
 		out.Fits = out.Fits && p.placed[i] == it.Count
 	}

@@ -138,7 +138,7 @@ func NewLedger(cfg jobdir.Config) *Ledger {
 	return l
 }
 
-// Partition gives the partition that a job asks for; "" is the first.
+// partition gives the partition that a job asks for; "" is the first.
 func (l *Ledger) partition(name string) *jobdir.Partition {
 	for i := range l.cfg.Partitions {
 		if p := &l.cfg.Partitions[i]; p.Name == name || name == "" {

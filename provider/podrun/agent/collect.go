@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	maxStatus    = 1 << 20 // of one status.json or end.json in bytes
+	maxStatus    = 1 << 20  // of one status.json or end.json in bytes
+	maxGang      = 64 << 20 // of one gang.json in bytes
 	batchLogTail = 2 << 10
 	// readers is how many files are read at once: a network filesystem answers
 	// each in its own time.
@@ -91,6 +92,14 @@ func collect(root *os.Root, all *manifest.Collected) error {
 			}
 		}
 		pending.Wait()
+		var gang manifest.Gang
+		if atomicfile.ReadJSON(root, path.Join(gangsDir, key, "gang.json"), maxGang, &gang) == nil {
+			g.Components = gang.Components
+			g.Ranks = make(map[string]int, len(gang.Members))
+			for _, m := range gang.Members {
+				g.Ranks[m.UID] = m.Rank
+			}
+		}
 		var end manifest.End
 		if atomicfile.ReadJSON(root, path.Join(gangsDir, key, "end.json"), maxStatus, &end) == nil {
 			g.End = &end

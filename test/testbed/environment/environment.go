@@ -14,11 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -304,6 +306,9 @@ func (e *Environment) stop() error {
 func (e *Environment) startPlane(ctx context.Context) error {
 	c, err := controlplane.Start(ctx, controlplane.Config{
 		Dir: planeDir(e.Dir), Processes: e.plane, Progress: e.progress,
+		// All hosts of the testbed are on loopback, and Kubernetes refuses such
+		// addresses as endpoints: these controllers could only complain.
+		ControllerManagerArgs: []string{"--controllers=-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"},
 	})
 	if err != nil {
 		return err
@@ -326,7 +331,10 @@ func (e *Environment) connect() error {
 		return err
 	}
 	e.config = config
-	if e.client, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
+	if e.client, err = client.NewWithWatch(config, client.Options{
+		Scheme: scheme,
+		Log:    logr.FromSlogHandler(slog.DiscardHandler), // else it complains of the missing global one
+	}); err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
 	return nil

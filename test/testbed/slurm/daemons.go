@@ -69,7 +69,8 @@ func (c *Cluster) StopController() error {
 	return nil
 }
 
-// KillController ends slurmctld as a crash would: what it did not save is lost.
+// KillController ends slurmctld as a crash would. It saves its state every few
+// seconds: jobs younger than that are lost for good, though they may run.
 func (c *Cluster) KillController() error {
 	if p := c.processes.Find(controller); p != nil {
 		return p.Kill()
@@ -176,7 +177,7 @@ type jobProcess struct {
 }
 
 // jobProcesses finds them by the configuration in their environment, which
-// Slurm's step daemons and all jobs carry.
+// Slurm's step daemons, all jobs and commands that talk to the cluster carry.
 func (c *Cluster) jobProcesses() []jobProcess {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -209,9 +210,7 @@ func (c *Cluster) jobProcesses() []jobProcess {
 	return out
 }
 
-// killJobs kills the processes that match. Only Slurm's own children are
-// touched: a command that merely talks to the cluster carries no node name and
-// is spared unless all go.
+// killJobs kills the processes that match.
 func (c *Cluster) killJobs(match func(jobProcess) bool) error {
 	for _, j := range c.jobProcesses() {
 		if !match(j) {

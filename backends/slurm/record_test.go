@@ -1,0 +1,146 @@
+package slurm_test
+
+import (
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurm"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/local"
+	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+var record = flag.Bool("record", false, "write testdata anew from a real cluster")
+
+// nonceOf finds the separator that a squeue command asks for.
+func nonceOf(argv []string) string {
+	for _, a := range argv {
+		if f, ok := strings.CutPrefix(a, "--Format=JobID:"); ok {
+			sep, _, _ := strings.Cut(f, ",")
+			return sep
+		}
+	}
+	return ""
+}
+
+// recordedSep stands for the separator in testdata.
+const recordedSep = "<|>"
+
+func recording(argv []string) string {
+	what := argv[len(argv)-1]
+	if argv[0] == "squeue" {
+		what = "jobs"
+	}
+	return filepath.Join("testdata", argv[0]+"-"+strings.Trim(what, "-")+".txt")
+}
+
+// tee writes down what the commands answer.
+type tee struct {
+	transport.Runner
+	t *testing.T
+}
+
+func (r tee) Run(ctx context.Context, c transport.Command) (transport.Result, error) {
+	res, err := r.Runner.Run(ctx, c)
+	text := string(res.Stdout)
+	if sep := nonceOf(c.Argv); sep != "" {
+		text = strings.ReplaceAll(text, sep, recordedSep)
+	}
+	if c.Argv[0] == "squeue" || c.Argv[0] == "scontrol" && c.Argv[1] != "release" {
+		if err := os.WriteFile(recording(c.Argv), []byte(text), 0o644); err != nil {
+			r.t.Error(err)
+		}
+	}
+	return res, err
+}
+
+// TestRecord makes the recordings: a cluster with jobs and hosts in many
+// states. It only runs with -record.
+func TestRecord(t *testing.T) {
+	if !*record {
+		t.Skip("without -record the recordings stay as they are")
+	}
+	realCluster(t) // accounts and packages
+	c, err := testbed.Start(t.Context(), testbed.Config{
+		Name: "recorded",
+		Hosts: []testbed.Hosts{
+			{Prefix: "gpu", Count: 4, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8, Features: []string{"nvlink"}},
+			{Prefix: "cpu", Count: 3, CPUs: 16, MemoryMiB: 64000},
+		},
+		Partitions: []testbed.Partition{
+			{Name: "a", Hosts: []string{"gpu[1-2]"}, Default: true, MaxTime: "1-00:00:00", Extra: "DefaultTime=01:00:00"},
+			{Name: "b", Hosts: []string{"gpu[3-4]", "cpu[1-3]"}},
+			{Name: "off", Hosts: []string{"cpu[1-3]"}, Extra: "Hidden=YES"},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(background()); err != nil {
+			t.Error(err)
+		}
+	})
+	b, _ := newReal(t, c)
+	s := siteOn(t, b)
+	s.owner = "recorded"
+	admin := func(argv ...string) {
+		t.Helper()
+		if _, err := c.Run(t.Context(), argv...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gpu := backends.Component{Tasks: 2, CPUs: 4, MemoryMiB: 1000, GPUs: map[string]int64{"a100": 2}}
+
+	s.submit(s.spec("a", "exit 0", oneTask)) // k1: held
+	s.state(s.start(s.spec("a", "exit 0", oneTask)), backends.StateCompleted)
+	s.state(s.start(s.spec("a", "exit 3", oneTask)), backends.StateFailed)
+	s.state(s.start(s.spec("a", "kill -9 $$", oneTask)), backends.StateFailed)
+	cancelled := s.start(s.spec("a", "exec sleep 1000", oneTask)) // k5
+	s.state(cancelled, backends.StateRunning)
+	if err := s.Cancel(t.Context(), cancelled); err != nil {
+		t.Fatal(err)
+	}
+	s.state(cancelled, backends.StateCancelled)
+	s.state(s.start(s.spec("a", "exec sleep 1000", gpu)), backends.StateRunning) // k6
+	het := s.start(s.spec("b", "exec sleep 1000", gpu, oneTask))                 // k7
+	s.state(het, backends.StateRunning)
+	requeued := s.start(s.spec("a", "exec sleep 1000", oneTask)) // k8
+	s.state(requeued, backends.StateRunning)
+	admin("scontrol", "requeue", string(requeued.ID))
+	s.state(requeued, backends.StatePending)
+	big := gpu
+	big.GPUs = map[string]int64{"a100": 8}
+	waiting := s.start(s.spec("a", "exit 0", big)) // k9: all of a, while k6 holds some
+	s.until(waiting, "waiting", time.Minute, func(j backends.Job) bool { return j.Reason == "Resources" && !j.Estimated.IsZero() })
+	big.GPUs = map[string]int64{"a100": 9}
+	never := s.start(s.spec("b", "exit 0", big)) // k10
+	s.until(never, "known never to run", time.Minute, func(j backends.Job) bool { return j.Never })
+	suspended := s.start(s.spec("b", "exec sleep 1000", oneTask)) // k11
+	s.state(suspended, backends.StateRunning)
+	admin("scontrol", "suspend", string(suspended.ID))
+	hetHeld := s.submit(s.spec("b", "exit 0", oneTask, gpu)) // k12
+	s.state(hetHeld, backends.StatePending)
+	admin("scontrol", "update", "nodename=cpu2", "state=drain", "reason=fan broken State=IDLE")
+	admin("scontrol", "update", "nodename=cpu3", "state=down", "reason=power")
+	admin("scontrol", "update", "partitionname=off", "state=down")
+	admin("scontrol", "create", "reservation", "reservationname=maint", "starttime=now", "duration=60", "nodes=gpu4", "flags=maint,ignore_jobs", "user=root")
+	s.until(suspended, "suspended", time.Minute, func(j backends.Job) bool { return j.State == backends.StateSuspended })
+
+	writer, err := slurm.New(slurm.Config{Runner: tee{local.New(), t}, Env: c.Env()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writer.Observe(t.Context(), s.owner, s.users); err != nil {
+		t.Error(err)
+	}
+	if _, err := writer.Inventory(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
