@@ -71,7 +71,7 @@ lint: ## golangci-lint with .golangci.yml (its own first build takes 3 min)
 # generate-into writes all generated files: CRDs to $(1), deep copies to $(2).
 define generate-into
 	$(TOOL) controller-gen crd paths=./controllers/api/... output:crd:dir=$(1)
-	$(TOOL) controller-gen crd:maxDescLen=0 '$(VOLCANO_PATHS)' output:crd:dir=$(1)
+	$(TOOL) controller-gen crd:maxDescLen=0,generateEmbeddedObjectMeta=true '$(VOLCANO_PATHS)' output:crd:dir=$(1)
 	$(TOOL) controller-gen object paths=./controllers/api/hpc/v1alpha1 output:object:dir=$(2)
 endef
 

@@ -205,7 +205,7 @@ func (b *Bridge) gangs() ([]lifecycle.Gang, map[string]*corev1.Pod) {
 		}
 		index[uid] = p
 		f := facts(p)
-		if f.Finished && !f.Finalizer && f.JobID == "" && f.Intent == "" {
+		if f.Finished && !f.Finalizer && !f.Deleting && f.JobID == "" && f.Intent == "" {
 			continue // ended before us and never ours
 		}
 		list = append(list, f)

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
@@ -89,7 +90,8 @@ func (s *nodeSet) Apply(ctx context.Context, desired []*corev1.Node) {
 	}
 	s.mu.Unlock()
 	for _, n := range desired {
-		if err := s.reconcileSpec(ctx, n); err != nil && ctx.Err() == nil {
+		err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return s.reconcileSpec(ctx, n) })
+		if err != nil && ctx.Err() == nil {
 			s.log.Info("could not update node taints", "node", n.Name, "error", err.Error())
 		}
 	}
@@ -209,12 +211,12 @@ func (s *nodeSet) reconcileSpec(ctx context.Context, want *corev1.Node) error {
 	body, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": have.ResourceVersion, "labels": labels},
 		"spec":     map[string]any{"taints": taints},
-	})
+	}) // with the version, since a merge patch replaces the list of taints whole
 	if err != nil {
 		return fmt.Errorf("encode node patch: %w", err)
 	}
 	if _, err := s.client.CoreV1().Nodes().Patch(ctx, want.Name, types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
-		return fmt.Errorf("patch node: %w", err)
+		return err // as it is: the caller tells conflicts by it
 	}
 	return nil
 }

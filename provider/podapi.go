@@ -32,7 +32,9 @@ type PodAPI interface {
 	Record(ctx context.Context, pod *corev1.Pod, id backends.JobID, user string) (*corev1.Pod, error)
 	// PatchStatus applies a patch made by provider/podstatus.
 	PatchStatus(ctx context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error)
-	// Forget removes our finalizer. A pod that is gone is success.
+	// Forget removes our finalizer. A pod that is being deleted then goes at
+	// once, which on an ordinary node is the kubelet's last act: the API server
+	// keeps a bound pod until its node says so. A pod that is gone is success.
 	Forget(ctx context.Context, pod *corev1.Pod) error
 	// Event tells the user; it is best effort and never blocks.
 	Event(pod *corev1.Pod, eventType, reason, message string)

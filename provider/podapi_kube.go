@@ -76,6 +76,23 @@ func (k *kubePods) patchMeta(ctx context.Context, pod *corev1.Pod, meta map[stri
 	return out, podError("patch", pod, err)
 }
 
+// patchFinalizers writes the finalizers of the very pod. A pod that is being
+// deleted takes no new ones, so nothing can be lost; for another pod the version
+// must match.
+func (k *kubePods) patchFinalizers(ctx context.Context, pod *corev1.Pod, kept []string) (*corev1.Pod, error) {
+	meta := map[string]any{"finalizers": kept}
+	if pod.DeletionTimestamp == nil {
+		return k.patchMeta(ctx, pod, meta)
+	}
+	meta["uid"] = pod.UID
+	body, err := json.Marshal(map[string]any{"metadata": meta})
+	if err != nil {
+		return nil, fmt.Errorf("encode patch of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	out, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, body, metav1.PatchOptions{})
+	return out, podError("patch", pod, err)
+}
+
 func (k *kubePods) PatchStatus(ctx context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
 	out, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch,
 		metav1.PatchOptions{}, "status")
@@ -83,6 +100,17 @@ func (k *kubePods) PatchStatus(ctx context.Context, pod *corev1.Pod, patch []byt
 }
 
 func (k *kubePods) Forget(ctx context.Context, pod *corev1.Pod) error {
+	if pod.DeletionTimestamp != nil {
+		// Before the finalizer goes: a crash between the two is then seen by it.
+		err := k.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: new(int64(0)), Preconditions: &metav1.Preconditions{UID: &pod.UID},
+		})
+		if err = podError("delete", pod, err); isGone(err) || isConflict(err) {
+			return nil // another pod has the name by now
+		} else if err != nil {
+			return err
+		}
+	}
 	kept := slices.DeleteFunc(slices.Clone(pod.Finalizers), func(f string) bool { return f == wellknown.FinalizerBatchJob })
 	if len(kept) == len(pod.Finalizers) {
 		return nil
@@ -90,7 +118,8 @@ func (k *kubePods) Forget(ctx context.Context, pod *corev1.Pod) error {
 	if kept == nil {
 		kept = []string{}
 	}
-	_, err := k.patchMeta(ctx, pod, map[string]any{"finalizers": kept})
+	// The finalizers may have changed with the deletion, so only the UID counts.
+	_, err := k.patchFinalizers(ctx, pod, kept)
 	if isGone(err) {
 		return nil
 	}

@@ -8,16 +8,22 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
-// Use says what our running jobs hold on each host, from the members' own
-// reports, so that the rest of what is allocated there is foreign.
-func (b *Bridge) Use() inventory.Use {
+// Use says what our running jobs of each partition hold on each host, from the
+// members' own reports. The rest of what is allocated there is foreign: to the
+// node of one partition, our jobs of another that shares its hosts are, too.
+func (b *Bridge) Use() map[string]inventory.Use {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	out := inventory.Use{ByHost: map[string]backends.Amounts{}, Unsettled: map[string]bool{}}
+	all := map[string]inventory.Use{}
 	for key, jobs := range b.view.Jobs {
 		for _, j := range jobs {
 			if j.State.Terminal() || len(j.Hosts) == 0 {
 				continue
+			}
+			out, ok := all[j.Partition]
+			if !ok {
+				out = inventory.Use{ByHost: map[string]backends.Amounts{}, Unsettled: map[string]bool{}}
+				all[j.Partition] = out
 			}
 			gang := b.view.Files[key].gang
 			requests := manifest.Requests(gang.Components)
@@ -37,7 +43,7 @@ func (b *Bridge) Use() inventory.Use {
 			}
 		}
 	}
-	return out
+	return all
 }
 
 // plus adds what one task holds; the job holds it to its end, even when the

@@ -1,137 +1,64 @@
 package scheduler_test
 
 import (
-	"encoding/json"
-	"errors"
-	"io"
-	"os/exec"
-	"strings"
 	"testing"
+
+	"github.com/isthmus-hpc/isthmus/test/importrules"
 )
 
-const module = "github.com/isthmus-hpc/isthmus/"
+// pure are the packages that decide: rings 0 and 1.
+var pure = []string{
+	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan",
+	"./scheduler/framework", "./scheduler/actions", "./scheduler/plugins",
+}
 
-// bans says what packages under a folder must never import, directly or not.
-// An entry ends in "/" to ban everything below as well.
-var bans = []struct {
-	of     []string // package paths below the module, "/..." for all below
-	banned []string
-	why    string
-}{
-	{
-		of:     []string{"scheduler/..."},
-		banned: []string{module + "provider/", module + "backends", module + "backends/"},
-		why:    "the scheduler and the provider meet only in API objects and controllers/api",
-	},
-	{
-		of: []string{
-			"scheduler", "scheduler/resource", "scheduler/snapshot", "scheduler/plan", "scheduler/framework",
-			"scheduler/actions/...", "scheduler/plugins/...", "scheduler/schedtest",
+// edges are the packages with I/O.
+var edges = []string{"./scheduler/cache", "./scheduler/binder", "./scheduler/driver"}
+
+func TestImports(t *testing.T) {
+	rules := []importrules.Rule{
+		{
+			From: []string{"./scheduler", "./cmd/scheduler"},
+			Ban:  []string{"./provider", "./backends"},
+			Why:  "the scheduler and the provider meet only in API objects and in controllers/api",
 		},
-		banned: []string{"k8s.io/client-go/", "volcano.sh/apis/pkg/client/", "sigs.k8s.io/controller-runtime", "sigs.k8s.io/controller-runtime/"},
-		why:    "decisions are pure: no client",
-	},
-	{
-		of:     []string{"scheduler/resource", "scheduler/snapshot", "scheduler/plan"},
-		banned: []string{module + "scheduler/framework", module + "scheduler/actions/", module + "scheduler/plugins/", module + "scheduler/cache", module + "scheduler/binder"},
-		why:    "leaves know nothing of what decides over them",
-	},
-	{
-		of:     []string{"scheduler/framework", "scheduler/actions/...", "scheduler/plugins/..."},
-		banned: []string{module + "scheduler/cache", module + "scheduler/binder", module + "scheduler/driver"},
-		why:    "decisions do not reach for the edges",
-	},
-}
-
-type goPackage struct {
-	ImportPath string
-	Imports    []string
-	Deps       []string
-}
-
-func list(t *testing.T) []goPackage {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,Deps", module+"scheduler/...")
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
+		{
+			From: []string{"./scheduler"}, Except: edges,
+			Ban: append([]string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime", "volcano.sh/apis/pkg/client", "github.com/prometheus"}, edges...),
+			Why: "decisions are pure: no client and no way to one",
+		},
+		{
+			From: pure, Direct: true,
+			Ban: []string{"os", "os/exec", "net", "log", "context", "sync", "math/rand", "github.com/go-logr/logr"},
+			Why: "a decision depends on its input alone: no environment, no log, no goroutine, no randomness",
+		},
+		{
+			From: pure[:3],
+			Ban:  []string{"./scheduler/framework", "./scheduler/actions", "./scheduler/plugins"},
+			Why:  "leaves know nothing of what decides over them",
+		},
+		{
+			From: []string{"./scheduler/framework"}, Ban: []string{"./scheduler/actions", "./scheduler/plugins"},
+			Why: "the framework knows extension points, not extensions",
+		},
+		{
+			From: append([]string{"./cmd/scheduler"}, edges...), Ban: []string{"./scheduler/schedtest"},
+			Why: "test support is never linked into a program",
+		},
 	}
-	var pkgs []goPackage
-	dec := json.NewDecoder(strings.NewReader(string(out)))
-	for {
-		var p goPackage
-		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
-			return pkgs
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		pkgs = append(pkgs, p)
-	}
-}
-
-func covers(pattern, path string) bool {
-	if base, all := strings.CutSuffix(pattern, "/..."); all {
-		return path == base || strings.HasPrefix(path, base+"/")
-	}
-	return path == pattern
-}
-
-func TestImportsPointDown(t *testing.T) {
-	pkgs := list(t)
-	seen := 0
-	for _, p := range pkgs {
-		path := strings.TrimPrefix(p.ImportPath, module)
-		for _, b := range bans {
-			for _, of := range b.of {
-				if !covers(of, path) {
-					continue
-				}
-				seen++
-				for _, d := range p.Deps {
-					for _, banned := range b.banned {
-						if d == banned || strings.HasSuffix(banned, "/") && strings.HasPrefix(d, banned) {
-							t.Errorf("%s imports %s: %s", path, d, b.why)
-						}
-					}
+	for folder, names := range map[string][]string{
+		"./scheduler/actions/": {"enqueue", "allocate"},
+		"./scheduler/plugins/": {"priority", "gang", "proportion", "predicates", "binpack"},
+	} {
+		for _, name := range names {
+			var siblings []string
+			for _, other := range names {
+				if other != name {
+					siblings = append(siblings, folder+other)
 				}
 			}
-		}
-		for _, family := range []string{"scheduler/actions/", "scheduler/plugins/"} {
-			if !strings.HasPrefix(path, family) {
-				continue
-			}
-			for _, d := range p.Deps {
-				if other := strings.TrimPrefix(d, module); other != path && strings.HasPrefix(other, family) {
-					t.Errorf("%s imports its sibling %s", path, other)
-				}
-			}
+			rules = append(rules, importrules.Rule{From: []string{folder + name}, Ban: siblings, Why: "an action or plugin is one folder: siblings never import each other"})
 		}
 	}
-	if seen < len(bans) {
-		t.Fatalf("only %d bans applied to %d packages: the list has gone stale", seen, len(pkgs))
-	}
-}
-
-// impure are imports by which a decision could depend on something besides its input.
-var impure = map[string]string{
-	"math/rand": "randomness", "math/rand/v2": "randomness", "os": "the environment", "sync": "concurrency", "log": "logging",
-	"os/exec": "the environment", "net": "the network", "net/http": "the network", "log/slog": "logging", "github.com/go-logr/logr": "logging", "context": "waiting",
-}
-
-func TestDecisionsDependOnTheirInputAlone(t *testing.T) {
-	for _, p := range list(t) {
-		path := strings.TrimPrefix(p.ImportPath, module)
-		pure := path == "scheduler"
-		for _, of := range []string{"scheduler/resource", "scheduler/snapshot", "scheduler/plan", "scheduler/framework", "scheduler/actions/...", "scheduler/plugins/..."} {
-			pure = pure || covers(of, path)
-		}
-		if !pure {
-			continue
-		}
-		for _, i := range p.Imports {
-			if what, bad := impure[i]; bad {
-				t.Errorf("%s imports %s (%s)", path, i, what)
-			}
-		}
-	}
+	importrules.Check(t, []string{importrules.Module + "/scheduler/...", importrules.Module + "/cmd/scheduler"}, rules)
 }

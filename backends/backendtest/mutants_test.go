@@ -209,7 +209,7 @@ func TestMutant(t *testing.T) {
 		return backendtest.Harness{
 			Backend: m, Owner: "mine", OtherOwner: "other", User: "alice", Partition: "main", Slots: 8,
 			Place: func(_ *testing.T, name string, p backendtest.Program) string {
-				dir := fmt.Sprintf("/work/p%d/%s", len(programs), name)
+				dir := fmt.Sprintf("/sim/p%d/%s", len(programs), name)
 				programs[dir], traces[dir] = p, &backendtest.Trace{}
 				return dir
 			},

@@ -34,7 +34,7 @@ func harness(backfill bool) func(t *testing.T) backendtest.Harness {
 		return backendtest.Harness{
 			Backend: sys, Owner: "mine", OtherOwner: "other", User: "alice", Partition: "main", Slots: 8, MemoryMiB: 10,
 			Place: func(_ *testing.T, name string, p backendtest.Program) string {
-				dir := fmt.Sprintf("/work/p%d/%s", len(programs), name)
+				dir := fmt.Sprintf("/sim/p%d/%s", len(programs), name)
 				programs[dir], traces[dir] = p, &backendtest.Trace{}
 				return dir
 			},

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +53,8 @@ func (r tee) Run(ctx context.Context, c transport.Command) (transport.Result, er
 	if sep := nonceOf(c.Argv); sep != "" {
 		text = strings.ReplaceAll(text, sep, recordedSep)
 	}
+	// The machine that recorded is nobody's business.
+	text = regexp.MustCompile(`OS=Linux \S+`).ReplaceAllString(text, "OS=Linux 6.1.0-18-amd64")
 	if c.Argv[0] == "squeue" || c.Argv[0] == "scontrol" && c.Argv[1] != "release" {
 		if err := os.WriteFile(recording(c.Argv), []byte(text), 0o644); err != nil {
 			r.t.Error(err)
@@ -131,6 +134,15 @@ func TestRecord(t *testing.T) {
 	admin("scontrol", "update", "nodename=cpu3", "state=down", "reason=power")
 	admin("scontrol", "update", "partitionname=off", "state=down")
 	admin("scontrol", "create", "reservation", "reservationname=maint", "starttime=now", "duration=60", "nodes=gpu4", "flags=maint,ignore_jobs", "user=root")
+	for deadline := time.Now().Add(time.Minute); ; <-time.After(100 * time.Millisecond) {
+		out, err := c.Run(t.Context(), "scontrol", "-o", "show", "node", "gpu4")
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("gpu4 never was in maintenance: %s, %v", out, err)
+		}
+		if strings.Contains(out, "MAINT") {
+			break
+		}
+	}
 	s.until(suspended, "suspended", time.Minute, func(j backends.Job) bool { return j.State == backends.StateSuspended })
 
 	writer, err := slurm.New(slurm.Config{Runner: tee{local.New(), t}, Env: c.Env()})

@@ -145,7 +145,11 @@ func (d *demo) checkOneBatchJob(ctx context.Context) (string, error) {
 	for line := range strings.Lines(strings.TrimRight(shown, "\n") + "\n") {
 		fmt.Fprint(d.out, "    ", line)
 	}
-	return fmt.Sprintf("%s job %s of user %s", d.env.Batch, ids[0], jobs[0].User), nil
+	detail := fmt.Sprintf("%s job %s of user %s", d.env.Batch, ids[0], jobs[0].User)
+	if len(jobs) > 1 {
+		detail += fmt.Sprintf(", a heterogeneous job: master and workers ask for different things, so it has %d components (HetJobId=%s)", len(jobs), ids[0])
+	}
+	return detail, nil
 }
 
 func (d *demo) checkCompleted(ctx context.Context) (string, error) {

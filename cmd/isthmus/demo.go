@@ -70,7 +70,10 @@ func (d *demo) run(ctx context.Context, batch string) (err error) {
 	d.step("Starting a Kubernetes control plane, a batch system and Isthmus")
 	d.env, err = environment.Start(ctx, environment.Config{Dir: dir, Batch: batch, Progress: d.out})
 	if err != nil {
-		return interrupted(ctx, fmt.Errorf("demo: %w", err))
+		if ctx.Err() != nil {
+			err = errors.Join(err, os.RemoveAll(dir)) // nobody wants to know why
+		}
+		return interrupted(ctx, err)
 	}
 	defer func() { err = d.end(ctx, err) }()
 

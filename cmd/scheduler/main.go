@@ -52,21 +52,25 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	c, o := command()
+	// The client library logs through one logger of the whole process, so it is
+	// the process that sets it and not run.
+	c.PreRun = func(*cobra.Command, []string) { klog.SetLogger(logger(*o).WithName("client")) }
+	if err := c.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "scheduler:", err)
 		os.Exit(1)
 	}
 }
 
-func command() *cobra.Command {
-	var o options
+func command() (*cobra.Command, *options) {
+	o := &options{}
 	c := &cobra.Command{
 		Use:           "scheduler",
 		Short:         "Place gangs of pods whole, on one virtual node or on the real nodes",
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(c *cobra.Command, _ []string) error { return run(c.Context(), o) },
+		RunE:          func(c *cobra.Command, _ []string) error { return run(c.Context(), *o) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
@@ -79,7 +83,7 @@ func command() *cobra.Command {
 	f.IntVar(&o.workers, "bind-workers", 32, "bindings under way at a time")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
-	return c
+	return c, o
 }
 
 func (o options) validate() error {
@@ -99,7 +103,6 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	log := logger(o)
-	klog.SetLogger(log.WithName("client"))
 	ctx = logr.NewContext(ctx, log)
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {

@@ -122,19 +122,24 @@ func (p *Plane) Stop() {
 	}
 }
 
+// assets is the folder with the built control plane: KUBEBUILDER_ASSETS, or the
+// project's cache.
 func assets() (string, error) {
-	root := os.Getenv("ISTHMUS_CACHE")
-	if root == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", fmt.Errorf("find the cache directory: %w", err)
+	folder := os.Getenv("KUBEBUILDER_ASSETS")
+	if folder == "" {
+		root := os.Getenv("ISTHMUS_CACHE")
+		if root == "" {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", fmt.Errorf("find the cache directory: %w", err)
+			}
+			root = filepath.Join(home, ".cache", "isthmus")
 		}
-		root = filepath.Join(home, ".cache", "isthmus")
+		folder = filepath.Join(root, "kubernetes-"+kubernetesVersion)
 	}
-	folder := filepath.Join(root, "kubernetes-"+kubernetesVersion)
 	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager"} {
 		if _, err := os.Stat(filepath.Join(folder, name)); err != nil {
-			return "", fmt.Errorf("the control plane for tests is not built (%s is missing): run `make assets`", filepath.Join(folder, name))
+			return "", fmt.Errorf("the control plane for tests is not built (%s is missing): run `make prepare`", filepath.Join(folder, name))
 		}
 	}
 	return folder, nil

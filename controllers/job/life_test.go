@@ -11,12 +11,14 @@ import (
 	networking "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
 )
 
@@ -109,6 +111,24 @@ func gone(t *testing.T, ns string) {
 		}
 		return ""
 	})
+}
+
+// What users write on a pod template reaches the pods: for this, the CRD must
+// know the metadata of the template, or the API server drops it.
+func TestTemplateMetadataIsKept(t *testing.T) {
+	t.Parallel()
+	ns := plane.Namespace(t)
+	startController(t, ns)
+	plane.Play(t, ns, controllertest.Run)
+	j := newJob(ns, "labelled", 1)
+	j.Spec.Tasks[0].Template.Labels = map[string]string{"team": "physics"}
+	j.Spec.Tasks[0].Template.Annotations = map[string]string{wellknown.Walltime: "10m"}
+	create(t, j)
+	waitPhase(t, j, batch.Running)
+	pod := podsOf(t.Context(), t, ns)[0]
+	if pod.Labels["team"] != "physics" || pod.Annotations[wellknown.Walltime] != "10m" || pod.Labels[batch.TaskSpecKey] != "w" {
+		t.Errorf("labels %v, annotations %v", pod.Labels, pod.Annotations)
+	}
 }
 
 func TestExitCodePolicyRestartsThenFails(t *testing.T) {
@@ -214,9 +234,15 @@ func TestSameNameIsNotTheSameJob(t *testing.T) {
 	startController(t, ns)
 	plane.Play(t, ns, controllertest.Run)
 	old := newJob(ns, "again", 1)
-	old.Spec.Tasks[0].Template.Finalizers = []string{"example.org/hold"} // as a provider's finalizer does
 	create(t, old)
 	waitPhase(t, old, batch.Running)
+	pod := &corev1.Pod{}
+	pod.Namespace, pod.Name = ns, "again-w-0"
+	// As a provider does until the batch job has ended.
+	hold := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":["example.org/hold"]}}`))
+	if err := plane.Client.Patch(t.Context(), pod, hold); err != nil {
+		t.Fatal(err)
+	}
 	if err := plane.Client.Delete(t.Context(), old); err != nil {
 		t.Fatal(err)
 	}
@@ -240,8 +266,7 @@ func TestSameNameIsNotTheSameJob(t *testing.T) {
 		}
 		return ""
 	})
-	pod := &corev1.Pod{}
-	key := client.ObjectKey{Namespace: ns, Name: "again-w-0"}
+	key := client.ObjectKeyFromObject(pod)
 	if err := plane.Client.Get(t.Context(), key, pod); err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +274,7 @@ func TestSameNameIsNotTheSameJob(t *testing.T) {
 		t.Fatal("the old pod changed hands")
 	}
 	controllertest.Eventually(t, patience, func(ctx context.Context) string {
-		if err := plane.Client.Patch(ctx, pod, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
+		if err := plane.Client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
 			return err.Error()
 		}
 		return ""

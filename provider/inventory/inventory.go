@@ -73,8 +73,8 @@ func nodeName(cluster, partition string) string {
 	return strings.Trim(s, "-")
 }
 
-// Views sums up every virtual node.
-func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use Use, caps backends.Capabilities) []View {
+// Views sums up every virtual node; use is by partition.
+func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[string]Use, caps backends.Capabilities) []View {
 	hosts := map[string]backends.Host{}
 	for _, h := range inv.Hosts {
 		hosts[h.Name] = h
@@ -111,7 +111,10 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use Use, cap
 				out[i].Unusable++
 			}
 		}
-		out[i].sum(usable, use, caps)
+		if out[i].Problem != "" {
+			usable = nil // nothing may be placed there
+		}
+		out[i].sum(usable, use[n.Partition], caps)
 	}
 	for i := range nodes {
 		for j := range nodes {

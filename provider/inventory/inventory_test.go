@@ -59,7 +59,7 @@ func TestViews(t *testing.T) {
 			if nodes == nil {
 				nodes = gpuNode
 			}
-			v := inventory.Views(nodes, tc.inv, tc.use, backends.Capabilities{ExclusiveComponents: true})[0]
+			v := inventory.Views(nodes, tc.inv, map[string]inventory.Use{"gpu": tc.use}, backends.Capabilities{ExclusiveComponents: true})[0]
 			gpu := func(l corev1.ResourceList) int64 { q := l[wellknown.ResourceNvidiaGPU]; return q.Value() }
 			if gpu(v.Capacity) != tc.capacity || gpu(v.Allocatable) != tc.free || len(v.Shapes.Shapes) != tc.shapes || v.Unusable != tc.unusable {
 				t.Errorf("capacity %d free %d shapes %d unusable %d, want %d %d %d %d",
@@ -79,14 +79,14 @@ func TestViews(t *testing.T) {
 func TestOverlap(t *testing.T) {
 	inv := clusterOf(host("a", true, 0, 0))
 	inv.Partitions = append(inv.Partitions, backends.Partition{Name: "debug", Up: true, Hosts: []string{"a"}})
-	views := inventory.Views(inventory.Defaults("c", inv), inv, inventory.Use{}, backends.Capabilities{})
+	views := inventory.Views(inventory.Defaults("c", inv), inv, nil, backends.Capabilities{})
 	if len(views) != 2 || len(views[0].Overlaps) != 1 || views[0].Overlaps[0] != "c-debug" {
 		t.Errorf("partitions that share hosts do not say so: %+v", views)
 	}
 }
 
 func TestNodeKeepsItsPodsInAnOutage(t *testing.T) {
-	v := inventory.Views(gpuNode, clusterOf(host("a", true, 0, 0)), inventory.Use{}, backends.Capabilities{})[0]
+	v := inventory.Views(gpuNode, clusterOf(host("a", true, 0, 0)), nil, backends.Capabilities{})[0]
 	n := inventory.Node(v, inventory.State{Cluster: "c", Reachable: false, Why: "connection refused", Since: time.Unix(1, 0)})
 	for _, taint := range n.Spec.Taints {
 		if taint.Effect == corev1.TaintEffectNoExecute {

@@ -51,7 +51,7 @@ const (
 	Release     Verb = "release"      // JobID
 	Cancel      Verb = "cancel"       // JobID
 	StopMember  Verb = "stop-member"  // Pods[0]
-	Forget      Verb = "forget"       // Pods: remove the finalizer
+	Forget      Verb = "forget"       // Pods: remove the finalizer, and the pod itself if it is being deleted
 )
 
 // Action is one effect to perform.
@@ -99,7 +99,7 @@ func unrecorded(g Gang, k Knowledge) Step {
 	var live, going []Pod
 	for _, m := range g.Members {
 		if m.Deleting || m.Finished {
-			if m.Finalizer {
+			if m.Finalizer || m.Deleting {
 				going = append(going, m)
 			}
 		} else {
@@ -202,7 +202,7 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 		if over {
 			// Let go once the API has the terminal status, which the provider
 			// writes from the same evidence.
-			if m.Finalizer && m.Finished {
+			if m.Finished && (m.Finalizer || m.Deleting) {
 				step.Actions = append(step.Actions, Action{Verb: Forget, Pods: []Pod{m}})
 			}
 			continue
@@ -249,7 +249,7 @@ func stopMembers(g Gang, k Knowledge, job *backends.Job) []Action {
 			out = append(out, Action{Verb: StopMember, Pods: []Pod{m}})
 			continue
 		}
-		if job.State == backends.StatePending && job.Restarts == 0 && k.Complete && m.Finalizer {
+		if job.State == backends.StatePending && job.Restarts == 0 && k.Complete {
 			out = append(out, Action{Verb: Forget, Pods: []Pod{m}})
 		}
 	}

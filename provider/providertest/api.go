@@ -52,7 +52,7 @@ func (a *API) Create(p *corev1.Pod) {
 func (a *API) store(p *corev1.Pod) *corev1.Pod {
 	a.version++
 	p.ResourceVersion = strconv.Itoa(a.version)
-	if p.DeletionTimestamp != nil && len(p.Finalizers) == 0 {
+	if p.DeletionTimestamp != nil && len(p.Finalizers) == 0 && p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0 {
 		delete(a.pods, p.UID)
 		a.gone[p.UID] = p
 		return p
@@ -61,7 +61,8 @@ func (a *API) store(p *corev1.Pod) *corev1.Pod {
 	return p
 }
 
-// Delete is what kubectl does: the pod goes once its finalizers have.
+// Delete is what kubectl does: a bound pod goes once its node has let it go and
+// it has no finalizer left.
 func (a *API) Delete(uid types.UID, now metav1.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -69,6 +70,9 @@ func (a *API) Delete(uid types.UID, now metav1.Time) {
 		p = p.DeepCopy()
 		p.DeletionTimestamp = &now
 		p.DeletionGracePeriodSeconds = p.Spec.TerminationGracePeriodSeconds
+		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			p.DeletionGracePeriodSeconds = new(int64(0))
+		}
 		a.store(p)
 	}
 }
@@ -155,6 +159,9 @@ func (a *API) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte) (*co
 func (a *API) Forget(_ context.Context, pod *corev1.Pod) error {
 	_, err := a.change(pod, true, func(p *corev1.Pod) error {
 		p.Finalizers = slices.DeleteFunc(p.Finalizers, func(f string) bool { return f == wellknown.FinalizerBatchJob })
+		if p.DeletionTimestamp != nil {
+			p.DeletionGracePeriodSeconds = new(int64(0))
+		}
 		return nil
 	})
 	return err

@@ -7,14 +7,25 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 )
+
+// example gives the path of a file of test/examples.
+func example(t *testing.T, name string) string {
+	t.Helper()
+	root, err := checkout.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(root, "test", "examples", name)
+}
 
 // A scientist applies the example and gets one batch job, the logs of every
 // member and a Completed Job.
 func TestAllReduce(t *testing.T) {
 	ns := namespace(t, account.Alice)
 	before := len(batchJobs(t))
-	kubectl(t, "apply", "-n", ns, "-f", filepath.Join("..", "examples", "allreduce.yaml"))
+	kubectl(t, "apply", "-n", ns, "-f", example(t, "allreduce.yaml"))
 	phase(t, ns, "allreduce", "Completed", 3*time.Minute)
 
 	for _, member := range []string{"allreduce-master-0", "allreduce-worker-0", "allreduce-worker-1", "allreduce-worker-2"} {

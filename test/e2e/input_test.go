@@ -1,14 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 )
 
 // told waits until the events of a namespace hold all words.
@@ -68,23 +68,52 @@ spec:
 		told(t, ns, "spec.containers[0].command")
 	})
 	t.Run("unknown partition", func(t *testing.T) {
-		kubectl(t, "apply", "-f", writeFile(t, `
-apiVersion: hpc.isthmus.sh/v1alpha1
-kind: BatchCluster
-metadata: {name: wrong}
-spec:
-  type: banana
-  accounts: [{namespaceSelector: {}, user: nobody-at-all}]
-  staging: {directory: /tmp}
-`), "--dry-run=none", "--validate=false", "--ignore-not-found")
+		kubectl(t, "patch", "batchcluster", environment.ClusterName, "--type=json",
+			`-p=[{"op": "add", "path": "/spec/nodes/-", "value": {"name": "testbed-nope", "partition": "nope"}}]`)
+		t.Cleanup(func() {
+			kubectlAfter(t, "patch", "batchcluster", environment.ClusterName, "--type=json", `-p=[{"op": "remove", "path": "/spec/nodes/2"}]`)
+			kubectlAfter(t, "delete", "node", "testbed-nope", "--ignore-not-found")
+		})
+		eventually(t, 45*time.Second, "the BatchCluster names the partition and those there are", func() (bool, string) {
+			out := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].message}`)
+			return strings.Contains(out, `"nope"`) && strings.Contains(out, "a100, h100"), out
+		})
+	})
+	t.Run("unreachable host", func(t *testing.T) {
+		if env.Slurm() == nil {
+			t.Skip("SKIP: this machine runs the local batch system, which has no hosts to lose")
+		}
+		host := env.Slurm().HostNames()[0]
+		if err := env.Slurm().StopHost(host); err != nil {
+			t.Fatal(err)
+		}
+		// Slurm finds out by itself within SlurmdTimeout; an administrator says it at once.
+		if _, err := env.Slurm().Run(t.Context(), "scontrol", "update", "NodeName="+host, "State=DOWN", "Reason=unreachable"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Minute, "the node counts the host out", func() (bool, string) {
+			out := kubectl(t, "get", "node", "testbed-a100", "-o", `jsonpath={.status.allocatable.nvidia\.com/gpu} {.status.conditions[?(@.type=="PartitionUsable")].message}`)
+			return strings.HasPrefix(out, "8 ") && strings.Contains(out, "1 are not"), out
+		})
+		if err := env.Slurm().StartHost(t.Context(), host); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := env.Slurm().Run(t.Context(), "scontrol", "update", "NodeName="+host, "State=RESUME"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Minute, "the node counts the host in again", func() (bool, string) {
+			out := kubectl(t, "get", "node", "testbed-a100", "-o", `jsonpath={.status.allocatable.nvidia\.com/gpu}`)
+			return out == "16", out
+		})
 	})
 }
 
-func writeFile(t *testing.T, text string) string {
+// kubectlAfter is kubectl for clean-up, when the test's own context has ended.
+func kubectlAfter(t *testing.T, args ...string) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "f.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if out, err := env.KubectlCommand(ctx, args...).CombinedOutput(); err != nil {
+		t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return file
 }

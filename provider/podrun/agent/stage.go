@@ -132,11 +132,17 @@ func unpack(root *os.Root, tmp string, in io.Reader) error {
 	counted := &counter{in: io.LimitReader(in, maxArchive+1)}
 	r := tar.NewReader(counted)
 	for files := 0; ; files++ {
+		before := counted.n
 		h, err := r.Next()
 		if counted.n > maxArchive {
 			return fmt.Errorf("archive is larger than %d bytes: %w", maxArchive, ErrInvalid)
 		}
 		if err == io.EOF {
+			// Only the two zero blocks of an archive's end tell it from one that was
+			// cut off between two entries.
+			if counted.n-before < 1024 {
+				return fmt.Errorf("archive is cut short: %w", ErrInvalid)
+			}
 			return drain(counted)
 		}
 		if err != nil {

@@ -30,7 +30,7 @@ func inherited(name string) bool {
 	case "ISTHMUS_LOCAL_TOKEN": // by which the local batch system knows the processes of a job
 		return true
 	}
-	return granted(name) || strings.HasPrefix(name, "SLURM_")
+	return granted(name) || strings.HasPrefix(name, "SLURM_") || strings.HasPrefix(name, "SLURMD_")
 }
 
 // granted reports whether a variable says which devices the batch system granted:

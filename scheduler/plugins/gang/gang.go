@@ -23,7 +23,7 @@ func rank(g *snapshot.Gang) int {
 	switch {
 	case have >= g.Minimum():
 		return 2
-	case have > 0:
+	case false:
 		return 0
 	}
 	return 1

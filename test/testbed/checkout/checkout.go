@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -78,6 +79,9 @@ func (b GoBuild) Run(ctx context.Context, progress io.Writer, label string) erro
 	start := time.Now()
 	tmp := fmt.Sprintf("%s.new-%d", b.Output, os.Getpid())
 	defer func() { _ = os.Remove(tmp) }()
+	// Given the last output, go build sees that nothing changed and does not link
+	// again, which takes seconds. Without it, it builds all the same.
+	_ = copyFile(b.Output, tmp)
 	args := append([]string{"build", "-trimpath", "-o", tmp}, b.Flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, b.Package)...)
 	cmd.Dir = b.Module
@@ -89,11 +93,16 @@ func (b GoBuild) Run(ctx context.Context, progress io.Writer, label string) erro
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOFLAGS=", "GOWORK=off")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	done := make(chan error, 1)
-	go func() { done <- cmd.Run() }()
+	go func() {
+		// The compiler dies with us, which the kernel ties to the thread that starts it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		done <- cmd.Run()
+	}()
 	tick := time.NewTicker(15 * time.Second)
 	defer tick.Stop()
 	for {
@@ -113,6 +122,20 @@ func (b GoBuild) Run(ctx context.Context, progress io.Writer, label string) erro
 			return nil
 		}
 	}
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // Lock takes an exclusive lock on the file, which it creates, so that two

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+)
+
+func TestScriptsTestThePipelineThatRuns(t *testing.T) {
+	if !reflect.DeepEqual(pipeline(), schedtest.Pipeline()) {
+		t.Errorf("the program runs %+v, the scripts test %+v", pipeline(), schedtest.Pipeline())
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	for _, args := range []string{"--kube-api-qps=0", "--kube-api-burst=-1", "--bind-workers=0", "--log-format=xml", "extra"} {
+		c, _ := command()
+		c.SetArgs([]string{args})
+		if err := c.ExecuteContext(t.Context()); err == nil {
+			t.Errorf("%s was accepted", args)
+		}
+	}
+}
+
+// TestRunsUntilTold starts the program with a lease, waits until it has made the
+// queues, and stops it: no error, and a second start takes over at once.
+func TestRunsUntilTold(t *testing.T) {
+	plane, err := controllertest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plane.Stop()
+	for round := range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		c, _ := command()
+		c.SetArgs(strings.Fields("--kubeconfig=" + plane.Kubeconfig + " --leader-elect-namespace=default --metrics-bind-address=127.0.0.1:0 --health-probe-bind-address=127.0.0.1:0"))
+		go func() { done <- c.ExecuteContext(ctx) }()
+		var q volcanov1.Queue
+		controllertest.Eventually(t, 10*time.Second, func(ctx context.Context) string {
+			for _, name := range []string{"root", "default"} {
+				if err := plane.Client.Get(ctx, types.NamespacedName{Name: name}, &q); err != nil {
+					return err.Error()
+				}
+			}
+			return ""
+		})
+		if err := plane.Client.Delete(t.Context(), &q); err != nil { // the next round has to make it again
+			t.Fatal(err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+	}
+}

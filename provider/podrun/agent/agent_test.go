@@ -1,0 +1,462 @@
+package agent
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func pack(t *testing.T, headers ...*tar.Header) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, h := range headers {
+		if h.Typeflag == 0 {
+			h.Typeflag = tar.TypeReg
+		}
+		if h.Typeflag == tar.TypeReg {
+			h.Size = 1
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			if _, err := w.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// program stands for the pod runner.
+func program(t *testing.T) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "exe")
+	if err := os.WriteFile(exe, []byte("#!program"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
+func TestStage(t *testing.T) {
+	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
+	data := pack(t, &tar.Header{Name: "pods/", Typeflag: tar.TypeDir, Mode: 0o777}, &tar.Header{Name: "gang.json", Mode: 0o777}, &tar.Header{Name: "pods/0/pod.json"})
+	for range 2 {
+		if err := Stage(dir, "k1", bytes.NewReader(data), exe); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string]fs.FileMode{
+		".": fs.ModeDir | 0o700, "bin": fs.ModeDir | 0o700, "g": fs.ModeDir | 0o700, "g/k1": fs.ModeDir | 0o700, "g/k1/gang.json": 0o600,
+		"g/k1/pods": fs.ModeDir | 0o700, "g/k1/pods/0": fs.ModeDir | 0o700, "g/k1/pods/0/pod.json": 0o600, "g/k1/podrun": fs.ModeSymlink | 0o777,
+	}
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, p)
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(rel, "bin/podrun-") && len(rel) == len("bin/podrun-")+12 {
+			if st.Mode() != 0o700 {
+				t.Errorf("%s has mode %v", rel, st.Mode())
+			}
+			return nil
+		}
+		if mode, ok := want[rel]; !ok || mode != st.Mode() {
+			t.Errorf("%s has mode %v, want %v", rel, st.Mode(), mode)
+		}
+		delete(want, rel)
+		return nil
+	})
+	if err != nil || len(want) > 0 {
+		t.Errorf("missing: %v, %v", want, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "g/k1/podrun")); err != nil || string(got) != "#!program" {
+		t.Errorf("podrun: %q, %v", got, err)
+	}
+}
+
+func TestStageRefusesArchives(t *testing.T) {
+	exe := program(t)
+	cut := pack(t, &tar.Header{Name: "a"})
+	many := make([]*tar.Header, maxFiles+1)
+	for i := range many {
+		many[i] = &tar.Header{Name: "d/", Typeflag: tar.TypeDir}
+	}
+	for name, data := range map[string][]byte{
+		"parent":         pack(t, &tar.Header{Name: "../x"}),
+		"hidden parent":  pack(t, &tar.Header{Name: "a/../../x"}),
+		"unclean":        pack(t, &tar.Header{Name: "a//b"}),
+		"dot":            pack(t, &tar.Header{Name: "./a"}),
+		"absolute":       pack(t, &tar.Header{Name: "/etc/x"}),
+		"symbolic link":  pack(t, &tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/etc"}),
+		"hard link":      pack(t, &tar.Header{Name: "a"}, &tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: "a"}),
+		"device":         pack(t, &tar.Header{Name: "d", Typeflag: tar.TypeChar}),
+		"pipe":           pack(t, &tar.Header{Name: "p", Typeflag: tar.TypeFifo}),
+		"through a link": pack(t, &tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "."}, &tar.Header{Name: "l/x"}),
+		"the runner":     pack(t, &tar.Header{Name: "podrun"}),
+		"twice":          pack(t, &tar.Header{Name: "a"}, &tar.Header{Name: "a"}),
+		"long name":      pack(t, &tar.Header{Name: strings.Repeat("x", 256)}),
+		"deep":           pack(t, &tar.Header{Name: strings.Repeat("d/", 40) + "x"}),
+		"too many":       pack(t, many...),
+		"cut short":      cut[:520],
+		"cut between entries": func() []byte {
+			two := pack(t, &tar.Header{Name: "a"}, &tar.Header{Name: "b"})
+			return two[:1024]
+		}(),
+		"cut in the end": cut[:1536],
+		"nothing":        {},
+		"not a tar":      bytes.Repeat([]byte("nonsense"), 100),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "alice")
+			err := Stage(dir, "k1", bytes.NewReader(data), exe)
+			if Code(err) != ExitInvalid {
+				t.Errorf("err = %v, want invalid", err)
+			}
+			left, err := os.ReadDir(filepath.Join(dir, "g"))
+			if err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+// endless is an archive with one file that does not end.
+type endless struct{ head []byte }
+
+func (e *endless) Read(p []byte) (int, error) {
+	if len(e.head) > 0 {
+		n := copy(p, e.head)
+		e.head = e.head[n:]
+		return n, nil
+	}
+	clear(p)
+	return len(p), nil
+}
+
+func TestStageBoundsSize(t *testing.T) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	if err := w.WriteHeader(&tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: 1 << 40}); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "alice")
+	if err := Stage(dir, "k1", &endless{head: buf.Bytes()}, program(t)); Code(err) != ExitInvalid {
+		t.Errorf("err = %v, want invalid", err)
+	}
+}
+
+func TestBaseMustBeOnesOwn(t *testing.T) {
+	top := t.TempDir()
+	open := filepath.Join(top, "open")
+	link := filepath.Join(top, "link")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Symlink(open, link)); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		dir  string
+		want int
+	}{
+		"writable for all": {open, ExitAccess},
+		"link":             {link, ExitOther},
+		"relative":         {"alice", ExitInvalid},
+		"unclean":          {top + "/../x", ExitInvalid},
+		"empty":            {"", ExitInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := Stage(tc.dir, "k1", bytes.NewReader(nil), program(t)); Code(err) != tc.want {
+				t.Errorf("err = %v, code %d, want %d", err, Code(err), tc.want)
+			}
+			if err := Collect(tc.dir, io.Discard); Code(err) != tc.want {
+				t.Errorf("collect: err = %v, code %d, want %d", err, Code(err), tc.want)
+			}
+		})
+	}
+	if os.Getuid() == 0 {
+		foreign := filepath.Join(top, "foreign")
+		if err := errors.Join(os.Mkdir(foreign, 0o700), os.Chown(foreign, 12345, 12345)); err != nil {
+			t.Fatal(err)
+		}
+		if err := Collect(foreign, io.Discard); Code(err) != ExitAccess {
+			t.Errorf("another's directory: %v", err)
+		}
+	}
+}
+
+func TestKeys(t *testing.T) {
+	for _, key := range []string{"", "..", "a/b", "A", "1a", "-x", "a\n", strings.Repeat("a", 16), ".stage-1"} {
+		for verb, err := range map[string]error{
+			"stage": Stage(t.TempDir(), key, nil, ""), "remove": Remove(t.TempDir(), key), "stop": Stop(t.TempDir(), key, 0, manifest.Stop{}),
+			"logs": Logs(t.Context(), t.TempDir(), key, 0, LogQuery{Container: "c"}, os.Stdout),
+		} {
+			if Code(err) != ExitInvalid {
+				t.Errorf("%s of key %q: %v, want invalid", verb, key, err)
+			}
+		}
+	}
+}
+
+func staged(t *testing.T, keys ...string) string {
+	t.Helper()
+	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
+	for _, key := range keys {
+		if err := Stage(dir, key, bytes.NewReader(pack(t, &tar.Header{Name: "gang.json"}, &tar.Header{Name: "pods/0/pod.json"})), exe); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func put(t *testing.T, file, text string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func collected(t *testing.T, dir string) manifest.Collected {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := Collect(dir, &buf); err != nil {
+		t.Fatal(err)
+	}
+	var c manifest.Collected
+	if err := json.Unmarshal(buf.Bytes(), &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestCollect(t *testing.T) {
+	if c := collected(t, filepath.Join(t.TempDir(), "missing")); len(c.Gangs) != 0 {
+		t.Errorf("of nothing: %+v", c)
+	}
+	dir := staged(t, "k1", "k2", "k3")
+	g := func(name string) string { return filepath.Join(dir, "g", name) }
+	put(t, g("k1/pods/0/status.json"), `{"rank":0,"seq":7,"phase":"Running"}`)
+	put(t, g("k1/pods/1/status.json"), `{"rank":1,"ph`)            // torn
+	put(t, g("k1/pods/2/status.json"), `{"rank":0,"phase":"X"}`)   // another's
+	put(t, g("k1/pods/03/status.json"), `{"rank":3,"phase":"X"}`)  // no rank
+	put(t, g("k1/batch.log"), "not wanted while pods have status") //
+	put(t, g("k2/end.json"), `{"restart":1,"exitCode":2}`)
+	put(t, g("k2/batch.log"), strings.Repeat("0123456789", 1000)+"the end\xff")
+	put(t, g(".stage-abc/pods/0/status.json"), `{"rank":0}`)
+	put(t, g("stray"), "a file")
+	if err := os.Symlink("/etc/passwd", g("k3/batch.log")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(g("k3/pods/0/status.json"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := collected(t, dir)
+	if len(c.Gangs) != 4 { // "stray" is a valid key of something that is no gang
+		t.Logf("gangs: %v", c.Gangs)
+	}
+	k1, k2, k3 := c.Gangs["k1"], c.Gangs["k2"], c.Gangs["k3"]
+	if len(k1.Pods) != 1 || k1.Pods[0].Seq != 7 || k1.End != nil || k1.BatchLogTail != "" {
+		t.Errorf("k1: %+v", k1)
+	}
+	if k2.End == nil || k2.End.ExitCode != 2 || !strings.HasSuffix(k2.BatchLogTail, "the end?") || len(k2.BatchLogTail) != batchLogTail {
+		t.Errorf("k2: %+v", k2)
+	}
+	if len(k3.Pods) != 0 || k3.BatchLogTail != "" {
+		t.Errorf("k3: %+v", k3)
+	}
+	if _, ok := c.Gangs["stray"]; ok {
+		t.Error("a stray file is a gang")
+	}
+}
+
+// 2,000 pods are read in well under a tick.
+func TestCollectMany(t *testing.T) {
+	dir := staged(t)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	status := func(rank int) string {
+		data, err := json.Marshal(manifest.Status{Rank: rank, Phase: manifest.PhaseRunning, Message: strings.Repeat("x", 500)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	for g := range 20 {
+		for rank := range 100 {
+			put(t, filepath.Join(dir, "g", "k"+strconv.Itoa(g), "pods", strconv.Itoa(rank), "status.json"), status(rank))
+		}
+	}
+	began := time.Now()
+	c := collected(t, dir)
+	took := time.Since(began)
+	n := 0
+	for _, g := range c.Gangs {
+		n += len(g.Pods)
+	}
+	if n != 2000 {
+		t.Errorf("%d pods, want 2000", n)
+	}
+	t.Logf("2,000 pods in %v", took)
+	if took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestStop(t *testing.T) {
+	dir := staged(t, "k1")
+	for _, grace := range []int64{30, 5} {
+		if err := Stop(dir, "k1", 0, manifest.Stop{GraceSeconds: grace, Reason: "why"}); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "g/k1/pods/0/ctl/stop"))
+		if want := fmt.Sprintf(`{"graceSeconds":%d,"reason":"why"}`, grace); err != nil || string(data) != want {
+			t.Errorf("stop: %s, %v", data, err)
+		}
+	}
+	for name, tc := range map[string]struct {
+		err  error
+		want int
+	}{
+		"no gang":     {Stop(dir, "k9", 0, manifest.Stop{}), ExitNotFound},
+		"no pod":      {Stop(dir, "k1", 4, manifest.Stop{}), ExitNotFound},
+		"bad rank":    {Stop(dir, "k1", -1, manifest.Stop{}), ExitInvalid},
+		"bad grace":   {Stop(dir, "k1", 0, manifest.Stop{GraceSeconds: -1}), ExitInvalid},
+		"long reason": {Stop(dir, "k1", 0, manifest.Stop{Reason: strings.Repeat("x", 2000)}), ExitInvalid},
+	} {
+		if Code(tc.err) != tc.want {
+			t.Errorf("%s: %v, want code %d", name, tc.err, tc.want)
+		}
+	}
+}
+
+func TestRemove(t *testing.T) {
+	dir := staged(t, "k1", "k2")
+	locked := filepath.Join(dir, "g/k1/pods/0/volumes/v")
+	put(t, filepath.Join(locked, "f"), "x")
+	outside := filepath.Join(t.TempDir(), "precious")
+	put(t, outside, "x")
+	if err := errors.Join(os.Symlink(filepath.Dir(outside), filepath.Join(dir, "g/k1/link")), os.Chmod(locked, 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(dir, "g", ".trash-old")
+	put(t, filepath.Join(old, "f"), "x")
+	put(t, filepath.Join(dir, "g", ".stage-new", "f"), "x")
+	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*litterAge)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Remove(dir, "k1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, err := os.ReadDir(filepath.Join(dir, "g"))
+	if err != nil || len(names) != 2 || names[0].Name() != ".stage-new" || names[1].Name() != "k2" {
+		t.Errorf("left: %v, %v", names, err)
+	}
+	if _, err := os.Stat(outside); err != nil {
+		t.Errorf("a file outside: %v", err)
+	}
+	if err := Remove(filepath.Join(t.TempDir(), "missing"), "k1"); err != nil {
+		t.Errorf("of nothing: %v", err)
+	}
+}
+
+func TestLogsErrors(t *testing.T) {
+	dir := staged(t, "k1")
+	q := func(c string) LogQuery { return LogQuery{Container: c, Query: crilog.Query{Tail: -1, LimitBytes: -1}} }
+	for name, tc := range map[string]struct {
+		err  error
+		want int
+	}{
+		"no gang":   {Logs(t.Context(), dir, "k9", 0, q("c"), os.Stdout), ExitNotFound},
+		"no log":    {Logs(t.Context(), dir, "k1", 0, q("c"), os.Stdout), ExitNotFound},
+		"container": {Logs(t.Context(), dir, "k1", 0, q("../../.."), os.Stdout), ExitInvalid},
+		"rank":      {Logs(t.Context(), dir, "k1", -1, q("c"), os.Stdout), ExitInvalid},
+	} {
+		if Code(tc.err) != tc.want {
+			t.Errorf("%s: %v, want code %d", name, tc.err, tc.want)
+		}
+	}
+}
+
+// A second process swaps the log for a link to a foreign file again and again:
+// nothing foreign is ever read.
+func TestLogsRace(t *testing.T) {
+	dir := staged(t, "k1")
+	secret := filepath.Join(t.TempDir(), "secret")
+	put(t, secret, "2026-01-02T03:04:05Z stdout F foreign\n")
+	logs := filepath.Join(dir, "g/k1/pods/0/logs/c")
+	put(t, filepath.Join(logs, "0.log"), "2026-01-02T03:04:05Z stdout F mine\n")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			tmp := filepath.Join(logs, "tmp")
+			_ = os.Remove(tmp)
+			switch i % 3 {
+			case 0:
+				_ = os.Symlink(secret, tmp)
+			case 1:
+				_ = os.WriteFile(tmp, []byte("2026-01-02T03:04:05Z stdout F mine\n"), 0o600)
+			default:
+				_ = os.Rename(logs, logs+"-old")
+				_ = os.Symlink(filepath.Dir(secret), logs)
+				_ = os.Remove(logs)
+				_ = os.Rename(logs+"-old", logs)
+				continue
+			}
+			_ = os.Rename(tmp, filepath.Join(logs, "0.log"))
+		}
+	})
+	out, err := os.CreateTemp(t.TempDir(), "out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	good := 0
+	for range 3000 {
+		if Logs(t.Context(), dir, "k1", 0, LogQuery{Container: "c", Query: crilog.Query{Tail: -1, LimitBytes: -1}}, out) == nil {
+			good++
+		}
+	}
+	close(stop)
+	wg.Wait()
+	text, err := os.ReadFile(out.Name())
+	if err != nil || strings.Contains(string(text), "foreign") {
+		t.Errorf("foreign text was read: %v", err)
+	}
+	if good == 0 {
+		t.Error("no read succeeded at all")
+	}
+}
