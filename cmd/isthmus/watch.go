@@ -115,7 +115,7 @@ func (w *watch) look(ctx context.Context) error {
 // that never succeeds ends by its time-out and tells the last one.
 func (w *watch) transient(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
-		return nil // follow tells it
+		return nil //nolint:nilerr // follow tells of the end of ctx itself
 	}
 	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 		return fmt.Errorf("%s: %w", what, err)

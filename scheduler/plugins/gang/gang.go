@@ -23,7 +23,7 @@ func rank(g *snapshot.Gang) int {
 	switch {
 	case have >= g.Minimum():
 		return 2
-	case false:
+	case have > 0:
 		return 0
 	}
 	return 1

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+	"volcano.sh/apis/pkg/client/clientset/versioned"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/binder"
+	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	"github.com/isthmus-hpc/isthmus/scheduler/driver"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+)
+
+// clients are what is measured: fresh, so that no way inherits the limiter's state.
+func (c *cluster) clients() (kubernetes.Interface, versioned.Interface, error) {
+	core := rest.CopyConfig(c.config)
+	core.ContentType = "application/vnd.kubernetes.protobuf"
+	core.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	client, err := kubernetes.NewForConfig(core)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make client: %w", err)
+	}
+	volcano, err := versioned.NewForConfig(c.config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make client: %w", err)
+	}
+	return client, volcano, nil
+}
+
+// roundRobin binds pod i to node i modulo the nodes, with the same Binding as the
+// scheduler's, and takes the time of the writes alone.
+func (c *cluster) roundRobin(ctx context.Context) (time.Duration, error) {
+	client, _, err := c.clients()
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(c.workers)
+	for i := range c.pods() {
+		g.Go(func() error {
+			return client.CoreV1().Pods(namespace).Bind(ctx, &corev1.Binding{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: podName(i/c.size, i%c.size), Annotations: map[string]string{
+					wellknown.GangAttempt: uuid.NewString(), wellknown.GangSize: fmt.Sprint(c.size), wellknown.GangRank: fmt.Sprint(i % c.size),
+				}},
+				Target: corev1.ObjectReference{Kind: "Node", Name: nodeName(i % c.nodes)},
+			}, metav1.CreateOptions{})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, fmt.Errorf("bind: %w", err)
+	}
+	return time.Since(start), nil
+}
+
+// bindings counts accepted bindings and tells when all are there.
+type bindings struct {
+	*driver.Metrics
+	left chan struct{}
+}
+
+func (b bindings) Bound(result string, took time.Duration) {
+	b.Metrics.Bound(result, took)
+	if result == "bound" {
+		b.left <- struct{}{}
+	}
+}
+
+// scheduler runs the whole scheduler, PodGroup statuses and events included, and
+// takes the time from its first look at the cluster to the last accepted binding.
+// Listing the cluster is not part of it.
+func (c *cluster) scheduler(ctx context.Context) (time.Duration, error) {
+	client, volcano, err := c.clients()
+	if err != nil {
+		return 0, err
+	}
+	if err := binder.EnsureQueues(ctx, volcano); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	events := record.NewBroadcaster()
+	defer events.Shutdown()
+	state, metrics := cache.New(), driver.NewMetrics(prometheus.NewRegistry())
+	observe := bindings{metrics, make(chan struct{}, c.pods())}
+	b := binder.New(binder.Config{
+		Client: client, Volcano: volcano, Cache: state, Workers: c.workers, Now: time.Now, NewID: uuid.NewString, Observe: observe,
+		Events: events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
+	})
+	d := &driver.Driver{Cache: state, Pipeline: schedtest.Pipeline(), Binder: b, Metrics: metrics, Now: time.Now, Timing: driver.DefaultTiming()}
+	wait, err := state.Watch(ctx, ctx, client, volcano)
+	defer func() {
+		cancel()
+		b.Wait()
+		wait()
+	}()
+	if err != nil {
+		return 0, err
+	}
+	if n := unbound(ctx, client); n != c.pods() {
+		return 0, fmt.Errorf("%d pods wait, want %d", n, c.pods())
+	}
+	start := time.Now()
+	b.Start(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); d.Run(ctx) }()
+	deadline := time.After(10 * time.Minute)
+	for range c.pods() {
+		select {
+		case <-observe.left:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-deadline:
+			return 0, errors.New("not all gangs were bound within ten minutes")
+		}
+	}
+	took := time.Since(start)
+	cancel()
+	<-done
+	return took, nil
+}
+
+func unbound(ctx context.Context, client kubernetes.Interface) int {
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", "").String()})
+	if err != nil {
+		return -1
+	}
+	return len(pods.Items)
+}
