@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,8 +22,13 @@ type site struct {
 	t     *testing.T
 	owner string
 	users []string
-	next  int
+	// keys starts the job keys. Jobs of one key and user wait for one another,
+	// so no two tests on one cluster may share it.
+	keys string
+	next int
 }
+
+var sites atomic.Int64
 
 func newSite(t *testing.T) *site {
 	t.Helper()
@@ -31,7 +37,8 @@ func newSite(t *testing.T) *site {
 }
 
 func siteOn(t *testing.T, b *slurm.Backend) *site {
-	return &site{Backend: b, t: t, owner: strings.ToLower(t.Name()), users: []string{account.Alice, account.Bob}}
+	return &site{Backend: b, t: t, owner: strings.ToLower(t.Name()), users: []string{account.Alice, account.Bob},
+		keys: fmt.Sprintf("s%dk", sites.Add(1))}
 }
 
 // spec is a job of alice's whose podrun is the given shell text.
@@ -44,7 +51,7 @@ func (s *site) spec(partition, podrun string, components ...backends.Component) 
 		s.t.Fatal(err)
 	}
 	return backends.JobSpec{
-		Key: backends.Key(fmt.Sprintf("k%d", s.next)), Owner: s.owner, User: account.Alice, Partition: partition,
+		Key: backends.Key(fmt.Sprintf("%s%d", s.keys, s.next)), Owner: s.owner, User: account.Alice, Partition: partition,
 		Walltime: 10 * time.Minute, WorkDir: dir, Components: components,
 	}
 }

@@ -92,7 +92,7 @@ func TestRecord(t *testing.T) {
 	})
 	b, _ := newReal(t, c)
 	s := siteOn(t, b)
-	s.owner = "recorded"
+	s.owner, s.keys = "recorded", "k"
 	admin := func(argv ...string) {
 		t.Helper()
 		if _, err := c.Run(t.Context(), argv...); err != nil {

@@ -41,6 +41,8 @@ type Config struct {
 	// Workers bounds the bindings, and apart from them the status writes, under
 	// way at a time.
 	Workers int
+	// HoldFor is how long a gang rests after the API server refused a binding; 0 is 10 s.
+	HoldFor time.Duration
 	Now     func() time.Time
 	// NewID makes attempt and transition ids.
 	NewID   func() string
@@ -57,10 +59,8 @@ const (
 	callTimeout = 15 * time.Second
 	// confirmWithin is how long the watch may take to show a binding.
 	confirmWithin = 2 * time.Minute
-	// holdFor is how long a gang rests after the API server refused a binding.
-	holdFor    = 10 * time.Second
-	firstRetry = 50 * time.Millisecond
-	lastRetry  = 30 * time.Second
+	firstRetry    = 50 * time.Millisecond
+	lastRetry     = 30 * time.Second
 )
 
 // Binder carries out plans with workers of its own.
@@ -87,6 +87,9 @@ type bindTask struct {
 
 // New returns a Binder; Start sets it to work.
 func New(c Config) *Binder {
+	if c.HoldFor <= 0 {
+		c.HoldFor = 10 * time.Second
+	}
 	return &Binder{
 		Config: c,
 		binds: workqueue.NewTypedRateLimitingQueue(
@@ -185,7 +188,7 @@ func (b *Binder) settle(ctx context.Context, t bindTask, err error) (result stri
 	case apierrors.IsConflict(err):
 		return b.look(ctx, t)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsForbidden(err):
-		b.Cache.Hold(t.gang, fmt.Sprintf("binding pod %s was refused: %v", t.bind.Name, err), b.Now().Add(holdFor))
+		b.Cache.Hold(t.gang, fmt.Sprintf("binding pod %s was refused: %v", t.bind.Name, err), b.Now().Add(b.HoldFor))
 		b.Cache.Forget(t.bind.UID)
 		return "refused", true
 	}

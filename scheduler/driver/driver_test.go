@@ -3,6 +3,7 @@ package driver_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -188,4 +189,28 @@ func TestRecreatedMemberTakesTheMissingRank(t *testing.T) {
 	open.Store(true)
 	member(t, ns, "g", 1)
 	oneAttempt(t, eventuallyBound(t, ns, "g", 2))
+}
+
+// TestRefusedBindingRests has the API server refuse one member: the gang rests,
+// says so nowhere but in the log, and the attempt is completed afterwards.
+func TestRefusedBindingRests(t *testing.T) {
+	ns := plane.Namespace(t)
+	virtualNode(t, ns+"-v", 2)
+	var refused atomic.Int32
+	w := &wire{fault: func(r *http.Request, _ http.RoundTripper) (*http.Response, error, bool) {
+		if !isBinding(r) || !strings.Contains(r.URL.Path, "/g-1/") || refused.Add(1) > 2 {
+			return nil, nil, false
+		}
+		body := `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","message":"no","code":403}`
+		return &http.Response{
+			StatusCode: http.StatusForbidden, Header: http.Header{"Content-Type": {"application/json"}},
+			Body: io.NopCloser(strings.NewReader(body)), Request: r,
+		}, nil, true
+	}}
+	startScheduler(t, w)
+	gang(t, ns, "g", 2, 2, volcanov1.PodGroupInqueue)
+	oneAttempt(t, eventuallyBound(t, ns, "g", 2))
+	if n := refused.Load(); n != 3 {
+		t.Errorf("the binding was sent %d times, want 3", n)
+	}
 }

@@ -105,7 +105,7 @@ func startScheduler(t *testing.T, w *wire) (stop func()) {
 	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")})
 	c, metrics := cache.New(), driver.NewMetrics(prometheus.NewRegistry())
 	b := binder.New(binder.Config{
-		Client: clients, Volcano: volcano, Cache: c, Workers: 4, Now: time.Now, NewID: uuid.NewString, Observe: metrics,
+		Client: clients, Volcano: volcano, Cache: c, Workers: 4, HoldFor: 300 * time.Millisecond, Now: time.Now, NewID: uuid.NewString, Observe: metrics,
 		Events: events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
 	d := &driver.Driver{Cache: c, Pipeline: schedtest.Pipeline(), Binder: b, Metrics: metrics, Now: time.Now, Timing: driver.Timing{

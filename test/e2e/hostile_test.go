@@ -32,7 +32,6 @@ func TestHostileValues(t *testing.T) {
 	t.Cleanup(func() { _ = os.Remove(mark) })
 	values := hostileValues(mark)
 
-	kubectl(t, "create", "configmap", "raw", "-n", ns, "--from-literal=odd name.txt="+values["SUBST"], "--dry-run=client")
 	binary := string([]byte{0xff, 0xfe, 'x', 0x80, 0xc3, 0x28})
 	secret := map[string]any{
 		"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "raw"},
