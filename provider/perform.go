@@ -126,8 +126,7 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	})
 	b.touched(m)
 	if err != nil {
-		switch backends.KindOf(err) {
-		case backends.KindUnknownOutcome:
+		if backends.KindOf(err) == backends.KindUnknownOutcome {
 			m.never = false
 		}
 		return true, err

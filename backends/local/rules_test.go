@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func TestEnvironmentOfAJob(t *testing.T) {
 	if len(tasks) != 3 || tasks[0].Host != "main-1" || tasks[1].Host != "main-2" || len(tasks[2].GPUs) != 0 {
 		t.Errorf("tasks %+v", tasks)
 	}
-	if got := append(tasks[0].GPUs, tasks[1].GPUs...); len(got) != 4 || got[0] != 0 || got[3] != 3 {
+	if got := slices.Concat(tasks[0].GPUs, tasks[1].GPUs); len(got) != 4 || got[0] != 0 || got[3] != 3 {
 		t.Errorf("devices %v, want 0 to 3: the hosts are one machine", got)
 	}
 	if env["ISTHMUS_LOCAL_JOB_ID"] != string(ref.ID) || env["ISTHMUS_RESTART_COUNT"] != "0" || env["USER"] != y.user {

@@ -97,11 +97,13 @@ func upAgain(ctx context.Context, out io.Writer, dir, batch string) error {
 	dead := e.Dead()
 	if len(dead) > 0 {
 		fmt.Fprintf(out, "It was up, but these had ended: %v. Starting them again.\n", dead)
-	}
-	if err := e.Repair(ctx); err != nil {
-		return fmt.Errorf("%w\nif that lasts: isthmus down --dir %s, then isthmus up", err, dir)
-	}
-	if len(dead) == 0 {
+		if err := e.Repair(ctx); err != nil {
+			return fmt.Errorf("%w\nif that lasts: isthmus down --dir %s, then isthmus up", err, dir)
+		}
+	} else {
+		if err := e.CheckNodes(ctx); err != nil {
+			return fmt.Errorf("it is up, but %w", err)
+		}
 		fmt.Fprintln(out, "It is up already, and healthy.")
 	}
 	explain(out, e)

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,7 +41,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	podrunPath = filepath.Join(dir, "podrun")
-	build := exec.Command(filepath.Join(runtime.GOROOT(), "bin", "go"), "build", "-o", podrunPath, ".")
+	build := exec.Command("go", "build", "-o", podrunPath, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build podrun: %v\n%s", err, out)

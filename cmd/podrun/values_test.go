@@ -92,7 +92,7 @@ func TestArgumentsByteForByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")[4:]
-	want := append(args, "\xff\xfe\n", "$(BYTES)", "$(NOPE)", "x")
+	want := slices.Concat(args, []string{"\xff\xfe\n", "$(BYTES)", "$(NOPE)", "x"})
 	if !slices.Equal(got, want) {
 		t.Errorf("got %.300q\nwant %.300q", got, want)
 	}

@@ -72,7 +72,7 @@ func (p *pod) walltime(limit time.Duration, whose string) time.Duration {
 		case limit > 0 && d > limit:
 			tooLong(field, text, d)
 		case d > backends.MaxWalltime:
-			p.refuse(field, text, fmt.Sprintf("more than %s", time.Duration(backends.MaxWalltime)))
+			p.refuse(field, text, fmt.Sprintf("more than %s", backends.MaxWalltime))
 		default:
 			return d
 		}

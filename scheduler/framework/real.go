@@ -18,16 +18,38 @@ type candidate struct {
 }
 
 // tryReal places every pod on some real node. It leaves its changes in the
-// transaction; the caller rolls back.
+// transaction; the caller rolls back. Placing is greedy, so a second order is
+// tried when the first fails: classes with the fewest nodes to choose from first,
+// lest the others take exactly those.
 func (s *Session) tryReal(job string, groups []group, d Domain, dim int) (*Fit, *plan.DomainReason) {
 	mark := s.Txn.Checkpoint()
-	fit := &Fit{Domain: d}
+	fit, at, placed := s.fill(job, groups, d, dim)
+	if fit != nil {
+		return fit, nil
+	}
+	s.Txn.Rollback(mark) // the reason is about what the whole gang found
+	reason := s.realReason(d, groups, at, placed)
+	picky := slices.Clone(groups)
+	slices.SortStableFunc(picky, func(a, b group) int {
+		return cmp.Compare(len(s.verdict(a.class).real), len(s.verdict(b.class).real))
+	})
+	if len(groups) > 1 {
+		if fit, _, _ = s.fill(job, picky, d, dim); fit != nil {
+			return fit, nil
+		}
+	}
+	return nil, reason
+}
+
+// fill places groups in order. When one does not fit it returns its position and
+// how many of its pods did.
+func (s *Session) fill(job string, groups []group, d Domain, dim int) (fit *Fit, at, placed int) {
+	fit = &Fit{Domain: d}
 	touched := map[int]bool{}
 	for i, g := range groups {
 		assigned, left := s.spread(job, g)
 		if left > 0 {
-			s.Txn.Rollback(mark) // the reason is about what the whole gang found
-			return nil, s.realReason(d, groups, i, len(g.pods)-left)
+			return nil, i, len(g.pods) - left
 		}
 		fit.Assigned = append(fit.Assigned, assigned...)
 		for _, a := range assigned {
@@ -35,16 +57,16 @@ func (s *Session) tryReal(job string, groups []group, d Domain, dim int) (*Fit, 
 		}
 	}
 	if dim < 0 {
-		return fit, nil
+		return fit, 0, 0
 	}
 	for _, i := range s.real {
-		free := max(s.Txn.Free(i)[dim], 0)
+		free := max(s.Txn.FreeOf(i, dim), 0)
 		fit.Rest = resource.Add(fit.Rest, free)
 		if touched[i] {
 			fit.Left = resource.Add(fit.Left, free)
 		}
 	}
-	return fit, nil
+	return fit, 0, 0
 }
 
 // spread puts pods of one class on real nodes, the tightest node first, and
@@ -97,39 +119,56 @@ func (s *Session) candidates(c *snapshot.Class, limit int64) []candidate {
 }
 
 // realReason says why group at did not fit, with the groups before it placed:
-// what all members need of what the nodes that admit them have free.
+// what all members need of what the nodes that admit any of them have free, or,
+// should that suffice, what this group needs of the nodes that admit it.
 func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.DomainReason {
-	class := groups[at].class
-	v := s.verdict(class)
+	v := s.verdict(groups[at].class)
 	r := &plan.DomainReason{Domain: d.Name, Code: plan.NoCapacity, Nodes: v.counts}
 	if len(v.real) == 0 {
 		r.Code = plan.NodesDontMatch
 		return r
 	}
-	need := make(resource.Vector, s.Snapshot.Dims.Len())
 	for i, g := range groups {
-		need.AddScaled(g.class.Request, int64(len(g.pods)))
 		r.Wanted += int64(len(g.pods))
 		if i < at {
 			r.Placed += int64(len(g.pods))
 		}
 	}
 	r.Placed += int64(placed)
-	free, largest := make(resource.Vector, len(need)), make(resource.Vector, len(need))
-	for _, i := range v.real {
-		for dim := range need {
-			f := max(s.Txn.FreeOf(i, dim), 0)
-			free[dim] = resource.Add(free[dim], f)
-			largest[dim] = max(largest[dim], f)
+	var largest resource.Vector
+	if r.Short, _ = s.shortage(groups); len(r.Short) == 0 {
+		if r.Short, largest = s.shortage(groups[at : at+1]); len(r.Short) == 0 {
+			r.Member = s.beyond(groups[at].class, largest)
 		}
-	}
-	for dim, a := range need {
-		if a > 0 && free[dim] < a {
-			r.Short = append(r.Short, snapshot.Shortage{Resource: s.Snapshot.Dims.Name(dim), Need: a, Free: free[dim], Largest: largest[dim]})
-		}
-	}
-	if len(r.Short) == 0 {
-		r.Member = s.beyond(class, largest)
 	}
 	return r
+}
+
+// shortage compares what groups need with what the nodes that admit any of them
+// have free, and returns the most that one such node has.
+func (s *Session) shortage(groups []group) ([]snapshot.Shortage, resource.Vector) {
+	need := make(resource.Vector, s.Snapshot.Dims.Len())
+	free, largest := need.Clone(), need.Clone()
+	admitted := map[int]bool{}
+	for _, g := range groups {
+		need.AddScaled(g.class.Request, int64(len(g.pods)))
+		for _, i := range s.verdict(g.class).real {
+			if admitted[i] {
+				continue
+			}
+			admitted[i] = true
+			for dim := range need {
+				f := max(s.Txn.FreeOf(i, dim), 0)
+				free[dim] = resource.Add(free[dim], f)
+				largest[dim] = max(largest[dim], f)
+			}
+		}
+	}
+	var out []snapshot.Shortage
+	for dim, a := range need {
+		if a > 0 && free[dim] < a {
+			out = append(out, snapshot.Shortage{Resource: s.Snapshot.Dims.Name(dim), Need: a, Free: free[dim], Largest: largest[dim]})
+		}
+	}
+	return out, largest
 }

@@ -21,7 +21,7 @@ func hostileValues(mark string) map[string]string {
 		"NEWLINES": "a\n#SBATCH --comment=evil\ntouch " + mark + "\n",
 		"DASH":     "--wrap=touch " + mark,
 		"SEMI":     "; touch " + mark + " & | > < \\",
-		"UNICODE":  "ünï­cödé \u202e \t \x07",
+		"UNICODE":  "\u00fcn\u00ef-c\u00f6d\u00e9 \u202e \t \x07",
 	}
 }
 

@@ -129,7 +129,7 @@ func tail(root *os.Root, name string) string {
 	}
 	buf := make([]byte, min(st.Size(), batchLogTail))
 	n, err := f.ReadAt(buf, st.Size()-int64(len(buf)))
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return ""
 	}
 	return strings.ToValidUTF8(string(buf[:n]), "?")

@@ -137,7 +137,7 @@ func unpack(root *os.Root, tmp string, in io.Reader) error {
 		if counted.n > maxArchive {
 			return fmt.Errorf("archive is larger than %d bytes: %w", maxArchive, ErrInvalid)
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			// Only the two zero blocks of an archive's end tell it from one that was
 			// cut off between two entries.
 			if counted.n-before < 1024 {

@@ -131,7 +131,7 @@ func tailStart(files []*os.File, n int) ([]int64, error) {
 		for {
 			line, err := in.next()
 			at := in.offset
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				starts[i] = at // where a follower goes on when no line is wanted
 				break
 			}
@@ -198,7 +198,7 @@ func (p *printer) drain() error {
 			return err
 		}
 		line, err := p.in.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -357,7 +357,7 @@ func (l *lines) next() ([]byte, error) {
 			l.held = l.held[:0]
 		}
 		switch {
-		case err == bufio.ErrBufferFull:
+		case errors.Is(err, bufio.ErrBufferFull):
 			continue
 		case err != nil:
 			return nil, err

@@ -85,7 +85,7 @@ func TestRewrite(t *testing.T) {
 		"a":              "127.0.0.2",
 		"a,b.svc,c":      "127.0.0.2,::1,c",
 		"a:80,b.svc:90":  "127.0.0.2:80,[::1]:90",
-		"aa,a ":          "aa,a ",
+		"aa,a ":          "aa,a ", //nolint:gocritic // the space is the case
 		"tcp://a:80/x,a": "tcp://a:80/x,127.0.0.2",
 	} {
 		if got := Rewrite(in, names); got != want {

@@ -163,6 +163,13 @@ func (e *Environment) waitNodes(ctx context.Context) error {
 	})
 }
 
+// CheckNodes fails unless all virtual nodes become Ready within a few seconds.
+func (e *Environment) CheckNodes(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return e.waitNodes(ctx)
+}
+
 func ready(node *corev1.Node) bool {
 	if node.Labels[wellknown.VirtualNode] != "true" {
 		return false

@@ -245,20 +245,58 @@ func (e *Environment) Dead() []string {
 }
 
 // Repair starts what should run and does not, with the same arguments and data,
-// and waits until the virtual nodes are Ready.
+// and returns once all run and the virtual nodes are Ready.
 func (e *Environment) Repair(ctx context.Context) error {
+	const rounds = 3
+	for round := 1; ; round++ {
+		if err := e.revive(ctx); err != nil {
+			return fmt.Errorf("repair environment: %w", err)
+		}
+		dead, err := e.settle(ctx)
+		if err != nil {
+			return fmt.Errorf("repair environment: %w", err)
+		}
+		if len(dead) == 0 {
+			return nil
+		}
+		if round == rounds {
+			return fmt.Errorf("repair environment: %v ended again; see %v", dead, e.LogFiles())
+		}
+	}
+}
+
+func (e *Environment) revive(ctx context.Context) error {
 	if _, err := e.plane.Revive(); err != nil {
-		return fmt.Errorf("repair environment: %w", err)
+		return err
+	}
+	// The others end when they find no API server.
+	if err := await(ctx, time.Minute, func(ctx context.Context) error {
+		return e.client.Get(ctx, client.ObjectKey{Name: ClusterName}, &hpc.BatchCluster{})
+	}); err != nil {
+		return fmt.Errorf("wait for the API server: %w", err)
 	}
 	if e.system != nil {
 		if err := e.system.revive(ctx); err != nil {
-			return fmt.Errorf("repair environment: %w", err)
+			return err
 		}
 	}
 	if _, err := e.programs.Revive(); err != nil {
-		return fmt.Errorf("repair environment: %w", err)
+		return err
 	}
 	return e.waitNodes(ctx)
+}
+
+// settle waits a moment in which a program that cannot go on would end, and
+// names those that did.
+func (e *Environment) settle(ctx context.Context) ([]string, error) {
+	timer := time.NewTimer(1500 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return e.Dead(), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // Stop ends everything, the last thing started first, checks that no process
