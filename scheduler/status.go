@@ -21,8 +21,8 @@ const (
 )
 
 // groupStatus works out what a PodGroup's status should say, by Volcano's rules,
-// and whether it says something else now. Counts are of the snapshot: what this
-// cycle places shows up once it is bound.
+// and whether it says something else now. What this cycle places, and
+// what is only assumed to be bound, does not count before the watch shows it.
 func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, bool) {
 	if g.Plain || g.Absent {
 		return snapshot.GroupStatus{}, false
@@ -44,7 +44,7 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 			want.Running++
 		}
 		live++
-		if p.Node != "" && !p.Terminating {
+		if p.Node != "" && !p.Assumed && !p.Terminating {
 			allocated++
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
 
+// record makes TestRecord write testdata anew.
 var record = flag.Bool("record", false, "write testdata anew from a real cluster")
 
 // nonceOf finds the separator that a squeue command asks for.

@@ -109,7 +109,7 @@ func (d *demo) end(ctx context.Context, err error) error {
 	if stopErr := d.env.Stop(); stopErr != nil {
 		err = errors.Join(err, fmt.Errorf("clear away: %w", stopErr))
 	}
-	left, leftErr := process.Belonging(d.env.Dir, filepath.Join(d.env.Dir, "programs"), filepath.Join(d.env.Dir, "control-plane"))
+	left, leftErr := d.env.Left()
 	if leftErr != nil || len(left) > 0 {
 		err = errors.Join(err, fmt.Errorf("after the end %d processes still run: %v", len(left), left), leftErr)
 	}

@@ -37,7 +37,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, program: filepath.Join(t.TempDir(), "isthmus")}
+	b := &bench{t: t, program: filepath.Join(root, "bin", "isthmus-test")}
 	build := checkout.GoBuild{Module: root, Package: "./cmd/isthmus", Output: b.program}
 	if err := build.Run(t.Context(), t.Output(), "building isthmus"); err != nil {
 		t.Fatal(err)

@@ -190,7 +190,7 @@ func (c *Cache) DeletePod(uid string) {
 func (c *Cache) seat(e *podEntry) snapshot.Pod {
 	p := e.pod
 	if a, ok := c.assumed[p.UID]; ok && p.Node == "" {
-		p.Node, p.Attempt, p.Size, p.Rank = a.Node, a.Attempt, a.Size, a.Rank
+		p.Node, p.Attempt, p.Size, p.Rank, p.Assumed = a.Node, a.Attempt, a.Size, a.Rank, true
 	}
 	return p
 }

@@ -40,6 +40,9 @@ type Pod struct {
 	Attempt string `json:"attempt,omitempty"`
 	Size    int64  `json:"size,omitempty"`
 	Rank    int64  `json:"rank,omitempty"`
+	// Assumed says that the binding was sent and is not confirmed: the pod holds
+	// its resources, but nobody is told yet that it is placed.
+	Assumed bool `json:"assumed,omitempty"`
 	// Submitted says that the provider has taken the attempt up, so that it
 	// cannot be added to any more.
 	Submitted   bool `json:"submitted,omitempty"`

@@ -342,8 +342,12 @@ func (e *Environment) stop() error {
 }
 
 func (e *Environment) startPlane(ctx context.Context) error {
+	audit, err := e.auditArgs()
+	if err != nil {
+		return err
+	}
 	c, err := controlplane.Start(ctx, controlplane.Config{
-		Dir: planeDir(e.Dir), Processes: e.plane, Progress: e.progress,
+		Dir: planeDir(e.Dir), Processes: e.plane, Progress: e.progress, APIServerArgs: audit,
 		// All hosts of the testbed are on loopback, and Kubernetes refuses such
 		// addresses as endpoints: these controllers could only complain.
 		ControllerManagerArgs: []string{"--controllers=-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"},
@@ -376,6 +380,15 @@ func (e *Environment) connect() error {
 		return fmt.Errorf("make client: %w", err)
 	}
 	return nil
+}
+
+// Left lists the processes of the environment that run: none after Stop.
+func (e *Environment) Left() ([]process.Found, error) {
+	dirs := []string{e.Dir, planeDir(e.Dir), programsDir(e.Dir)}
+	if e.Shared != "" {
+		dirs = append(dirs, e.Shared)
+	}
+	return process.Belonging(dirs...)
 }
 
 // Client is the administrator's, for core, Volcano and Isthmus types.

@@ -18,11 +18,15 @@ import (
 const controller = "slurmctld"
 
 func (c *Cluster) daemon(name, program string, args ...string) (*process.Process, error) {
+	return c.daemonWith(nil, name, program, args...)
+}
+
+func (c *Cluster) daemonWith(env []string, name, program string, args ...string) (*process.Process, error) {
 	path, err := find(program)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	return c.processes.Start(process.Spec{Name: name, Argv: append([]string{path}, args...), Env: c.Env()})
+	return c.processes.Start(process.Spec{Name: name, Argv: append([]string{path}, args...), Env: append(c.Env(), env...)})
 }
 
 // startMunge starts the authentication service with a key and a socket of the
@@ -80,8 +84,12 @@ func (c *Cluster) KillController() error {
 
 func daemonOf(host string) string { return "slurmd-" + host }
 
+// stepMarker is the environment variable that slurmd hands on to its step
+// daemons and they to nobody; Slurm itself marks a job's processes only.
+const stepMarker = "ISTHMUS_TESTBED_HOST"
+
 func (c *Cluster) startDaemon(host string) error {
-	_, err := c.daemon(daemonOf(host), "slurmd", "-D", "-N", host, "-f", c.layout.conf())
+	_, err := c.daemonWith([]string{stepMarker + "=" + host}, daemonOf(host), "slurmd", "-D", "-N", host, "-f", c.layout.conf())
 	return err
 }
 
@@ -141,9 +149,11 @@ func (c *Cluster) waitHosts(ctx context.Context, names ...string) error {
 }
 
 // Stop ends the cluster, its jobs too, and removes the directory when Start
-// made it. It may be called again after an error. A cluster that is stopped
-// already is no error.
-func (c *Cluster) Stop(ctx context.Context) error {
+// made it, in a few seconds. It may be called again after an error. A cluster
+// that is stopped already is no error. It does its work to the end even when
+// ctx, which only completes the usual shape of such a method, has ended: it is
+// what a test calls when its own time is over.
+func (c *Cluster) Stop(context.Context) error {
 	var errs []error
 	if c.processes != nil {
 		// Jobs are not children of slurmd: they would outlive it.
@@ -152,7 +162,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 		errs = append(errs, err, c.killJobs(func(jobProcess) bool { return true }))
 		deadline := time.Now().Add(stopGrace)
 		for left := c.jobProcesses(); len(left) > 0; left = c.jobProcesses() {
-			if time.Now().After(deadline) || ctx.Err() != nil {
+			if time.Now().After(deadline) {
 				errs = append(errs, fmt.Errorf("stop Slurm: %d processes of jobs are still there, first %d", len(left), left[0].PID))
 				break
 			}
@@ -174,6 +184,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 type jobProcess struct {
 	process.Identity
 	host string
+	step bool // a step daemon
 }
 
 // jobProcesses finds them by the configuration in their environment, which
@@ -204,9 +215,22 @@ func (c *Cluster) jobProcesses() []jobProcess {
 			if name, ok := bytes.CutPrefix(v, []byte("SLURMD_NODENAME=")); ok {
 				j.host = string(name)
 			}
+			if name, ok := bytes.CutPrefix(v, []byte(stepMarker+"=")); ok {
+				j.host, j.step = string(name), true
+			}
 		}
 		out = append(out, j)
 	}
+	// Step daemons first: one that sees its job die would still report the end.
+	slices.SortStableFunc(out, func(a, b jobProcess) int {
+		switch {
+		case a.step == b.step:
+			return a.PID - b.PID
+		case a.step:
+			return -1
+		}
+		return 1
+	})
 	return out
 }
 

@@ -89,7 +89,8 @@ func TestOutages(t *testing.T) {
 	}()
 	run(t, c, "sbatch", "--requeue", "--nodelist=n2", "--partition=b", "--chdir=/tmp", "--output=/dev/null", "--wrap=sleep 1000")
 	until(t, "the job runs", func() bool { return run(t, c, "squeue", "-h", "-o", "%T") == "RUNNING" })
-	if err := c.KillController(); err != nil {
+	// In order first: that saves the job, which a crash right now would lose.
+	if err := c.StopController(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Run(t.Context(), "squeue"); err == nil {
@@ -98,7 +99,7 @@ func TestOutages(t *testing.T) {
 	if err := c.StartController(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.StopController(); err != nil {
+	if err := c.KillController(); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.StartController(t.Context()); err != nil {
