@@ -35,7 +35,7 @@ type podEntry struct {
 func (e *podEntry) equal(o *podEntry) bool {
 	a, b := *e, *o
 	a.on, b.on = "", ""
-	return reflect.DeepEqual(a, b)
+	return reflect.DeepEqual(a, b) //nolint:govet // a difference in a parsed selector is a difference, an error in it included
 }
 
 // Ours reports whether the pod names this scheduler.

@@ -101,7 +101,7 @@ func TestLostAnswersBindOnce(t *testing.T) {
 		if err == nil {
 			err = resp.Body.Close()
 		}
-		return nil, fmt.Errorf("%w (%v)", errCut, err), true
+		return nil, fmt.Errorf("%w (%w)", errCut, err), true
 	}}
 	startScheduler(t, w)
 	gang(t, ns, "g", 4, 4, volcanov1.PodGroupInqueue)

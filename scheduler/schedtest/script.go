@@ -210,7 +210,7 @@ func parseShape(text string) (hostshape.Shape, error) {
 	count, rest, ok := strings.Cut(text, "*")
 	n, err := strconv.ParseInt(count, 10, 64)
 	if !ok || err != nil {
-		return hostshape.Shape{}, fmt.Errorf("shape %q: want COUNT*name=amount,...", text)
+		return hostshape.Shape{}, fmt.Errorf("shape %q: want COUNT*name=amount and so on, with commas", text)
 	}
 	sh := hostshape.Shape{Count: n, Resources: map[string]int64{}}
 	for _, part := range strings.Split(rest, ",") {

@@ -168,7 +168,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
 	})
 	extra := s.Extend(job, rest, fit.Domain)
-	assigned := append(fit.Assigned, extra...)
+	assigned := slices.Concat(fit.Assigned, extra)
 	s.Commit(g, fit.Domain, "", 0, assigned, nil)
 	total := 0
 	for _, a := range assigned {
