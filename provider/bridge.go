@@ -85,15 +85,18 @@ type Bridge struct {
 
 // View is the newest knowledge of the batch system.
 type View struct {
-	Seq       int64 // number of the observation, assigned when it began
+	Seq       int64 // number of the last complete observation, assigned when it began
 	At        time.Time
-	Complete  bool
+	Complete  bool // Seq is the newest observation
 	Jobs      map[backends.Key][]backends.Job
 	Reachable bool
 	Since     time.Time // when Reachable last changed
 	Err       error     // of the last observation
 	Files     map[backends.Key]collected
-	FilesSeq  int64
+	// FilesSeq is the number of the observation in which a user's directory was
+	// last read, and Problems what is wrong with a user, if anything.
+	FilesSeq map[string]int64
+	Problems map[string]string
 }
 
 type collected struct {

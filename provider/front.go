@@ -3,8 +3,10 @@ package provider
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -184,10 +186,13 @@ func (f *front) report(ctx context.Context, v View, cause error) error {
 	} else {
 		cond(hpcv1alpha1.ConditionReachable, false, string(backends.KindOf(cause)), cause.Error())
 	}
+	for _, user := range slices.Sorted(maps.Keys(v.Problems)) {
+		problems = append(problems, fmt.Sprintf("spec.accounts: user %s: %s", user, v.Problems[user]))
+	}
 	brake := f.bridge.Brake()
 	switch {
 	case len(problems) > 0:
-		cond(hpcv1alpha1.ConditionReady, false, "PartitionNotUsable", fmt.Sprint(problems))
+		cond(hpcv1alpha1.ConditionReady, false, "ConfigurationProblem", strings.Join(problems, "; "))
 	case brake != "":
 		cond(hpcv1alpha1.ConditionReady, false, "OwnerlessJobs", brake)
 	case cause != nil:

@@ -63,7 +63,10 @@ func (b *Bridge) absorb(m *memo, g lifecycle.Gang) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := b.view
-	if v.Seq > m.seq && v.Seq > m.after && v.Complete {
+	if found := v.Jobs[g.Key]; !v.Complete && len(found) > 0 && b.obsSeq > m.after {
+		m.jobs, m.never = found, false // the list lacks jobs, but not ours
+	}
+	if v.Seq > m.seq && v.Seq > m.after {
 		m.jobs, m.seq = v.Jobs[g.Key], v.Seq
 		m.wantsFresh = false
 		if len(m.jobs) > 0 {
@@ -77,8 +80,13 @@ func (b *Bridge) absorb(m *memo, g lifecycle.Gang) {
 			m.absent = time.Time{}
 		}
 	}
-	if v.FilesSeq > m.after {
-		if c, ok := v.Files[g.Key]; ok {
+	c, ok := v.Files[g.Key]
+	user := m.user
+	if ok {
+		user = c.user
+	}
+	if v.FilesSeq[user] > m.after {
+		if ok {
 			m.files, m.user = &c.gang, c.user
 			m.staged = true
 			for uid, rank := range c.gang.Ranks {
@@ -109,7 +117,7 @@ func (b *Bridge) knowledge(m *memo) lifecycle.Knowledge {
 		Complete:       m.seq > 0 && m.seq > m.after,
 		NeverSubmitted: m.never,
 		Files:          m.files,
-		FilesRead:      v.FilesSeq > m.after,
+		FilesRead:      v.FilesSeq[m.user] > m.after,
 		Ranks:          m.ranks,
 		Stopped:        map[string]bool{},
 		AbsentSince:    m.absent,

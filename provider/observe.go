@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -34,8 +35,7 @@ func (b *Bridge) observe(ctx context.Context) {
 		obs, err = b.Backend.Observe(ctx, b.Owner, users)
 		return err
 	})
-	files := map[backends.Key]collected{}
-	filesOK := true
+	files, read, problems := map[backends.Key]collected{}, map[string]bool{}, map[string]string{}
 	for _, user := range users {
 		var got map[string]collected
 		ferr := b.Gate.Do(ctx, "collect", func(ctx context.Context) error {
@@ -50,10 +50,10 @@ func (b *Bridge) observe(ctx context.Context) {
 			return nil
 		})
 		if ferr != nil {
-			filesOK = false
-			b.Log.Info("could not read the staging directory", "user", user, "error", ferr.Error())
+			problems[user] = ferr.Error()
 			continue
 		}
+		read[user] = true
 		for key, c := range got {
 			files[backends.Key(key)] = c
 		}
@@ -71,14 +71,41 @@ func (b *Bridge) observe(ctx context.Context) {
 		}
 	}
 	b.view.Reachable, b.view.Err = reachable, err
-	if err == nil && obs.Complete {
+	if err == nil {
 		jobs := make(map[backends.Key][]backends.Job, len(obs.Jobs))
 		for _, j := range obs.Jobs {
 			jobs[j.Key] = append(jobs[j.Key], j)
 		}
-		b.view.Jobs, b.view.Seq, b.view.At, b.view.Complete = jobs, seq, at, true
+		b.view.Complete = obs.Complete
+		if obs.Complete {
+			b.view.Jobs, b.view.Seq, b.view.At = jobs, seq, at
+		} else {
+			// What is listed is true; what is missing proves nothing.
+			merged := maps.Clone(b.view.Jobs)
+			if merged == nil {
+				merged = jobs
+			}
+			maps.Copy(merged, jobs)
+			b.view.Jobs = merged
+		}
 	}
-	if filesOK {
-		b.view.Files, b.view.FilesSeq = files, seq
+	// What one user's directory hides from us must not hide the others'.
+	seqs := maps.Clone(b.view.FilesSeq)
+	if seqs == nil {
+		seqs = map[string]int64{}
 	}
+	for user := range read {
+		seqs[user] = seq
+	}
+	for key, c := range b.view.Files {
+		if !read[c.user] {
+			files[key] = c
+		}
+	}
+	for user, why := range problems {
+		if b.view.Problems[user] != why {
+			b.Log.Info("could not read the staging directory", "user", user, "error", why)
+		}
+	}
+	b.view.Files, b.view.FilesSeq, b.view.Problems = files, seqs, problems
 }

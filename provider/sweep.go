@@ -173,10 +173,10 @@ func (b *Bridge) ownerlessDirs(v View, owned, live map[backends.Key]bool) []back
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []backends.Key
-	if v.FilesSeq != v.Seq {
-		return nil
-	}
-	for key := range v.Files {
+	for key, c := range v.Files {
+		if v.FilesSeq[c.user] != v.Seq {
+			continue
+		}
 		if owned[key] || live[key] {
 			delete(b.sweep.dirs, key)
 			continue
