@@ -264,3 +264,14 @@ func findProcess(t *testing.T, dir, name string) *process.Process {
 	t.Fatalf("there is no process %s", name)
 	return nil
 }
+
+// TestDemoLocal is what a person without root or Slurm sees, but as root, so
+// that jobs run as the mapped user here too.
+func TestDemoLocal(t *testing.T) {
+	b := newBench(t)
+	out, code := b.run("demo", "--batch", "local")
+	if code != 0 || !strings.Contains(out, "ok      exactly one batch job ran them: local job") {
+		t.Errorf("exit code %d, output:\n%s", code, out)
+	}
+	b.nothingLeft(0)
+}

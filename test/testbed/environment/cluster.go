@@ -48,6 +48,11 @@ func (e *Environment) ApplyFile(ctx context.Context, file string) ([]client.Obje
 	if err != nil {
 		return nil, fmt.Errorf("apply: %w", err)
 	}
+	return e.apply(ctx, file, raw)
+}
+
+// apply applies the objects of a YAML text; name is for errors.
+func (e *Environment) apply(ctx context.Context, name string, raw []byte) ([]client.ObjectKey, error) {
 	var keys []client.ObjectKey
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
 	for {
@@ -55,14 +60,14 @@ func (e *Environment) ApplyFile(ctx context.Context, file string) ([]client.Obje
 		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
 			return keys, nil
 		} else if err != nil {
-			return keys, fmt.Errorf("parse %s: %w", file, err)
+			return keys, fmt.Errorf("parse %s: %w", name, err)
 		}
 		if len(object.Object) == 0 { // nothing between two separators
 			continue
 		}
 		err := e.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), fieldOwner, client.ForceOwnership)
 		if err != nil {
-			return keys, fmt.Errorf("apply %s %s of %s: %w", object.GetKind(), object.GetName(), file, err)
+			return keys, fmt.Errorf("apply %s %s of %s: %w", object.GetKind(), object.GetName(), name, err)
 		}
 		keys = append(keys, client.ObjectKeyFromObject(object))
 	}

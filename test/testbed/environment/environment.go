@@ -359,7 +359,7 @@ func (e *Environment) startPlane(ctx context.Context) error {
 	if err := e.connect(); err != nil {
 		return err
 	}
-	return errors.Join(e.save(), issueIdentities(ctx, c, e))
+	return errors.Join(e.save(), e.issueIdentities(ctx, c))
 }
 
 // connect makes the administrator's client.

@@ -2,6 +2,7 @@ package environment
 
 import (
 	"context"
+	_ "embed" // roles.yaml
 	"fmt"
 	"io"
 	"net"
@@ -56,22 +57,28 @@ func buildPrograms(ctx context.Context, progress io.Writer) (binaries, error) {
 	return b, nil
 }
 
-// identities of the programs. They get what the cluster role of their name grants.
+// identities of the programs: roles.yaml says what they may do.
 const (
 	userControllers = "system:isthmus:controllers"
 	userScheduler   = "system:isthmus:scheduler"
 	userVnode       = "system:isthmus:vnode"
 )
 
+//go:embed roles.yaml
+var roles []byte
+
 // issueIdentities writes the kubeconfig files of the programs and the kubelet's
 // serving certificate while the authorities are at hand.
-func issueIdentities(_ context.Context, c *controlplane.ControlPlane, e *Environment) error {
+func (e *Environment) issueIdentities(ctx context.Context, c *controlplane.ControlPlane) error {
 	for _, user := range []string{userControllers, userScheduler, userVnode} {
-		if _, err := c.Kubeconfig(user, "system:masters"); err != nil {
+		if _, err := c.Kubeconfig(user); err != nil {
 			return err
 		}
 	}
-	_, _, err := c.IssueServing(kubeletName, kubeletHost)
+	if _, _, err := c.IssueServing(kubeletName, kubeletHost); err != nil {
+		return err
+	}
+	_, err := e.apply(ctx, "roles", roles)
 	return err
 }
 

@@ -56,6 +56,12 @@ type Config struct {
 	MinJobAge time.Duration
 	// KillWait is from the terminate to the kill signal; 0 is 5 s.
 	KillWait time.Duration
+	// Accounting adds an accounting database, so that sacct and sacctmgr work:
+	// slurmdbd and a mariadbd of the cluster's own. The users of the testbed are
+	// known to it with the account AccountName. Nothing is enforced: other users'
+	// jobs run and are recorded, too. It takes the programs that
+	// EnsureAccountingInstalled installs, about a tenth of a GiB of disk and 3 s.
+	Accounting bool
 	// Extra lines for slurm.conf.
 	Extra []string
 	// KeepFiles leaves a directory that Start made in place after Stop.
@@ -142,7 +148,7 @@ func (c Config) slurmConf(l layout, at place) string {
 		// The machine has fewer CPUs and less memory than the hosts claim.
 		"SlurmdParameters=config_overrides",
 		"ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none",
-		"JobAcctGatherType=jobacct_gather/none", "AccountingStorageType=accounting_storage/none",
+		"JobAcctGatherType=jobacct_gather/none",
 		"MpiDefault=none", "SwitchType=switch/none",
 		"SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
 		"GresTypes=gpu",
@@ -154,6 +160,13 @@ func (c Config) slurmConf(l layout, at place) string {
 		fmt.Sprintf("KillWait=%d", int(c.KillWait.Seconds())),
 		fmt.Sprintf("MinJobAge=%d", int(c.MinJobAge.Seconds())),
 		"InactiveLimit=0", "ReturnToService=2", "SlurmctldTimeout=10", "SlurmdTimeout=30", "MessageTimeout=10",
+	}
+	if c.Accounting {
+		lines = append(lines, "AccountingStorageType=accounting_storage/slurmdbd",
+			"AccountingStorageHost="+at.controller(), fmt.Sprintf("AccountingStoragePort=%d", at.accounting()),
+			"AccountingStorageTRES=gres/gpu")
+	} else {
+		lines = append(lines, "AccountingStorageType=accounting_storage/none")
 	}
 	n := 0
 	for _, h := range c.Hosts {
@@ -204,9 +217,6 @@ func (c Config) gresConf(l layout) string {
 	}
 	return b.String()
 }
-
-// packages are the Debian packages with the programs a cluster needs.
-var packages = []string{"slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge"}
 
 // errNotRoot says what a cluster needs.
 var errNotRoot = errors.New("a real Slurm cluster needs root, because Slurm starts each job as its user")

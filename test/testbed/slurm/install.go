@@ -13,27 +13,57 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 )
 
-// programs that a cluster is made of and driven with.
-var programs = []string{"slurmctld", "slurmd", "munged", "sbatch", "squeue", "scontrol", "scancel", "srun", "sinfo"}
+// software is a set of programs and the Debian packages they come in.
+type software struct{ programs, packages []string }
+
+// plain is what every cluster is made of and driven with.
+func plain() software {
+	return software{
+		programs: []string{"slurmctld", "slurmd", "munged", "sbatch", "squeue", "scontrol", "scancel", "srun", "sinfo"},
+		packages: []string{"slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge"},
+	}
+}
+
+// withAccounting adds the accounting database. The package mariadb-server is
+// not needed: it only wraps the programs of mariadb-server-core in a
+// system-wide service, which its installation would start. The core package
+// has neither services nor scripts. The one of slurmdbd has a service that does
+// not start without a file in /etc/slurm, which the package does not bring.
+func withAccounting() software {
+	s := plain()
+	return software{
+		programs: append(s.programs, "slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db", "my_print_defaults"),
+		packages: append(s.packages, "slurmdbd", "mariadb-server-core", "mariadb-client-core"),
+	}
+}
 
 // MissingError says which programs are not there.
-type MissingError struct{ Programs []string }
+type MissingError struct {
+	Programs []string
+	Packages []string // the Debian packages that all programs come in
+}
 
 func (e *MissingError) Error() string {
 	return fmt.Sprintf("programs of Slurm are missing: %s; on Debian, as root: apt-get install --no-install-recommends %s",
-		strings.Join(e.Programs, ", "), strings.Join(packages, " "))
+		strings.Join(e.Programs, ", "), strings.Join(e.Packages, " "))
 }
 
-// Installed returns nil when all programs are there, or a *MissingError.
-func Installed() error {
+// Installed returns nil when all programs of a cluster without accounting are
+// there, or a *MissingError.
+func Installed() error { return plain().installed() }
+
+// AccountingInstalled is Installed for a cluster with accounting.
+func AccountingInstalled() error { return withAccounting().installed() }
+
+func (s software) installed() error {
 	var missing []string
-	for _, p := range programs {
+	for _, p := range s.programs {
 		if _, err := find(p); err != nil {
 			missing = append(missing, p)
 		}
 	}
 	if len(missing) > 0 {
-		return &MissingError{Programs: missing}
+		return &MissingError{Programs: missing, Packages: s.packages}
 	}
 	return nil
 }
@@ -54,9 +84,18 @@ func find(program string) (string, error) {
 
 // EnsureInstalled installs the Debian packages of Slurm when programs are
 // missing and says so on w. It needs root and the network then. Programs that
-// call it at the same time wait for one another.
-func EnsureInstalled(ctx context.Context, w io.Writer) error {
-	err := Installed()
+// call it at the same time wait for one another. Without root or apt-get the
+// error is a *MissingError.
+func EnsureInstalled(ctx context.Context, w io.Writer) error { return plain().ensure(ctx, w) }
+
+// EnsureAccountingInstalled is EnsureInstalled for a cluster with accounting.
+// It starts no system-wide service.
+func EnsureAccountingInstalled(ctx context.Context, w io.Writer) error {
+	return withAccounting().ensure(ctx, w)
+}
+
+func (s software) ensure(ctx context.Context, w io.Writer) error {
+	err := s.installed()
 	if err == nil {
 		return nil
 	}
@@ -71,11 +110,11 @@ func EnsureInstalled(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer unlock()
-	if Installed() == nil {
+	if s.installed() == nil {
 		return nil // another program did it while we waited
 	}
-	fmt.Fprintf(w, "installing Debian packages: %s\n", strings.Join(packages, " "))
-	install := append([]string{"install", "-y", "--no-install-recommends"}, packages...)
+	fmt.Fprintf(w, "installing Debian packages: %s\n", strings.Join(s.packages, " "))
+	install := append([]string{"install", "-y", "--no-install-recommends"}, s.packages...)
 	// The first try spares the download of the package lists.
 	if err = aptGet(ctx, install...); err != nil {
 		fmt.Fprintln(w, "updating the package lists first")
@@ -86,7 +125,11 @@ func EnsureInstalled(ctx context.Context, w io.Writer) error {
 			return err
 		}
 	}
-	return Installed()
+	if err := s.installed(); err != nil {
+		// Not a *MissingError any more: installing them is possible and went wrong.
+		return fmt.Errorf("after their packages were installed: %v", err)
+	}
+	return nil
 }
 
 func aptGet(ctx context.Context, args ...string) error {

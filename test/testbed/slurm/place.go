@@ -20,7 +20,9 @@ const (
 // it a /24 of addresses, so that two clusters that do not share ports share no
 // addresses either.
 type place struct {
-	Port int `json:"port"` // the controller's; the hosts' follow
+	// Port is the controller's; the hosts' follow. The last of the block is the
+	// accounting daemon's.
+	Port int `json:"port"`
 }
 
 func (p place) address(last int) string {
@@ -30,28 +32,35 @@ func (p place) address(last int) string {
 
 func (p place) controller() string { return p.address(1) }
 func (p place) host(n int) string  { return p.address(11 + n) }
+func (p place) accounting() int    { return p.Port + blockSize - 1 }
 
 // findPlace gives a block whose ports nobody uses now. Another cluster that
 // starts at the same moment may still take it first; Start then tries again.
 func findPlace(hosts int) (place, error) {
 	for range 50 {
 		p := place{Port: firstPort + rand.IntN(blocks)*blockSize}
-		if p.free(hosts + 1) {
+		if p.free(hosts) {
 			return p, nil
 		}
 	}
 	return place{}, errors.New("no free block of ports on this machine")
 }
 
-func (p place) free(ports int) bool {
+// free says whether nobody uses the ports of the controller, that many hosts
+// and the accounting daemon.
+func (p place) free(hosts int) bool {
 	var open []net.Listener
 	defer func() {
 		for _, l := range open {
 			_ = l.Close()
 		}
 	}()
-	for i := range ports {
-		l, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", p.Port+i))
+	ports := []int{p.accounting()}
+	for i := range hosts + 1 {
+		ports = append(ports, p.Port+i)
+	}
+	for _, port := range ports {
+		l, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", port))
 		if err != nil {
 			return false
 		}

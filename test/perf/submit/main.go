@@ -1,0 +1,136 @@
+// Command submit measures how fast single-pod jobs reach a real Slurm: through
+// the whole provider, and by bare sbatch commands over the same transport as the
+// same user in the same run. It prints rates and their ratio and asserts nothing.
+//
+//	go run ./test/perf/submit -jobs 60 -rounds 3
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+type load struct{ jobs, rounds, workers int }
+
+func main() {
+	var l load
+	flag.IntVar(&l.jobs, "jobs", 60, "single-pod jobs")
+	flag.IntVar(&l.rounds, "rounds", 3, "times each way is measured, in turn")
+	flag.IntVar(&l.workers, "workers", 8, "jobs under way at a time: in the provider, and in the second bare way")
+	flag.Parse()
+	if l.jobs < 1 || l.jobs > 5000 || l.rounds < 1 || l.workers < 1 {
+		fmt.Fprintln(os.Stderr, "submit: -jobs must be 1 to 5000, -rounds and -workers at least 1")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, l); err != nil {
+		fmt.Fprintln(os.Stderr, "submit:", err)
+		os.Exit(1)
+	}
+}
+
+// way is one way of submitting all jobs, and how long it took each time.
+type way struct {
+	name string
+	do   func(context.Context, int) (time.Duration, error)
+	took []time.Duration
+}
+
+func run(ctx context.Context, l load) (err error) {
+	if os.Geteuid() != 0 {
+		fmt.Println("submit: SKIP: not root, and a real Slurm starts jobs as their users")
+		return nil
+	}
+	if err := slurm.EnsureInstalled(ctx, os.Stderr); err != nil {
+		fmt.Println("submit: SKIP: no Slurm:", err)
+		return nil
+	}
+	if err := account.Ensure(ctx, os.Stderr); err != nil {
+		return err
+	}
+	cluster, err := slurm.Start(ctx, slurm.Config{
+		Name:  "perf",
+		Hosts: []slurm.Hosts{{Prefix: "n", Count: 2, CPUs: 64, MemoryMiB: 500000}},
+		// Jobs wait in a partition that is down: they take no time from what is measured.
+		Partitions: []slurm.Partition{{Name: partition, Hosts: []string{"n[1-2]"}, Default: true, Extra: "State=DOWN"}},
+		Progress:   os.Stderr,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if stopErr := cluster.Stop(context.WithoutCancel(ctx)); err == nil {
+			err = stopErr
+		}
+	}()
+	root, err := checkout.Root()
+	if err != nil {
+		return err
+	}
+	podrun := filepath.Join(cluster.Dir, "podrun")
+	build := checkout.GoBuild{Module: root, Package: "./cmd/podrun", Output: podrun, Flags: []string{"-ldflags", "-s -w"}}
+	if err := build.Run(ctx, os.Stderr, "building podrun"); err != nil {
+		return err
+	}
+	b := &bench{load: l, cluster: cluster, podrun: podrun}
+	ways := []*way{
+		{name: "provider", do: b.provider},
+		{name: "bare, one at a time", do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, 1) }},
+		{name: fmt.Sprintf("bare, %d at a time", l.workers), do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, l.workers) }},
+	}
+	for round := range l.rounds {
+		// In turn and in both orders, so that a machine that slows down favours none.
+		order := slices.Clone(ways)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, w := range order {
+			took, err := w.do(ctx, round)
+			if err != nil {
+				return fmt.Errorf("round %d, %s: %w", round+1, w.name, err)
+			}
+			w.took = append(w.took, took)
+			if err := b.clear(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	l.print(ways, b)
+	return nil
+}
+
+func (l load) print(ways []*way, b *bench) {
+	fmt.Printf("submit: %d single-pod jobs, %d rounds, %d at a time in the provider\n", l.jobs, l.rounds, l.workers)
+	for _, w := range ways {
+		slices.Sort(w.took)
+		fmt.Printf("  %-20s %6.1f jobs/s median (%.1f to %.1f)\n", w.name, l.rate(w.took[len(w.took)/2]), l.rate(w.took[len(w.took)-1]), l.rate(w.took[0]))
+	}
+	ours := ways[0].took
+	for _, w := range ways[1:] {
+		fmt.Printf("  provider takes %.2f times as long as %s (%.2f to %.2f)\n",
+			ratio(ours[len(ours)/2], w.took[len(w.took)/2]), w.name, ratio(ours[0], w.took[len(w.took)-1]), ratio(ours[len(ours)-1], w.took[0]))
+	}
+	fmt.Println("  commands of the provider, with the time each takes while others run beside it:")
+	c := &b.commands
+	for _, name := range slices.Sorted(maps.Keys(c.count)) {
+		fmt.Printf("    %-16s %.2f a job, %.1f ms each\n", name, float64(c.count[name])/float64(l.rounds*l.jobs),
+			c.took[name].Seconds()*1000/float64(c.count[name]))
+	}
+}
+
+func (l load) rate(d time.Duration) float64 { return float64(l.jobs) / d.Seconds() }
+
+func ratio(a, b time.Duration) float64 { return a.Seconds() / b.Seconds() }
