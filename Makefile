@@ -62,8 +62,11 @@ race: test-race-pure ## the pure packages with the race detector, repeatedly
 test-race-pure:
 	go test -race -count=3 $(PURE)
 
-bench: ## benchmarks, each six times for a range
-	go test -run '^$$' -bench . -benchmem -count=6 ./...
+bench: prepare ## measure what the README calls figures, each beside a reference (2 min when built; best on an idle machine)
+	go run ./test/perf/lists
+	go run ./test/perf/submit
+	go run ./test/perf/bind
+	go test -run '^$$' -bench . -benchmem -count=3 ./scheduler
 
 lint: ## golangci-lint with .golangci.yml (its own first build takes 3 min)
 	$(TOOL) golangci-lint run
