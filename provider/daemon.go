@@ -171,7 +171,11 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", cluster.Name, err)
 	}
-	stager := &staging.Client{Runner: d.Runner, Podrun: d.Podrun, Directory: cluster.Spec.Staging.Directory}
+	digest, err := staging.DigestOf(d.Podrun)
+	if err != nil {
+		return err
+	}
+	stager := &staging.Client{Runner: d.Runner, Podrun: d.Podrun, Digest: digest, Directory: cluster.Spec.Staging.Directory}
 
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: d.Client.CoreV1().Events("")})

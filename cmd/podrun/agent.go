@@ -43,10 +43,11 @@ func verb(name string, args []string) error {
 	}
 	switch name {
 	case "stage":
+		digest := f.String("digest", "", "SHA-256 of this program, when the caller knows it")
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)
 		}
-		return agent.Stage(*root, *key, os.Stdin, "/proc/self/exe")
+		return agent.Stage(*root, *key, os.Stdin, "/proc/self/exe", *digest)
 	case "collect":
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)

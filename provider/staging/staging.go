@@ -1,5 +1,5 @@
 // Package staging hands gangs over to the cluster's file system and reads back
-// what the pod runner wrote there. It never opens a file itself: all work is
+// what the pod runner wrote there. It never opens a file there itself: all work is
 // done by `podrun agent`, run as the job's user through a transport, so that no
 // privilege of the daemon meets a directory that a user controls.
 package staging
@@ -7,10 +7,13 @@ package staging
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"regexp"
 	"strconv"
@@ -44,6 +47,9 @@ type Client struct {
 	Runner transport.Runner
 	// Podrun is the absolute path of the pod runner on that host.
 	Podrun string
+	// Digest is the SHA-256 of that program in hexadecimal, or "" (see DigestOf);
+	// it saves the agent from reading the program for every gang.
+	Digest string
 	// Directory is spec.staging.directory of the BatchCluster.
 	Directory string
 	// Env is the environment of the verbs, NAME=value.
@@ -76,6 +82,20 @@ func Root(directory, user string) (string, error) {
 	return dir, nil
 }
 
+// DigestOf reads a program once for Client.Digest.
+func DigestOf(program string) (string, error) {
+	f, err := os.Open(program)
+	if err != nil {
+		return "", fmt.Errorf("read the pod runner: %w", err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read the pod runner: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
 // WorkDir is the directory of one gang. It does no I/O and is "" for a user or
 // key that no gang can have.
 func (c *Client) WorkDir(user string, key backends.Key) string {
@@ -95,7 +115,11 @@ func (c *Client) Stage(ctx context.Context, user string, key backends.Key, out t
 	if err != nil {
 		return c.fail("stage", user, key, backends.KindInvalid, err)
 	}
-	_, err = c.verb(ctx, "stage", user, key, call{stdin: bytes.NewReader(archive)})
+	in := call{stdin: bytes.NewReader(archive)}
+	if c.Digest != "" {
+		in.args = []string{"--digest", c.Digest}
+	}
+	_, err = c.verb(ctx, "stage", user, key, in)
 	return err
 }
 

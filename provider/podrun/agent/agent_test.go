@@ -65,7 +65,7 @@ func TestStage(t *testing.T) {
 	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
 	data := pack(t, &tar.Header{Name: "pods/", Typeflag: tar.TypeDir, Mode: 0o777}, &tar.Header{Name: "gang.json", Mode: 0o777}, &tar.Header{Name: "pods/0/pod.json"})
 	for range 2 {
-		if err := Stage(dir, "k1", bytes.NewReader(data), exe); err != nil {
+		if err := Stage(dir, "k1", bytes.NewReader(data), exe, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +136,7 @@ func TestStageRefusesArchives(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "alice")
-			err := Stage(dir, "k1", bytes.NewReader(data), exe)
+			err := Stage(dir, "k1", bytes.NewReader(data), exe, "")
 			if Code(err) != ExitInvalid {
 				t.Errorf("err = %v, want invalid", err)
 			}

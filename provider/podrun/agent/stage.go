@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -29,10 +30,13 @@ const (
 // litterAge is when an unfinished or removed directory is nobody's any more.
 const litterAge = time.Hour
 
+var digestPattern = regexp.MustCompile(`\A[0-9a-f]{64}\z`)
+
 // Stage unpacks the tar read from in as the gang directory key beneath dir, with
 // a link to exe, this very program. It is all or nothing. A gang directory that
-// is there already is success and stays as it is.
-func Stage(dir, key string, in io.Reader, exe string) error {
+// is there already is success and stays as it is. digest is the caller's SHA-256
+// of exe in hexadecimal, or ""; it saves reading a program that is installed.
+func Stage(dir, key string, in io.Reader, exe, digest string) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -49,7 +53,7 @@ func Stage(dir, key string, in io.Reader, exe string) error {
 	if _, err := root.Lstat(gangPath(key)); err == nil {
 		return drain(in)
 	}
-	bin, err := install(root, exe)
+	bin, err := install(root, exe, digest)
 	if err != nil {
 		return err
 	}
@@ -87,19 +91,25 @@ func drain(in io.Reader) error {
 }
 
 // install puts the program exe into bin once and gives its path beneath root.
-func install(root *os.Root, exe string) (string, error) {
+func install(root *os.Root, exe, digest string) (string, error) {
 	in, err := os.Open(exe)
 	if err != nil {
 		return "", fmt.Errorf("open the pod runner: %w", err)
 	}
 	defer in.Close()
+	if digestPattern.MatchString(digest) {
+		name := path.Join(binDir, "podrun-"+digest[:12])
+		if st, err := in.Stat(); err == nil && installed(root, name, st.Size()) {
+			return name, nil
+		}
+	}
 	hash := sha256.New()
 	size, err := io.Copy(hash, in)
 	if err != nil {
 		return "", fmt.Errorf("read the pod runner: %w", err)
 	}
 	name := path.Join(binDir, "podrun-"+hex.EncodeToString(hash.Sum(nil))[:12])
-	if st, err := root.Lstat(name); err == nil && st.Mode().IsRegular() && st.Size() == size && st.Mode().Perm()&0o500 == 0o500 {
+	if installed(root, name, size) {
 		return name, nil
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
@@ -125,6 +135,13 @@ func install(root *os.Root, exe string) (string, error) {
 		return "", fmt.Errorf("install the pod runner: %w", err)
 	}
 	return name, nil
+}
+
+// installed reports whether name is a program of that size: the rename that put
+// it there came after all of it was written.
+func installed(root *os.Root, name string, size int64) bool {
+	st, err := root.Lstat(name)
+	return err == nil && st.Mode().IsRegular() && st.Size() == size && st.Mode().Perm()&0o500 == 0o500
 }
 
 // unpack writes a tar of directories and regular files beneath tmp.

@@ -100,6 +100,10 @@ func (b *bench) provider(ctx context.Context, round int) (time.Duration, error) 
 	if err != nil {
 		return 0, err
 	}
+	digest, err := staging.DigestOf(b.podrun)
+	if err != nil {
+		return 0, err
+	}
 	api, released := providertest.NewAPI(), &releases{}
 	owner := fmt.Sprintf("perf-%d", round)
 	bridge := provider.NewBridge(provider.Options{
@@ -111,7 +115,7 @@ func (b *bench) provider(ctx context.Context, round int) (time.Duration, error) 
 			},
 		},
 		Owner: owner, Launcher: "slurm", Backend: system, Pods: api, Objects: providertest.Objects{},
-		Stager: &staging.Client{Runner: runner, Podrun: b.podrun, Directory: b.cluster.StagingDir},
+		Stager: &staging.Client{Runner: runner, Podrun: b.podrun, Digest: digest, Directory: b.cluster.StagingDir},
 		Gate:   released, Workers: b.workers, Log: logr.Discard(),
 	})
 	bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: node, Partition: partition, MaxPodsPending: 10_000}})
