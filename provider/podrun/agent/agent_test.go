@@ -168,7 +168,7 @@ func TestStageBoundsSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "alice")
-	if err := Stage(dir, "k1", &endless{head: buf.Bytes()}, program(t)); Code(err) != ExitInvalid {
+	if err := Stage(dir, "k1", &endless{head: buf.Bytes()}, program(t), ""); Code(err) != ExitInvalid {
 		t.Errorf("err = %v, want invalid", err)
 	}
 }
