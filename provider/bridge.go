@@ -73,12 +73,14 @@ type Bridge struct {
 
 	mu      sync.Mutex
 	memos   map[backends.Key]*memo
+	driven  map[string]backends.Key // by UID: the gang whose step is under way on the pod
+	missed  bool                    // a pass left out a gang because of that
 	overlay map[string]*corev1.Pod // by UID: newest version we wrote
 	view    View
 	sweep   sweepState
 	vnodes  map[string]hpcv1alpha1.VirtualNode // by node name
 	views   map[string]inventory.View          // what is behind them
-	users   map[string]bool                    // users that own or may own jobs
+	users   map[string]bool                    // users that the mapping of accounts names
 	obsSeq  int64                              // observations begun
 	closed  bool
 }
@@ -120,6 +122,7 @@ func NewBridge(o Options) *Bridge {
 		Wake:    make(chan struct{}, 1),
 		slots:   make(chan struct{}, o.Workers),
 		memos:   map[backends.Key]*memo{},
+		driven:  map[string]backends.Key{},
 		overlay: map[string]*corev1.Pod{},
 		vnodes:  map[string]hpcv1alpha1.VirtualNode{},
 		views:   map[string]inventory.View{},
@@ -168,25 +171,37 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 		b.observe(ctx)
 	}
 	gangs, index := b.gangs()
-	wantObservation := false
+	live := make(map[backends.Key]bool, len(gangs))
 	for _, g := range gangs {
+		if b.over(g) {
+			continue
+		}
+		live[g.Key] = true
+		if b.engaged(g) {
+			continue
+		}
 		m := b.memo(g.Key)
 		if m == nil {
 			continue // a step of this gang is under way
 		}
-		b.absorb(m, g)
-		if m.wantsObservation() && !fresh {
-			wantObservation = true
+		pods := members(g, index)
+		if !fresh && m.quiet && b.observed(m.quietSeq) && m.quietPods == versions(g, pods) {
+			continue
 		}
-		b.start(ctx, g, m, members(g, index))
+		b.absorb(m, g)
+		b.start(ctx, g, m, pods)
 	}
-	b.prune(gangs)
+	b.prune(live)
 	if fresh {
 		b.collectGarbage(ctx, gangs)
 	}
-	if wantObservation {
-		b.wake()
-	}
+}
+
+// observed reports whether seq is the newest observation.
+func (b *Bridge) observed(seq int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return seq == b.obsSeq
 }
 
 // gangs reads the pods, each in its newest version, and sorts them into gangs.

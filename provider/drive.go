@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -26,6 +28,10 @@ func (b *Bridge) start(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 		return
 	}
 	m.busy = true
+	for _, mem := range g.Members {
+		b.driven[mem.UID] = g.Key
+	}
+	seq := b.obsSeq
 	b.mu.Unlock()
 	b.busy.Add(1)
 	go func() {
@@ -33,7 +39,15 @@ func (b *Bridge) start(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 		defer func() {
 			b.mu.Lock()
 			m.busy = false
+			for _, mem := range g.Members {
+				delete(b.driven, mem.UID)
+			}
+			missed := b.missed
+			b.missed = false
 			b.mu.Unlock()
+			if missed {
+				b.wake() // a pass went by while we were at it
+			}
 		}()
 		select {
 		case b.slots <- struct{}{}:
@@ -41,52 +55,97 @@ func (b *Bridge) start(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 		case <-ctx.Done():
 			return
 		}
-		b.drive(ctx, g, m, pods)
+		m.quiet = b.drive(ctx, g, m, pods)
+		m.quietSeq, m.quietPods = seq, versions(g, pods)
 	}()
 }
 
+// versions is the members' newest versions as one text.
+func versions(g lifecycle.Gang, pods map[string]*corev1.Pod) string {
+	var out strings.Builder
+	for _, mem := range g.Members {
+		if p := pods[mem.UID]; p != nil {
+			out.WriteString(p.ResourceVersion)
+		}
+		out.WriteByte(' ')
+	}
+	return out.String()
+}
+
 // drive reports what is known, then takes step after step until there is
-// nothing to do or something failed.
-func (b *Bridge) drive(ctx context.Context, g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) {
+// nothing to do or something failed. quiet says that there was nothing to do.
+func (b *Bridge) drive(ctx context.Context, g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (quiet bool) {
 	g = refresh(g, pods)
 	b.report(ctx, &g, m, pods)
 	for range maxSteps {
 		if ctx.Err() != nil {
-			return
+			return false
 		}
-		now := b.Clock.Now()
-		step := lifecycle.Next(g, b.knowledge(m), now)
+		step := lifecycle.Next(g, b.knowledge(m), b.Clock.Now())
+		told := m.words()
 		m.lost = step.Lost
-		if step.Reason != "" || len(step.Actions) > 0 {
+		// After a failure only what needs no evidence goes on, and the members
+		// keep telling the cause: a status that changed to and fro would be a
+		// write each, and each write would bring the next pass.
+		actions, paused := m.due(step.Actions, b.Clock.Now())
+		switch {
+		case paused:
+		case step.Reason != "" || len(step.Actions) > 0:
 			m.reason, m.message = step.Reason, step.Message
-		} else if m.failures == 0 {
+		default:
 			m.reason, m.message = "", ""
 		}
-		m.wantsFresh = step.Observe
-		if step.Observe {
-			b.wake()
+		b.want(m, step.Observe)
+		acted, err := b.perform(ctx, &g, m, pods, actions)
+		if err != nil || !paused {
+			b.settle(g, m, pods, err)
 		}
-		acted, err := b.perform(ctx, &g, m, pods, step.Actions)
-		b.settle(g, m, pods, err)
-		b.report(ctx, &g, m, pods)
+		if acted || m.words() != told {
+			b.report(ctx, &g, m, pods)
+		}
 		if err != nil || !acted {
-			return
+			return err == nil && !paused && m.unwritten == 0
 		}
 	}
+	return false
+}
+
+// want asks the loop for a fresh observation, once.
+func (b *Bridge) want(m *memo, fresh bool) {
+	b.mu.Lock()
+	first := fresh && !m.wantsFresh
+	m.wantsFresh = fresh
+	b.mu.Unlock()
+	if first {
+		b.wake()
+	}
+}
+
+// maxConflicts is how many lost preconditions in a row are tried again at once.
+const maxConflicts = 3
+
+// backOff is how long to wait after so many failures in a row.
+func backOff(failures int) time.Duration {
+	return min(time.Second<<min(failures, 6), time.Minute)
 }
 
 // settle notes the outcome of a step: what to wait for, and until when.
 func (b *Bridge) settle(g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, err error) {
 	if err == nil {
-		m.failures, m.retryAt = 0, time.Time{}
+		m.failures, m.conflicts, m.retryAt = 0, 0, time.Time{}
 		return
 	}
 	if isConflict(err) || isGone(err) {
-		b.wake() // the next pass reads the new state
+		// The next pass reads the new state; it waits when that is long in coming.
+		if m.conflicts++; m.conflicts > maxConflicts {
+			m.retryAt = b.Clock.Now().Add(backOff(m.conflicts - maxConflicts))
+		} else {
+			b.wake()
+		}
 		return
 	}
 	m.failures++
-	pause := min(time.Second<<min(m.failures, 6), time.Minute)
+	pause := backOff(m.failures)
 	m.retryAt = b.Clock.Now().Add(pause)
 	var w *waiting
 	if asWaiting(err, &w) {
@@ -139,6 +198,10 @@ func refresh(g lifecycle.Gang, pods map[string]*corev1.Pod) lifecycle.Gang {
 // evidence says.
 func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) {
 	now := b.Clock.Now()
+	if now.Before(m.reportAt) {
+		return
+	}
+	gone, failed := false, false
 	for i, member := range g.Members {
 		pod := pods[member.UID]
 		if pod == nil || member.Finished {
@@ -168,7 +231,12 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			}
 		}
 		status := podstatus.Status(pod, ev, now)
-		patch, changed, err := podstatus.Patch(pod, status)
+		var patch []byte
+		var changed bool
+		var err error
+		if !equality.Semantic.DeepEqual(pod.Status, status) { // much cheaper than a patch, and the usual case
+			patch, changed, err = podstatus.Patch(pod, status)
+		}
 		if err == nil && ev.File != nil && ev.File.Host != "" && pod.Annotations[wellknown.BatchNode] != ev.File.Host {
 			patch, err = withHost(patch, pod, ev.File.Host)
 			changed = true
@@ -195,10 +263,20 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			g.Members[i].Size = size
 		case isGone(err):
 			delete(pods, member.UID)
+			gone = true
 		default:
 			b.Log.Info("could not write pod status", "pod", pod.Namespace+"/"+pod.Name, "podUID", pod.UID, "error", err.Error())
-			b.wake()
+			failed = true
 		}
+	}
+	if gone {
+		*g = refresh(*g, pods) // nothing must be done to a pod that is not there
+	}
+	if failed {
+		m.unwritten++
+		m.reportAt = now.Add(backOff(m.unwritten)) // the next tick after it tries again
+	} else {
+		m.unwritten = 0
 	}
 }
 

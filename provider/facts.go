@@ -27,6 +27,7 @@ func facts(pod *corev1.Pod) lifecycle.Pod {
 		Finalizer: slices.Contains(pod.Finalizers, wellknown.FinalizerBatchJob),
 		Intent:    backends.Key(pod.Annotations[wellknown.SubmitIntent]),
 		JobID:     backends.JobID(pod.Annotations[wellknown.BatchJobID]),
+		User:      pod.Annotations[wellknown.BatchUser],
 	}
 	attempt := pod.Annotations[wellknown.GangAttempt]
 	size, errSize := strconv.Atoi(pod.Annotations[wellknown.GangSize])

@@ -48,11 +48,12 @@ func (b *Bridge) Run(ctx context.Context, tick, idle time.Duration, after func(c
 		b.Pass(ctx, fresh)
 		after(ctx, fresh)
 		next := idle
+		v := b.View()
 		switch {
-		case b.wantsFresh():
+		case b.wantsFresh() && (!fresh || v.Complete && v.Reachable):
 			next = observeGap
 		case b.live():
-			next = tick
+			next = tick // also when asking again would show no more than it just did
 		}
 		timer.Reset(max(0, next-time.Since(last)))
 	}
@@ -70,7 +71,7 @@ func (b *Bridge) wantsFresh() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, m := range b.memos {
-		if !m.busy && m.wantsFresh {
+		if m.wantsFresh {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
@@ -13,6 +14,12 @@ import (
 // is needed for safety: a restart begins with an empty one.
 type memo struct {
 	busy bool // a driver owns the memo
+
+	// quiet says that the last drive found nothing to do, at the observation and
+	// with the versions of the pods below: there is nothing to do again.
+	quiet     bool
+	quietSeq  int64
+	quietPods string
 
 	user    string         // account of the gang
 	jobs    []backends.Job // last valid list for the key, plus what our own effects returned
@@ -33,15 +40,36 @@ type memo struct {
 	lost            bool
 
 	failures   int       // consecutive failed steps
+	conflicts  int       // consecutive lost preconditions
 	retryAt    time.Time // no effect before
+	unwritten  int       // consecutive reports that the API server did not take
+	reportAt   time.Time // no report before
 	cancelAt   time.Time // last cancel
-	wantsFresh bool
-	released   bool
+	wantsFresh bool      // guarded by the bridge's lock, as the loop reads it any time
 	announced  backends.JobID
 	reported   map[string]string // UID -> last event text, so that an event is told once
 }
 
-func (m *memo) wantsObservation() bool { return m.wantsFresh }
+// words is what the members' status takes from the memo itself.
+func (m *memo) words() [4]string {
+	return [4]string{m.reason, m.message, m.refused, strconv.FormatBool(m.lost)}
+}
+
+// due leaves the actions that may happen now; paused says that others wait for
+// the end of the pause after a failure.
+func (m *memo) due(actions []lifecycle.Action, now time.Time) (due []lifecycle.Action, paused bool) {
+	if !now.Before(m.retryAt) {
+		return actions, false
+	}
+	for _, a := range actions {
+		if a.Verb == lifecycle.Forget {
+			due = append(due, a)
+		} else {
+			paused = true
+		}
+	}
+	return due, paused
+}
 
 // memo gives the gang's memo for a new driver, or nil while one is at work.
 func (b *Bridge) memo(key backends.Key) *memo {
@@ -53,9 +81,42 @@ func (b *Bridge) memo(key backends.Key) *memo {
 		b.memos[key] = m
 	}
 	if m.busy {
+		b.missed = true
 		return nil
 	}
 	return m
+}
+
+// engaged reports whether a step of another gang is under way on one of the
+// members: which pods make a gang changes when one is deleted.
+func (b *Bridge) engaged(g lifecycle.Gang) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, mem := range g.Members {
+		if key, ok := b.driven[mem.UID]; ok && key != g.Key {
+			b.missed = true
+			return true
+		}
+	}
+	return false
+}
+
+// over reports whether nothing is left to do for the gang: every member has
+// ended and was let go, and the batch system shows no job that goes on.
+func (b *Bridge) over(g lifecycle.Gang) bool {
+	for _, mem := range g.Members {
+		if !mem.Finished || mem.Finalizer || mem.Deleting {
+			return false
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range b.view.Jobs[g.Key] {
+		if !j.State.Terminal() {
+			return false
+		}
+	}
+	return true
 }
 
 // absorb takes over what the newest observation and collection say of the gang.
@@ -81,6 +142,9 @@ func (b *Bridge) absorb(m *memo, g lifecycle.Gang) {
 		}
 	}
 	c, ok := v.Files[g.Key]
+	if m.user == "" {
+		m.user = recordedUser(g)
+	}
 	user := m.user
 	if ok {
 		user = c.user
@@ -96,6 +160,32 @@ func (b *Bridge) absorb(m *memo, g lifecycle.Gang) {
 			m.files = nil
 		}
 	}
+}
+
+// recordedUser is the user that the pods say their job belongs to.
+func recordedUser(g lifecycle.Gang) string {
+	for _, mem := range g.Members {
+		if mem.User != "" {
+			return mem.User
+		}
+	}
+	return ""
+}
+
+// userOf is the user a job belongs to: the batch system's word before the
+// record, and that before what today's mapping of accounts says.
+func userOf(g *lifecycle.Gang, m *memo, id backends.JobID) string {
+	for _, j := range m.jobs {
+		if j.ID == id && j.User != "" {
+			return j.User
+		}
+	}
+	if id == g.JobID {
+		if user := recordedUser(*g); user != "" {
+			return user
+		}
+	}
+	return m.user
 }
 
 func hasJob(jobs []backends.Job, id backends.JobID) bool {
@@ -140,12 +230,8 @@ func (b *Bridge) touched(m *memo) {
 	m.after = b.obsSeq
 }
 
-// prune forgets gangs that no longer exist.
-func (b *Bridge) prune(gangs []lifecycle.Gang) {
-	live := make(map[backends.Key]bool, len(gangs))
-	for _, g := range gangs {
-		live[g.Key] = true
-	}
+// prune forgets gangs that no longer exist or have ended.
+func (b *Bridge) prune(live map[backends.Key]bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for key, m := range b.memos {

@@ -24,11 +24,7 @@ const (
 // perform carries actions out in order and stops at the first failure. acted
 // says that something changed, so that another step may follow.
 func (b *Bridge) perform(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, actions []lifecycle.Action) (acted bool, err error) {
-	now := b.Clock.Now()
 	for _, a := range actions {
-		if now.Before(m.retryAt) && a.Verb != lifecycle.Forget {
-			return acted, nil
-		}
 		did := true
 		switch a.Verb {
 		case lifecycle.WriteIntent:
@@ -44,6 +40,9 @@ func (b *Bridge) perform(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 		case lifecycle.Cancel:
 			did, err = b.cancel(ctx, g, m, a.JobID)
 		case lifecycle.StopMember:
+			if _, ok := m.stopped[a.Pods[0].UID]; ok {
+				continue // written; an observation must show what came of it
+			}
 			did, err = b.stopMember(ctx, g, m, pods, a.Pods[0])
 		case lifecycle.Forget:
 			err = b.forget(ctx, g, pods, a.Pods)
@@ -105,18 +104,24 @@ func (b *Bridge) stage(ctx context.Context, g *lifecycle.Gang, m *memo, pods map
 		return false, err
 	}
 	err := b.Gate.Do(ctx, string(lifecycle.Stage), func(ctx context.Context) error {
-		return b.Stager.Stage(ctx, m.user, g.Key, *m.output)
+		return b.Stager.Stage(ctx, m.output.Spec.User, g.Key, *m.output)
 	})
 	if err != nil {
 		return true, fmt.Errorf("stage gang %s: %w", g.Key, err)
 	}
-	m.staged = true
+	m.staged, m.user = true, m.output.Spec.User
 	return true, nil
 }
 
 func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (bool, error) {
 	if ok, err := b.prepare(ctx, g, m, pods); !ok || err != nil {
 		return false, err
+	}
+	if m.user != m.output.Spec.User {
+		// Staged by an earlier life, whose mapping of accounts was another.
+		if did, err := b.stage(ctx, g, m, pods); !did || err != nil {
+			return did, err
+		}
 	}
 	var id backends.JobID
 	err := b.Gate.Do(ctx, string(lifecycle.Submit), func(ctx context.Context) error {
@@ -132,7 +137,7 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		return true, err
 	}
 	m.jobs = append(slices.Clone(m.jobs), backends.Job{
-		ID: id, Key: g.Key, Owner: b.Owner, User: m.user, Partition: m.output.Spec.Partition,
+		ID: id, Key: g.Key, Owner: b.Owner, User: m.output.Spec.User, Partition: m.output.Spec.Partition,
 		State: backends.StatePending, Held: true, Submitted: b.Clock.Now(),
 	})
 	m.never = false
@@ -142,15 +147,15 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 // record writes the id on the lowest rank first and alone: of two daemons with
 // two held jobs, the one whose write wins there has the job that will run.
 func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, a lifecycle.Action) error {
-	user := m.user
+	user := userOf(g, m, a.JobID)
 	if user == "" {
 		acct, err := b.accountOf(pods[a.Pods[0].UID])
 		if err != nil {
 			return err
 		}
 		user = acct.User
-		m.user = user
 	}
+	m.user = user
 	write := func(ctx context.Context, mem lifecycle.Pod) (*corev1.Pod, error) {
 		var p *corev1.Pod
 		err := b.Gate.Do(ctx, string(lifecycle.Record), func(ctx context.Context) error {
@@ -181,6 +186,7 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	if err != nil {
 		return err
 	}
+	m.output = nil // it may hold secrets, and megabytes
 	if m.announced != a.JobID {
 		m.announced = a.JobID
 		b.tell(m, pods, corev1.EventTypeNormal, "BatchJobSubmitted",
@@ -191,7 +197,7 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 
 func (b *Bridge) release(ctx context.Context, g *lifecycle.Gang, m *memo, id backends.JobID) error {
 	err := b.Gate.Do(ctx, string(lifecycle.Release), func(ctx context.Context) error {
-		return b.Backend.Release(ctx, backends.JobRef{ID: id, Key: g.Key, User: m.user})
+		return b.Backend.Release(ctx, backends.JobRef{ID: id, Key: g.Key, User: userOf(g, m, id)})
 	})
 	b.touched(m)
 	if err != nil {
@@ -213,18 +219,14 @@ func (b *Bridge) cancel(ctx context.Context, g *lifecycle.Gang, m *memo, id back
 			return false, nil
 		}
 	}
-	user := m.user
 	for _, j := range m.jobs {
 		// The id must still be a job of ours: ids are reused by batch systems.
 		if j.ID == id && (j.Owner != b.Owner || j.Key != g.Key) {
 			return false, fmt.Errorf("cancel job %s: it is not ours (owner %q, key %q)", id, j.Owner, j.Key)
 		}
-		if j.ID == id && j.User != "" {
-			user = j.User
-		}
 	}
 	err := b.Gate.Do(ctx, string(lifecycle.Cancel), func(ctx context.Context) error {
-		return b.Backend.Cancel(ctx, backends.JobRef{ID: id, Key: g.Key, User: user})
+		return b.Backend.Cancel(ctx, backends.JobRef{ID: id, Key: g.Key, User: userOf(g, m, id)})
 	})
 	b.touched(m)
 	if err != nil {
@@ -252,7 +254,7 @@ func (b *Bridge) stopMember(ctx context.Context, g *lifecycle.Gang, m *memo, pod
 		grace = *pod.Spec.TerminationGracePeriodSeconds
 	}
 	err := b.Gate.Do(ctx, string(lifecycle.StopMember), func(ctx context.Context) error {
-		return b.Stager.Stop(ctx, m.user, g.Key, rank, time.Duration(grace)*time.Second, "the pod was deleted")
+		return b.Stager.Stop(ctx, userOf(g, m, g.JobID), g.Key, rank, time.Duration(grace)*time.Second, "the pod was deleted")
 	})
 	if err != nil {
 		return true, err

@@ -58,7 +58,9 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 				}
 				in.Partition, in.GPUTypes = view.Partition, view.GPUTypes
 			}
-			m.user = acct.User
+			if m.user == "" { // else it is where an earlier life staged the gang
+				m.user = acct.User
+			}
 			in.WorkDir = b.Stager.WorkDir(acct.User, g.Key)
 		}
 		member, err := b.resolve(ctx, i, pod)

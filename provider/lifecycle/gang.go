@@ -26,6 +26,7 @@ type Pod struct {
 
 	Intent backends.Key   // recorded intent, "" before step 1
 	JobID  backends.JobID // recorded job, "" before step 4
+	User   string         // recorded user of the job, "" before step 4
 }
 
 // Gang is the members that share one batch job, existing or to come.

@@ -188,17 +188,23 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 	}
 	ended := job != nil && job.State.Terminal()
 	if job == nil && k.Complete {
-		if k.Files != nil && k.Files.End != nil {
-			ended = true
-		} else if !k.AbsentSince.IsZero() && now.Sub(k.AbsentSince) >= LostGrace {
-			ended, step.Lost = true, true
+		ended = k.Files != nil && k.Files.End != nil
+		if !k.AbsentSince.IsZero() && now.Sub(k.AbsentSince) >= LostGrace {
+			if k.FilesRead {
+				// Also with an end file: it may be of a run before a requeue.
+				// What it tells of the last run comes before the loss.
+				ended, step.Lost = true, true
+			} else if !ended {
+				step.Reason = "EvidenceUnreadable"
+				step.Message = fmt.Sprintf("the batch system no longer knows job %s, and the staging directory that tells how it ended cannot be read", g.JobID)
+			}
 		}
 	}
 
 	wanted := false // somebody still wants the job to go on
 	cancel := false // somebody was deleted who may still run
 	for _, m := range g.Members {
-		over := ended || fileTerminal(m, k)
+		over := ended || fileTerminal(m, k, job)
 		if over {
 			// Let go once the API has the terminal status, which the provider
 			// writes from the same evidence.
@@ -242,7 +248,7 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 func stopMembers(g Gang, k Knowledge, job *backends.Job) []Action {
 	var out []Action
 	for _, m := range g.Members {
-		if !(m.Deleting || m.Finished) || fileTerminal(m, k) {
+		if !(m.Deleting || m.Finished) || fileTerminal(m, k, job) {
 			continue
 		}
 		if !k.Stopped[m.UID] {
@@ -256,7 +262,9 @@ func stopMembers(g Gang, k Knowledge, job *backends.Job) []Action {
 	return out
 }
 
-func fileTerminal(m Pod, k Knowledge) bool {
+// fileTerminal reports whether the member's own file says that it ended, in the
+// job's present run: a requeued job starts every member again.
+func fileTerminal(m Pod, k Knowledge, job *backends.Job) bool {
 	if k.Files == nil {
 		return false
 	}
@@ -265,5 +273,5 @@ func fileTerminal(m Pod, k Knowledge) bool {
 		return false
 	}
 	st, ok := k.Files.Pods[rank]
-	return ok && st.UID == m.UID && st.Phase.Terminal()
+	return ok && st.UID == m.UID && st.Phase.Terminal() && (job == nil || st.Restart >= job.Restarts)
 }

@@ -191,7 +191,7 @@ func TestBaseMustBeOnesOwn(t *testing.T) {
 		"empty":            {"", ExitInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := Stage(tc.dir, "k1", bytes.NewReader(nil), program(t)); Code(err) != tc.want {
+			if err := Stage(tc.dir, "k1", bytes.NewReader(nil), program(t), ""); Code(err) != tc.want {
 				t.Errorf("err = %v, code %d, want %d", err, Code(err), tc.want)
 			}
 			if err := Collect(tc.dir, io.Discard); Code(err) != tc.want {
@@ -213,7 +213,7 @@ func TestBaseMustBeOnesOwn(t *testing.T) {
 func TestKeys(t *testing.T) {
 	for _, key := range []string{"", "..", "a/b", "A", "1a", "-x", "a\n", strings.Repeat("a", 16), ".stage-1"} {
 		for verb, err := range map[string]error{
-			"stage": Stage(t.TempDir(), key, nil, ""), "remove": Remove(t.TempDir(), key), "stop": Stop(t.TempDir(), key, 0, manifest.Stop{}),
+			"stage": Stage(t.TempDir(), key, nil, "", ""), "remove": Remove(t.TempDir(), key), "stop": Stop(t.TempDir(), key, 0, manifest.Stop{}),
 			"logs": Logs(t.Context(), t.TempDir(), key, 0, LogQuery{Container: "c"}, os.Stdout),
 		} {
 			if Code(err) != ExitInvalid {
@@ -227,7 +227,7 @@ func staged(t *testing.T, keys ...string) string {
 	t.Helper()
 	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
 	for _, key := range keys {
-		if err := Stage(dir, key, bytes.NewReader(pack(t, &tar.Header{Name: "gang.json"}, &tar.Header{Name: "pods/0/pod.json"})), exe); err != nil {
+		if err := Stage(dir, key, bytes.NewReader(pack(t, &tar.Header{Name: "gang.json"}, &tar.Header{Name: "pods/0/pod.json"})), exe, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
