@@ -75,7 +75,7 @@ type Bridge struct {
 	memos   map[backends.Key]*memo
 	driven  map[string]backends.Key // by UID: the gang whose step is under way on the pod
 	missed  bool                    // a pass left out a gang because of that
-	overlay map[string]*corev1.Pod // by UID: newest version we wrote
+	overlay map[string]*corev1.Pod  // by UID: newest version we wrote
 	view    View
 	sweep   sweepState
 	vnodes  map[string]hpcv1alpha1.VirtualNode // by node name

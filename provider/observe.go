@@ -4,9 +4,14 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/staging"
 )
 
 // readDeadline bounds one query to the batch system or its file system.
@@ -19,45 +24,19 @@ func (b *Bridge) observe(ctx context.Context) {
 	b.mu.Lock()
 	b.obsSeq++
 	seq := b.obsSeq
-	users := make([]string, 0, len(b.users))
-	for u := range b.users {
-		users = append(users, u)
-	}
 	b.mu.Unlock()
-	slices.Sort(users)
+	users, recorded := b.owners()
 
-	ctx, cancel := context.WithTimeout(ctx, readDeadline)
-	defer cancel()
 	at := b.Clock.Now()
 	var obs backends.Observation
 	err := b.Gate.Do(ctx, "observe", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, readDeadline)
+		defer cancel()
 		var err error
 		obs, err = b.Backend.Observe(ctx, b.Owner, users)
 		return err
 	})
-	files, read, problems := map[backends.Key]collected{}, map[string]bool{}, map[string]string{}
-	for _, user := range users {
-		var got map[string]collected
-		ferr := b.Gate.Do(ctx, "collect", func(ctx context.Context) error {
-			c, err := b.Stager.Collect(ctx, user)
-			if err != nil {
-				return err
-			}
-			got = make(map[string]collected, len(c.Gangs))
-			for key, g := range c.Gangs {
-				got[key] = collected{user: user, gang: g}
-			}
-			return nil
-		})
-		if ferr != nil {
-			problems[user] = ferr.Error()
-			continue
-		}
-		read[user] = true
-		for key, c := range got {
-			files[backends.Key(key)] = c
-		}
-	}
+	got, problems := b.collect(ctx, users)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -94,18 +73,101 @@ func (b *Bridge) observe(ctx context.Context) {
 	if seqs == nil {
 		seqs = map[string]int64{}
 	}
-	for user := range read {
+	for user := range got {
 		seqs[user] = seq
 	}
 	for key, c := range b.view.Files {
-		if !read[c.user] {
-			files[key] = c
+		if problems[c.user] != "" {
+			if got[c.user] == nil {
+				got[c.user] = map[string]manifest.CollectedGang{}
+			}
+			got[c.user][string(key)] = c.gang
 		}
 	}
+	files := b.filesOf(got, recorded)
 	for user, why := range problems {
 		if b.view.Problems[user] != why {
 			b.Log.Info("could not read the staging directory", "user", user, "error", why)
 		}
 	}
 	b.view.Files, b.view.FilesSeq, b.view.Problems = files, seqs, problems
+}
+
+// owners lists the users that may own jobs, sorted: those that the mapping
+// names today, and those that pods were submitted for, since a job goes on when
+// the mapping changes. recorded is the user of each key that has one.
+func (b *Bridge) owners() (users []string, recorded map[backends.Key]string) {
+	recorded = map[backends.Key]string{}
+	for _, p := range b.Pods.List() {
+		f := facts(p)
+		if f.Intent == "" || f.JobID == "" {
+			continue
+		}
+		if _, err := staging.Root("/", f.User); err == nil { // no job runs as root or as what is no name
+			recorded[f.Intent] = f.User
+		}
+	}
+	b.mu.Lock()
+	set := maps.Clone(b.users)
+	b.mu.Unlock()
+	for _, user := range recorded {
+		set[user] = true
+	}
+	return slices.Sorted(maps.Keys(set)), recorded
+}
+
+// collectParallel bounds how many users' directories are read at once.
+const collectParallel = 8
+
+// collect reads each user's staging directory; one that cannot be read costs
+// the others nothing but the wait.
+func (b *Bridge) collect(ctx context.Context, users []string) (got map[string]map[string]manifest.CollectedGang, problems map[string]string) {
+	got, problems = map[string]map[string]manifest.CollectedGang{}, map[string]string{}
+	var mu sync.Mutex
+	var group errgroup.Group
+	group.SetLimit(collectParallel)
+	for _, user := range users {
+		group.Go(func() error {
+			var gangs map[string]manifest.CollectedGang
+			err := b.Gate.Do(ctx, "collect", func(ctx context.Context) error {
+				ctx, cancel := context.WithTimeout(ctx, readDeadline)
+				defer cancel()
+				c, err := b.Stager.Collect(ctx, user)
+				gangs = c.Gangs
+				return err
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				problems[user] = err.Error()
+			} else {
+				got[user] = gangs
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // no function gives an error
+	return got, problems
+}
+
+// filesOf gives each key the directory of the user its job belongs to. Another
+// user can make a directory of the same name, with a status of his own; what
+// he writes must not become the pod's. The lock must be held.
+func (b *Bridge) filesOf(got map[string]map[string]manifest.CollectedGang, recorded map[backends.Key]string) map[backends.Key]collected {
+	files := map[backends.Key]collected{}
+	for _, user := range slices.Sorted(maps.Keys(got)) {
+		for name, gang := range got[user] {
+			key := backends.Key(name)
+			owner := recorded[key]
+			for _, j := range b.view.Jobs[key] {
+				if j.User != "" && j.Owner == b.Owner {
+					owner = j.User
+				}
+			}
+			if _, taken := files[key]; owner == user || owner == "" && !taken {
+				files[key] = collected{user: user, gang: gang}
+			}
+		}
+	}
+	return files
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
@@ -104,22 +106,37 @@ func (b *Bridge) collectGarbage(ctx context.Context, gangs []lifecycle.Gang) {
 		})
 		b.Log.Info("cancelled a batch job that no pod owns", "jobID", j.ID, "key", j.Key, "held", j.Held, "error", errText(err))
 	}
+	dirs = slices.DeleteFunc(dirs, func(key backends.Key) bool { return claimed[key] })
+	b.removeDirs(ctx, v, dirs[:min(len(dirs), maxRemoved)])
+}
+
+// maxRemoved bounds the directories that one pass removes: the pods that live
+// wait for it. The rest follows with the next passes.
+const maxRemoved = 128
+
+// removeDirs removes directories that nobody owns.
+func (b *Bridge) removeDirs(ctx context.Context, v View, dirs []backends.Key) {
+	ctx, cancel := context.WithTimeout(ctx, readDeadline)
+	defer cancel()
+	var group errgroup.Group
+	group.SetLimit(collectParallel)
 	for _, key := range dirs {
-		if claimed[key] {
-			continue
-		}
-		user := v.Files[key].user
-		err := b.Gate.Do(ctx, "sweep-remove", func(ctx context.Context) error {
-			return b.Stager.Remove(ctx, user, key)
+		group.Go(func() error {
+			user := v.Files[key].user
+			err := b.Gate.Do(ctx, "sweep-remove", func(ctx context.Context) error {
+				return b.Stager.Remove(ctx, user, key)
+			})
+			if err != nil {
+				b.Log.Info("could not remove a staging directory", "key", key, "user", user, "error", err.Error())
+				return nil
+			}
+			b.mu.Lock()
+			delete(b.sweep.dirs, key)
+			b.mu.Unlock()
+			return nil
 		})
-		if err != nil {
-			b.Log.Info("could not remove a staging directory", "key", key, "user", user, "error", err.Error())
-			continue
-		}
-		b.mu.Lock()
-		delete(b.sweep.dirs, key)
-		b.mu.Unlock()
 	}
+	_ = group.Wait() // no function gives an error
 }
 
 // ownerlessJobs lists jobs that have been without a pod for their grace, and

@@ -213,7 +213,8 @@ func TestProbesAndHooks(t *testing.T) {
 	}
 	p.wait()
 	if data, _ := os.ReadFile(b.file("order")); string(data) != "post\npre\nterm\n" {
-		t.Errorf("order %q", data)
+		s, _ := b.status(0)
+		t.Errorf("order %q; before it: %+v", data, s.Containers[0].LastState.Terminated)
 	}
 	if s, _ := b.status(0); exitCode(s, 0) != 0 || s.Containers[0].Ready {
 		t.Errorf("main: %+v", s.Containers[0])

@@ -199,7 +199,9 @@ func (c *container) once() outcome {
 	}
 	mark := process.Mark{PID: child.PID(), Token: c.id()}
 	if ok, _ := c.pod.driver.Namespaces(); ok {
-		mark.MountNS = process.MountNS(child.PID())
+		var release func()
+		mark.MountNS, release = process.PinMountNS(child.PID())
+		defer release()
 	}
 	c.mu.Lock()
 	c.sandbox = sb

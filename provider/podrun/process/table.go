@@ -24,6 +24,24 @@ type Mark struct {
 	Token   string // value of TokenVariable
 }
 
+// PinMountNS is MountNS, and keeps the namespace alive until release is called.
+// Its number is all that tells it from others, and the kernel gives the number
+// of a namespace that is gone to the next one: without the pin, the search for
+// what one container left behind could find, and kill, a newer one's processes.
+func PinMountNS(pid int) (name string, release func()) {
+	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns/mnt"))
+	if err != nil {
+		return "", func() {}
+	}
+	// Read through the pin itself: the process may be another by now.
+	name, err = os.Readlink(filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd()))))
+	if err != nil {
+		_ = f.Close() // it was only opened
+		return "", func() {}
+	}
+	return name, func() { _ = f.Close() }
+}
+
 // MountNS reads which mount namespace a process is in, "" when it is not known.
 func MountNS(pid int) string {
 	s, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/mnt"))

@@ -60,7 +60,11 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("start Slurm: %w", errNotRoot)
 	}
-	if err := Installed(); err != nil {
+	installed := Installed
+	if config.Accounting {
+		installed = AccountingInstalled
+	}
+	if err := installed(); err != nil {
 		return nil, fmt.Errorf("start Slurm: %w", err)
 	}
 	for range 3 {
@@ -88,10 +92,21 @@ func start(ctx context.Context, config Config) (_ *Cluster, err error) {
 			err = errors.Join(err, c.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
-	ctx, stop := context.WithTimeout(ctx, readyTime)
+	limit := readyTime
+	if config.Accounting {
+		limit += databaseTime
+	}
+	ctx, stop := context.WithTimeout(ctx, limit)
 	defer stop()
 	if err := c.startMunge(ctx); err != nil {
 		return nil, err
+	}
+	// Before the controller, so that it is stopped after it: a controller that
+	// ends hands over what it has not yet recorded.
+	if config.Accounting {
+		if err := c.startAccounting(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.StartController(ctx); err != nil {
 		return nil, err
@@ -146,7 +161,7 @@ func (c *Cluster) at(dir string) {
 
 func (c *Cluster) write(config Config) error {
 	l := c.layout
-	if len(l.munge("socket")) > maxSocket {
+	if max(len(l.munge("socket")), len(l.database("socket"))) > maxSocket {
 		return fmt.Errorf("directory %s: too long for the path of a socket", c.Dir)
 	}
 	dirs := []string{c.Dir, l.munge(""), l.state(), l.spool(""), filepath.Dir(l.device("")), c.StagingDir}
@@ -168,6 +183,11 @@ func (c *Cluster) write(config Config) error {
 	}
 	if err := os.Chmod(c.StagingDir, 0o777|os.ModeSticky); err != nil {
 		return err
+	}
+	if config.Accounting {
+		if err := c.writeAccounting(config); err != nil {
+			return err
+		}
 	}
 	if err := traversable(c.Dir); err != nil {
 		return err

@@ -123,14 +123,16 @@ func (c Config) hostNames() []string {
 // layout is where a cluster's files are.
 type layout struct{ dir string }
 
-func (l layout) conf() string           { return filepath.Join(l.dir, "slurm.conf") }
-func (l layout) gres() string           { return filepath.Join(l.dir, "gres.conf") }
-func (l layout) munge(f string) string  { return filepath.Join(l.dir, "munge", f) }
-func (l layout) state() string          { return filepath.Join(l.dir, "state") }
-func (l layout) spool(h string) string  { return filepath.Join(l.dir, "spool", h) }
-func (l layout) device(i string) string { return filepath.Join(l.dir, "dev", "nvidia"+i) }
-func (l layout) staging() string        { return filepath.Join(l.dir, "staging") }
-func (l layout) record() string         { return filepath.Join(l.dir, "cluster.json") }
+func (l layout) conf() string             { return filepath.Join(l.dir, "slurm.conf") }
+func (l layout) gres() string             { return filepath.Join(l.dir, "gres.conf") }
+func (l layout) munge(f string) string    { return filepath.Join(l.dir, "munge", f) }
+func (l layout) slurmdbd() string         { return filepath.Join(l.dir, "slurmdbd.conf") }
+func (l layout) database(f string) string { return filepath.Join(l.dir, "database", f) }
+func (l layout) state() string            { return filepath.Join(l.dir, "state") }
+func (l layout) spool(h string) string    { return filepath.Join(l.dir, "spool", h) }
+func (l layout) device(i string) string   { return filepath.Join(l.dir, "dev", "nvidia"+i) }
+func (l layout) staging() string          { return filepath.Join(l.dir, "staging") }
+func (l layout) record() string           { return filepath.Join(l.dir, "cluster.json") }
 
 // slurmConf writes the configuration for the given place.
 func (c Config) slurmConf(l layout, at place) string {
@@ -164,6 +166,8 @@ func (c Config) slurmConf(l layout, at place) string {
 	if c.Accounting {
 		lines = append(lines, "AccountingStorageType=accounting_storage/slurmdbd",
 			"AccountingStorageHost="+at.controller(), fmt.Sprintf("AccountingStoragePort=%d", at.accounting()),
+			// Towards slurmdbd munge's socket is taken from here, not from AuthInfo.
+			"AccountingStoragePass="+l.munge("socket"),
 			"AccountingStorageTRES=gres/gpu")
 	} else {
 		lines = append(lines, "AccountingStorageType=accounting_storage/none")
