@@ -157,8 +157,31 @@ func TestNext(t *testing.T) {
 		},
 		"lost after the grace": {
 			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"), finished)},
-			know: lifecycle.Knowledge{Complete: true, AbsentSince: now.Add(-lifecycle.LostGrace)},
+			know: lifecycle.Knowledge{Complete: true, FilesRead: true, AbsentSince: now.Add(-lifecycle.LostGrace)},
 			want: "forget ns/pod-x",
+		},
+		"not lost while the evidence cannot be read": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"), finished)},
+			know: lifecycle.Knowledge{Complete: true, AbsentSince: now.Add(-lifecycle.LostGrace)},
+			why:  "EvidenceUnreadable",
+		},
+		"deleted while requeued: the file is of the run before": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"), deleting)},
+			know: lifecycle.Knowledge{
+				Complete: true, Jobs: []backends.Job{{ID: "7", State: backends.StatePending, Restarts: 1}},
+				Ranks: map[string]int{"x": 0},
+				Files: &manifest.CollectedGang{Pods: map[int]manifest.Status{0: {UID: "x", Phase: manifest.PhaseFailed}}},
+			},
+			want: "cancel job=7",
+		},
+		"finished, then requeued: the job must not run again for it": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"), finished)},
+			know: lifecycle.Knowledge{
+				Complete: true, Jobs: []backends.Job{{ID: "7", State: backends.StatePending, Restarts: 1}},
+				Ranks: map[string]int{"x": 0},
+				Files: &manifest.CollectedGang{Pods: map[int]manifest.Status{0: {UID: "x", Phase: manifest.PhaseFailed}}},
+			},
+			want: "cancel job=7",
 		},
 		"deleted before anything was submitted": {
 			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), deleting)},

@@ -3,6 +3,7 @@ package providertest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,8 +15,15 @@ import (
 // Stager is a staging area in memory. What the pod runner would write there is
 // set by the test.
 type Stager struct {
-	mu    sync.Mutex
-	gangs map[backends.Key]*StagedGang
+	mu     sync.Mutex
+	gangs  map[backends.Key]*StagedGang
+	others []other
+}
+
+// other is a directory whose name another user's directory has as well.
+type other struct {
+	key  backends.Key
+	gang *StagedGang
 }
 
 // StagedGang is one directory.
@@ -34,6 +42,10 @@ func NewStager() *Stager { return &Stager{gangs: map[backends.Key]*StagedGang{}}
 func (s *Stager) Stage(_ context.Context, user string, key backends.Key, out translate.Output) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if old := s.gangs[key]; old != nil && old.User != user {
+		s.others = append(s.others, other{key, old})
+		delete(s.gangs, key)
+	}
 	if s.gangs[key] == nil {
 		s.gangs[key] = &StagedGang{User: user, Output: out, Pods: map[int]manifest.Status{}, Stops: map[int]manifest.Stop{}}
 	}
@@ -45,7 +57,12 @@ func (s *Stager) Collect(_ context.Context, user string) (manifest.Collected, er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := manifest.Collected{Gangs: map[string]manifest.CollectedGang{}}
+	all := slices.Clone(s.others)
 	for key, g := range s.gangs {
+		all = append(all, other{key, g})
+	}
+	for _, o := range all {
+		key, g := o.key, o.gang
 		if g.User != user {
 			continue
 		}
@@ -78,10 +95,13 @@ func (s *Stager) Stop(_ context.Context, user string, key backends.Key, rank int
 }
 
 // Remove implements provider.Stager.
-func (s *Stager) Remove(_ context.Context, _ string, key backends.Key) error {
+func (s *Stager) Remove(_ context.Context, user string, key backends.Key) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.gangs, key)
+	if g := s.gangs[key]; g != nil && g.User == user {
+		delete(s.gangs, key)
+	}
+	s.others = slices.DeleteFunc(s.others, func(o other) bool { return o.key == key && o.gang.User == user })
 	return nil
 }
 
@@ -102,9 +122,32 @@ func (s *Stager) Change(key backends.Key, fn func(*StagedGang)) bool {
 	return g != nil
 }
 
+// Forge adds a directory that another user made by hand; call it outside Change.
+func (s *Stager) Forge(key backends.Key, g *StagedGang) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.others = append(s.others, other{key, g})
+}
+
+// Users names who has a directory for the key.
+func (s *Stager) Users(key backends.Key) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	if g := s.gangs[key]; g != nil {
+		out = append(out, g.User)
+	}
+	for _, o := range s.others {
+		if o.key == key {
+			out = append(out, o.gang.User)
+		}
+	}
+	return out
+}
+
 // Len is the number of directories.
 func (s *Stager) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.gangs)
+	return len(s.gangs) + len(s.others)
 }

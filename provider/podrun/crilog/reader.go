@@ -104,7 +104,8 @@ func openAll(root *os.Root, dir string, restart int) ([]*os.File, error) {
 		} else if err == nil {
 			_ = f.Close()
 		}
-		if err != nil && (try == 5 || len(older) == 0) {
+		if err != nil && (try == 5 || len(older)+len(after) == 0) {
+			// With parts in either list the file was just being rotated.
 			return nil, fmt.Errorf("open log: %w", err)
 		}
 		for _, f := range files {
