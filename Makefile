@@ -36,13 +36,16 @@ prepare: ## build the Kubernetes control plane, install Slurm and python3, make 
 	@go run ./cmd/isthmus prepare
 
 demo: ## watch a four-member Volcano Job run as one Slurm job, then clear all away
-	@go run ./cmd/isthmus demo
+	@go build -o bin/isthmus ./cmd/isthmus
+	@exec bin/isthmus demo
 
 up: ## start control plane, Slurm and Isthmus on this machine and leave them running
-	@go run ./cmd/isthmus up
+	@go build -o bin/isthmus ./cmd/isthmus
+	@exec bin/isthmus up
 
 down: ## end what `make up` started
-	@go run ./cmd/isthmus down
+	@go build -o bin/isthmus ./cmd/isthmus
+	@exec bin/isthmus down
 
 # The race detector costs the pure packages little and finds most there, so the
 # same run serves as `race`.

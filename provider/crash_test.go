@@ -346,7 +346,7 @@ func TestCrashEnumeration(t *testing.T) {
 			if !slices.Contains(effectsOfALife, name) {
 				t.Errorf("effect %q is not in the golden list", name)
 			}
-			for _, nth := range occurrences(probe.count[name]) {
+			for _, nth := range occurrences(probe.count[name], seed) {
 				for _, m := range modes {
 					runs++
 					t.Run(strings.ReplaceAll(fmt.Sprintf("seed%d/%s-%d/%s", seed, name, nth, m), " ", "_"), func(t *testing.T) {
@@ -360,8 +360,12 @@ func TestCrashEnumeration(t *testing.T) {
 	t.Logf("%d runs", runs)
 }
 
-// occurrences picks the first, a middle and the last time an effect happens.
-func occurrences(n int) []int {
+// occurrences picks the first, a middle and the last time an effect happens;
+// for all seeds but one the first alone, which is where most goes wrong.
+func occurrences(n int, seed uint64) []int {
+	if seed > 0 {
+		return []int{1}
+	}
 	out := []int{1, (n + 1) / 2, n}
 	slices.Sort(out)
 	return slices.Compact(out)

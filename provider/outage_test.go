@@ -25,7 +25,7 @@ func TestOutageOfTenMinutes(t *testing.T) {
 	}
 	w.system.Outage(10 * time.Minute)
 	end := w.system.Now().Add(10 * time.Minute)
-	for i := range 40 {
+	for i := range 12 {
 		w.gang(fmt.Sprintf("new-%d", i), 1)
 	}
 	shown := false
@@ -57,7 +57,7 @@ func TestOutageOfTenMinutes(t *testing.T) {
 // Whatever the number of pods, a tick is one list query (reliability figure P4).
 func TestOneListCallATick(t *testing.T) {
 	w := newWorld(t, time.Hour, &faultyGate{mode: none, count: map[string]int{}})
-	for i := range 500 {
+	for i := range 200 {
 		w.gang(fmt.Sprintf("g%d", i), 1)
 	}
 	for range 4 {

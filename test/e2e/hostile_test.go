@@ -82,7 +82,8 @@ print(json.dumps({"env":{k:base64.b64encode(os.environb[k.encode()]).decode() fo
 			},
 		}}}},
 	}
-	apply(t, ns, asJSON(t, manifest))
+	// Server-side, since the annotation of a client-side apply has no room for it.
+	apply(t, ns, asJSON(t, manifest), "--server-side")
 	phase(t, ns, "hostile", "Completed", 2*time.Minute)
 	var got struct {
 		Env  map[string]string

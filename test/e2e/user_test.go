@@ -84,13 +84,13 @@ func report(t *testing.T, ns string) {
 }
 
 // apply gives kubectl a manifest.
-func apply(t *testing.T, ns, yaml string) {
+func apply(t *testing.T, ns, yaml string, flags ...string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "manifest.yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	kubectl(t, "apply", "-n", ns, "-f", file)
+	kubectl(t, append([]string{"apply", "-n", ns, "-f", file}, flags...)...)
 }
 
 // job is a Volcano Job of equal members that run a shell line.

@@ -3,8 +3,10 @@ package slurm_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
@@ -21,21 +23,26 @@ func TestAccounting(t *testing.T) {
 		}
 		t.Fatal(err)
 	}
-	config := slurm.Config{Name: "books", Hosts: []slurm.Hosts{{Prefix: "n", Count: 1, CPUs: 4, MemoryMiB: 4000, GPUs: 2}},
-		Dir: t.TempDir(), Accounting: true}
-	if err := os.Chmod(config.Dir, 0o755); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	// The directory around it keeps other users out.
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	// The directory of t.TempDir is in one that keeps others out.
-	if err := os.Chmod(config.Dir+"/..", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	config.Detached = true
+	// The second time the directory holds the database of the first.
 	for round := range 2 {
-		c := start(t, config)
-		t.Cleanup(func() { _ = c.Stop(t.Context()) }) // again, in case the test fails before
-		if got := run(t, c, "sacctmgr", "-n", "-P", "show", "assoc", "cluster=books", "account="+slurm.AccountName, "format=account,user"); got !=
-			"testbed|\ntestbed|"+account.Alice+"\ntestbed|"+account.Bob {
+		c := start(t, slurm.Config{
+			Name: "books", Dir: dir, Detached: true, Accounting: true,
+			Hosts: []slurm.Hosts{{Prefix: "n", Count: 1, CPUs: 4, MemoryMiB: 4000, GPUs: 2}},
+		})
+		t.Cleanup(func() {
+			if err := c.Stop(t.Context()); err != nil { // again, when the test has not failed
+				t.Error(err)
+			}
+		})
+		if got := run(t, c, "sacctmgr", "-n", "-P", "show", "assoc", "account="+slurm.AccountName, "format=cluster,user"); got !=
+			"books|\nbooks|"+account.Alice+"\nbooks|"+account.Bob {
 			t.Errorf("round %d: associations %q", round, got)
 		}
 		id := run(t, c, "sbatch", "--parsable", "--gpus=1", "--job-name=kept", "--chdir=/tmp", "--output=/dev/null", "--wrap=exit 3")
@@ -45,24 +52,34 @@ func TestAccounting(t *testing.T) {
 		if got := run(t, c, "sacct", "-n", "-P", "-X", "-j", id, "-o", "AllocTRES"); !strings.Contains(got, "gres/gpu=1") {
 			t.Errorf("round %d: allocated %q", round, got)
 		}
-		again, err := slurm.Attach(c.Dir)
+		for file, mode := range map[string]os.FileMode{"database": 0o700, "slurmdbd.conf": 0o600} {
+			if info, err := os.Stat(filepath.Join(dir, file)); err != nil || info.Mode().Perm() != mode {
+				t.Errorf("%s: %v, %v", file, info, err)
+			}
+		}
+		// They are stopped in the reverse order.
+		group, err := process.Open(dir, process.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		names := []string{}
-		for _, c := range strings.Split(c.LogTails(0), "== ") {
-			if _, name, ok := strings.Cut(c, "/logs/"); ok {
-				names = append(names, strings.TrimSpace(name))
-			}
+		var order []string
+		for _, p := range group.Members() {
+			order = append(order, p.Name)
 		}
-		if got := strings.Join(names, " "); got != "munged.log mariadbd.log slurmdbd.log slurmctld.log slurmd-n1.log" {
+		if got := strings.Join(order, " "); got != "munged mariadbd slurmdbd slurmctld slurmd-n1" {
 			t.Errorf("started in the order %s", got)
 		}
-		t.Logf("logs:\n%s", c.LogTails(30))
+
+		again, err := slurm.Attach(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
 		if err := again.Stop(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if left, err := process.Belonging(c.Dir); err != nil || len(left) > 0 {
+		t.Logf("stopped in %v", time.Since(began))
+		if left, err := process.Belonging(dir); err != nil || len(left) > 0 {
 			t.Errorf("left behind: %+v, %v", left, err)
 		}
 	}

@@ -1,0 +1,122 @@
+package slurm_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+// withAccounting starts a cluster with an accounting database.
+func withAccounting(t *testing.T) *testbed.Cluster {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("not root: a real Slurm cluster starts jobs as their users")
+	}
+	if testing.Short() {
+		t.Skip("-short: this test runs a real Slurm cluster")
+	}
+	if err := testbed.EnsureAccountingInstalled(t.Context(), t.Output()); err != nil {
+		if missing := (*testbed.MissingError)(nil); errors.As(err, &missing) {
+			t.Skipf("the accounting database cannot be installed: %v", err)
+		}
+		t.Fatal(err)
+	}
+	if err := account.Ensure(t.Context(), t.Output()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := testbed.Start(t.Context(), testbed.Config{
+		Name: "booked", Accounting: true,
+		Hosts:      []testbed.Hosts{{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000, GPUType: "a100", GPUs: 2}},
+		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n1", "n2"}, Default: true}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// TestAccountingReal runs jobs on a cluster that keeps books: Slurm looks up the
+// user's association on every submit, and sacct tells of the jobs by their key
+// what Observe told while the controller knew them.
+func TestAccountingReal(t *testing.T) {
+	t.Parallel()
+	c := withAccounting(t)
+	b, _ := newReal(t, c)
+	s := siteOn(t, b)
+
+	one := s.spec("a", "exit 0", oneTask)
+	one.Account = testbed.AccountName
+	first := s.start(one)
+	gang := s.spec("a", cleared+step+"--het-group=0 --gpu-bind=per_task:1 "+show+" : --het-group=1 --mem=0 "+show,
+		backends.Component{Tasks: 2, CPUs: 1, MemoryMiB: 100, GPUs: map[string]int64{"a100": 1}},
+		backends.Component{Tasks: 1, CPUs: 2, MemoryMiB: 100})
+	second := s.start(gang)
+	if j := s.state(first, backends.StateCompleted); j.ExitCode != 0 {
+		t.Errorf("the single job: %+v", j)
+	}
+	if j := s.state(second, backends.StateCompleted); len(j.Hosts) != 2 {
+		t.Errorf("the gang: %+v", j)
+	}
+	if tasks := s.tasks(gang); len(tasks) != 3 {
+		t.Errorf("tasks of the gang: %+v", tasks)
+	}
+	third := s.start(s.spec("a", "exec sleep 1000", oneTask))
+	s.state(third, backends.StateRunning)
+	if err := s.Cancel(t.Context(), third); err != nil {
+		t.Fatal(err)
+	}
+	s.state(third, backends.StateCancelled)
+	fourth := s.start(s.spec("a", "exit 7", oneTask))
+	if j := s.state(fourth, backends.StateFailed); j.ExitCode != 7 {
+		t.Errorf("the failed job: %+v", j)
+	}
+
+	// The books must not depend on what the controller still knows.
+	sacct := func(ref backends.JobRef, columns string) []string {
+		t.Helper()
+		out, err := c.Run(t.Context(), "sacct", "-n", "-P", "-X", "--starttime=now-1hour", "--name", string(ref.Key), "-o", columns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(out)
+	}
+	booked := func(ref backends.JobRef, want ...string) {
+		t.Helper()
+		var got []string
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-time.After(100 * time.Millisecond) {
+			if got = sacct(ref, "User,Account,State,ExitCode"); strings.Join(got, "\n") == strings.Join(want, "\n") {
+				return
+			}
+		}
+		t.Errorf("sacct of job %s tells %q, want %q", ref.ID, got, want)
+	}
+	check := func() {
+		t.Helper()
+		line := account.Alice + "|" + testbed.AccountName + "|"
+		booked(first, line+"COMPLETED|0:0")
+		booked(second, line+"COMPLETED|0:0", line+"COMPLETED|0:0")
+		booked(fourth, line+"FAILED|7:0")
+	}
+	check()
+	if got := sacct(third, "State"); len(got) == 0 || got[0] != "CANCELLED" {
+		t.Errorf("sacct of the cancelled job tells %q", got)
+	}
+	if err := c.StopController(); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	if err := c.StartController(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
