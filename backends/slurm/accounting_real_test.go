@@ -82,10 +82,13 @@ func TestAccountingReal(t *testing.T) {
 		t.Errorf("the failed job: %+v", j)
 	}
 
-	// The books must not depend on what the controller still knows.
+	// The controller hands over every 5 s; until then a row has no name or user.
+	// Components are booked one by one under the names of their own.
 	sacct := func(ref backends.JobRef, columns string) []string {
 		t.Helper()
-		out, err := c.Run(t.Context(), "sacct", "-n", "-P", "-X", "--starttime=now-1hour", "--name", string(ref.Key), "-o", columns)
+		key := string(ref.Key)
+		out, err := c.Run(t.Context(), "sacct", "-n", "-P", "-X", "--starttime=now-1hour",
+			"--name", key+","+key+".0,"+key+".1", "-o", columns)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +98,7 @@ func TestAccountingReal(t *testing.T) {
 		t.Helper()
 		var got []string
 		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-time.After(100 * time.Millisecond) {
-			if got = sacct(ref, "User,Account,State,ExitCode"); strings.Join(got, "\n") == strings.Join(want, "\n") {
+			if got = sacct(ref, "JobName,User,State,ExitCode"); strings.Join(got, "\n") == strings.Join(want, "\n") {
 				return
 			}
 		}
@@ -103,20 +106,25 @@ func TestAccountingReal(t *testing.T) {
 	}
 	check := func() {
 		t.Helper()
-		line := account.Alice + "|" + testbed.AccountName + "|"
-		booked(first, line+"COMPLETED|0:0")
-		booked(second, line+"COMPLETED|0:0", line+"COMPLETED|0:0")
-		booked(fourth, line+"FAILED|7:0")
+		name := func(ref backends.JobRef, suffix string) string {
+			return string(ref.Key) + suffix + "|" + account.Alice + "|"
+		}
+		booked(first, name(first, "")+"COMPLETED|0:0")
+		booked(second, name(second, ".0")+"COMPLETED|0:0", name(second, ".1")+"COMPLETED|0:0")
+		booked(fourth, name(fourth, "")+"FAILED|7:0")
 	}
 	check()
-	if got := sacct(third, "State"); len(got) == 0 || got[0] != "CANCELLED" {
-		t.Errorf("sacct of the cancelled job tells %q", got)
+	for ref, want := range map[backends.JobRef]string{first: "COMPLETED", third: "CANCELLED"} {
+		if got := sacct(ref, "State,Account"); len(got) == 0 || !strings.HasPrefix(got[0], want) || !strings.HasSuffix(got[len(got)-1], "|"+testbed.AccountName) {
+			t.Errorf("sacct of job %s tells %q", ref.ID, got)
+		}
 	}
+	// The books do not depend on what the controller still knows.
 	if err := c.StopController(); err != nil {
 		t.Fatal(err)
 	}
 	check()
-	if err := c.StartController(t.Context()); err != nil {
+	if err := c.StartController(t.Context()); err != nil { // the jobs are cancelled at the end
 		t.Fatal(err)
 	}
 }

@@ -60,7 +60,8 @@ type Config struct {
 	// slurmdbd and a mariadbd of the cluster's own. The users of the testbed are
 	// known to it with the account AccountName. Nothing is enforced: other users'
 	// jobs run and are recorded, too. It takes the programs that
-	// EnsureAccountingInstalled installs, about a tenth of a GiB of disk and 3 s.
+	// EnsureAccountingInstalled installs, some 50 MiB
+	// of disk, 100 MiB of memory and 5 s more to start.
 	Accounting bool
 	// Extra lines for slurm.conf.
 	Extra []string
