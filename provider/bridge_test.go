@@ -414,3 +414,24 @@ func TestStopIsWrittenOnce(t *testing.T) {
 		t.Errorf("%d stops: %v", n, strings.Join(w.api.Events(), "; "))
 	}
 }
+
+// A pod whose author wrote another gang's record on it reaches nothing.
+func TestForgedRecordCancelsNothing(t *testing.T) {
+	w, _ := plain(t, time.Hour)
+	victim := w.gang("victim", 1)[0]
+	w.tick()
+	w.tick()
+	p := w.api.Get(w.gang("thief", 1)[0]).DeepCopy()
+	for _, name := range []string{wellknown.SubmitIntent, wellknown.BatchJobID, wellknown.BatchUser} {
+		p.Annotations[name] = w.api.Get(victim).Annotations[name]
+	}
+	w.api.Create(p)
+	w.tick()
+	w.api.Delete(p.UID, metav1.NewTime(w.clock.Now()))
+	for range 40 {
+		w.tick()
+	}
+	if got := w.api.Get(victim).Status.Phase; got != corev1.PodRunning || !w.liveJobs() {
+		t.Errorf("the other pod is %s", got)
+	}
+}

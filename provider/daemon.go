@@ -162,7 +162,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	defer group.Wait()
 	defer cancel()
 
-	owner, err := d.ownerTag(ctx, cluster.Name)
+	owner, err := d.waitOwnerTag(ctx, cluster.Name)
 	if err != nil {
 		return err
 	}
@@ -261,6 +261,23 @@ func (d *Daemon) watchSpec(ctx context.Context, cluster *hpcv1alpha1.BatchCluste
 		d.Log.Info("the BatchCluster changed, starting anew", "generation", now.Generation)
 		cancel()
 		return
+	}
+}
+
+// waitOwnerTag waits for the API server, which may be away when the
+// BatchCluster changed or at the start.
+func (d *Daemon) waitOwnerTag(ctx context.Context, name string) (string, error) {
+	for {
+		owner, err := d.ownerTag(ctx, name)
+		if err == nil || ctx.Err() != nil {
+			return owner, err
+		}
+		d.Log.Info("waiting for the API server", "error", err.Error())
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(reloadInterval):
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 )
 
@@ -42,7 +43,10 @@ type front struct {
 	readErr   error
 	since     time.Time // when reachability last changed
 	reachable bool
-	views     []inventory.View
+	base      []inventory.View // of the nodes that are configured
+	views     []inventory.View // those, and of nodes that were and still have pods
+	earlier   map[string]hpcv1alpha1.VirtualNode
+	retired   map[string]bool
 	applied   map[string]*corev1.Node
 	reported  hpcv1alpha1.BatchClusterStatus
 }
@@ -54,8 +58,36 @@ func (f *front) begin(ctx context.Context) error {
 	f.applied = map[string]*corev1.Node{}
 	f.since = time.Now()
 	f.reachable = true
+	f.remember(ctx)
 	f.refresh(ctx)
-	return f.publish(ctx)
+	err := f.publish(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	if err != nil { // a status that could not be written is written later
+		f.daemon.Log.Info("could not publish the nodes", "error", err.Error())
+	}
+	return nil
+}
+
+// remember finds the virtual nodes of an earlier configuration or life. Their
+// pods are served to their end, whatever is configured now: to a daemon that
+// does not see those pods, their jobs would look ownerless.
+func (f *front) remember(ctx context.Context) {
+	f.earlier = map[string]hpcv1alpha1.VirtualNode{}
+	for _, n := range f.cluster.Status.Nodes {
+		f.earlier[n.Name] = hpcv1alpha1.VirtualNode{Name: n.Name, Partition: n.Partition}
+	}
+	list, err := f.daemon.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: wellknown.VirtualNode + "=true"})
+	if err != nil {
+		f.daemon.Log.Info("could not list the nodes of earlier configurations", "error", err.Error())
+		return
+	}
+	for _, n := range list.Items {
+		if n.Spec.ProviderID == wellknown.ProviderIDScheme+f.cluster.Name+"/"+n.Name {
+			f.earlier[n.Name] = hpcv1alpha1.VirtualNode{Name: n.Name, Partition: n.Labels[wellknown.Partition]}
+		}
+	}
 }
 
 // after runs behind every pass of the bridge.
@@ -93,25 +125,56 @@ func (f *front) publish(ctx context.Context) error {
 		f.reachable, f.since = reachable, time.Now()
 	}
 	vnodes := f.cluster.Spec.Nodes
-	if len(vnodes) == 0 {
+	switch {
+	case len(vnodes) > 0:
+	case f.readAt.IsZero(): // it never answered: nodes that are there stay alive
+		for _, name := range slices.Sorted(maps.Keys(f.earlier)) {
+			vnodes = append(vnodes, f.earlier[name])
+		}
+	default:
 		vnodes = inventory.Defaults(f.cluster.Name, f.inventory)
 	}
-	if len(f.inventory.Partitions) > 0 || len(f.views) == 0 {
-		f.views = inventory.Views(vnodes, f.inventory, f.bridge.Use(), f.system.Backend.Capabilities())
+	if len(f.inventory.Partitions) > 0 || len(f.base) == 0 {
+		f.base = inventory.Views(vnodes, f.inventory, f.bridge.Use(), f.system.Backend.Capabilities())
 	}
-	served := make([]hpcv1alpha1.VirtualNode, 0, len(f.views))
-	names := make([]string, 0, len(f.views))
-	for _, view := range f.views {
-		served = append(served, view.VirtualNode)
-		names = append(names, view.VirtualNode.Name)
+	for i := range f.base {
+		if f.readAt.IsZero() {
+			f.base[i].Problem = "the batch system has not answered yet"
+		}
+		n := f.base[i].VirtualNode
+		f.earlier[n.Name] = hpcv1alpha1.VirtualNode{Name: n.Name, Partition: n.Partition}
 	}
-	f.bridge.SetVirtualNodes(served)
-	f.bridge.SetPartitions(f.views)
+	names := slices.Sorted(maps.Keys(f.earlier))
 	if !f.pods.Watch(ctx, f.run, names) {
 		return fmt.Errorf("wait for the pods of %v: %w", names, ctx.Err())
 	}
+	f.retire(names)
+	served := make([]hpcv1alpha1.VirtualNode, 0, len(f.views))
+	for _, view := range f.views {
+		served = append(served, view.VirtualNode)
+	}
+	f.bridge.SetVirtualNodes(served)
+	f.bridge.SetPartitions(f.views)
 	f.applyNodes(err)
 	return f.report(ctx, v, err)
+}
+
+// retire keeps nodes alive that are no longer configured and still have pods:
+// their lease goes on, or Kubernetes would evict those, and nothing new fits.
+func (f *front) retire(names []string) {
+	f.views, f.retired = slices.Clone(f.base), map[string]bool{}
+	for _, name := range names {
+		if slices.ContainsFunc(f.base, func(v inventory.View) bool { return v.VirtualNode.Name == name }) {
+			continue
+		}
+		if f.pods.Unfinished(name) == 0 {
+			continue
+		}
+		f.retired[name] = true
+		views := inventory.Views([]hpcv1alpha1.VirtualNode{f.earlier[name]}, backends.Inventory{}, nil, f.system.Backend.Capabilities())
+		views[0].Problem = "the node is no longer part of BatchCluster " + f.cluster.Name + "; its pods are served to their end"
+		f.views = append(f.views, views[0])
+	}
 }
 
 // applyNodes hands node objects over when they changed.
@@ -128,6 +191,9 @@ func (f *front) applyNodes(cause error) {
 	changed := len(f.applied) != len(f.views)
 	for _, view := range f.views {
 		n := inventory.Node(view, state)
+		if f.retired[n.Name] && state.Reachable {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: wellknown.TaintUnreachable, Value: f.cluster.Name, Effect: corev1.TaintEffectNoSchedule})
+		}
 		desired = append(desired, n)
 		if !equality.Semantic.DeepEqual(f.applied[n.Name], n) {
 			changed = true
@@ -140,7 +206,9 @@ func (f *front) applyNodes(cause error) {
 	for _, n := range desired {
 		f.applied[n.Name] = n.DeepCopy()
 	}
-	f.nodes.Apply(f.run, desired)
+	if !f.nodes.Apply(f.run, desired) {
+		clear(f.applied) // again with the next pass
+	}
 }
 
 func (f *front) port() int32 {
@@ -161,7 +229,7 @@ func (f *front) report(ctx context.Context, v View, cause error) error {
 	for _, view := range f.views {
 		name := view.VirtualNode.Name
 		status.Nodes = append(status.Nodes, inventory.Status(view, pending[name], running[name]))
-		if view.Problem != "" {
+		if view.Problem != "" && !f.retired[name] && !f.readAt.IsZero() {
 			problems = append(problems, name+": "+view.Problem)
 		}
 	}

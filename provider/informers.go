@@ -81,6 +81,26 @@ func (p *podInformers) List() []*corev1.Pod {
 	return out
 }
 
+// Unfinished counts the pods of a watched node that have not ended or that we
+// have not let go.
+func (p *podInformers) Unfinished(node string) int {
+	p.mu.Lock()
+	inf := p.nodes[node]
+	p.mu.Unlock()
+	if inf == nil {
+		return 0
+	}
+	n := 0
+	for _, obj := range inf.GetStore().List() {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			if f := facts(pod); !f.Finished || f.Finalizer {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // Get finds a pod by name; nil when none of ours has it.
 func (p *podInformers) Get(namespace, name string) *corev1.Pod {
 	p.mu.Lock()

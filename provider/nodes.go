@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -23,8 +22,11 @@ import (
 )
 
 const (
-	leaseSeconds   = 40
-	statusInterval = time.Minute
+	leaseSeconds = 40
+	// statusInterval is how often the node is written, and made again when an
+	// administrator deleted it: well before Kubernetes collects the pods of a
+	// node that does not exist, 40 s after.
+	statusInterval = 15 * time.Second
 )
 
 // nodeSet keeps node objects registered: one virtual-kubelet node controller
@@ -69,8 +71,9 @@ func newNodeSet(client kubernetes.Interface, log logr.Logger) *nodeSet {
 
 // Apply makes the registered nodes those desired, and brings each up to date.
 // A node that is no longer desired keeps its object, so that its pods are not
-// garbage collected, but stops being renewed.
-func (s *nodeSet) Apply(ctx context.Context, desired []*corev1.Node) {
+// garbage collected, but stops being renewed. ok is false when something could
+// not be written: apply again.
+func (s *nodeSet) Apply(ctx context.Context, desired []*corev1.Node) (ok bool) {
 	s.mu.Lock()
 	want := map[string]bool{}
 	for _, n := range desired {
@@ -89,12 +92,15 @@ func (s *nodeSet) Apply(ctx context.Context, desired []*corev1.Node) {
 		}
 	}
 	s.mu.Unlock()
+	ok = true
 	for _, n := range desired {
 		err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return s.reconcileSpec(ctx, n) })
 		if err != nil && ctx.Err() == nil {
 			s.log.Info("could not update node taints", "node", n.Name, "error", err.Error())
+			ok = false
 		}
 	}
+	return ok
 }
 
 // Wait blocks until every controller has ended; their context must have.
@@ -160,8 +166,21 @@ func (r *registered) run(ctx context.Context) error {
 			r.mu.Lock()
 			latest, notify := r.latest.DeepCopy(), r.notify
 			r.mu.Unlock()
-			if notify != nil {
+			if notify == nil {
+				continue
+			}
+			// Once the controller has ended nobody takes the node any more.
+			handed := make(chan struct{})
+			go func() {
+				defer close(handed)
 				notify(latest)
+			}()
+			select {
+			case <-handed:
+			case <-ctx.Done():
+				return
+			case <-controller.Done():
+				return
 			}
 		}
 	})
@@ -195,17 +214,16 @@ func (s *nodeSet) reconcileSpec(ctx context.Context, want *corev1.Node) error {
 		return strings.HasPrefix(t.Key, wellknown.Prefix) || hasTaint(want.Spec.Taints, t)
 	})
 	taints = append(taints, want.Spec.Taints...)
-	labels := maps.Clone(have.Labels)
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	changedLabels := false
+	labels := map[string]any{}
 	for k, v := range want.Labels {
-		if labels[k] != v {
-			labels[k], changedLabels = v, true
+		if have.Labels[k] != v {
+			labels[k] = v
 		}
 	}
-	if sameTaints(taints, have.Spec.Taints) && !changedLabels {
+	if _, stale := have.Labels[wellknown.GPUModel]; stale && want.Labels[wellknown.GPUModel] == "" {
+		labels[wellknown.GPUModel] = nil // the hosts have several models by now, or none
+	}
+	if sameTaints(taints, have.Spec.Taints) && len(labels) == 0 {
 		return nil
 	}
 	body, err := json.Marshal(map[string]any{

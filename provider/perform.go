@@ -195,7 +195,25 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	return nil
 }
 
+// forged reports whether the gang's own directory, as it was staged, names none
+// of these pods: then their record of the job is not ours. Whoever may create a
+// pod can write annotations where nothing forbids it.
+func forged(g *lifecycle.Gang, m *memo) bool {
+	if m.files == nil || len(m.files.Ranks) == 0 {
+		return false
+	}
+	for _, mem := range g.Members {
+		if _, ok := m.files.Ranks[mem.UID]; ok {
+			return false
+		}
+	}
+	return true
+}
+
 func (b *Bridge) release(ctx context.Context, g *lifecycle.Gang, m *memo, id backends.JobID) error {
+	if forged(g, m) {
+		return &waiting{"ForeignJob", fmt.Sprintf("batch job %s is not the job of this pod", id)}
+	}
 	err := b.Gate.Do(ctx, string(lifecycle.Release), func(ctx context.Context) error {
 		return b.Backend.Release(ctx, backends.JobRef{ID: id, Key: g.Key, User: userOf(g, m, id)})
 	})
@@ -214,6 +232,9 @@ func (b *Bridge) release(ctx context.Context, g *lifecycle.Gang, m *memo, id bac
 
 func (b *Bridge) cancel(ctx context.Context, g *lifecycle.Gang, m *memo, id backends.JobID) (bool, error) {
 	now := b.Clock.Now()
+	if forged(g, m) {
+		return false, &waiting{"ForeignJob", fmt.Sprintf("batch job %s is not the job of this pod", id)}
+	}
 	if id == g.JobID {
 		if !m.cancelAt.IsZero() && now.Sub(m.cancelAt) < cancelPause {
 			return false, nil

@@ -73,7 +73,7 @@ func (k *kubePods) patchMeta(ctx context.Context, pod *corev1.Pod, meta map[stri
 		return nil, fmt.Errorf("encode patch of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	out, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, body, metav1.PatchOptions{})
-	return out, podError("patch", pod, err)
+	return written("patch", pod, out, err)
 }
 
 // patchFinalizers writes the finalizers of the very pod. A pod that is being
@@ -90,13 +90,13 @@ func (k *kubePods) patchFinalizers(ctx context.Context, pod *corev1.Pod, kept []
 		return nil, fmt.Errorf("encode patch of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	out, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, body, metav1.PatchOptions{})
-	return out, podError("patch", pod, err)
+	return written("patch", pod, out, err)
 }
 
 func (k *kubePods) PatchStatus(ctx context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
 	out, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch,
 		metav1.PatchOptions{}, "status")
-	return out, podError("patch status of", pod, err)
+	return written("patch status of", pod, out, err)
 }
 
 func (k *kubePods) Forget(ctx context.Context, pod *corev1.Pod) error {
@@ -130,16 +130,31 @@ func (k *kubePods) Event(pod *corev1.Pod, eventType, reason, message string) {
 	k.recorder.Event(pod, eventType, reason, message)
 }
 
+// written gives nothing with an error: the client gives an empty pod then.
+func written(verb string, pod, out *corev1.Pod, err error) (*corev1.Pod, error) {
+	if err != nil {
+		return nil, podError(verb, pod, err)
+	}
+	return out, nil
+}
+
 // podError sorts API errors into the two kinds the loop tells apart.
 func podError(verb string, pod *corev1.Pod, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err), replaced(err):
 		return fmt.Errorf("%s pod %s/%s: %w", verb, pod.Namespace, pod.Name, ErrGone)
 	case apierrors.IsConflict(err):
 		return fmt.Errorf("%s pod %s/%s: %w", verb, pod.Namespace, pod.Name, ErrConflict)
 	default:
 		return fmt.Errorf("%s pod %s/%s: %w", verb, pod.Namespace, pod.Name, err)
 	}
+}
+
+// replaced reports whether another pod has the name by now: to the API server a
+// patch with the old UID is an attempt to change it.
+func replaced(err error) bool {
+	cause, ok := apierrors.StatusCause(err, metav1.CauseTypeFieldValueInvalid)
+	return ok && cause.Field == "metadata.uid"
 }

@@ -102,6 +102,8 @@ func (b *Bridge) collectGarbage(ctx context.Context, gangs []lifecycle.Gang) {
 	b.setBrake("")
 	for _, j := range orphans {
 		err := b.Gate.Do(ctx, "sweep-cancel", func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, readDeadline)
+			defer cancel()
 			return b.Backend.Cancel(ctx, backends.JobRef{ID: j.ID, Key: j.Key, User: j.User})
 		})
 		b.Log.Info("cancelled a batch job that no pod owns", "jobID", j.ID, "key", j.Key, "held", j.Held, "error", errText(err))
