@@ -56,9 +56,12 @@ test: prepare ## everything a change must pass, with the race detector (15 min o
 test-unit: ## the pure packages only, in seconds
 	go test $(PURE)
 
-test-long: prepare ## repeat the tests that look for rare orders of events, without result caching (about an hour)
-	@assets="$$(go run ./cmd/isthmus prepare --assets)"; \
-	KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 90m -count=5 -json ./... -rapid.checks=2000 | go run ./test/testbed/summary
+test-long: prepare ## rare orders of events: crash enumeration with 5 seeds, 2,000 cases a property, everything 5 times (over an hour)
+	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets"; \
+	properties="$$(go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | awk '/pgregory.net.rapid/ { print $$1 }')"; \
+	{ ISTHMUS_SEEDS=5 go test -race -timeout 60m -count=1 -json ./test/crash; \
+	  go test -race -timeout 60m -count=1 -json $$properties -rapid.checks=2000; \
+	  go test -race -timeout 90m -count=5 -json $$(go list ./... | grep -v /test/crash); } | go run ./test/testbed/summary
 
 race: test-race-pure ## the pure packages with the race detector, repeatedly
 .PHONY: test-race-pure
