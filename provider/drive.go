@@ -95,6 +95,9 @@ func (b *Bridge) drive(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 		default:
 			m.reason, m.message = "", ""
 		}
+		if step.Reason == "EvidenceUnreadable" { // the status of a pod that ran cannot tell it
+			b.tell(m, pods, corev1.EventTypeWarning, step.Reason, step.Message)
+		}
 		b.want(m, step.Observe)
 		acted, err := b.perform(ctx, &g, m, pods, actions)
 		if err != nil || !paused {
