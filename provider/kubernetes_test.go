@@ -184,7 +184,7 @@ func testEarlierNodes(t *testing.T, client kubernetes.Interface, namespace strin
 			if outage {
 				system.Outage(time.Hour)
 			}
-			f, pods := testFront(t, ctx, client, cluster, system)
+			f, pods := testFront(ctx, t, client, cluster, system)
 			defer func() {
 				cancel()
 				f.nodes.Wait()
@@ -230,7 +230,7 @@ func testEarlierNodes(t *testing.T, client kubernetes.Interface, namespace strin
 	}
 }
 
-func testFront(t *testing.T, ctx context.Context, client kubernetes.Interface, cluster string, system backends.Backend) (*front, *podInformers) {
+func testFront(ctx context.Context, t *testing.T, client kubernetes.Interface, cluster string, system backends.Backend) (*front, *podInformers) {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

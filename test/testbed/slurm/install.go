@@ -127,7 +127,7 @@ func (s software) ensure(ctx context.Context, w io.Writer) error {
 	}
 	if err := s.installed(); err != nil {
 		// Not a *MissingError any more: installing them is possible and went wrong.
-		return fmt.Errorf("after their packages were installed: %v", err)
+		return fmt.Errorf("after their packages were installed: %v", err) //nolint:errorlint // it must not be taken for a missing package
 	}
 	return nil
 }
