@@ -173,6 +173,28 @@ type Capabilities struct {
 	ExclusiveComponents bool
 	// StartEstimate: Job.Estimated is filled.
 	StartEstimate bool
+	// Enter: the backend is an Enterer, so that exec, attach and port-forward
+	// reach running pods through the batch system.
+	Enter bool
+	// Reservation: JobSpec.Reservation is honoured.
+	Reservation bool
+}
+
+// Enterer is a Backend that can start a further program inside the allocation
+// of a running job.
+type Enterer interface {
+	// Enter gives the command that, run by the connection's runner, executes argv
+	// on one of a running job's hosts as the job's user, with standard input and
+	// output passed through unchanged and its exit code as its own. It does no
+	// I/O. The error is of kind Invalid when that cannot be.
+	Enter(job JobRef, host string, argv []string) (Entry, error)
+}
+
+// Entry is a command that enters an allocation.
+type Entry struct {
+	Argv []string
+	Env  []string // NAME=value
+	User string
 }
 
 // Backend drives one batch system. All methods are safe for concurrent use,

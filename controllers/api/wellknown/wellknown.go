@@ -43,6 +43,8 @@ const (
 	// Walltime asks for a run-time limit, a Go or Slurm duration; never above
 	// what the account mapping allows.
 	Walltime = Prefix + "walltime"
+	// QOS chooses among the QOSs that the account mapping allows.
+	QOS = Prefix + "qos"
 )
 
 // Labels and annotations of a virtual node.

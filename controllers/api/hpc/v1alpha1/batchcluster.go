@@ -5,8 +5,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// BatchCluster is one Slurm cluster (or local batch system) whose partitions
-// appear as virtual nodes.
+// BatchCluster is one Slurm or PBS cluster (or local batch system) whose
+// partitions appear as virtual nodes.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=bcl
@@ -36,7 +36,7 @@ type BatchClusterList struct {
 // BatchClusterSpec says how to reach a batch system and who may use it how.
 type BatchClusterSpec struct {
 	// Type of the batch system.
-	// +kubebuilder:validation:Enum=slurm;local
+	// +kubebuilder:validation:Enum=slurm;pbs;torque;local
 	Type string `json:"type"`
 
 	// Connection says how the batch system's commands are reached.
@@ -65,9 +65,19 @@ type BatchClusterSpec struct {
 	// +optional
 	Runtimes []Runtime `json:"runtimes,omitempty"`
 
+	// Images says where container images come from and where they are kept.
+	// +optional
+	Images Images `json:"images,omitempty"`
+
 	// HostPaths are the path prefixes that hostPath volumes may use.
 	// +optional
 	HostPaths []string `json:"hostPaths,omitempty"`
+
+	// VolumeClasses map PersistentVolumeClaims to directories of the cluster's
+	// file systems. The first entry that matches wins; a claim without a match
+	// is refused.
+	// +optional
+	VolumeClasses []VolumeClass `json:"volumeClasses,omitempty"`
 
 	// Walltime bounds the run time of jobs.
 	// +optional
@@ -83,16 +93,29 @@ type BatchClusterSpec struct {
 }
 
 // Runtime is a way to run a container.
-// +kubebuilder:validation:Enum=host
+// +kubebuilder:validation:Enum=host;apptainer;charliecloud;podman;enroot
 type Runtime string
 
-// RuntimeHost runs a container's command as a bare process of the compute host.
-const RuntimeHost Runtime = "host"
+// The runtimes.
+const (
+	// RuntimeHost runs a container's command as a bare process of the compute host.
+	RuntimeHost Runtime = "host"
+	// RuntimeApptainer, RuntimeCharliecloud, RuntimePodman and RuntimeEnroot run
+	// the image with that program, as the job's user.
+	RuntimeApptainer    Runtime = "apptainer"
+	RuntimeCharliecloud Runtime = "charliecloud"
+	RuntimePodman       Runtime = "podman"
+	RuntimeEnroot       Runtime = "enroot"
+)
 
 // Connection says how to reach the batch system.
+// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type != 'ssh' || has(self.ssh)",message="connection.ssh is required for connection type ssh"
+// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type != 'rest' || has(self.rest)",message="connection.rest is required for connection type rest"
 type Connection struct {
-	// Type "cli" runs the batch system's commands on the host of the daemon.
-	// +kubebuilder:validation:Enum=cli
+	// Type "cli" runs the batch system's commands on the host of the daemon, "ssh"
+	// runs them on a login node, "rest" speaks to slurmrestd. With "rest", files
+	// are handed over by ssh when that is given, else on the daemon's own host.
+	// +kubebuilder:validation:Enum=cli;ssh;rest
 	// +kubebuilder:default=cli
 	// +optional
 	Type string `json:"type,omitempty"`
@@ -101,6 +124,171 @@ type Connection struct {
 	// example SLURM_CONF.
 	// +optional
 	Env map[string]string `json:"env,omitempty"`
+
+	// SSH says how login nodes are reached.
+	// +optional
+	SSH *SSHConnection `json:"ssh,omitempty"`
+
+	// REST says how slurmrestd is reached.
+	// +optional
+	REST *RESTConnection `json:"rest,omitempty"`
+
+	// Federation is the name of the cluster within a Slurm federation or
+	// multi-cluster set-up (option -M); empty is the local one.
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_][A-Za-z0-9_-]*$`
+	// +optional
+	Federation string `json:"federation,omitempty"`
+}
+
+// KeySelector names one key of a Secret.
+type KeySelector struct {
+	// Namespace of the Secret; empty is the daemon's own.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// Name of the Secret.
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+	// Key within the Secret; what an empty one means is said where it is used.
+	// +optional
+	Key string `json:"key,omitempty"`
+}
+
+// SSHConnection says how login nodes are reached.
+type SSHConnection struct {
+	// Hosts are the login nodes, host or host:port, in the order they are tried.
+	// +kubebuilder:validation:MinItems=1
+	Hosts []string `json:"hosts"`
+	// User to log in as. Empty: every mapped user logs in as himself.
+	// +optional
+	User string `json:"user,omitempty"`
+	// Become "sudo" runs the commands of mapped users by "sudo -n -u USER" from
+	// the login user; "login" logs in as each mapped user.
+	// +kubebuilder:validation:Enum=login;sudo
+	// +kubebuilder:default=login
+	// +optional
+	Become string `json:"become,omitempty"`
+	// KeyFile is a private key on the daemon's host, or a directory with one file
+	// per user, <user>, and certificates <user>-cert.pub.
+	// +optional
+	KeyFile string `json:"keyFile,omitempty"`
+	// KeySecretRef names a Secret with private keys: "ssh-privatekey" for all
+	// users, "<user>" for one user, and certificates under the same name with
+	// "-cert.pub" behind it.
+	// +optional
+	KeySecretRef *KeySelector `json:"keySecretRef,omitempty"`
+	// CertificateFile is an OpenSSH certificate for KeyFile.
+	// +optional
+	CertificateFile string `json:"certificateFile,omitempty"`
+	// AgentSocket is the socket of an ssh-agent, for sites where people unlock keys.
+	// +optional
+	AgentSocket string `json:"agentSocket,omitempty"`
+	// ControlPath is the socket of an OpenSSH master connection that a person
+	// opened, for sites with a second factor.
+	// +optional
+	ControlPath string `json:"controlPath,omitempty"`
+	// KnownHosts holds lines of a known_hosts file. One of KnownHosts,
+	// KnownHostsFile and KnownHostsSecretRef is required: an unknown host is
+	// never talked to.
+	// +optional
+	KnownHosts string `json:"knownHosts,omitempty"`
+	// KnownHostsFile is such a file on the daemon's host.
+	// +optional
+	KnownHostsFile string `json:"knownHostsFile,omitempty"`
+	// KnownHostsSecretRef names a Secret's key; the default key is "known_hosts".
+	// +optional
+	KnownHostsSecretRef *KeySelector `json:"knownHostsSecretRef,omitempty"`
+	// ProxyJump are the hosts to go through, [user@]host[:port], nearest first.
+	// +optional
+	ProxyJump []string `json:"proxyJump,omitempty"`
+	// MaxSessions bounds the sessions at once on one connection. Default 8.
+	// +kubebuilder:validation:Minimum=2
+	// +optional
+	MaxSessions int32 `json:"maxSessions,omitempty"`
+	// Keepalive is the time between signs of life. Default 15s.
+	// +optional
+	Keepalive *metav1.Duration `json:"keepalive,omitempty"`
+	// ConnectTimeout bounds the making of a connection. Default 15s.
+	// +optional
+	ConnectTimeout *metav1.Duration `json:"connectTimeout,omitempty"`
+}
+
+// RESTConnection says how slurmrestd is reached. One of TokenFile,
+// TokenSecretRef, JWTKeyFile and JWTKeySecretRef is required.
+type RESTConnection struct {
+	// URL is https://host:port, unix:///path/to/socket, or http:// on loopback.
+	// +kubebuilder:validation:Pattern=`^(https?|unix)://`
+	URL string `json:"url"`
+	// CAFile is the authority of an https server, on the daemon's host.
+	// +optional
+	CAFile string `json:"caFile,omitempty"`
+	// TokenFile holds one token for all, or is a directory with a file per user.
+	// +optional
+	TokenFile string `json:"tokenFile,omitempty"`
+	// TokenSecretRef names a Secret: its key, or the key named after each user.
+	// +optional
+	TokenSecretRef *KeySelector `json:"tokenSecretRef,omitempty"`
+	// JWTKeyFile is the HS256 key from which tokens per user are made.
+	// +optional
+	JWTKeyFile string `json:"jwtKeyFile,omitempty"`
+	// JWTKeySecretRef names a Secret's key; the default key is "jwt_hs256.key".
+	// +optional
+	JWTKeySecretRef *KeySelector `json:"jwtKeySecretRef,omitempty"`
+	// TokenLifetime of tokens made here, at most 1h. Default 30m.
+	// +optional
+	TokenLifetime *metav1.Duration `json:"tokenLifetime,omitempty"`
+}
+
+// Images says where container images come from and where they are kept.
+type Images struct {
+	// Directory is the image store, visible on all compute hosts; a path element
+	// "{user}" is replaced. Default: "images" in the user's staging directory.
+	// +optional
+	Directory string `json:"directory,omitempty"`
+	// Pull says where images are fetched: "job" on the job's first host, "login"
+	// where the pod is handed over.
+	// +kubebuilder:validation:Enum=job;login
+	// +kubebuilder:default=job
+	// +optional
+	Pull string `json:"pull,omitempty"`
+	// Archives are the path prefixes that oci-archive:, docker-archive: and oci:
+	// images may name.
+	// +optional
+	Archives []string `json:"archives,omitempty"`
+	// Mirrors replace registries, for example docker.io by a site's own.
+	// +optional
+	Mirrors []ImageMirror `json:"mirrors,omitempty"`
+	// CAFile, on the hosts that pull, holds further authorities of registries.
+	// +optional
+	CAFile string `json:"caFile,omitempty"`
+	// Insecure registries, host:port, are spoken to without TLS.
+	// +optional
+	Insecure []string `json:"insecure,omitempty"`
+}
+
+// ImageMirror replaces one registry by another.
+type ImageMirror struct {
+	// Registry as images name it, for example docker.io.
+	Registry string `json:"registry"`
+	// Endpoint that is asked instead, host[:port][/path].
+	Endpoint string `json:"endpoint"`
+}
+
+// VolumeClass maps PersistentVolumeClaims to a directory.
+type VolumeClass struct {
+	// StorageClassName of the claims; empty matches any.
+	// +optional
+	StorageClassName string `json:"storageClassName,omitempty"`
+	// Selector of the claims' labels; empty matches any.
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+	// Path of the directory on the compute hosts: "{user}", "{namespace}" and
+	// "{claim}" are replaced within path elements. It must exist, or be creatable
+	// by the job's user.
+	// +kubebuilder:validation:Pattern=`^/`
+	Path string `json:"path"`
+	// ReadOnly mounts it so.
+	// +optional
+	ReadOnly bool `json:"readOnly,omitempty"`
 }
 
 // VirtualNode is one Kubernetes node that stands for one partition.
@@ -162,9 +350,21 @@ type Account struct {
 	// Partitions the account may use; empty is all.
 	// +optional
 	Partitions []string `json:"partitions,omitempty"`
+	// AllowedQOS are the QOSs that a pod may choose among with the annotation isthmus.sh/qos.
+	// +optional
+	AllowedQOS []string `json:"allowedQOS,omitempty"`
 	// MaxWalltime bounds the run time of the account's jobs.
 	// +optional
 	MaxWalltime *metav1.Duration `json:"maxWalltime,omitempty"`
+	// AllowEnv names environment variables that containers may set although they
+	// are refused by default, such as LD_LIBRARY_PATH; a trailing "*" is a prefix.
+	// +optional
+	AllowEnv []string `json:"allowEnv,omitempty"`
+	// ServiceAccountTokens lets pods of these namespaces carry tokens of their
+	// service accounts to the compute hosts, bound to the pod and for an hour at
+	// most. Default false.
+	// +optional
+	ServiceAccountTokens bool `json:"serviceAccountTokens,omitempty"`
 }
 
 // Staging is the hand-over directory.
@@ -174,6 +374,15 @@ type Staging struct {
 	// be creatable by the user.
 	// +kubebuilder:validation:Pattern=`^/`
 	Directory string `json:"directory"`
+	// Podrun is the path of the pod runner on the login and compute hosts when
+	// the site installed it; empty lets the daemon hand its own over.
+	// +kubebuilder:validation:Pattern=`^/`
+	// +optional
+	Podrun string `json:"podrun,omitempty"`
+	// Retention keeps the directory of an ended gang for that long after its pods
+	// are gone. Default 0.
+	// +optional
+	Retention *metav1.Duration `json:"retention,omitempty"`
 }
 
 // Walltime bounds run time.
@@ -184,6 +393,10 @@ type Walltime struct {
 	// Max for every job.
 	// +optional
 	Max *metav1.Duration `json:"max,omitempty"`
+	// Grace bounds the termination grace of pods, where the batch system kills
+	// sooner than a pod asks (Slurm: KillWait).
+	// +optional
+	Grace *metav1.Duration `json:"grace,omitempty"`
 }
 
 // Poll says how often the batch system is asked.
@@ -229,6 +442,9 @@ type LocalPartition struct {
 const (
 	// ConditionReachable is True while the batch system answers.
 	ConditionReachable = "Reachable"
+	// ConditionCredentialsValid is False when the batch system or a login node
+	// refused our credentials, or they have expired.
+	ConditionCredentialsValid = "CredentialsValid"
 	// ConditionReady is True when the spec is valid, the batch system answers
 	// and every virtual node is registered.
 	ConditionReady = "Ready"
@@ -271,4 +487,31 @@ type VirtualNodeStatus struct {
 	PendingJobs int32 `json:"pendingJobs"`
 	// RunningJobs are our jobs that run.
 	RunningJobs int32 `json:"runningJobs"`
+	// PendingPods are the pods of the jobs that wait.
+	// +optional
+	PendingPods int32 `json:"pendingPods,omitempty"`
+	// Shapes are the usable hosts grouped by what they have.
+	// +optional
+	Shapes []HostShape `json:"shapes,omitempty"`
+	// Free are the usable hosts grouped by what foreign jobs leave of them.
+	// +optional
+	Free []HostShape `json:"free,omitempty"`
+	// Foreign is what jobs that are not ours hold on the node's hosts.
+	// +optional
+	Foreign corev1.ResourceList `json:"foreign,omitempty"`
+	// EstimatedStart is when the batch system expects to start the first of our
+	// jobs that wait; none when it says nothing.
+	// +optional
+	EstimatedStart *metav1.Time `json:"estimatedStart,omitempty"`
+	// Missing names what the connection to this batch system cannot do.
+	// +optional
+	Missing []string `json:"missing,omitempty"`
+}
+
+// HostShape is a number of hosts that have, or have left, the same.
+type HostShape struct {
+	// Count of such hosts.
+	Count int32 `json:"count"`
+	// Resources of each, under their Kubernetes names.
+	Resources corev1.ResourceList `json:"resources"`
 }
