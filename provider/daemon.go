@@ -21,10 +21,10 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
-	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
 	"github.com/isthmus-hpc/isthmus/provider/staging"
@@ -33,7 +33,8 @@ import (
 const (
 	defaultTick = 5 * time.Second
 	defaultIdle = 30 * time.Second
-	// reloadInterval is how often the BatchCluster is looked at for changes.
+	// reloadInterval is how often the BatchCluster is looked at for changes, and
+	// how long to wait for the API server between tries.
 	reloadInterval = 5 * time.Second
 )
 
@@ -51,6 +52,8 @@ type Factory func(cluster *hpcv1alpha1.BatchCluster, runner transport.Runner) (S
 type Config struct {
 	Client kubernetes.Interface
 	Source Source
+	// Served says which settings of a BatchCluster the factories and this build serve.
+	Served validation.Served
 	// Systems has a factory for each spec.type.
 	Systems map[string]Factory
 	// Runner runs commands where the batch system's commands are.
@@ -65,6 +68,8 @@ type Config struct {
 	API kubeletapi.Config
 	// Gate is the door for effects; effect.Open when nil.
 	Gate effect.Gate
+	// Reload is how often the BatchCluster is looked at for changes; 5 s when 0.
+	Reload time.Duration
 	// Version is shown as the kubelet version of the nodes.
 	Version string
 	Log     logr.Logger
@@ -74,84 +79,52 @@ type Config struct {
 type Daemon struct {
 	Config
 	owner string
+	board *switchboard
+
+	mu sync.Mutex
+	// invalid says what is wrong with a newer BatchCluster than the one that is
+	// served; "" when nothing is.
+	invalid string
 }
 
 // Run serves until ctx ends, and starts anew with every change of the
-// BatchCluster. It returns nil after a graceful stop.
+// BatchCluster; the kubelet API and its streams live through that. It returns
+// nil after a graceful stop.
 func (c Config) Run(ctx context.Context) error {
-	d := &Daemon{Config: c}
+	d := &Daemon{Config: c, board: &switchboard{}}
 	if d.Gate == nil {
 		d.Gate = effect.Open{}
 	}
-	for ctx.Err() == nil {
-		cluster, err := d.load(ctx)
-		if err != nil {
-			return err
-		}
-		if err := d.serve(ctx, cluster); err != nil && ctx.Err() == nil {
-			return err
-		}
+	if d.Reload <= 0 {
+		d.Reload = reloadInterval
 	}
-	return nil
-}
-
-// load waits for a valid BatchCluster: an object that comes later, or is
-// mended, is no reason to crash.
-func (d *Daemon) load(ctx context.Context) (*hpcv1alpha1.BatchCluster, error) {
-	said := ""
-	for {
-		cluster, err := d.Source.Load(ctx)
-		if err == nil {
-			if err = d.validate(cluster); err == nil {
-				return cluster, nil
-			}
-			d.reportInvalid(ctx, cluster, err)
-		}
-		if _, fixed := d.Source.(FileSource); fixed {
-			return nil, err // a file is given by hand: say it at once
-		}
-		if err.Error() != said {
-			said = err.Error()
-			d.Log.Info("waiting for a valid BatchCluster", "error", said)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(reloadInterval):
-		}
-	}
-}
-
-func (d *Daemon) validate(cluster *hpcv1alpha1.BatchCluster) error {
-	if err := account.Validate(cluster.Spec.Accounts); err != nil {
+	api, err := kubeletapi.New(d.API, d.board, d.board)
+	if err != nil {
 		return err
 	}
-	if _, ok := d.Systems[cluster.Spec.Type]; !ok {
-		return fmt.Errorf("spec.type: %q is not served by this daemon", cluster.Spec.Type)
-	}
-	if len(cluster.Spec.Accounts) == 0 {
-		return errors.New("spec.accounts: at least one entry is required, or no pod may run")
-	}
-	seen := map[string]bool{}
-	for i, n := range cluster.Spec.Nodes {
-		if seen[n.Name] {
-			return fmt.Errorf("spec.nodes[%d].name: %q is there twice", i, n.Name)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel(nil)
+	group.Go(func() {
+		if err := api.Serve(ctx, d.Listener); err != nil {
+			cancel(fmt.Errorf("serve the kubelet API: %w", err))
 		}
-		seen[n.Name] = true
+	})
+	for ctx.Err() == nil {
+		cluster, err := d.load(ctx)
+		if err == nil {
+			err = d.serve(ctx, cluster)
+		}
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
 	}
 	return nil
-}
-
-func (d *Daemon) reportInvalid(ctx context.Context, cluster *hpcv1alpha1.BatchCluster, cause error) {
-	status := *cluster.Status.DeepCopy()
-	status.ObservedGeneration = cluster.Generation
-	status.Conditions = []metav1.Condition{{
-		Type: hpcv1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "InvalidSpec", Message: cause.Error(),
-		ObservedGeneration: cluster.Generation, LastTransitionTime: metav1.Now(),
-	}}
-	if err := d.Source.Report(ctx, cluster, status); err != nil {
-		d.Log.Info("could not write BatchCluster status", "error", err.Error())
-	}
 }
 
 // serve runs one configuration until ctx ends or the BatchCluster changes.
@@ -199,12 +172,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	defer pods.Wait()
 	defer cancel()
 
-	api, err := kubeletapi.New(d.API, podSource{pods}, &logReader{bridge: bridge, client: stager})
-	if err != nil {
-		return err
-	}
-	serveErr := make(chan error, 1)
-	group.Go(func() { serveErr <- api.Serve(ctx, newSharedListener(d.Listener)) })
+	d.board.connect(podSource{pods}, &logReader{bridge: bridge, client: stager})
 
 	if !cache.WaitForCacheSync(ctx.Done(), namespaceSynced) {
 		return ctx.Err()
@@ -218,50 +186,16 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
-	group.Go(func() { d.watchSpec(ctx, cluster, cancel) })
+	group.Go(func() { d.watchSpec(ctx, cluster, recorder, cancel) })
 	loop := make(chan struct{})
 	group.Go(func() {
 		defer close(loop)
 		bridge.Run(ctx, interval(cluster.Spec.Poll.Tick, defaultTick), interval(cluster.Spec.Poll.Idle, defaultIdle), f.after)
 	})
-	select {
-	case <-ctx.Done():
-	case err = <-serveErr:
-		if err != nil {
-			err = fmt.Errorf("serve the kubelet API: %w", err)
-		}
-	}
-	cancel()
+	<-ctx.Done()
 	<-loop
 	f.nodes.Wait()
-	return err
-}
-
-// watchSpec ends the configuration when the BatchCluster has another one.
-func (d *Daemon) watchSpec(ctx context.Context, cluster *hpcv1alpha1.BatchCluster, cancel context.CancelFunc) {
-	if _, fixed := d.Source.(FileSource); fixed {
-		return
-	}
-	ticker := time.NewTicker(reloadInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		now, err := d.Source.Load(ctx)
-		if err != nil || (now.UID == cluster.UID && now.Generation == cluster.Generation) {
-			continue // deleted or unreachable: what runs is served to its end
-		}
-		if err := d.validate(now); err != nil {
-			d.reportInvalid(ctx, now, err) // the last good configuration stays
-			continue
-		}
-		d.Log.Info("the BatchCluster changed, starting anew", "generation", now.Generation)
-		cancel()
-		return
-	}
+	return nil
 }
 
 // waitOwnerTag waits for the API server, which may be away when the
@@ -307,44 +241,4 @@ func interval(d *metav1.Duration, fallback time.Duration) time.Duration {
 		return fallback
 	}
 	return d.Duration
-}
-
-// sharedListener lets one configuration after another serve on one listener:
-// closing it only ends its own Accept.
-type sharedListener struct {
-	net.Listener
-	once   sync.Once
-	closed chan struct{}
-}
-
-func newSharedListener(l net.Listener) net.Listener {
-	return &sharedListener{Listener: l, closed: make(chan struct{})}
-}
-
-func (s *sharedListener) Accept() (net.Conn, error) {
-	type deadliner interface{ SetDeadline(time.Time) error }
-	for {
-		select {
-		case <-s.closed:
-			return nil, net.ErrClosed
-		default:
-		}
-		if d, ok := s.Listener.(deadliner); ok {
-			// A bounded wait, so that Close is noticed without closing the socket.
-			if err := d.SetDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
-				return nil, fmt.Errorf("accept: %w", err)
-			}
-		}
-		conn, err := s.Listener.Accept()
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			continue
-		}
-		return conn, err
-	}
-}
-
-func (s *sharedListener) Close() error {
-	s.once.Do(func() { close(s.closed) })
-	return nil
 }

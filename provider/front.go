@@ -259,6 +259,8 @@ func (f *front) report(ctx context.Context, v View, cause error) error {
 	}
 	brake := f.bridge.Brake()
 	switch {
+	case f.daemon.invalidSpec() != "":
+		cond(hpcv1alpha1.ConditionReady, false, "InvalidSpec", "the last good configuration is served; the newest is not valid: "+f.daemon.invalidSpec())
 	case len(problems) > 0:
 		cond(hpcv1alpha1.ConditionReady, false, "ConfigurationProblem", strings.Join(problems, "; "))
 	case brake != "":

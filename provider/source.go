@@ -2,15 +2,17 @@ package provider
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"reflect"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 )
 
 // Source says which BatchCluster to serve, and takes its status.
@@ -24,20 +26,20 @@ type Source interface {
 // FileSource reads a BatchCluster from a YAML file, strictly; it has no status.
 type FileSource struct{ Path string }
 
-// Load reads the file.
+// Load reads the file. What it holds stands in for the generation that an
+// object has, so that a change is seen.
 func (f FileSource) Load(context.Context) (*hpcv1alpha1.BatchCluster, error) {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	var out hpcv1alpha1.BatchCluster
-	if err := yaml.UnmarshalStrict(text, &out); err != nil {
+	out, err := validation.Decode(text)
+	if err != nil {
 		return nil, fmt.Errorf("read configuration %s: %w", f.Path, err)
 	}
-	if out.Name == "" {
-		return nil, fmt.Errorf("read configuration %s: metadata.name is missing", f.Path)
-	}
-	return &out, nil
+	sum := sha256.Sum256(text)
+	out.Generation = int64(binary.BigEndian.Uint64(sum[:8]) >> 1) //nolint:gosec // 63 bits fit
+	return out, nil
 }
 
 // Report does nothing: the node objects tell the state.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 
 	localrunner "github.com/isthmus-hpc/isthmus/backends/transport/local"
 	"github.com/isthmus-hpc/isthmus/provider"
@@ -39,6 +41,7 @@ type flags struct {
 	qps                                 float64
 	burst                               int
 	verbosity                           int
+	validate                            bool
 }
 
 func main() {
@@ -55,6 +58,7 @@ func main() {
 	flag.StringVar(&f.stateDir, "local-state-dir", "/var/lib/isthmus/local", "where a batch system of type local keeps its jobs")
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server")
 	flag.IntVar(&f.burst, "kube-api-burst", 400, "requests at once to the API server")
+	flag.BoolVar(&f.validate, "validate-config", false, "check the BatchCluster, print every mistake with its field, and end: status 0 when there is none")
 	flag.IntVar(&f.verbosity, "v", 0, "0 for operators, 1 for developers")
 	flag.Parse()
 
@@ -79,6 +83,9 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	if (f.cluster == "") == (f.config == "") {
 		return errors.New("one of --cluster and --config is required")
 	}
+	if f.validate {
+		return validateConfig(ctx, f, os.Stdout)
+	}
 	for name, value := range map[string]string{"--tls-cert-file": f.certFile, "--tls-private-key-file": f.keyFile, "--client-ca-file": f.clientCA, "--node-ip": f.nodeIP} {
 		if value == "" {
 			return fmt.Errorf("%s is required: the kubelet API is never served without TLS and client authentication", name)
@@ -96,17 +103,9 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	if err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	var source provider.Source = provider.FileSource{Path: f.config}
-	if f.cluster != "" {
-		scheme := runtime.NewScheme()
-		if err := hpcv1alpha1.AddToScheme(scheme); err != nil {
-			return fmt.Errorf("register types: %w", err)
-		}
-		c, err := client.New(rc, client.Options{Scheme: scheme})
-		if err != nil {
-			return fmt.Errorf("make client: %w", err)
-		}
-		source = provider.ObjectSource{Client: c, Name: f.cluster}
+	source, err := sourceOf(f, rc)
+	if err != nil {
+		return err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
 	if err != nil {
@@ -114,7 +113,7 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	}
 	defer func() { _ = listener.Close() }() // the process ends with it
 	return provider.Config{
-		Client: kube, Source: source, Systems: systems(f.stateDir, podrun),
+		Client: kube, Source: source, Systems: systems(f.stateDir, podrun), Served: served(),
 		Runner: localrunner.New(), Podrun: podrun,
 		Listener: listener, NodeIP: f.nodeIP,
 		API: kubeletapi.Config{
@@ -122,6 +121,51 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 		},
 		Version: provider.Version, Log: log,
 	}.Run(ctx)
+}
+
+// sourceOf gives where the BatchCluster comes from; a file needs no rc.
+func sourceOf(f flags, rc *rest.Config) (provider.Source, error) {
+	if f.config != "" {
+		return provider.FileSource{Path: f.config}, nil
+	}
+	scheme := runtime.NewScheme()
+	if err := hpcv1alpha1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("register types: %w", err)
+	}
+	c, err := client.New(rc, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	return provider.ObjectSource{Client: c, Name: f.cluster}, nil
+}
+
+// validateConfig checks the BatchCluster as the daemon would and says so on out.
+func validateConfig(ctx context.Context, f flags, out io.Writer) error {
+	var rc *rest.Config
+	if f.config == "" {
+		var err error
+		if rc, err = restConfig(f); err != nil {
+			return err
+		}
+	}
+	source, err := sourceOf(f, rc)
+	if err != nil {
+		return err
+	}
+	cluster, err := source.Load(ctx)
+	if err != nil {
+		return err
+	}
+	validation.Default(cluster)
+	errs := validation.BatchCluster(cluster, served())
+	for _, e := range errs {
+		fmt.Fprintln(out, e)
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("BatchCluster %s: %d mistakes", cluster.Name, len(errs))
+	}
+	fmt.Fprintf(out, "BatchCluster %s is valid\n", cluster.Name)
+	return nil
 }
 
 func restConfig(f flags) (*rest.Config, error) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 
 	"github.com/isthmus-hpc/isthmus/backends/local"
 	"github.com/isthmus-hpc/isthmus/backends/slurm"
@@ -20,6 +21,26 @@ func systems(stateDir, podrun string) map[string]provider.Factory {
 		"slurm": slurmSystem,
 		"local": func(c *hpcv1alpha1.BatchCluster, _ transport.Runner) (provider.System, error) {
 			return localSystem(c, stateDir, podrun)
+		},
+	}
+}
+
+// served says which settings of a BatchCluster this program honours; all others
+// are refused by name. A new batch system, connection or runtime is a word here.
+func served() validation.Served {
+	return validation.Served{
+		Types: map[string][]string{
+			"slurm": {"cli"},
+			"local": {"cli"},
+		},
+		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
+		Unserved: []string{
+			"spec.connection.federation",
+			"spec.images.directory", "spec.images.archives", "spec.images.mirrors", "spec.images.caFile", "spec.images.insecure",
+			"spec.volumeClasses",
+			"spec.walltime.grace",
+			"spec.staging.podrun", "spec.staging.retention",
+			"spec.accounts[*].allowedQOS", "spec.accounts[*].allowEnv", "spec.accounts[*].serviceAccountTokens",
 		},
 	}
 }

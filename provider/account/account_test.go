@@ -8,9 +8,11 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"pgregory.net/rapid"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 
 	"github.com/isthmus-hpc/isthmus/provider/account"
 )
@@ -96,16 +98,10 @@ func TestWrongEntries(t *testing.T) {
 			} else if errors.Is(err, account.ErrNoMatch) {
 				t.Errorf("error %v hides the mistake", err)
 			}
-			if err := account.Validate(entries); err == nil || !strings.Contains(err.Error(), "spec.accounts[0]") {
-				t.Errorf("validation says %v", err)
+			if errs := validation.Accounts(entries, field.NewPath("spec", "accounts")); len(errs) == 0 || !strings.HasPrefix(errs[0].Field, "spec.accounts[0].") {
+				t.Errorf("validation says %v", errs)
 			}
 		})
-	}
-	if err := account.Validate(nil); err == nil {
-		t.Error("no entries are valid")
-	}
-	if err := account.Validate([]hpcv1alpha1.Account{{User: "a_b-1", Account: "p", QOS: "q", Partitions: []string{"x"}}}); err != nil {
-		t.Error(err)
 	}
 }
 

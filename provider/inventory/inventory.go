@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
@@ -48,13 +49,10 @@ type View struct {
 func Defaults(cluster string, inv backends.Inventory) []hpcv1alpha1.VirtualNode {
 	var out []hpcv1alpha1.VirtualNode
 	for _, p := range inv.Partitions {
-		out = append(out, hpcv1alpha1.VirtualNode{Name: nodeName(cluster, p.Name), Partition: p.Name, MaxPodsPending: defaultMaxPods})
+		out = append(out, hpcv1alpha1.VirtualNode{Name: nodeName(cluster, p.Name), Partition: p.Name, MaxPodsPending: validation.DefaultMaxPodsPending})
 	}
 	return out
 }
-
-// defaultMaxPods is the CRD's default, for a BatchCluster read from a file.
-const defaultMaxPods = 1000
 
 // nodeName makes a DNS label of two names: what is not allowed becomes "-".
 func nodeName(cluster, partition string) string {
@@ -87,7 +85,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 	out := make([]View, len(nodes))
 	for i, n := range nodes {
 		if n.MaxPodsPending == 0 {
-			n.MaxPodsPending = defaultMaxPods
+			n.MaxPodsPending = validation.DefaultMaxPodsPending
 		}
 		p, ok := partitions[n.Partition]
 		out[i] = View{VirtualNode: n, Partition: p}

@@ -34,6 +34,8 @@ type BatchClusterList struct {
 }
 
 // BatchClusterSpec says how to reach a batch system and who may use it how.
+//
+// +kubebuilder:validation:XValidation:rule="(self.type == 'local') == has(self.local)",message="spec.local is for type local, which needs it"
 type BatchClusterSpec struct {
 	// Type of the batch system.
 	// +kubebuilder:validation:Enum=slurm;pbs;torque;local
@@ -154,6 +156,9 @@ type KeySelector struct {
 }
 
 // SSHConnection says how login nodes are reached.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.knownHosts) && self.knownHosts != ”, has(self.knownHostsFile) && self.knownHostsFile != ”, has(self.knownHostsSecretRef)].filter(x, x).size() == 1",message="exactly one of knownHosts, knownHostsFile and knownHostsSecretRef is needed: an unknown host is never talked to"
+// +kubebuilder:validation:XValidation:rule="has(self.keyFile) || has(self.keySecretRef) || has(self.agentSocket) || has(self.controlPath)",message="one of keyFile, keySecretRef, agentSocket and controlPath is needed"
 type SSHConnection struct {
 	// Hosts are the login nodes, host or host:port, in the order they are tried.
 	// +kubebuilder:validation:MinItems=1
@@ -214,6 +219,8 @@ type SSHConnection struct {
 
 // RESTConnection says how slurmrestd is reached. One of TokenFile,
 // TokenSecretRef, JWTKeyFile and JWTKeySecretRef is required.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.tokenFile), has(self.tokenSecretRef), has(self.jwtKeyFile), has(self.jwtKeySecretRef)].filter(x, x).size() == 1",message="exactly one of tokenFile, tokenSecretRef, jwtKeyFile and jwtKeySecretRef is needed"
 type RESTConnection struct {
 	// URL is https://host:port, unix:///path/to/socket, or http:// on loopback.
 	// +kubebuilder:validation:Pattern=`^(https?|unix)://`
@@ -455,7 +462,7 @@ type BatchClusterStatus struct {
 	// ObservedGeneration is the spec generation the status is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions: Reachable, Ready.
+	// Conditions: Reachable, CredentialsValid, Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
