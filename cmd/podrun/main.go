@@ -3,6 +3,7 @@
 //
 //	podrun launch DIR     start all members of a gang and wait (the batch script)
 //	podrun pod DIR        run one member
+//	podrun stream DIR     join standard streams with a pod's runner: exec, attach, forward
 //	podrun agent VERB     stage, collect, stop, remove, logs: the provider's hand
 //
 // It speaks to no network service but the pod's own probes.
@@ -34,6 +35,7 @@ import (
 const usage = `usage:
   podrun launch [--no-namespaces] DIR
   podrun pod [--rank N] [--host NAME] [--no-namespaces] DIR
+  podrun stream --rank N DIR
   podrun agent stage|collect|stop|remove|logs --root DIR [flags]
 `
 
@@ -58,6 +60,8 @@ func run(args []string) int {
 		return launchMain(args)
 	case "pod":
 		return podMain(args)
+	case "stream":
+		return streamMain(args)
 	case "agent":
 		return agentMain(args)
 	case "help", "-h", "--help":

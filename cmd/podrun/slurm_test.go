@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	backendslurm "github.com/isthmus-hpc/isthmus/backends/slurm"
+	localrunner "github.com/isthmus-hpc/isthmus/backends/transport/local"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	testusers "github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
@@ -126,7 +128,7 @@ func TestSlurm(t *testing.T) {
 	cluster := startSlurm(t)
 	t.Run("cases", func(t *testing.T) { // parallel cases end before the cluster does
 		for name, run := range map[string]func(*testing.T, *slurmBench){
-			"plain": slurmPlain, "heterogeneous": slurmHeterogeneous, "cancel": slurmCancel, "requeue": slurmRequeue, "siblings": slurmSiblings,
+			"plain": slurmPlain, "heterogeneous": slurmHeterogeneous, "cancel": slurmCancel, "requeue": slurmRequeue, "siblings": slurmSiblings, "enter": slurmEnter,
 		} {
 			t.Run(name, func(t *testing.T) { run(t, &slurmBench{bench: newBench(t), cluster: cluster}) })
 		}
@@ -248,5 +250,52 @@ func slurmSiblings(t *testing.T, b *slurmBench) {
 		if err := os.RemoveAll(dir); err != nil { // nobody was left to do it
 			t.Fatal(err)
 		}
+	}
+}
+
+// Programs are started in a running job's pods through srun, in each component.
+func slurmEnter(t *testing.T, b *slurmBench) {
+	m := one(sh("main", "while ! test -e $HOME/go; do sleep 0.05; done"))
+	b.stage(m, m, m)
+	id := b.submit(manifest.Component{Tasks: 1, CPUs: 2, GPUs: map[string]int64{"a100": 1}}, manifest.Component{Tasks: 2, CPUs: 1})
+	data := bytes.Repeat([]byte("0123456789abcde\n\x00\xff\r\n"), 10<<20/20)
+	back, err := backendslurm.New(backendslurm.Config{Runner: localrunner.New(), Env: b.cluster.Env()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rank := range 3 {
+		until(t, "it runs", func() bool {
+			s, _ := b.status(rank)
+			return len(s.Containers) == 1 && s.Containers[0].State.Running != nil
+		})
+		s, _ := b.status(rank)
+		ref := backends.JobRef{ID: backends.JobID(id), User: testusers.Alice, Component: min(rank, 1) + 1}
+		entry, err := back.Enter(ref, s.Host, []string{podrunPath, "stream", "--rank=" + fmt.Sprint(rank), b.dir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := b.bench.command()
+		cmd.Path, cmd.Args, cmd.Env = "/usr/bin/"+entry.Argv[0], entry.Argv, append(entry.Env, "PATH=/usr/bin:/bin")
+		began := time.Now()
+		c, _ := b.dialBy(cmd)
+		out, _, exit := do(t, c, script("echo $SLURMD_NODENAME $SLURM_PROCID $CUDA_VISIBLE_DEVICES; exit 5"), nil)
+		t.Logf("rank %d: first answer after %s: %s", rank, time.Since(began).Round(time.Millisecond), out)
+		if exit.Code != 5 || !strings.HasPrefix(out, fmt.Sprintf("%s %d", s.Host, rank)) || (len(strings.Fields(out)) == 3) != (rank == 0) {
+			t.Errorf("rank %d on %s: %q, code %d", rank, s.Host, out, exit.Code)
+		}
+		began = time.Now()
+		if out, _, _ := do(t, c, script("cat"), bytes.NewReader(data)); out != string(data) {
+			t.Errorf("rank %d: %d bytes of %d came back", rank, len(out), len(data))
+		}
+		t.Logf("rank %d: 10 MB there and back in %s", rank, time.Since(began).Round(time.Millisecond))
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.WriteFile(b.file("go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if e := b.end(0); e.ExitCode != 0 {
+		t.Errorf("end %+v", e)
 	}
 }

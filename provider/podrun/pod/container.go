@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -60,7 +59,8 @@ type container struct {
 	startedOnce sync.Once
 
 	mu      sync.Mutex
-	sandbox host.Sandbox // of the current run, for exec
+	sandbox host.Sandbox // of the current run, for hooks and probes
+	now     *present     // the current run while its main process lives
 }
 
 // outcome is how one run ended.
@@ -163,32 +163,31 @@ func (c *container) once() outcome {
 	}
 	began := time.Now()
 	log := crilog.NewWriter(c.pod.gang, path.Join(c.pod.dir, "logs", c.spec.Name), int(c.restarts), c.pod.opts.LogLimits, time.Now)
-	outR, outW, err := os.Pipe()
+	std, err := newConsole(c.spec.Stdin, c.spec.TTY)
 	if err != nil {
 		_ = log.Close()
 		return c.cannot(err)
 	}
-	errR, errW, err := os.Pipe()
-	if err != nil {
-		_, _, _ = outR.Close(), outW.Close(), log.Close()
-		return c.cannot(err)
+	if sb.Terminal = c.spec.TTY; sb.Terminal && !has(sb.Env, "TERM=") {
+		sb.Env = append(sb.Env, []byte("TERM=xterm"))
 	}
 	var copies sync.WaitGroup
-	copies.Go(func() { log.Copy("stdout", outR) })
-	copies.Go(func() { log.Copy("stderr", errR) })
+	copies.Go(func() { log.Copy("stdout", std.tee(std.out, false)) })
+	if std.errs != nil {
+		copies.Go(func() { log.Copy("stderr", std.tee(std.errs, true)) })
+	}
 	finish := func() {
 		// Nothing of the container lives, but what does not die may hold a pipe.
-		deadline := time.Now().Add(2 * time.Second)
-		_, _ = outR.SetReadDeadline(deadline), errR.SetReadDeadline(deadline)
+		std.drain(2 * time.Second)
 		copies.Wait()
-		_, _ = outR.Close(), errR.Close()
+		std.close()
 		if err := log.Close(); err != nil {
 			c.pod.warn(fmt.Errorf("container %s: %w", c.spec.Name, err))
 		}
 	}
 	oom := oomKills()
-	child, err := c.pod.driver.Start(sb, nil, outW, errW)
-	_, _ = outW.Close(), errW.Close()
+	child, err := c.pod.driver.Start(sb, std.child[0], std.child[1], std.child[2])
+	std.started()
 	if err != nil {
 		finish()
 		var f *host.Failure
@@ -204,7 +203,7 @@ func (c *container) once() outcome {
 		defer release()
 	}
 	c.mu.Lock()
-	c.sandbox = sb
+	c.sandbox, c.now = sb, &present{sandbox: sb, mark: mark, console: std}
 	c.mu.Unlock()
 	c.update(func(s *manifest.Container) {
 		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(began)}}
@@ -212,6 +211,9 @@ func (c *container) once() outcome {
 
 	note := c.watch(child, mark, log)
 
+	c.mu.Lock()
+	c.now = nil // from here on nothing more is started in it
+	c.mu.Unlock()
 	if err := mark.KillAll(killLimit); err != nil {
 		c.pod.warn(fmt.Errorf("container %s: %w", c.spec.Name, err))
 	}

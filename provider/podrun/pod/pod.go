@@ -5,8 +5,6 @@
 package pod
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +29,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/statusfile"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
 )
 
 // Exit codes of Run.
@@ -85,6 +84,10 @@ type runner struct {
 	inits     []*container
 	mains     []*container
 	warnMu    sync.Mutex
+
+	requests   *server
+	listMu     sync.Mutex // of the lists, once requests are served
+	ephemerals []*container
 }
 
 // Run runs the pod to its end and gives the exit code. It blocks for as long as
@@ -148,6 +151,8 @@ func (r *runner) start() (int, error) {
 	}
 	r.status = statusfile.New(r.gang, r.dir, first, r.warn)
 	r.status.Update(func(*manifest.Status) {})
+	r.requests = r.serve(lock)
+	defer r.requests.close()
 	if specErr != nil {
 		r.stop.request(0, cause{reason: "InvalidSpec", message: specErr.Error(), failed: true})
 	} else if err := r.run(); err != nil {
@@ -168,13 +173,12 @@ func (r *runner) start() (int, error) {
 
 // only makes sure that no other runner of this pod is at work on this node. The
 // name is free again when this process ends, however it does.
-func (r *runner) only() (io.Closer, error) {
-	abs, err := filepath.Abs(r.opts.Dir)
+func (r *runner) only() (net.Listener, error) {
+	name, err := stream.Address(r.gang, r.gangFile.Attempt, r.opts.Rank)
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256([]byte(r.gangFile.Attempt + "\x00" + abs + "\x00" + strconv.Itoa(r.opts.Rank)))
-	l, err := net.Listen("unix", "@isthmus-"+hex.EncodeToString(sum[:]))
+	l, err := net.Listen("unix", name)
 	if err != nil {
 		return nil, fmt.Errorf("another runner of this pod is at work: %w", err)
 	}
@@ -250,6 +254,7 @@ func (r *runner) run() error {
 		return err
 	}
 	defer r.reaper.Close()
+	defer r.requests.close() // while ends of processes are still noticed
 	if err := r.meet(); err != nil || r.stop.stopping() {
 		return err
 	}

@@ -30,6 +30,8 @@ type Spec struct {
 	// Namespaces asks for a user and a mount namespace of its own, in which the
 	// user keeps its ids and the program may mount.
 	Namespaces bool
+	// Terminal makes Files[0], a terminal, the controlling one of the session.
+	Terminal bool
 }
 
 // Child is a started process, the leader of a session of its own.
@@ -118,6 +120,7 @@ func (r *Reaper) startOnOneThread() {
 
 func (r *Reaper) fork(s Spec) (*Child, error) {
 	attr := &syscall.ProcAttr{Dir: s.Dir, Env: s.Env, Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}}
+	attr.Sys.Setctty = s.Terminal // Ctty is 0
 	for _, f := range s.Files {
 		if f == nil {
 			attr.Files = append(attr.Files, ^uintptr(0))

@@ -17,11 +17,15 @@ import (
 // for ever, also those that left its session.
 const TokenVariable = "ISTHMUS_CONTAINER_ID"
 
+// ExecVariable marks what one exec has started, beside its container's token.
+const ExecVariable = "ISTHMUS_EXEC_ID"
+
 // Mark tells a container's processes from others.
 type Mark struct {
 	PID     int    // the main process; its session counts too
 	MountNS string // /proc/<pid>/ns/mnt of the container, "" when it has none of its own
 	Token   string // value of TokenVariable
+	Exec    string // value of ExecVariable, "" outside an exec
 }
 
 // PinMountNS is MountNS, and keeps the namespace alive until release is called.
@@ -146,7 +150,7 @@ func (m Mark) bears(p info) bool {
 	if m.MountNS != "" && MountNS(p.pid) == m.MountNS {
 		return true
 	}
-	if m.Token == "" {
+	if m.Token == "" && m.Exec == "" {
 		return false
 	}
 	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(p.pid), "environ"))
@@ -158,8 +162,10 @@ func (m Mark) bears(p info) bool {
 	if err != nil {
 		return false
 	}
-	want := []byte(TokenVariable + "=" + m.Token)
-	return slices.ContainsFunc(bytes.Split(env, []byte{0}), func(v []byte) bool { return bytes.Equal(v, want) })
+	token, exec := []byte(TokenVariable+"="+m.Token), []byte(ExecVariable+"="+m.Exec)
+	return slices.ContainsFunc(bytes.Split(env, []byte{0}), func(v []byte) bool {
+		return m.Token != "" && bytes.Equal(v, token) || m.Exec != "" && bytes.Equal(v, exec)
+	})
 }
 
 // descend gives the processes that are roots or descend from one, in order of id.

@@ -36,6 +36,9 @@ type Sandbox struct {
 	MountDir string `json:"mountDir,omitempty"`
 	// NoNewPrivileges is the container's allowPrivilegeEscalation=false.
 	NoNewPrivileges bool `json:"noNewPrivileges,omitempty"`
+	// Terminal says that the standard descriptors are a terminal, which becomes
+	// the program's controlling one.
+	Terminal bool `json:"-"`
 }
 
 // Mount shows Source, a file or directory of the node, at Target.
@@ -56,6 +59,8 @@ type Failure struct {
 	// Field is the API field at fault, when there is one.
 	Field   string `json:"field,omitempty"`
 	Message string `json:"message"`
+	// Missing says that the program of kind "exec" does not exist.
+	Missing bool `json:"missing,omitempty"`
 }
 
 func (f *Failure) Error() string {
@@ -169,6 +174,7 @@ func (d *Driver) start(o order, files []*os.File) (*process.Child, error) {
 		Dir:        "/",
 		Files:      std,
 		Namespaces: d.namespaces,
+		Terminal:   o.Terminal,
 	})
 	_ = out.Close() // the stage has its own; the report ends when that is closed
 	if err != nil {

@@ -128,9 +128,9 @@ func execute(argv, env [][]byte) *Failure {
 	case errors.Is(err, syscall.E2BIG):
 		return &Failure{Kind: "exec", Message: fmt.Sprintf("execute %q: command and environment of %d bytes are more than this node allows: %v", args[0], total, err)}
 	case errors.Is(err, syscall.ENOENT):
-		return &Failure{Kind: "exec", Message: fmt.Sprintf("execute %q: no such file, or its interpreter is missing", args[0])}
+		return &Failure{Kind: "exec", Missing: true, Message: fmt.Sprintf("execute %q: no such file, or its interpreter is missing", args[0])}
 	}
-	return &Failure{Kind: "exec", Message: fmt.Sprintf("execute %q: %v", args[0], err)}
+	return &Failure{Kind: "exec", Missing: errors.Is(err, errNotInPath), Message: fmt.Sprintf("execute %q: %v", args[0], err)}
 }
 
 // makeRoom raises the soft stack limit when a quarter of it, which is what the
@@ -147,6 +147,8 @@ func makeRoom(total int) {
 	l.Cur = min(need, l.Max)
 	_ = syscall.Setrlimit(syscall.RLIMIT_STACK, &l) // the exec reports it when this did not help
 }
+
+var errNotInPath = errors.New("not found in PATH")
 
 // lookPath finds a program as execvp does.
 func lookPath(file, search string) (string, error) {
@@ -175,7 +177,7 @@ func lookPath(file, search string) (string, error) {
 	if denied != nil {
 		return "", denied
 	}
-	return "", fmt.Errorf("not found in PATH %q", search)
+	return "", fmt.Errorf("%w %q", errNotInPath, search)
 }
 
 // dropCapabilities empties this thread's capability sets.

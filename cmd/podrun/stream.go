@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/agent"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
+)
+
+// maxGangFile bounds gang.json, in bytes.
+const maxGangFile = 64 << 20
+
+// streamMain joins its standard streams with the runner of a pod on this host.
+// It ends as soon as either side does.
+func streamMain(args []string) int {
+	f := flags("stream")
+	rank := f.Int("rank", -1, "rank in the gang")
+	if err := parse(f, args, 1); err != nil {
+		return wrong(err)
+	}
+	conn, err := connect(f.Arg(0), *rank)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "podrun: stream: %v\n", err)
+		return agent.ExitNotFound
+	}
+	ended := make(chan struct{}, 2)
+	go func() { _, _ = io.Copy(conn, os.Stdin); ended <- struct{}{} }()
+	go func() { _, _ = io.Copy(os.Stdout, conn); ended <- struct{}{} }()
+	<-ended // what is under way to a side that has gone is of no use to it
+	_ = conn.Close()
+	return 0
+}
+
+// connect reaches the runner of a pod.
+func connect(dir string, rank int) (net.Conn, error) {
+	gang, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open gang directory: %w", err)
+	}
+	defer func() { _ = gang.Close() }() // it was only read
+	var g manifest.Gang
+	if err := atomicfile.ReadJSON(gang, "gang.json", maxGangFile, &g); err != nil {
+		return nil, err
+	}
+	name, err := stream.Address(gang, g.Attempt, rank)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: name})
+	if err != nil {
+		return nil, fmt.Errorf("no runner of rank %d is at work on this host: %w", rank, err)
+	}
+	// The name is anybody's to take before the runner does.
+	if err := stream.Own(conn); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
