@@ -226,4 +226,7 @@ type JobRef struct {
 	ID   JobID
 	Key  Key
 	User string
+	// Component is which component of a heterogeneous job is meant, counted from
+	// 1; 0 for a plain job. Only Enter looks at it.
+	Component int
 }

@@ -345,5 +345,18 @@ func version() string {
 
 // Capabilities is backends.Backend.
 func (b *Backend) Capabilities() backends.Capabilities {
-	return backends.Capabilities{History: true, Heterogeneous: true}
+	return backends.Capabilities{History: true, Heterogeneous: true, Enter: true}
+}
+
+var _ backends.Enterer = (*Backend)(nil)
+
+// Enter is backends.Enterer: every host is this machine, so argv runs as it is.
+func (b *Backend) Enter(ref backends.JobRef, host string, argv []string) (backends.Entry, error) {
+	if len(argv) == 0 || argv[0] == "" {
+		return backends.Entry{}, failed("enter", backends.KindInvalid, ref.Key, errors.New("no program given"))
+	}
+	if err := b.mayRunAs(ref.User); err != nil {
+		return backends.Entry{}, failed("enter", backends.KindInvalid, ref.Key, err)
+	}
+	return backends.Entry{Argv: argv, User: ref.User}, nil
 }

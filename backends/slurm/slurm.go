@@ -96,7 +96,7 @@ func New(config Config) (*Backend, error) {
 // MinJobAge only (5 minutes by default). ExclusiveComponents is true: measured
 // on 22.05, a heterogeneous job waits for as many hosts as it has components.
 func (b *Backend) Capabilities() backends.Capabilities {
-	return backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true}
+	return backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Enter: true}
 }
 
 // command is one command of Slurm.

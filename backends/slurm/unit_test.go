@@ -293,3 +293,34 @@ func TestEffectAnswers(t *testing.T) {
 		}
 	}
 }
+
+func TestEnter(t *testing.T) {
+	b, err := slurm.New(slurm.Config{Runner: &replay{}, Cluster: "c1", Env: []string{"SLURM_CONF=/x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := b.Enter(backends.JobRef{ID: "7", User: "alice", Component: 2}, "n-1.site", []string{"/w/podrun", "stream"})
+	want := "srun --clusters=c1 --jobid=7 --het-group=1 --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 --nodelist=n-1.site " +
+		"--mem=0 --gres=none --mpi=none --input=all --quiet --export=NONE --job-name=isthmus-stream --chdir=/ -- /w/podrun stream"
+	if got := strings.Join(e.Argv, " "); err != nil || got != want || e.User != "alice" || !slices.Contains(e.Env, "SLURM_CONF=/x") {
+		t.Errorf("got %+v, %v\nwant %s", e, err, want)
+	}
+	for name, tc := range map[string]struct {
+		job  backends.JobRef
+		host string
+		argv []string
+	}{
+		"no id":        {backends.JobRef{User: "alice"}, "n", []string{"x"}},
+		"an option":    {backends.JobRef{ID: "7", User: "alice"}, "--x", []string{"x"}},
+		"a host list":  {backends.JobRef{ID: "7", User: "alice"}, "n[1-9]", []string{"x"}},
+		"two hosts":    {backends.JobRef{ID: "7", User: "alice"}, "a,b", []string{"x"}},
+		"root":         {backends.JobRef{ID: "7", User: "root"}, "n", []string{"x"}},
+		"no user":      {backends.JobRef{ID: "7"}, "n", []string{"x"}},
+		"no program":   {backends.JobRef{ID: "7", User: "alice"}, "n", nil},
+		"no component": {backends.JobRef{ID: "7", User: "alice", Component: -1}, "n", []string{"x"}},
+	} {
+		if e, err := b.Enter(tc.job, tc.host, tc.argv); backends.KindOf(err) != backends.KindInvalid {
+			t.Errorf("%s: %+v, %v", name, e, err)
+		}
+	}
+}
