@@ -2,11 +2,14 @@ package slurm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
 )
 
 // Submit creates the job held, as spec.User.
@@ -16,6 +19,12 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	}
 	if err := check(spec); err != nil {
 		return fail(backends.KindInvalid, err)
+	}
+	select {
+	case b.submits <- struct{}{}:
+		defer func() { <-b.submits }()
+	case <-ctx.Done():
+		return fail(backends.KindTransient, fmt.Errorf("wait for other submissions: %w", ctx.Err()))
 	}
 	res, started, err := b.run(ctx, command{
 		argv: sbatchArgs(spec), user: spec.User, stdin: strings.NewReader(backends.LaunchScript),
@@ -48,24 +57,40 @@ func parseSubmitted(out string) (backends.JobID, error) {
 	return backends.JobID(id), nil
 }
 
-// Release releases the job, all its components when it is heterogeneous.
-func (b *Backend) Release(ctx context.Context, job backends.JobRef) error {
-	return b.effect(ctx, "release", job, []string{
+// effect is a command on jobs that may name several at once, and for which a
+// repeat is harmless.
+type effect struct {
+	op   string
+	argv []string // what stands before the ids
+	sep  string   // "," joins the ids to one argument; "" makes each an argument
+	done []string // complaints that mean success
+}
+
+func release() effect {
+	return effect{op: "release", argv: []string{"scontrol", "release"}, sep: ",", done: []string{
 		// Released all the same (measured on 22.05): the job waits for a partition
 		// that has room for it, and Observe tells the reason.
 		"Requested partition configuration not available now",
-	}, "scontrol", "release", string(job.ID))
+	}}
+}
+
+func cancel() effect { return effect{op: "cancel", argv: []string{"scancel"}} }
+
+// Release releases the job, all its components when it is heterogeneous. Jobs of
+// one user that are released at the same time share a command.
+func (b *Backend) Release(ctx context.Context, job backends.JobRef) error {
+	return b.together(ctx, b.releases, "release", job)
 }
 
 // Cancel ends the job. A running job gets SIGTERM in the batch script and all
-// tasks at once, and SIGKILL after the cluster's KillWait.
+// tasks at once, and SIGKILL after the cluster's KillWait. Jobs of one user that
+// are cancelled at the same time share a command.
 func (b *Backend) Cancel(ctx context.Context, job backends.JobRef) error {
-	return b.effect(ctx, "cancel", job, nil, "scancel", string(job.ID))
+	return b.together(ctx, b.cancels, "cancel", job)
 }
 
-// effect runs a command on a job as the job's user. A complaint that says that
-// there is nothing left to do is success, as are those in done.
-func (b *Backend) effect(ctx context.Context, op string, job backends.JobRef, done []string, argv ...string) error {
+// together hands a job to the effect that others may share.
+func (b *Backend) together(ctx context.Context, shared *groupcommit.Committer[backends.JobRef], op string, job backends.JobRef) error {
 	fail := func(kind backends.Kind, err error) error {
 		return &backends.Error{Op: op, Kind: kind, Key: job.Key, Err: err}
 	}
@@ -76,18 +101,62 @@ func (b *Backend) effect(ctx context.Context, op string, job backends.JobRef, do
 	if err := checkUser(job.User); err != nil {
 		return fail(backends.KindInvalid, err)
 	}
-	res, started, err := b.run(ctx, command{argv: argv, user: job.User, timeout: b.config.QueryTimeout})
+	err := shared.Do(ctx, job.User, job)
+	var own *backends.Error
+	switch {
+	case err == nil || errors.As(err, &own):
+		return err
+	case errors.Is(err, transport.ErrNotStarted):
+		return fail(backends.KindTransient, err)
+	default:
+		return fail(backends.KindUnknownOutcome, err)
+	}
+}
+
+// effects runs e for several jobs of one user. When the one command for all of
+// them complains, it does not say reliably of which; then each is asked alone,
+// which is harmless for those that were done.
+func (b *Backend) effects(e effect) func(context.Context, string, []backends.JobRef) []error {
+	return func(ctx context.Context, user string, jobs []backends.JobRef) []error {
+		errs := make([]error, len(jobs))
+		if len(jobs) > 1 {
+			if b.effect(ctx, e, user, jobs...) == nil {
+				return errs
+			}
+		}
+		for i, job := range jobs {
+			errs[i] = b.effect(ctx, e, user, job)
+		}
+		return errs
+	}
+}
+
+// effect runs one command as the jobs' user. A complaint that says that there is
+// nothing left to do is success, as are those in e.done.
+func (b *Backend) effect(ctx context.Context, e effect, user string, jobs ...backends.JobRef) error {
+	fail := func(kind backends.Kind, err error) error {
+		return &backends.Error{Op: e.op, Kind: kind, Key: jobs[0].Key, Err: err}
+	}
+	ids := make([]string, len(jobs))
+	for i, job := range jobs {
+		ids[i] = string(job.ID)
+	}
+	if e.sep != "" {
+		ids = []string{strings.Join(ids, e.sep)}
+	}
+	res, started, err := b.run(ctx, command{argv: slices.Concat(e.argv, ids), user: user, timeout: b.config.QueryTimeout})
 	switch {
 	case err != nil && !started:
 		return fail(backends.KindTransient, err)
 	case err != nil:
 		return fail(backends.KindUnknownOutcome, err)
-	case res.Exit == 0:
-		return nil
 	}
 	text := said(res)
-	if ended(text) || slices.ContainsFunc(done, func(m string) bool { return strings.Contains(text, m) }) {
+	if res.Exit == 0 {
 		return nil
 	}
-	return fail(classify(text), fmt.Errorf("%s exited with %d: %s", argv[0], res.Exit, text))
+	if len(jobs) == 1 && (ended(text) || slices.ContainsFunc(e.done, func(m string) bool { return strings.Contains(text, m) })) {
+		return nil
+	}
+	return fail(classify(text), fmt.Errorf("%s exited with %d: %s", e.argv[0], res.Exit, text))
 }

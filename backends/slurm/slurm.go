@@ -25,6 +25,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
 )
 
 const (
@@ -36,6 +37,12 @@ const (
 	defaultSubmitTimeout = 150 * time.Second
 	// maxOutput bounds the answer to a query.
 	maxOutput = 64 << 20
+	// submitsAtOnce bounds the sbatch commands under way: more than a controller
+	// serves at a time only wait for each other there.
+	submitsAtOnce = 8
+	// jobsAtOnce and effectsAtOnce bound the jobs of one release or cancel, and
+	// such commands of one user under way.
+	jobsAtOnce, effectsAtOnce = 100, 2
 )
 
 // Config of a Backend.
@@ -53,9 +60,13 @@ type Config struct {
 }
 
 // Backend is a backends.Backend for one Slurm cluster. It holds no state but
-// the version it read.
+// the version it read and the requests under way.
 type Backend struct {
-	config  Config
+	config   Config
+	submits  chan struct{}
+	releases *groupcommit.Committer[backends.JobRef]
+	cancels  *groupcommit.Committer[backends.JobRef]
+
 	mu      sync.Mutex
 	version string
 }
@@ -89,7 +100,10 @@ func New(config Config) (*Backend, error) {
 	if config.SubmitTimeout <= 0 {
 		config.SubmitTimeout = defaultSubmitTimeout
 	}
-	return &Backend{config: config}, nil
+	b := &Backend{config: config, submits: make(chan struct{}, submitsAtOnce)}
+	b.releases = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(release()), Most: jobsAtOnce, Parallel: effectsAtOnce})
+	b.cancels = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(cancel()), Most: jobsAtOnce, Parallel: effectsAtOnce})
+	return b, nil
 }
 
 // Capabilities is constant. History is false, since ended jobs are known for

@@ -35,7 +35,7 @@ func verb(name string, args []string) error {
 	bad := func(err error) error { return fmt.Errorf("%w: %w", err, agent.ErrInvalid) }
 	var key *string
 	var rank *int
-	if name != "collect" {
+	if name != "collect" && name != "stage" {
 		key = f.String("key", "", "the gang's key")
 	}
 	if name == "stop" || name == "logs" {
@@ -47,7 +47,7 @@ func verb(name string, args []string) error {
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)
 		}
-		return agent.Stage(*root, *key, os.Stdin, "/proc/self/exe", *digest)
+		return agent.Stage(*root, os.Stdin, "/proc/self/exe", *digest, os.Stdout)
 	case "collect":
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)

@@ -149,7 +149,10 @@ func one(cs ...corev1.Container) member {
 // stage stages a gang with key "g1".
 func (b *bench) stage(members ...member) {
 	b.t.Helper()
-	if _, stderr, code := b.agent(archive(b.t, members), "stage", "--key", "g1"); code != 0 {
+	data := archive(b.t, members)
+	frame := append(fmt.Appendf(nil, `{"key":"g1","bytes":%d}`+"\n", len(data)), data...)
+	if out, stderr, code := b.agent(frame, "stage"); code != 0 || strings.TrimSpace(out) != `{"key":"g1","code":0}` {
+		stderr += out
 		b.t.Fatalf("stage: exit %d: %s", code, stderr)
 	}
 }

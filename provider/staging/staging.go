@@ -18,13 +18,14 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
-	"github.com/isthmus-hpc/isthmus/provider/translate"
 )
 
 // maxCollected bounds what one collection may print, in bytes.
@@ -54,6 +55,9 @@ type Client struct {
 	Directory string
 	// Env is the environment of the verbs, NAME=value.
 	Env []string
+
+	once   sync.Once
+	stages *groupcommit.Committer[parcel]
 }
 
 // Root gives a user's staging directory: every path element "{user}" of
@@ -104,23 +108,6 @@ func (c *Client) WorkDir(user string, key backends.Key) string {
 		return ""
 	}
 	return path.Join(root, "g", string(key))
-}
-
-// Stage writes the gang directory. A directory that is there already is success.
-func (c *Client) Stage(ctx context.Context, user string, key backends.Key, out translate.Output) error {
-	if out.Gang.Key != string(key) {
-		return c.fail("stage", user, key, backends.KindInvalid, fmt.Errorf("the output is of gang %q", out.Gang.Key))
-	}
-	archive, err := Archive(out)
-	if err != nil {
-		return c.fail("stage", user, key, backends.KindInvalid, err)
-	}
-	in := call{stdin: bytes.NewReader(archive)}
-	if c.Digest != "" {
-		in.args = []string{"--digest", c.Digest}
-	}
-	_, err = c.verb(ctx, "stage", user, key, in)
-	return err
 }
 
 // Collect reads the status of all gangs of a user. No directory is no gangs.
@@ -220,7 +207,7 @@ func (c *Client) verb(ctx context.Context, name, user string, key backends.Key, 
 		return transport.Result{}, c.fail(name, user, key, backends.KindInvalid, err)
 	}
 	argv := []string{c.Podrun, "agent", name, "--root", root}
-	if name != "collect" {
+	if name != "collect" && name != "stage" {
 		if !keyPattern.MatchString(string(key)) {
 			return transport.Result{}, c.fail(name, user, key, backends.KindInvalid, errors.New("the key is malformed"))
 		}
@@ -242,16 +229,21 @@ func (c *Client) verb(ctx context.Context, name, user string, key backends.Key, 
 	case res.Exit == 0:
 		return res, nil
 	}
-	cause := fmt.Errorf("exit code %d: %s", res.Exit, lastLine(res.Stderr))
-	switch res.Exit {
+	return res, c.failed(name, user, key, res.Exit, lastLine(res.Stderr))
+}
+
+// failed makes an error of a verb's exit code.
+func (c *Client) failed(verb, user string, key backends.Key, code int, said string) error {
+	cause := fmt.Errorf("exit code %d: %s", code, said)
+	switch code {
 	case 3:
-		return res, c.fail(name, user, key, backends.KindInvalid, cause)
+		return c.fail(verb, user, key, backends.KindInvalid, cause)
 	case 4:
-		return res, c.fail(name, user, key, backends.KindInvalid, fmt.Errorf("%w: %w", ErrNotFound, cause))
+		return c.fail(verb, user, key, backends.KindInvalid, fmt.Errorf("%w: %w", ErrNotFound, cause))
 	case 5:
-		return res, c.fail(name, user, key, backends.KindDenied, cause)
+		return c.fail(verb, user, key, backends.KindDenied, cause)
 	default:
-		return res, c.fail(name, user, key, backends.KindTransient, cause)
+		return c.fail(verb, user, key, backends.KindTransient, cause)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -36,12 +37,30 @@ func (r *runner) Run(_ context.Context, c transport.Command) (transport.Result, 
 		}
 		r.stdin = b
 	}
+	if c.Argv[2] == "stage" && r.out.Stdout == nil && r.err == nil {
+		return r.staged(), nil
+	}
 	if c.Stdout != nil {
 		if _, err := c.Stdout.Write(r.out.Stdout); err != nil {
 			return transport.Result{}, err
 		}
 	}
 	return r.out, r.err
+}
+
+// staged answers that all gangs are in place.
+func (r *runner) staged() transport.Result {
+	res := r.out
+	for in := r.stdin; len(in) > 0; {
+		line, rest, _ := bytes.Cut(in, []byte("\n"))
+		var h manifest.StageHeader
+		if json.Unmarshal(line, &h) != nil || int64(len(rest)) < h.Bytes {
+			return transport.Result{Exit: 3}
+		}
+		res.Stdout = fmt.Appendf(res.Stdout, "{\"key\":%q,\"code\":0}\n", h.Key)
+		in = rest[h.Bytes:]
+	}
+	return res
 }
 
 func client() (*staging.Client, *runner) {
@@ -93,7 +112,7 @@ func TestArguments(t *testing.T) {
 		do   func() error
 		want string
 	}{
-		{func() error { return c.Stage(ctx, "alice", "iabc", output()) }, "stage --root /shared/alice/k8s --key iabc"},
+		{func() error { return c.Stage(ctx, "alice", "iabc", output()) }, "stage --root /shared/alice/k8s"},
 		{func() error { _, err := c.Collect(ctx, "alice"); return err }, "collect --root /shared/alice/k8s"},
 		{func() error { return c.Remove(ctx, "alice", "iabc") }, "remove --root /shared/alice/k8s --key iabc"},
 		{func() error { return c.Stop(ctx, "alice", "iabc", 3, 1500*time.Millisecond, "gone\nby\x00bye") }, "stop --root /shared/alice/k8s --key iabc --rank 3 --grace 2 --reason gone by bye"},
@@ -111,6 +130,33 @@ func TestArguments(t *testing.T) {
 		if got := strings.Join(r.got[0].Argv, " "); got != "/opt/podrun agent "+call.want || r.got[0].User != "alice" {
 			t.Errorf("ran %q as %q\nwant %q", got, r.got[0].User, call.want)
 		}
+	}
+}
+
+func TestStageTellsEachGang(t *testing.T) {
+	tests := map[string]struct {
+		out  transport.Result
+		err  error
+		want backends.Kind
+	}{
+		"done":              {out: transport.Result{Stdout: []byte(`{"key":"iabc","code":0}` + "\n")}},
+		"done, then broken": {out: transport.Result{Exit: 3, Stdout: []byte(`{"key":"iabc","code":0}` + "\n")}},
+		"refused":           {out: transport.Result{Stdout: []byte(`{"key":"iabc","code":3,"error":"why"}`)}, want: backends.KindInvalid},
+		"no access":         {out: transport.Result{Stdout: []byte(`{"key":"iabc","code":5}`)}, want: backends.KindDenied},
+		"disk full":         {out: transport.Result{Stdout: []byte(`{"key":"iabc","code":1}`)}, want: backends.KindTransient},
+		"another's answer":  {out: transport.Result{Stdout: []byte(`{"key":"iabd","code":0}`)}, want: backends.KindTransient},
+		"half an answer":    {out: transport.Result{Stdout: []byte(`{"key":"iabc","co`)}, want: backends.KindTransient},
+		"no base":           {out: transport.Result{Exit: 5, Stdout: []byte{}}, want: backends.KindDenied},
+		"cut":               {err: context.DeadlineExceeded, want: backends.KindTransient},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, r := client()
+			r.out, r.err = tc.out, tc.err
+			if err := c.Stage(t.Context(), "alice", "iabc", output()); backends.KindOf(err) != tc.want {
+				t.Errorf("error %v, want kind %q", err, tc.want)
+			}
+		})
 	}
 }
 

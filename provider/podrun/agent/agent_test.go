@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,11 +62,96 @@ func program(t *testing.T) string {
 	return exe
 }
 
+// stage stages one gang and makes an error of its answer.
+func stage(dir, key string, in io.Reader, exe, digest string) error {
+	data, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	frame := append(fmt.Appendf(nil, "{\"key\":%q,\"bytes\":%d}\n", key, len(data)), data...)
+	if err := Stage(dir, bytes.NewReader(frame), exe, digest, &out); err != nil {
+		return err
+	}
+	var answer manifest.StageAnswer
+	if err := json.Unmarshal(out.Bytes(), &answer); err != nil || answer.Key != key {
+		return fmt.Errorf("answer %q: %w", out.Bytes(), err)
+	}
+	switch answer.Code {
+	case ExitDone:
+		return nil
+	case ExitInvalid:
+		return fmt.Errorf("%s: %w", answer.Error, ErrInvalid)
+	case ExitAccess:
+		return fmt.Errorf("%s: %w", answer.Error, fs.ErrPermission)
+	}
+	return fmt.Errorf("code %d: %s", answer.Code, answer.Error)
+}
+
+func TestStageMany(t *testing.T) {
+	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
+	good, bad := pack(t, &tar.Header{Name: "gang.json"}), pack(t, &tar.Header{Name: "../x"})
+	frame := func(key string, data []byte) []byte {
+		return append(fmt.Appendf(nil, "{\"key\":%q,\"bytes\":%d}\n", key, len(data)), data...)
+	}
+	var in []byte
+	var want []string
+	for i := range 20 { // enough to be synced as a whole
+		key := "k" + strconv.Itoa(i)
+		in, want = append(in, frame(key, good)...), append(want, key+" 0")
+		if i == 7 {
+			in, want = append(in, frame("bad", bad)...), append(want, "bad 3")
+			in, want = append(in, frame("../k", good)...), append(want, "../k 3")
+			in, want = append(in, frame("k3", good)...), append(want, "k3 0") // once more
+		}
+	}
+	check := func(in []byte, want []string) error {
+		t.Helper()
+		var out bytes.Buffer
+		err := Stage(dir, bytes.NewReader(in), exe, "", &out)
+		var got []string
+		for dec := json.NewDecoder(&out); dec.More(); {
+			var a manifest.StageAnswer
+			if err := dec.Decode(&a); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(a.Key, " ", a.Code))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("answers %q, want %q", got, want)
+		}
+		return err
+	}
+	if err := check(in, want); err != nil {
+		t.Error(err)
+	}
+	for i := range 20 {
+		if _, err := os.Stat(filepath.Join(dir, "g", "k"+strconv.Itoa(i), "gang.json")); err != nil {
+			t.Error(err)
+		}
+	}
+	// What was whole before the input broke is in its place.
+	whole := append(frame("l1", good), frame("l2", good)...)
+	if err := check(whole[:len(whole)-600], []string{"l1 0", "l2 3"}); err != nil {
+		t.Error(err)
+	}
+	if err := check(append(frame("m1", good), "nonsense\n"...), []string{"m1 0"}); Code(err) != ExitInvalid {
+		t.Errorf("a broken header: %v", err)
+	}
+	if err := check([]byte(strings.Repeat("x", 10_000)), nil); Code(err) != ExitInvalid {
+		t.Errorf("an endless header: %v", err)
+	}
+	left, err := os.ReadDir(filepath.Join(dir, "g"))
+	if err != nil || len(left) != 22 {
+		t.Errorf("%d directories, want 22, %v", len(left), err)
+	}
+}
+
 func TestStage(t *testing.T) {
 	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
 	data := pack(t, &tar.Header{Name: "pods/", Typeflag: tar.TypeDir, Mode: 0o777}, &tar.Header{Name: "gang.json", Mode: 0o777}, &tar.Header{Name: "pods/0/pod.json"})
 	for range 2 {
-		if err := Stage(dir, "k1", bytes.NewReader(data), exe, ""); err != nil {
+		if err := stage(dir, "k1", bytes.NewReader(data), exe, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +222,7 @@ func TestStageRefusesArchives(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "alice")
-			err := Stage(dir, "k1", bytes.NewReader(data), exe, "")
+			err := stage(dir, "k1", bytes.NewReader(data), exe, "")
 			if Code(err) != ExitInvalid {
 				t.Errorf("err = %v, want invalid", err)
 			}
@@ -162,14 +248,17 @@ func (e *endless) Read(p []byte) (int, error) {
 }
 
 func TestStageBoundsSize(t *testing.T) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	if err := w.WriteHeader(&tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: 1 << 40}); err != nil {
+	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
+	head := fmt.Appendf(nil, "{\"key\":\"k1\",\"bytes\":%d}\n", int64(1)<<40)
+	if err := Stage(dir, &endless{head: head}, exe, "", io.Discard); Code(err) != ExitInvalid {
+		t.Errorf("an archive without end: %v, want invalid", err)
+	}
+	var buf bytes.Buffer // says that it is larger than it is
+	if err := tar.NewWriter(&buf).WriteHeader(&tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: 1 << 40}); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(t.TempDir(), "alice")
-	if err := Stage(dir, "k1", &endless{head: buf.Bytes()}, program(t), ""); Code(err) != ExitInvalid {
-		t.Errorf("err = %v, want invalid", err)
+	if err := stage(dir, "k1", &buf, exe, ""); Code(err) != ExitInvalid {
+		t.Errorf("a file that is cut short: %v, want invalid", err)
 	}
 }
 
@@ -191,7 +280,7 @@ func TestBaseMustBeOnesOwn(t *testing.T) {
 		"empty":            {"", ExitInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := Stage(tc.dir, "k1", bytes.NewReader(nil), program(t), ""); Code(err) != tc.want {
+			if err := stage(tc.dir, "k1", bytes.NewReader(nil), program(t), ""); Code(err) != tc.want {
 				t.Errorf("err = %v, code %d, want %d", err, Code(err), tc.want)
 			}
 			if err := Collect(tc.dir, io.Discard); Code(err) != tc.want {
@@ -211,9 +300,10 @@ func TestBaseMustBeOnesOwn(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
+	exe := program(t)
 	for _, key := range []string{"", "..", "a/b", "A", "1a", "-x", "a\n", strings.Repeat("a", 16), ".stage-1"} {
 		for verb, err := range map[string]error{
-			"stage": Stage(t.TempDir(), key, nil, "", ""), "remove": Remove(t.TempDir(), key), "stop": Stop(t.TempDir(), key, 0, manifest.Stop{}),
+			"stage": stage(t.TempDir(), key, strings.NewReader(""), exe, ""), "remove": Remove(t.TempDir(), key), "stop": Stop(t.TempDir(), key, 0, manifest.Stop{}),
 			"logs": Logs(t.Context(), t.TempDir(), key, 0, LogQuery{Container: "c"}, os.Stdout),
 		} {
 			if Code(err) != ExitInvalid {
@@ -227,7 +317,7 @@ func staged(t *testing.T, keys ...string) string {
 	t.Helper()
 	dir, exe := filepath.Join(t.TempDir(), "alice"), program(t)
 	for _, key := range keys {
-		if err := Stage(dir, key, bytes.NewReader(pack(t, &tar.Header{Name: "gang.json"}, &tar.Header{Name: "pods/0/pod.json"})), exe, ""); err != nil {
+		if err := stage(dir, key, bytes.NewReader(pack(t, &tar.Header{Name: "gang.json"}, &tar.Header{Name: "pods/0/pod.json"})), exe, ""); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"archive/tar"
+	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
 // Bounds of a staged gang.
@@ -32,14 +36,26 @@ const litterAge = time.Hour
 
 var digestPattern = regexp.MustCompile(`\A[0-9a-f]{64}\z`)
 
-// Stage unpacks the tar read from in as the gang directory key beneath dir, with
-// a link to exe, this very program. It is all or nothing. A gang directory that
-// is there already is success and stays as it is. digest is the caller's SHA-256
-// of exe in hexadecimal, or ""; it saves reading a program that is installed.
-func Stage(dir, key string, in io.Reader, exe, digest string) error {
-	if err := checkKey(key); err != nil {
-		return err
-	}
+// maxGangs bounds one call of Stage.
+const maxGangs = 1024
+
+// arrival is a gang on its way to its place.
+type arrival struct {
+	key   string
+	tmp   string // beneath the root; "" when there is nothing to put in place
+	files int
+	err   error
+}
+
+// Stage reads gangs from in, each a manifest.StageHeader as one line of JSON and
+// the tar of that many bytes, and unpacks each as a gang directory beneath dir,
+// with a link to exe, this very program. It writes one manifest.StageAnswer a
+// gang to out, in order, as lines of JSON. Each gang is all or nothing and its
+// failure is its own; a gang directory that is there already is success and
+// stays as it is. The error is about all gangs that have no answer. digest is
+// the caller's SHA-256 of exe in hexadecimal, or ""; it saves reading a program
+// that is installed.
+func Stage(dir string, in io.Reader, exe, digest string, out io.Writer) error {
 	root, err := openBase(dir, true)
 	if err != nil {
 		return err
@@ -50,36 +66,118 @@ func Stage(dir, key string, in io.Reader, exe, digest string) error {
 			return fmt.Errorf("make %s: %w", d, err)
 		}
 	}
-	if _, err := root.Lstat(gangPath(key)); err == nil {
-		return drain(in)
-	}
 	bin, err := install(root, exe, digest)
 	if err != nil {
 		return err
 	}
-	tmp := path.Join(gangsDir, staging+randomName())
-	if err := root.Mkdir(tmp, 0o700); err != nil {
-		return fmt.Errorf("make %s: %w", tmp, err)
+	gangs, broken := unpackAll(root, in, bin)
+	place(root, gangs)
+	enc := json.NewEncoder(out)
+	for _, g := range gangs {
+		answer := manifest.StageAnswer{Key: g.key, Code: Code(g.err)}
+		if g.err != nil {
+			answer.Error = g.err.Error()
+		}
+		if err := enc.Encode(answer); err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
 	}
-	err = unpack(root, tmp, in)
+	return broken
+}
+
+// unpackAll unpacks every gang of in under a name of its own. The error says why
+// it stopped before the end of in.
+func unpackAll(root *os.Root, in io.Reader, bin string) ([]arrival, error) {
+	lines := bufio.NewReaderSize(in, 4<<10)
+	var gangs []arrival
+	for {
+		line, err := lines.ReadSlice('\n')
+		if errors.Is(err, io.EOF) && len(line) == 0 {
+			return gangs, nil
+		}
+		if err != nil {
+			return gangs, fmt.Errorf("read header %d: %w: %w", len(gangs)+1, err, ErrInvalid)
+		}
+		if len(gangs) == maxGangs {
+			return gangs, fmt.Errorf("more than %d gangs: %w", maxGangs, ErrInvalid)
+		}
+		var header manifest.StageHeader
+		if err := json.Unmarshal(line, &header); err != nil || header.Bytes < 0 || header.Bytes > maxArchive {
+			return gangs, fmt.Errorf("header %d is %.200q: %w", len(gangs)+1, line, ErrInvalid)
+		}
+		body := &io.LimitedReader{R: lines, N: header.Bytes}
+		g := arrival{key: header.Key}
+		g.tmp, g.files, g.err = unpackGang(root, header, body, bin)
+		gangs = append(gangs, g)
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			return gangs, fmt.Errorf("read archive: %w", err)
+		}
+		if body.N > 0 {
+			last := &gangs[len(gangs)-1]
+			last.err = errors.Join(last.err, fmt.Errorf("the archive is cut short: %w", ErrInvalid))
+			return gangs, nil
+		}
+	}
+}
+
+// unpackGang unpacks one gang; tmp is "" when its directory is there already.
+func unpackGang(root *os.Root, header manifest.StageHeader, body io.Reader, bin string) (tmp string, files int, err error) {
+	if err := checkKey(header.Key); err != nil {
+		return "", 0, err
+	}
+	if _, err := root.Lstat(gangPath(header.Key)); err == nil {
+		return "", 0, nil
+	}
+	tmp = path.Join(gangsDir, staging+randomName())
+	if err := root.Mkdir(tmp, 0o700); err != nil {
+		return "", 0, fmt.Errorf("make %s: %w", tmp, err)
+	}
+	files, err = unpack(root, tmp, body)
 	if err == nil {
 		err = root.Symlink("../../"+bin, path.Join(tmp, "podrun"))
 	}
-	if err == nil {
-		err = syncTree(root, tmp)
+	return tmp, files, err
+}
+
+// place makes what was unpacked durable and gives each gang its name.
+func place(root *os.Root, gangs []arrival) {
+	total := 0
+	for _, g := range gangs {
+		total += g.files
 	}
-	if err == nil {
-		err = root.Rename(tmp, gangPath(key))
+	at := -1 // the last gang that was put in place
+	whole := false
+	if total > fewFiles { // one write-back of everything costs less than one a file
+		err := syncFilesystem(root)
+		for i := range gangs {
+			gangs[i].err = errors.Join(gangs[i].err, err)
+		}
+		whole = true
 	}
-	if err == nil {
+	for i := range gangs {
+		g := &gangs[i]
+		if g.tmp == "" {
+			continue
+		}
+		if g.err == nil && !whole {
+			g.err = syncTree(root, g.tmp)
+		}
+		if g.err == nil {
+			if g.err = root.Rename(g.tmp, gangPath(g.key)); g.err == nil {
+				at = i
+				continue
+			}
+		}
+		rerr := removeTree(root, g.tmp)
+		if errors.Is(g.err, fs.ErrExist) || errors.Is(g.err, syscall.ENOTEMPTY) {
+			g.err = rerr // another stage of the same gang was first
+			continue
+		}
+		g.err = errors.Join(g.err, rerr)
+	}
+	if at >= 0 {
 		syncDir(root, gangsDir)
-		return nil
 	}
-	rerr := removeTree(root, tmp)
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
-		return rerr // another stage of the same gang was first
-	}
-	return errors.Join(err, rerr)
 }
 
 // drain reads what the caller sends, so that it does not see a broken pipe.
@@ -144,46 +242,47 @@ func installed(root *os.Root, name string, size int64) bool {
 	return err == nil && st.Mode().IsRegular() && st.Size() == size && st.Mode().Perm()&0o500 == 0o500
 }
 
-// unpack writes a tar of directories and regular files beneath tmp.
-func unpack(root *os.Root, tmp string, in io.Reader) error {
+// unpack writes a tar of directories and regular files beneath tmp, and counts
+// its entries.
+func unpack(root *os.Root, tmp string, in io.Reader) (int, error) {
 	counted := &counter{in: io.LimitReader(in, maxArchive+1)}
 	r := tar.NewReader(counted)
 	for files := 0; ; files++ {
 		before := counted.n
 		h, err := r.Next()
 		if counted.n > maxArchive {
-			return fmt.Errorf("archive is larger than %d bytes: %w", maxArchive, ErrInvalid)
+			return files, fmt.Errorf("archive is larger than %d bytes: %w", maxArchive, ErrInvalid)
 		}
 		if errors.Is(err, io.EOF) {
 			// Only the two zero blocks of an archive's end tell it from one that was
 			// cut off between two entries.
 			if counted.n-before < 1024 {
-				return fmt.Errorf("archive is cut short: %w", ErrInvalid)
+				return files, fmt.Errorf("archive is cut short: %w", ErrInvalid)
 			}
-			return drain(counted)
+			return files, drain(counted)
 		}
 		if err != nil {
-			return fmt.Errorf("read archive: %w: %w", err, ErrInvalid)
+			return files, fmt.Errorf("read archive: %w: %w", err, ErrInvalid)
 		}
 		if files == maxFiles {
-			return fmt.Errorf("archive has more than %d entries: %w", maxFiles, ErrInvalid)
+			return files, fmt.Errorf("archive has more than %d entries: %w", maxFiles, ErrInvalid)
 		}
 		name, err := cleanName(h.Name)
 		if err != nil {
-			return err
+			return files, err
 		}
 		target := path.Join(tmp, name)
 		switch h.Typeflag {
 		case tar.TypeDir:
 			if err := root.MkdirAll(target, 0o700); err != nil {
-				return fmt.Errorf("unpack: %w", err)
+				return files, fmt.Errorf("unpack: %w", err)
 			}
 		case tar.TypeReg:
 			if err := unpackFile(root, target, r); err != nil {
-				return err
+				return files, err
 			}
 		default:
-			return fmt.Errorf("archive entry %q is neither a file nor a directory: %w", h.Name, ErrInvalid)
+			return files, fmt.Errorf("archive entry %q is neither a file nor a directory: %w", h.Name, ErrInvalid)
 		}
 	}
 }
@@ -240,42 +339,36 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// syncTree makes a small tree durable file by file and a large one at once.
+// fewFiles are made durable one by one.
+const fewFiles = 16
+
+// syncFilesystem makes everything durable that was written to root's file system.
+func syncFilesystem(root *os.Root) error {
+	f, err := root.Open(gangsDir)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync filesystem: %w", err)
+	}
+	return nil
+}
+
+// syncTree makes a small tree durable file by file.
 func syncTree(root *os.Root, dir string) error {
-	const few = 64
-	var names []string
 	err := fs.WalkDir(root.FS(), dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && d.Type().IsRegular() {
-			names = append(names, p)
+		if err != nil || !d.Type().IsRegular() {
+			return err
 		}
-		return err
+		f, err := root.Open(p)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
 	})
 	if err != nil {
-		return fmt.Errorf("walk %s: %w", dir, err)
-	}
-	if len(names) > few {
-		f, err := root.Open(dir)
-		if err != nil {
-			return fmt.Errorf("sync: %w", err)
-		}
-		defer f.Close()
-		if err := unix.Syncfs(int(f.Fd())); err != nil {
-			return fmt.Errorf("sync filesystem: %w", err)
-		}
-		return nil
-	}
-	for _, name := range names {
-		f, err := root.Open(name)
-		if err != nil {
-			return fmt.Errorf("sync: %w", err)
-		}
-		err = f.Sync()
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return fmt.Errorf("sync %s: %w", name, err)
-		}
+		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil
 }

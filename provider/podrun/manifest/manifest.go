@@ -174,6 +174,21 @@ type End struct {
 	FinishedAt metav1.Time `json:"finishedAt"`
 }
 
+// StageHeader stands before each gang's tar in the input of `podrun agent
+// stage`, as one line of JSON.
+type StageHeader struct {
+	Key   string `json:"key"`
+	Bytes int64  `json:"bytes"` // of the tar that follows
+}
+
+// StageAnswer is what became of one gang, one line of JSON in the order of the
+// input.
+type StageAnswer struct {
+	Key   string `json:"key"`
+	Code  int    `json:"code"` // exit code of the verb, were it for this gang alone
+	Error string `json:"error,omitempty"`
+}
+
 // Collected is the answer of `podrun agent collect`: everything the provider
 // reads in a tick, in one pass.
 type Collected struct {

@@ -28,7 +28,7 @@ func main() {
 	var l load
 	flag.IntVar(&l.jobs, "jobs", 60, "single-pod jobs")
 	flag.IntVar(&l.rounds, "rounds", 3, "times each way is measured, in turn")
-	flag.IntVar(&l.workers, "workers", 8, "jobs under way at a time: in the provider, and in the second bare way")
+	flag.IntVar(&l.workers, "workers", 8, "jobs under way at a time in the second bare way")
 	flag.Parse()
 	if l.jobs < 1 || l.jobs > 5000 || l.rounds < 1 || l.workers < 1 {
 		fmt.Fprintln(os.Stderr, "submit: -jobs must be 1 to 5000, -rounds and -workers at least 1")
@@ -113,7 +113,7 @@ func run(ctx context.Context, l load) (err error) {
 }
 
 func (l load) print(ways []*way, b *bench) {
-	fmt.Printf("submit: %d single-pod jobs, %d rounds, %d at a time in the provider\n", l.jobs, l.rounds, l.workers)
+	fmt.Printf("submit: %d single-pod jobs, %d rounds\n", l.jobs, l.rounds)
 	for _, w := range ways {
 		slices.Sort(w.took)
 		fmt.Printf("  %-20s %6.1f jobs/s median (%.1f to %.1f)\n", w.name, l.rate(w.took[len(w.took)/2]), l.rate(w.took[len(w.took)-1]), l.rate(w.took[0]))

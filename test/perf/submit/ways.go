@@ -116,7 +116,7 @@ func (b *bench) provider(ctx context.Context, round int) (time.Duration, error) 
 		},
 		Owner: owner, Launcher: "slurm", Backend: system, Pods: api, Objects: providertest.Objects{},
 		Stager: &staging.Client{Runner: runner, Podrun: b.podrun, Digest: digest, Directory: b.cluster.StagingDir},
-		Gate:   released, Workers: b.workers, Log: logr.Discard(),
+		Gate:   released, Log: logr.Discard(),
 	})
 	bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: node, Partition: partition, MaxPodsPending: 10_000}})
 	for i := range b.jobs {
