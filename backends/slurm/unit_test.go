@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
@@ -323,4 +326,60 @@ func TestEnter(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, e, err)
 		}
 	}
+
+}
+
+// TestSharedCommandFails: what fails for all together is asked for one by one,
+// and each request gets its own answer.
+func TestSharedCommandFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		var mu sync.Mutex
+		var asked []string
+		r := runnerFunc(func(c transport.Command) (transport.Result, error) {
+			ids := c.Argv[len(c.Argv)-1]
+			mu.Lock()
+			asked = append(asked, ids)
+			mu.Unlock()
+			if ids == "1" || ids == "2" {
+				<-gate
+			}
+			switch {
+			case strings.Contains(ids, ","):
+				return transport.Result{Exit: 1, Stderr: []byte("Access/permission denied for job 4\nslurm_suspend error")}, nil
+			case ids == "4":
+				return transport.Result{Exit: 1, Stderr: []byte("Access/permission denied for job 4")}, nil
+			}
+			return transport.Result{}, nil
+		})
+		b := backend(t, r)
+		errs := make([]error, 6)
+		var group sync.WaitGroup
+		for i := range errs {
+			group.Go(func() {
+				errs[i] = b.Release(t.Context(), backends.JobRef{ID: backends.JobID(strconv.Itoa(i + 1)), Key: "k", User: "alice"})
+			})
+			synctest.Wait()
+		}
+		close(gate)
+		group.Wait()
+		for i, err := range errs {
+			want := backends.Kind("")
+			if i == 3 {
+				want = backends.KindDenied
+			}
+			if backends.KindOf(err) != want {
+				t.Errorf("job %d: %v, want kind %q", i+1, err, want)
+			}
+		}
+		if want := []string{"1", "2", "3,4,5,6", "3", "4", "5", "6"}; !slices.Equal(asked, want) {
+			t.Errorf("asked %q, want %q", asked, want)
+		}
+	})
+}
+
+type runnerFunc func(transport.Command) (transport.Result, error)
+
+func (f runnerFunc) Run(_ context.Context, c transport.Command) (transport.Result, error) {
+	return f(c)
 }
