@@ -23,7 +23,9 @@ type Key string
 
 // LaunchScript is the whole batch script of every job: a constant, so that no
 // user data can ever reach a shell. The backend runs it with the job's WorkDir
-// as working directory; WorkDir/podrun is an executable.
+// as working directory; WorkDir/podrun is an executable. Where the batch system
+// does not do that by itself, a backend has a constant script of its own that
+// first does what is missing, and then the same.
 const LaunchScript = "#!/bin/sh\nexec ./podrun launch .\n"
 
 // JobSpec is a job to submit. Zero values mean "the batch system's default".
@@ -156,7 +158,7 @@ type Partition struct {
 
 // Inventory is what the batch system has.
 type Inventory struct {
-	System     string // "slurm", "local", "fake"
+	System     string // "slurm", "pbs", "torque", "local", "fake"
 	Version    string
 	Partitions []Partition // ordered by name
 	Hosts      []Host      // ordered by name
@@ -165,7 +167,8 @@ type Inventory struct {
 // Capabilities says what an implementation can do, so that what is missing is
 // shown on the node rather than found by accident.
 type Capabilities struct {
-	// History: ended jobs stay observable for hours, not just minutes.
+	// History: ended jobs stay observable for hours, not just minutes. Where it
+	// is a setting of the batch system, it is false until that was read.
 	History bool
 	// Heterogeneous: a job may have several components.
 	Heterogeneous bool
@@ -217,7 +220,7 @@ type Backend interface {
 	Observe(ctx context.Context, owner string, users []string) (Observation, error)
 	// Inventory lists partitions and hosts.
 	Inventory(ctx context.Context) (Inventory, error)
-	// Capabilities is constant for the life of the Backend.
+	// Capabilities is constant for the life of the Backend, but for History.
 	Capabilities() Capabilities
 }
 

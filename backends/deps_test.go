@@ -19,7 +19,7 @@ func TestImports(t *testing.T) {
 			Why: "the contract does no I/O",
 		},
 	}
-	siblings := []string{"slurm", "local", "fake"}
+	siblings := []string{"slurm", "pbs", "local", "fake"}
 	for _, from := range siblings {
 		for _, to := range siblings {
 			if from != to {

@@ -1,0 +1,133 @@
+package pbs_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/backendtest"
+	"github.com/isthmus-hpc/isthmus/backends/pbs"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/local"
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	testbed "github.com/isthmus-hpc/isthmus/test/testbed/pbs"
+)
+
+// standin starts a stand-in of PBS or Torque for one test.
+func standin(t *testing.T, config testbed.Config) *testbed.Cluster {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("not root: the stand-in starts jobs as their users")
+	}
+	if testing.Short() {
+		t.Skip("-short: this test runs a stand-in of PBS")
+	}
+	if err := account.Ensure(t.Context(), t.Output()); err != nil {
+		t.Fatal(err)
+	}
+	if config.KillDelay == 0 {
+		config.KillDelay = 2 * time.Second
+	}
+	c, err := testbed.Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(c.LogTails(20))
+		}
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// counting counts list queries.
+type counting struct {
+	transport.Runner
+	queries atomic.Int64
+}
+
+func (c *counting) Run(ctx context.Context, cmd transport.Command) (transport.Result, error) {
+	if cmd.Argv[0] == "qstat" {
+		c.queries.Add(1)
+	}
+	return c.Runner.Run(ctx, cmd)
+}
+
+func backendOn(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect) (*pbs.Backend, *counting) {
+	t.Helper()
+	runner := &counting{Runner: local.New()}
+	b, err := pbs.New(pbs.Config{
+		Runner: runner, Dialect: dialect, Env: c.Env(),
+		Records: func(user string) (string, error) { return filepath.Join(c.StagingDir, user, "records"), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, runner
+}
+
+func disk(t *testing.T, name string) *backendtest.Disk {
+	t.Helper()
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return backendtest.NewDisk(t, uid, gid)
+}
+
+func TestConformance(t *testing.T) {
+	for name, c := range map[string]struct {
+		dialect pbs.Dialect
+		config  testbed.Config
+	}{
+		"history":        {pbs.Pro, testbed.Config{History: true}},
+		"no history":     {pbs.Pro, testbed.Config{}},
+		"hidden":         {pbs.Pro, testbed.Config{History: true, HideOthers: true}},
+		"torque":         {pbs.Torque, testbed.Config{Torque: true, KeepCompleted: time.Minute}},
+		"torque forgets": {pbs.Torque, testbed.Config{Torque: true, KeepCompleted: time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := c.config
+			config.Hosts = []testbed.Host{{Name: "n1", CPUs: 4, MemoryMiB: 4000}, {Name: "n2", CPUs: 4, MemoryMiB: 4000}}
+			config.Queues = []testbed.Queue{{Name: "workq"}, {Name: "suite", Hosts: []string{"n1", "n2"}}}
+			cluster := standin(t, config)
+			b, runner := backendOn(t, cluster, c.dialect)
+			n := 0
+			backendtest.Run(t, func(t *testing.T) backendtest.Harness {
+				n++
+				d := disk(t, account.Alice)
+				return backendtest.Harness{
+					Backend: b, Owner: fmt.Sprintf("suite-%d-x", n), OtherOwner: fmt.Sprintf("suite-%d-y", n),
+					User: account.Alice, Users: []string{account.Alice},
+					Partition: "suite", Slots: 8, MemoryMiB: 100,
+					Place: d.Place, Trace: d.Trace, Log: d.Log,
+					Interval: 50 * time.Millisecond, Rounds: 1200, Walltime: 3 * time.Second,
+					Queries: func() int { return int(runner.queries.Load()) },
+					Reopen: func(t *testing.T) backends.Backend {
+						b, _ := backendOn(t, cluster, c.dialect)
+						return b
+					},
+				}
+			})
+		})
+	}
+}
