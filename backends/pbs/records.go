@@ -79,7 +79,7 @@ func (b *Backend) readRecords(ctx context.Context, users []string) (byUser map[s
 			defer mu.Unlock()
 			if err != nil {
 				complete = false
-				return nil //nolint:nilerr // an incomplete list says it
+				return nil // the list is incomplete, which says it
 			}
 			byUser[user] = notes
 			return nil

@@ -89,20 +89,19 @@ func command(dir, name string, args []string) int {
 	}
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
-		out, complaint, code := refusedBy(name, serverName(dir))
-		fmt.Print(out)
+		complaint, code := refusedBy(name, serverName(dir))
 		fmt.Fprint(os.Stderr, complaint)
 		return code
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // all has been said
 	text, err := json.Marshal(r)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, name+":", err)
 		return 1
 	}
 	rights := unix.UnixRights(1, 2)
-	if _, _, err := conn.WriteMsgUnix(append(text, '\n')[:1], rights, nil); err == nil {
-		_, err = conn.Write(append(text, '\n')[1:])
+	if _, _, err = conn.WriteMsgUnix(text[:1], rights, nil); err == nil {
+		_, err = conn.Write(text[1:])
 	}
 	if err == nil {
 		err = conn.CloseWrite()
@@ -140,16 +139,16 @@ func script(args []string) ([]byte, string) {
 }
 
 // refusedBy gives what each command says when nobody listens.
-func refusedBy(name, server string) (out, complaint string, code int) {
+func refusedBy(name, server string) (complaint string, code int) {
 	switch name {
 	case "qstat":
-		return "", "Connection refused\nqstat: cannot connect to server " + server + " (errno=15010)\n", 255
+		return "Connection refused\nqstat: cannot connect to server " + server + " (errno=15010)\n", 255
 	case "pbsnodes":
-		return "", "Connection refused\npbsnodes: cannot connect to server " + server + ", error=15010\n", 1
+		return "Connection refused\npbsnodes: cannot connect to server " + server + ", error=15010\n", 1
 	case "qdel":
-		return "", "Connection refused\nCouldn't connect to cluster: " + server + "\n", 162
+		return "Connection refused\nCouldn't connect to cluster: " + server + "\n", 162
 	}
-	return "", "Connection refused\n" + name + ": cannot connect to server " + server + " (errno=15010)\n", 162
+	return "Connection refused\n" + name + ": cannot connect to server " + server + " (errno=15010)\n", 162
 }
 
 // serverName reads the name that the configuration gives, "pbs" without one.
@@ -174,7 +173,7 @@ func serve(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer control.Close()
+	defer func() { _ = control.Close() }() // the program ends
 	if err := s.open(); err != nil {
 		return err
 	}
@@ -213,7 +212,7 @@ const maxRequest = 16 << 20
 
 // answer serves one command.
 func (s *server) answer(conn *net.UnixConn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // all has been said
 	r, err := receive(conn)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "receive:", err)

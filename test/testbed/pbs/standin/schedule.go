@@ -92,20 +92,21 @@ func (s *server) place(j *job, left map[*vnode]free) ([]placement, string) {
 	var want, avail, total free
 	for _, c := range j.chunks {
 		n := int64(c.n)
-		want.cpus, want.gpus, want.memoryKB = want.cpus+n*c.cpus, want.gpus+n*c.gpus, want.memoryKB+n*c.memoryKB
+		want.cpus, want.memoryKB = want.cpus+n*c.cpus, want.memoryKB+n*c.memoryKB
 	}
 	open := 0
 	for _, v := range s.vnodes {
 		if !v.serves(queue, s.Torque) {
 			continue
 		}
-		total.cpus, total.gpus, total.memoryKB = total.cpus+v.cpus, total.gpus+v.gpus, total.memoryKB+v.memoryKB
+		total.cpus, total.memoryKB = total.cpus+v.cpus, total.memoryKB+v.memoryKB
 		if v.offline || v.down {
 			continue
 		}
 		open++
-		avail.cpus, avail.gpus, avail.memoryKB = avail.cpus+left[v].cpus, avail.gpus+left[v].gpus, avail.memoryKB+left[v].memoryKB
+		avail.cpus, avail.memoryKB = avail.cpus+left[v].cpus, avail.memoryKB+left[v].memoryKB
 	}
+	// Recorded: GPUs beyond all there are give "No available resources on nodes".
 	for _, r := range []struct {
 		name       string
 		w, a, t    int64
@@ -114,7 +115,6 @@ func (s *server) place(j *job, left map[*vnode]free) ([]placement, string) {
 	}{
 		{"ncpus", want.cpus, avail.cpus, total.cpus, false, want.cpus > total.cpus},
 		{"mem", want.memoryKB, avail.memoryKB, total.memoryKB, true, want.memoryKB > total.memoryKB},
-		{"ngpus", want.gpus, avail.gpus, total.gpus, false, want.gpus > total.gpus},
 	} {
 		if r.w <= r.a {
 			continue
