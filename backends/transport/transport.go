@@ -1,5 +1,5 @@
 // Package transport runs programs where the batch system's commands are: on
-// this host or, later, across SSH. It knows nothing of batch systems.
+// this host or across SSH. It knows nothing of batch systems.
 //
 // Commands are argument vectors, never shell text.
 package transport
@@ -52,3 +52,11 @@ var ErrOutputLimit = errors.New("output limit exceeded")
 type Runner interface {
 	Run(ctx context.Context, c Command) (Result, error)
 }
+
+// ErrDenied says that the login, or the change to another user, was refused: a
+// person has to do something before it can work. The program did not run.
+var ErrDenied = errors.New("access denied")
+
+// ErrCredentialsExpired says that the credentials were good once and are no
+// more. Errors that wrap it wrap ErrDenied, too.
+var ErrCredentialsExpired = errors.New("credentials expired")

@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
 
 // Prepare builds and installs everything that environments and tests need:
@@ -33,9 +34,11 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 	}
 	if os.Geteuid() != 0 {
 		tell("real Slurm", errors.New("it needs root"))
+		tell("real sshd", errors.New("it needs root"))
 		tell("mapped users", errors.New("they need root"))
 	} else {
 		tell("real Slurm", slurm.EnsureInstalled(ctx, progress))
+		tell("real sshd", sshd.EnsureInstalled(ctx, progress))
 		tell("mapped users "+account.Alice+" and "+account.Bob, account.Ensure(ctx, progress))
 	}
 	tell("python3", ensurePython(ctx, progress))

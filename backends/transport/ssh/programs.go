@@ -1,0 +1,3 @@
+package ssh
+
+type programs struct{}
