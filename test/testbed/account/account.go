@@ -16,10 +16,12 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 )
 
-// The users of the testbed.
+// The users of the testbed: Alice and Bob own jobs.
 const (
 	Alice = "isthmus-alice"
 	Bob   = "isthmus-bob"
+	// Rest is who slurmrestd runs as: neither root nor one who owns jobs.
+	Rest = "isthmus-rest"
 )
 
 // home is where no directory is and none is made: programs that want a home
@@ -29,7 +31,7 @@ const home = "/nonexistent"
 // Ensure makes the users that are missing and tells progress which. It changes
 // nothing when all exist. Making users needs root.
 func Ensure(ctx context.Context, progress io.Writer) error {
-	missing, err := missing(Alice, Bob)
+	missing, err := missing(Alice, Bob, Rest)
 	if err != nil || len(missing) == 0 {
 		return err
 	}

@@ -36,17 +36,21 @@ func databaseOptions(l layout) []string {
 // slurmdbdConf writes the configuration of the accounting daemon, which looks
 // for it beside slurm.conf.
 func (c Config) slurmdbdConf(l layout, at place) string {
-	return strings.Join([]string{
-		"AuthType=auth/munge", "AuthInfo=socket=" + l.munge("socket"),
+	var tokens []string
+	if c.REST {
+		tokens = restConf(l)
+	}
+	return strings.Join(append(tokens,
+		"AuthType=auth/munge", "AuthInfo=socket="+l.munge("socket"),
 		// The name must be that of this machine, or localhost.
-		"DbdHost=localhost", "DbdAddr=" + at.controller(), fmt.Sprintf("DbdPort=%d", at.accounting()),
+		"DbdHost=localhost", "DbdAddr="+at.controller(), fmt.Sprintf("DbdPort=%d", at.accounting()),
 		"SlurmUser=root",
-		"PidFile=" + filepath.Join(l.dir, "slurmdbd.pid"),
+		"PidFile="+filepath.Join(l.dir, "slurmdbd.pid"),
 		// The database knows root by its process, so there is no password. The
 		// client library takes the path of the socket from MYSQL_UNIX_PORT; there
 		// is no option for it here.
 		"StorageType=accounting_storage/mysql", "StorageHost=localhost", "StorageUser=root", "StorageLoc=slurm",
-	}, "\n") + "\n"
+	), "\n") + "\n"
 }
 
 // writeAccounting writes the files that accounting takes.

@@ -27,10 +27,12 @@ const (
 
 // record is what Attach needs to know.
 type record struct {
-	Name      string `json:"name"`
-	Place     place  `json:"place"`
-	Hosts     []host `json:"hosts"`
-	Temporary bool   `json:"temporary"` // Stop removes the directory
+	Name       string `json:"name"`
+	Place      place  `json:"place"`
+	Hosts      []host `json:"hosts"`
+	Temporary  bool   `json:"temporary"` // Stop removes the directory
+	REST       bool   `json:"rest,omitempty"`
+	Accounting bool   `json:"accounting,omitempty"`
 }
 
 type host struct {
@@ -60,12 +62,17 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("start Slurm: %w", errNotRoot)
 	}
-	installed := Installed
+	needed := []func() error{Installed}
 	if config.Accounting {
-		installed = AccountingInstalled
+		needed = append(needed, AccountingInstalled)
 	}
-	if err := installed(); err != nil {
-		return nil, fmt.Errorf("start Slurm: %w", err)
+	if config.REST {
+		needed = append(needed, RESTInstalled)
+	}
+	for _, installed := range needed {
+		if err := installed(); err != nil {
+			return nil, fmt.Errorf("start Slurm: %w", err)
+		}
 	}
 	for range 3 {
 		var c *Cluster
@@ -119,6 +126,11 @@ func start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if err := c.waitHosts(ctx, c.HostNames()...); err != nil {
 		return nil, err
 	}
+	if config.REST {
+		if err := c.StartREST(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -129,7 +141,7 @@ func prepare(config Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{record: record{Name: config.Name, Place: at}}
+	c := &Cluster{record: record{Name: config.Name, Place: at, REST: config.REST, Accounting: config.Accounting}}
 	for i, n := range names {
 		c.record.Hosts = append(c.record.Hosts, host{Name: n, Address: at.host(i)})
 	}
@@ -161,7 +173,7 @@ func (c *Cluster) at(dir string) {
 
 func (c *Cluster) write(config Config) error {
 	l := c.layout
-	if max(len(l.munge("socket")), len(l.database("socket"))) > maxSocket {
+	if max(len(l.munge("socket")), len(l.database("socket")), len(l.restSocket())) > maxSocket {
 		return fmt.Errorf("directory %s: too long for the path of a socket", c.Dir)
 	}
 	dirs := []string{c.Dir, l.munge(""), l.state(), l.spool(""), filepath.Dir(l.device("")), c.StagingDir}
@@ -186,6 +198,11 @@ func (c *Cluster) write(config Config) error {
 	}
 	if config.Accounting {
 		if err := c.writeAccounting(config); err != nil {
+			return err
+		}
+	}
+	if config.REST {
+		if err := c.writeREST(); err != nil {
 			return err
 		}
 	}

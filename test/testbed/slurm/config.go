@@ -63,6 +63,10 @@ type Config struct {
 	// EnsureAccountingInstalled installs, some 50 MiB
 	// of disk, 100 MiB of memory and 5 s more to start.
 	Accounting bool
+	// REST adds slurmrestd on a Unix socket and a loopback port, with tokens
+	// (auth/jwt) as the only way in. It takes the programs that
+	// EnsureRESTInstalled installs.
+	REST bool
 	// Extra lines for slurm.conf.
 	Extra []string
 	// KeepFiles leaves a directory that Start made in place after Stop.
@@ -133,6 +137,8 @@ func (l layout) state() string            { return filepath.Join(l.dir, "state")
 func (l layout) spool(h string) string    { return filepath.Join(l.dir, "spool", h) }
 func (l layout) device(i string) string   { return filepath.Join(l.dir, "dev", "nvidia"+i) }
 func (l layout) staging() string          { return filepath.Join(l.dir, "staging") }
+func (l layout) tokenKey() string         { return filepath.Join(l.dir, "jwt.key") }
+func (l layout) restSocket() string       { return filepath.Join(l.dir, "rest", "socket") }
 func (l layout) record() string           { return filepath.Join(l.dir, "cluster.json") }
 
 // slurmConf writes the configuration for the given place.
@@ -172,6 +178,9 @@ func (c Config) slurmConf(l layout, at place) string {
 			"AccountingStorageTRES=gres/gpu")
 	} else {
 		lines = append(lines, "AccountingStorageType=accounting_storage/none")
+	}
+	if c.REST {
+		lines = append(lines, restConf(l)...)
 	}
 	n := 0
 	for _, h := range c.Hosts {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
@@ -37,6 +38,23 @@ func withAccounting() software {
 	}
 }
 
+// withREST adds the daemon of the REST API and the plugin for its tokens.
+func withREST() software {
+	s := plain()
+	return software{
+		programs: append(s.programs, "slurmrestd", "/usr/lib/"+debianArch()+"/slurm-wlm/auth_jwt.so"),
+		packages: append(s.packages, "slurmrestd", "slurm-wlm-jwt-plugin"),
+	}
+}
+
+// debianArch is Debian's name for the folder of this machine's libraries.
+func debianArch() string {
+	if runtime.GOARCH == "arm64" {
+		return "aarch64-linux-gnu"
+	}
+	return "x86_64-linux-gnu"
+}
+
 // MissingError says which programs are not there.
 type MissingError struct {
 	Programs []string
@@ -55,6 +73,9 @@ func Installed() error { return plain().installed() }
 // AccountingInstalled is Installed for a cluster with accounting.
 func AccountingInstalled() error { return withAccounting().installed() }
 
+// RESTInstalled is Installed for a cluster with REST.
+func RESTInstalled() error { return withREST().installed() }
+
 func (s software) installed() error {
 	var missing []string
 	for _, p := range s.programs {
@@ -71,6 +92,10 @@ func (s software) installed() error {
 // find looks in PATH and in the directories of system programs, which are not
 // in every user's PATH.
 func find(program string) (string, error) {
+	if filepath.IsAbs(program) { // a plugin, which is no program
+		_, err := os.Stat(program)
+		return program, err
+	}
 	if path, err := exec.LookPath(program); err == nil {
 		return path, nil
 	}
@@ -93,6 +118,9 @@ func EnsureInstalled(ctx context.Context, w io.Writer) error { return plain().en
 func EnsureAccountingInstalled(ctx context.Context, w io.Writer) error {
 	return withAccounting().ensure(ctx, w)
 }
+
+// EnsureRESTInstalled is EnsureInstalled for a cluster with REST.
+func EnsureRESTInstalled(ctx context.Context, w io.Writer) error { return withREST().ensure(ctx, w) }
 
 func (s software) ensure(ctx context.Context, w io.Writer) error {
 	err := s.installed()

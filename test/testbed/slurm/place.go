@@ -21,7 +21,7 @@ const (
 // addresses either.
 type place struct {
 	// Port is the controller's; the hosts' follow. The last of the block is the
-	// accounting daemon's.
+	// accounting daemon's, the one before it slurmrestd's.
 	Port int `json:"port"`
 }
 
@@ -33,6 +33,7 @@ func (p place) address(last int) string {
 func (p place) controller() string { return p.address(1) }
 func (p place) host(n int) string  { return p.address(11 + n) }
 func (p place) accounting() int    { return p.Port + blockSize - 1 }
+func (p place) rest() int          { return p.Port + blockSize - 2 }
 
 // findPlace gives a block whose ports nobody uses now. Another cluster that
 // starts at the same moment may still take it first; Start then tries again.
@@ -46,8 +47,8 @@ func findPlace(hosts int) (place, error) {
 	return place{}, errors.New("no free block of ports on this machine")
 }
 
-// free says whether nobody uses the ports of the controller, that many hosts
-// and the accounting daemon.
+// free says whether nobody uses the ports of the controller, that many hosts,
+// the accounting daemon and slurmrestd.
 func (p place) free(hosts int) bool {
 	var open []net.Listener
 	defer func() {
@@ -55,7 +56,7 @@ func (p place) free(hosts int) bool {
 			_ = l.Close()
 		}
 	}()
-	ports := []int{p.accounting()}
+	ports := []int{p.accounting(), p.rest()}
 	for i := range hosts + 1 {
 		ports = append(ports, p.Port+i)
 	}
