@@ -14,12 +14,17 @@ func TestImports(t *testing.T) {
 			Why:  "a batch system knows nothing of Kubernetes",
 		},
 		{
-			From: []string{"./backends"}, Except: []string{"./backends/slurm", "./backends/local", "./backends/fake", "./backends/transport", "./backends/backendtest"},
+			From: []string{"./backends"}, Except: []string{"./backends/slurm", "./backends/slurmrest", "./backends/local", "./backends/fake", "./backends/transport", "./backends/backendtest"},
 			Ban: []string{"os/exec", "net"}, Direct: true,
 			Why: "the contract does no I/O",
 		},
 	}
-	siblings := []string{"slurm", "pbs", "local", "fake"}
+	rules = append(rules, importrules.Rule{
+		From: []string{"./backends/slurmjob"},
+		Ban:  []string{"./backends/transport", "./backends/slurm", "./backends/slurmrest", "os", "os/exec", "net", "net/http", "context", "log"}, Direct: true,
+		Why: "what Slurm is does not depend on how one speaks to it",
+	})
+	siblings := []string{"slurm", "slurmrest", "pbs", "local", "fake"}
 	for _, from := range siblings {
 		for _, to := range siblings {
 			if from != to {

@@ -15,7 +15,7 @@ func TestImports(t *testing.T) {
 		},
 		{
 			From: []string{"./provider"},
-			Ban:  []string{"./backends/slurm", "./backends/local", "./backends/fake"},
+			Ban:  []string{"./backends/slurm", "./backends/slurmrest", "./backends/slurmjob", "./backends/local", "./backends/fake"},
 			Why:  "the provider knows the contract; cmd/vnode lists the batch systems",
 		},
 		{

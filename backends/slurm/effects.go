@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
 )
@@ -17,7 +18,7 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	fail := func(kind backends.Kind, err error) (backends.JobID, error) {
 		return "", &backends.Error{Op: "submit", Kind: kind, Key: spec.Key, Err: err}
 	}
-	if err := check(spec); err != nil {
+	if err := slurmjob.Check(spec); err != nil {
 		return fail(backends.KindInvalid, err)
 	}
 	select {
@@ -51,7 +52,7 @@ func parseSubmitted(out string) (backends.JobID, error) {
 	lines := strings.Split(strings.TrimRight(out, "\n"), "\n")
 	last := lines[len(lines)-1]
 	id, cluster, more := strings.Cut(last, ";")
-	if !idForm.MatchString(id) || more && !clusterForm.MatchString(cluster) {
+	if !slurmjob.ValidID(id) || more && !clusterForm.MatchString(cluster) {
 		return "", fmt.Errorf("sbatch answered %.200q, want a job id", last)
 	}
 	return backends.JobID(id), nil
@@ -94,11 +95,11 @@ func (b *Backend) together(ctx context.Context, shared *groupcommit.Committer[ba
 	fail := func(kind backends.Kind, err error) error {
 		return &backends.Error{Op: op, Kind: kind, Key: job.Key, Err: err}
 	}
-	if !idForm.MatchString(string(job.ID)) {
+	if !slurmjob.ValidID(string(job.ID)) {
 		return fail(backends.KindInvalid, fmt.Errorf("%.40q is not a job id", string(job.ID)))
 	}
 	// As root the command would reach any user's job.
-	if err := checkUser(job.User); err != nil {
+	if err := slurmjob.CheckUser(job.User); err != nil {
 		return fail(backends.KindInvalid, err)
 	}
 	err := shared.Do(ctx, job.User, job)
@@ -155,8 +156,8 @@ func (b *Backend) effect(ctx context.Context, e effect, user string, jobs ...bac
 	if res.Exit == 0 {
 		return nil
 	}
-	if len(jobs) == 1 && (ended(text) || slices.ContainsFunc(e.done, func(m string) bool { return strings.Contains(text, m) })) {
+	if len(jobs) == 1 && (slurmjob.Ended(text) || slices.ContainsFunc(e.done, func(m string) bool { return strings.Contains(text, m) })) {
 		return nil
 	}
-	return fail(classify(text), fmt.Errorf("%s exited with %d: %s", e.argv[0], res.Exit, text))
+	return fail(slurmjob.Classify(text), fmt.Errorf("%s exited with %d: %s", e.argv[0], res.Exit, text))
 }

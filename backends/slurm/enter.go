@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 )
 
 var _ backends.Enterer = (*Backend)(nil)
@@ -25,16 +26,16 @@ func (b *Backend) Enter(job backends.JobRef, host string, argv []string) (backen
 		return backends.Entry{}, &backends.Error{Op: "enter", Kind: backends.KindInvalid, Key: job.Key, Err: err}
 	}
 	switch {
-	case !idForm.MatchString(string(job.ID)):
+	case !slurmjob.ValidID(string(job.ID)):
 		return fail(fmt.Errorf("%.40q is not a job id", string(job.ID)))
-	case job.Component < 0 || job.Component > maxComponents:
+	case job.Component < 0 || job.Component > slurmjob.MaxComponents:
 		return fail(fmt.Errorf("component %d is none", job.Component))
 	case !hostForm.MatchString(host):
 		return fail(fmt.Errorf("%.80q is not a host name", host))
 	case len(argv) == 0 || argv[0] == "":
 		return fail(fmt.Errorf("no program given"))
 	}
-	if err := checkUser(job.User); err != nil {
+	if err := slurmjob.CheckUser(job.User); err != nil {
 		return fail(err)
 	}
 	args := []string{"srun"}

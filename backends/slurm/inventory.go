@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/hostlist"
+	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 )
 
 // Inventory asks for the nodes and the partitions, and once for the version.
@@ -86,8 +87,8 @@ func records(out, key string) ([]map[string]string, error) {
 		if !strings.HasPrefix(line, key+"=") {
 			return nil, fmt.Errorf("a line starts with %.60q, want %s=", line, key)
 		}
-		if len(all) >= maxHosts {
-			return nil, fmt.Errorf("more than %d lines", maxHosts)
+		if len(all) >= slurmjob.MaxHosts {
+			return nil, fmt.Errorf("more than %d lines", slurmjob.MaxHosts)
 		}
 		all = append(all, record(line))
 	}
@@ -112,13 +113,13 @@ func parseNodes(out string) ([]backends.Host, error) {
 }
 
 func parseNode(r map[string]string) (backends.Host, error) {
-	h := backends.Host{Name: r["NodeName"], Addr: present(r["NodeAddr"]), State: r["State"]}
+	h := backends.Host{Name: r["NodeName"], Addr: slurmjob.Present(r["NodeAddr"]), State: r["State"]}
 	if h.Name == "" || h.State == "" {
 		return h, fmt.Errorf("the name or the state is missing")
 	}
-	h.Why = unusable(h.State)
+	h.Why = slurmjob.Unusable(h.State)
 	h.Usable = h.Why == ""
-	if f := present(r["ActiveFeatures"]); f != "" {
+	if f := slurmjob.Present(r["ActiveFeatures"]); f != "" {
 		h.Features = strings.Split(f, ",")
 	}
 	cpus := r["CPUEfctv"] // without what is set aside for the system; 22.05 and later
@@ -141,10 +142,10 @@ func parseNode(r map[string]string) (backends.Host, error) {
 	}
 	h.MemoryMiB = max(0, h.MemoryMiB-reserved)
 	var err error
-	if h.GPUs, err = parseGres(r["Gres"]); err != nil {
+	if h.GPUs, err = slurmjob.ParseGRES(r["Gres"]); err != nil {
 		return h, fmt.Errorf("gres: %w", err)
 	}
-	if h.Allocated.GPUs, err = parseGres(r["GresUsed"]); err != nil {
+	if h.Allocated.GPUs, err = slurmjob.ParseGRES(r["GresUsed"]); err != nil {
 		return h, fmt.Errorf("gres in use: %w", err)
 	}
 	return h, nil
@@ -152,7 +153,7 @@ func parseNode(r map[string]string) (backends.Host, error) {
 
 // amount reads a count; a missing one is 0.
 func amount(v string) (int64, error) {
-	if v = present(v); v == "" {
+	if v = slurmjob.Present(v); v == "" {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
@@ -162,125 +163,19 @@ func amount(v string) (int64, error) {
 	return n, nil
 }
 
-// unusable says why jobs cannot start on a node in this state, "" when they can.
-func unusable(state string) string {
-	// Marks after the state: * not responding, ~ powered down, # powering up,
-	// ! powering down, % powering down, $ maintenance, @ reboot, ^ reboot, - planned.
-	marks := map[rune]string{'*': "not responding", '!': "powering down", '%': "powering down", '$': "in maintenance", '@': "reboot pending", '^': "rebooting"}
-	var why []string
-	words := strings.Split(state, "+")
-	for i, w := range words {
-		bare := strings.TrimRight(w, "*~#!%$@^-")
-		for _, m := range w[len(bare):] {
-			if text := marks[m]; text != "" {
-				why = append(why, text)
-			}
-		}
-		switch bare {
-		case "IDLE", "MIXED", "ALLOCATED", "ALLOC", "COMPLETING", "PLANNED":
-			continue
-		case "RESERVED", "RESV":
-			why = append(why, "reserved")
-		case "MAINT", "MAINTENANCE":
-			why = append(why, "in maintenance")
-		case "DRAIN", "DRAINED", "DRAINING":
-			why = append(why, "drained")
-		case "DOWN", "FAIL", "FAILING", "ERROR", "FUTURE", "UNKNOWN", "INVAL", "INVALID", "INVALID_REG", "BLOCKED",
-			"NOT_RESPONDING", "NO_RESPOND", "POWERING_DOWN", "POWER_DOWN", "REBOOT", "REBOOT_ISSUED", "REBOOT_REQUESTED", "UNDRAIN":
-			why = append(why, strings.ToLower(strings.ReplaceAll(bare, "_", " ")))
-		default:
-			// CLOUD, POWERED_DOWN, POWERING_UP, DYNAMIC_NORM and the like can take
-			// jobs; a base state that is not known cannot be relied on.
-			if i == 0 {
-				why = append(why, "in state "+bare)
-			}
-		}
-	}
-	slices.Sort(why)
-	return strings.Join(slices.Compact(why), ", ")
-}
-
-// parseGres counts GPUs by type in "gpu:a100:4(S:0-1),gpu:2,shard:8(IDX:0-1)".
-func parseGres(v string) (map[string]int64, error) {
-	out := map[string]int64{}
-	for item, rest := nextGres(present(v)); item != ""; item, rest = nextGres(rest) {
-		item, _, _ = strings.Cut(item, "(")
-		parts := strings.Split(item, ":")
-		if parts[0] != "gpu" {
-			continue
-		}
-		if len(parts) == 1 {
-			out[""]++ // "gpu" alone is one
-			continue
-		}
-		// "gpu:no_consume:4" and "gpu:a100:no_consume:4" are not counted by Slurm.
-		if slices.Contains(parts, "no_consume") {
-			continue
-		}
-		n, err := gresCount(parts[len(parts)-1])
-		if err != nil {
-			return nil, err
-		}
-		name := strings.Join(parts[1:len(parts)-1], ":")
-		if name != "" && !gresForm.MatchString(name) {
-			return nil, fmt.Errorf("the GPU type %.80q", name)
-		}
-		if n > 0 {
-			out[name] += n
-		}
-	}
-	if len(out) == 0 {
-		return nil, nil
-	}
-	return out, nil
-}
-
-// nextGres cuts at the next comma outside of parentheses.
-func nextGres(v string) (item, rest string) {
-	depth := 0
-	for i := range len(v) {
-		switch v[i] {
-		case '(':
-			depth++
-		case ')':
-			depth--
-		case ',':
-			if depth <= 0 {
-				return v[:i], v[i+1:]
-			}
-		}
-	}
-	return v, ""
-}
-
-func gresCount(v string) (int64, error) {
-	factor := int64(1)
-	for suffix, f := range map[string]int64{"K": 1 << 10, "M": 1 << 20, "G": 1 << 30} {
-		if bare, ok := strings.CutSuffix(v, suffix); ok {
-			v, factor = bare, f
-			break
-		}
-	}
-	n, err := strconv.ParseInt(v, 10, 32)
-	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%.40q is not a count", v)
-	}
-	return n * factor, nil
-}
-
 func parsePartitions(out string) ([]backends.Partition, error) {
 	all, err := records(out, "PartitionName")
 	if err != nil {
 		return nil, err
 	}
 	parts := make([]backends.Partition, 0, len(all))
-	budget := 10 * maxHosts // partitions overlap
+	budget := 10 * slurmjob.MaxHosts // partitions overlap
 	for _, r := range all {
 		p := backends.Partition{Name: r["PartitionName"], Up: r["State"] == "UP", Default: r["Default"] == "YES"}
 		if p.Name == "" || r["State"] == "" {
 			return nil, fmt.Errorf("partition %.80q: the name or the state is missing", p.Name)
 		}
-		if p.Hosts, err = hostlist.Expand(present(r["Nodes"]), budget); err != nil {
+		if p.Hosts, err = hostlist.Expand(slurmjob.Present(r["Nodes"]), budget); err != nil {
 			return nil, fmt.Errorf("partition %.80q: %w", p.Name, err)
 		}
 		budget -= len(p.Hosts)
@@ -301,7 +196,7 @@ func parsePartitions(out string) ([]backends.Partition, error) {
 // parseDuration reads "[days-]hours:minutes:seconds" and its shorter forms
 // "minutes" and "minutes:seconds"; 0 stands for unlimited and for none.
 func parseDuration(v string) (time.Duration, error) {
-	if v = present(v); v == "" || v == "UNLIMITED" || v == "INFINITE" {
+	if v = slurmjob.Present(v); v == "" || v == "UNLIMITED" || v == "INFINITE" {
 		return 0, nil
 	}
 	bad := fmt.Errorf("%.40q is not a time", v)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,11 +12,8 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
-	"github.com/isthmus-hpc/isthmus/backends/hostlist"
+	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 )
-
-// maxHosts bounds the hosts of one answer.
-const maxHosts = 100_000
 
 // fields are what is asked of each job, in this order.
 func fields() []string {
@@ -25,26 +23,6 @@ func fields() []string {
 	}
 }
 
-// row is one line of squeue, a component of a job.
-type row struct {
-	id, leader string
-	offset     int
-	owner      string
-	key        backends.Key
-	user       string
-	partition  string
-	word       string
-	priority   string
-	reason     string
-	restarts   int
-	nodes      string
-	submitted  time.Time
-	start      time.Time
-	end        time.Time
-	exit       int
-	signal     int
-}
-
 // Observe lists the owner's jobs with one squeue. When users is empty all
 // users' jobs are looked at. The list is incomplete when Slurm did not know one
 // of the users: their jobs are not in it.
@@ -52,11 +30,11 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	fail := func(kind backends.Kind, err error) (backends.Observation, error) {
 		return backends.Observation{}, &backends.Error{Op: "observe", Kind: kind, Err: err}
 	}
-	if !ownerForm.MatchString(owner) {
-		return fail(backends.KindInvalid, fmt.Errorf("owner %.80q: want 1 to 63 characters of a-z, 0-9 and -", owner))
+	if err := slurmjob.CheckOwner(owner); err != nil {
+		return fail(backends.KindInvalid, err)
 	}
 	for _, u := range users {
-		if err := checkUser(u); err != nil {
+		if err := slurmjob.CheckUser(u); err != nil {
 			return fail(backends.KindInvalid, err)
 		}
 	}
@@ -75,7 +53,7 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	if err != nil {
 		return fail(backends.KindTransient, fmt.Errorf("read the answer of squeue: %w", err))
 	}
-	jobs, err := fold(rows)
+	jobs, err := slurmjob.Fold(rows)
 	if err != nil {
 		return fail(backends.KindTransient, fmt.Errorf("read the answer of squeue: %w", err))
 	}
@@ -103,7 +81,7 @@ func squeueArgs(sep string, users []string) []string {
 
 // parseRows reads the whole answer and keeps the owner's rows. Anything that is
 // not understood fails the whole: half a list would hide jobs.
-func parseRows(out, sep, owner string) ([]row, error) {
+func parseRows(out, sep, owner string) ([]slurmjob.Component, error) {
 	if len(out) > maxOutput {
 		return nil, fmt.Errorf("%d bytes, more than %d", len(out), maxOutput)
 	}
@@ -113,7 +91,7 @@ func parseRows(out, sep, owner string) ([]row, error) {
 		out = rest
 	}
 	names := fields()
-	var rows []row
+	var rows []slurmjob.Component
 	for n := 0; out != ""; n++ {
 		var v []string
 		for range names {
@@ -138,55 +116,47 @@ func parseRows(out, sep, owner string) ([]row, error) {
 	return rows, nil
 }
 
-func parseRow(v []string, owner string) (r row, ours bool, err error) {
-	tagged, key, ok := parseTag(v[3])
+func parseRow(v []string, owner string) (c slurmjob.Component, ours bool, err error) {
+	none := slurmjob.Component{}
+	tagged, key, ok := slurmjob.ParseTag(v[3])
 	if !ok || tagged != owner {
-		return row{}, false, nil
+		return none, false, nil
 	}
-	r = row{
-		id: v[0], leader: v[0], owner: owner, key: key,
-		user: v[4], partition: v[5], word: v[6], priority: v[7], reason: present(v[8]), nodes: present(v[10]),
+	c = slurmjob.Component{
+		ID: v[0], Leader: v[0], Owner: owner, Key: key, User: v[4], Partition: v[5], Word: v[6], Unprioritised: v[7] == "0",
+		Reason: slurmjob.Present(v[8]), Nodes: slurmjob.Present(v[10]),
 	}
-	if !idForm.MatchString(r.id) {
-		return row{}, false, fmt.Errorf("the id is not a number")
+	if !slurmjob.ValidID(c.ID) {
+		return none, false, errors.New("the id is not a number")
 	}
-	if l := present(v[1]); l != "" && l != "0" {
-		if !idForm.MatchString(l) {
-			return row{}, false, fmt.Errorf("the leader's id %.20q is not a number", l)
+	if l := slurmjob.Present(v[1]); l != "" && l != "0" {
+		if !slurmjob.ValidID(l) {
+			return none, false, fmt.Errorf("the leader's id %.20q is not a number", l)
 		}
-		r.leader = l
-		if r.offset, err = strconv.Atoi(v[2]); err != nil || r.offset < 0 {
-			return row{}, false, fmt.Errorf("the component number %.20q", v[2])
-		}
-	}
-	if r.word == "" {
-		return row{}, false, fmt.Errorf("the state is missing")
-	}
-	if c := present(v[9]); c != "" {
-		if r.restarts, err = strconv.Atoi(c); err != nil || r.restarts < 0 {
-			return row{}, false, fmt.Errorf("the restart count %.20q", c)
+		c.Leader = l
+		if c.Offset, err = strconv.Atoi(v[2]); err != nil || c.Offset < 0 {
+			return none, false, fmt.Errorf("the component number %.20q", v[2])
 		}
 	}
-	for i, at := range map[int]*time.Time{11: &r.submitted, 12: &r.start, 13: &r.end} {
+	if c.Word == "" {
+		return none, false, errors.New("the state is missing")
+	}
+	if n := slurmjob.Present(v[9]); n != "" {
+		if c.Restarts, err = strconv.Atoi(n); err != nil || c.Restarts < 0 {
+			return none, false, fmt.Errorf("the restart count %.20q", n)
+		}
+	}
+	for i, at := range map[int]*time.Time{11: &c.Submitted, 12: &c.Start, 13: &c.End} {
 		if *at, err = parseTime(v[i]); err != nil {
-			return row{}, false, err
+			return none, false, err
 		}
 	}
-	r.exit, r.signal, err = parseExit(v[14])
-	return r, true, err
-}
-
-// present gives "" for the words with which Slurm says that there is nothing.
-func present(v string) string {
-	switch v {
-	case "N/A", "(null)", "None", "Unknown", "NONE", "n/a", "INVALID", "NOT_SET":
-		return ""
-	}
-	return v
+	c.ExitCode, c.Signal, err = slurmjob.ParseExit(v[14])
+	return c, true, err
 }
 
 func parseTime(v string) (time.Time, error) {
-	if v = present(v); v == "" || v == "0" {
+	if v = slurmjob.Present(v); v == "" || v == "0" {
 		return time.Time{}, nil
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
@@ -194,113 +164,4 @@ func parseTime(v string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("the time %.40q is not seconds since the epoch", v)
 	}
 	return time.Unix(n, 0).UTC(), nil
-}
-
-// parseExit reads a wait status ("768", to 22.05) or "code:signal" (from 23.02).
-func parseExit(v string) (code, signal int, err error) {
-	if v = present(v); v == "" {
-		return 0, 0, nil
-	}
-	if c, s, ok := strings.Cut(v, ":"); ok {
-		if code, err = strconv.Atoi(c); err == nil {
-			signal, err = strconv.Atoi(s)
-		}
-	} else {
-		var status uint64
-		status, err = strconv.ParseUint(v, 10, 32)
-		code, signal = int(status>>8&0xff), int(status&0x7f)
-	}
-	if err != nil || code < 0 || signal < 0 {
-		return 0, 0, fmt.Errorf("the exit code %.40q", v)
-	}
-	return code, signal, nil
-}
-
-// fold makes one job of the components of each.
-func fold(rows []row) ([]backends.Job, error) {
-	byLeader := map[string][]row{}
-	for _, r := range rows {
-		byLeader[r.leader] = append(byLeader[r.leader], r)
-	}
-	jobs := make([]backends.Job, 0, len(byLeader))
-	budget := maxHosts
-	for _, parts := range byLeader {
-		slices.SortFunc(parts, func(a, b row) int { return a.offset - b.offset })
-		j, err := job(parts, &budget)
-		if err != nil {
-			return nil, err
-		}
-		jobs = append(jobs, j)
-	}
-	slices.SortFunc(jobs, func(a, b backends.Job) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return jobs, nil
-}
-
-// job makes a Job of its components in their order. The batch script belongs to
-// the first, so that one tells how the job ended.
-func job(parts []row, hosts *int) (backends.Job, error) {
-	first := parts[0]
-	j := backends.Job{
-		ID: backends.JobID(first.leader), Key: first.key, Owner: first.owner, User: first.user, Partition: first.partition,
-		Submitted: first.submitted, ExitCode: first.exit, Signal: first.signal,
-	}
-	slowest := first
-	seen := map[string]bool{}
-	for _, p := range parts {
-		if rank(stateOf(p.word)) < rank(stateOf(slowest.word)) {
-			slowest = p
-		}
-		// A component that lost its host explains more than the script's end.
-		if s := stateOf(p.word); s.Terminal() && s != backends.StateCompleted && stateOf(slowest.word) == backends.StateCompleted {
-			slowest = p
-		}
-		j.Restarts = max(j.Restarts, p.restarts)
-		if stateOf(p.word) == backends.StatePending && heldFor(p) {
-			j.Held = true
-		}
-		names, err := hostlist.Expand(p.nodes, *hosts)
-		if err != nil {
-			return backends.Job{}, fmt.Errorf("job %s: %w", p.id, err)
-		}
-		*hosts -= len(names)
-		for _, n := range names {
-			if !seen[n] {
-				seen[n] = true
-				j.Hosts = append(j.Hosts, n)
-			}
-		}
-	}
-	j.State, j.Reason = stateOf(slowest.word), slowest.reason
-	if j.Reason == "" && j.State != backends.StateCompleted {
-		for _, p := range parts {
-			if p.reason != "" {
-				j.Reason = p.reason
-				break
-			}
-		}
-	}
-	for _, p := range parts {
-		times(&j, p)
-	}
-	j.Held = j.Held && j.State == backends.StatePending
-	return j, nil
-}
-
-// times fills in the times that make sense in the job's state: Slurm gives an
-// end for a job that only has a limit, and a start for one that only waits.
-func times(j *backends.Job, p row) {
-	switch {
-	case j.State == backends.StatePending:
-		j.Never = j.Never || never(p.reason)
-		if p.start.After(j.Estimated) {
-			j.Estimated = p.start
-		}
-		return
-	case j.State.Terminal() && p.end.After(j.Ended):
-		j.Ended = p.end
-	}
-	// One that ended without a host never started.
-	if p.nodes != "" && p.start.After(j.Started) {
-		j.Started = p.start
-	}
 }

@@ -5,10 +5,6 @@
 // What a job is called, who owns it and where its script lies reach Slurm as
 // single arguments; nothing is ever put into a shell or a script.
 //
-// A job's comment is "isthmus/<owner>/<key>": that tag alone says that a job is
-// ours. Jobs are named by their key and submitted with dependency "singleton",
-// so that Slurm itself never runs two of one key and user at once.
-//
 // Slurm keeps a record of some jobs that it refused at submit (state FAILED,
 // reason BadConstraints). Observe lists them as what they are.
 package slurm
@@ -24,6 +20,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
 )
@@ -152,7 +149,7 @@ func (b *Backend) query(ctx context.Context, op string, argv ...string) (stdout,
 	}
 	said := said(res)
 	if res.Exit != 0 {
-		kind := classify(said)
+		kind := slurmjob.Classify(said)
 		if kind != backends.KindDenied {
 			kind = backends.KindTransient
 		}

@@ -1,14 +1,15 @@
-package slurm
+package slurmjob
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 )
 
-// stateOf maps the word that squeue gives as a job's state: a base state, or
+// StateOf maps the word that Slurm shows as a job's state: a base state, or
 // the flag that hides it.
-func stateOf(word string) backends.State {
+func StateOf(word string) backends.State {
 	switch word {
 	case "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
 		"POWER_UP_NODE", "EXPEDITING":
@@ -58,19 +59,19 @@ func rank(s backends.State) int {
 }
 
 // heldFor reports whether a pending component waits for somebody to release it.
-func heldFor(r row) bool {
-	switch r.word {
+func heldFor(r Component) bool {
+	switch r.Word {
 	case "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD":
 		return true
 	}
-	switch r.reason {
+	switch r.Reason {
 	case "JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "ReservationDeleted",
 		"launch_failed_requeued_held", "job_requeued_in_held_state":
 		return true
 	}
 	// A held job has priority 0 whatever its reason. So has one that Slurm gave
 	// up on (BadConstraints): that was released and is not held by anybody.
-	return r.priority == "0" && !never(r.reason)
+	return r.Unprioritised && !never(r.Reason)
 }
 
 // never reports whether a pending job's reason will not pass by itself: the job
@@ -89,4 +90,23 @@ func never(reason string) bool {
 	}
 	return strings.Contains(reason, "PerJob") || strings.Contains(reason, "PerNode") ||
 		strings.Contains(reason, "MaxWallDuration") || strings.HasPrefix(reason, "QOSMin")
+}
+
+// Word gives the one word that Slurm's commands show for a base state and its
+// flags, which newer versions of the REST API list one by one.
+func Word(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	// The order is that of job_state_string in Slurm's slurm_protocol_defs.c;
+	// flags that say nothing of what the job does are left out.
+	for _, flag := range []string{
+		"COMPLETING", "STAGE_OUT", "CONFIGURING", "RESIZING", "REQUEUE_FED", "REQUEUE_HOLD", "REQUEUED", "SPECIAL_EXIT",
+		"STOPPED", "REVOKED", "RESV_DEL_HOLD", "SIGNALING",
+	} {
+		if slices.Contains(words, flag) {
+			return flag
+		}
+	}
+	return words[0]
 }

@@ -1,0 +1,218 @@
+package slurmjob
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+)
+
+// MaxComponents is Slurm's limit for the components of one job.
+const MaxComponents = 128
+
+const (
+	maxTasks = 1 << 20
+	maxValue = 1024
+)
+
+var (
+	keyForm   = regexp.MustCompile(`^[a-z][a-z0-9]{0,14}$`)
+	ownerForm = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+	userForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,254}$`)
+	gresForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	idForm    = regexp.MustCompile(`^[1-9][0-9]{0,9}$`)
+)
+
+// Check refuses what could be taken for something else on the way to Slurm.
+func Check(s backends.JobSpec) error {
+	switch {
+	case !keyForm.MatchString(string(s.Key)):
+		return fmt.Errorf("key %.40q: want 1 to 15 characters of a-z and 0-9, a letter first", string(s.Key))
+	case len(s.Components) == 0:
+		return errors.New("no components")
+	case len(s.Components) > MaxComponents:
+		return fmt.Errorf("%d components, more than %d", len(s.Components), MaxComponents)
+	case s.Walltime < 0 || s.Grace < 0:
+		return errors.New("a negative time")
+	}
+	if err := errors.Join(CheckOwner(s.Owner), CheckUser(s.User)); err != nil {
+		return err
+	}
+	for _, v := range [][2]string{
+		{"partition", s.Partition}, {"account", s.Account}, {"qos", s.QOS},
+		{"constraint", s.Constraint}, {"reservation", s.Reservation},
+	} {
+		if err := checkValue(v[1]); err != nil {
+			return fmt.Errorf("%s %.80q: %w", v[0], v[1], err)
+		}
+	}
+	if !filepath.IsAbs(s.WorkDir) || filepath.Clean(s.WorkDir) != s.WorkDir || strings.ContainsFunc(s.WorkDir, unicode.IsControl) {
+		return fmt.Errorf("work dir %.200q: want a clean absolute path without control characters", s.WorkDir)
+	}
+	for i, c := range s.Components {
+		if err := checkComponent(c); err != nil {
+			return fmt.Errorf("component %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// CheckOwner refuses what is no tag of an owner.
+func CheckOwner(owner string) error {
+	if !ownerForm.MatchString(owner) {
+		return fmt.Errorf("owner %.80q: want 1 to 63 characters of a-z, 0-9 and -", owner)
+	}
+	return nil
+}
+
+// CheckUser refuses root and what is no user name.
+func CheckUser(name string) error {
+	if name == "root" {
+		return errors.New("jobs never run as root")
+	}
+	if !userForm.MatchString(name) {
+		return fmt.Errorf("user %.80q is not a user name", name)
+	}
+	return nil
+}
+
+// ValidID reports whether id has the form of a job id.
+func ValidID(id string) bool { return idForm.MatchString(id) }
+
+func checkValue(v string) error {
+	switch {
+	case v == "":
+		return nil
+	case len(v) > maxValue:
+		return fmt.Errorf("longer than %d bytes", maxValue)
+	case v[0] == '-':
+		return errors.New("starts like an option")
+	case !utf8.ValidString(v):
+		return errors.New("not UTF-8")
+	case strings.ContainsFunc(v, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }):
+		return errors.New("white space or a control character")
+	}
+	return nil
+}
+
+func checkComponent(c backends.Component) error {
+	if c.Tasks < 1 || c.Tasks > maxTasks {
+		return fmt.Errorf("%d tasks", c.Tasks)
+	}
+	if c.CPUs < 1 || c.CPUs > maxTasks {
+		return fmt.Errorf("%d CPUs a task", c.CPUs)
+	}
+	if c.MemoryMiB < 0 || c.MemoryMiB > 1<<40 {
+		return fmt.Errorf("%d MiB a task", c.MemoryMiB)
+	}
+	for name, n := range c.GPUs {
+		if name != "" && (!gresForm.MatchString(name) || len(name) > 64) {
+			return fmt.Errorf("GPU type %.80q", name)
+		}
+		if n < 0 || n > maxTasks {
+			return fmt.Errorf("%d GPUs a task", n)
+		}
+	}
+	return nil
+}
+
+// Properties describe one component of a job to Slurm: what the commands take
+// as options and slurmrestd as fields. Zero values are left out.
+type Properties struct {
+	Name    string
+	Comment string
+
+	Partition, Account, QOS, Constraint, Reservation string
+
+	Minutes int64 // run-time limit
+	WorkDir string
+	Output  string // a pattern, see OutputPattern
+
+	Tasks           int
+	CPUs            int64 // a task
+	MemoryPerCPUMiB int64
+	// GPUs a task as Slurm writes them, by type: "1,a100:2".
+	GPUs string
+}
+
+// Dependency of every job: two of one name and user never run at once.
+const Dependency = "singleton"
+
+// Describe gives the properties of every component of a job that Check accepts.
+func Describe(s backends.JobSpec) []Properties {
+	out := make([]Properties, 0, len(s.Components))
+	for i, c := range s.Components {
+		p := Properties{
+			Name: Name(s.Key, i, len(s.Components)), Comment: Tag(s.Owner, s.Key),
+			Partition: s.Partition, Account: s.Account, QOS: s.QOS, Constraint: s.Constraint, Reservation: s.Reservation,
+			Minutes: ceil(int64(s.Walltime), int64(time.Minute)),
+			WorkDir: s.WorkDir, Output: OutputPattern(s.WorkDir),
+			Tasks: c.Tasks, CPUs: c.CPUs,
+			// Memory a task cannot be asked for, and a host's says nothing of tasks.
+			MemoryPerCPUMiB: ceil(c.MemoryMiB, c.CPUs),
+		}
+		var gpus []string
+		for name, n := range c.GPUs {
+			switch {
+			case n == 0:
+			case name == "":
+				gpus = append(gpus, strconv.FormatInt(n, 10))
+			default:
+				gpus = append(gpus, fmt.Sprintf("%s:%d", name, n))
+			}
+		}
+		slices.Sort(gpus)
+		p.GPUs = strings.Join(gpus, ",")
+		out = append(out, p)
+	}
+	return out
+}
+
+// Name is the job name of component i of n. With one name for all, singleton
+// makes the second component wait for the first, which waits for the second.
+func Name(key backends.Key, i, n int) string {
+	if n == 1 {
+		return string(key)
+	}
+	return fmt.Sprintf("%s.%d", key, i)
+}
+
+func ceil(n, by int64) int64 { return (n + by - 1) / by }
+
+// OutputPattern is the pattern that names the file batch.log in dir. Slurm
+// replaces %-letters in it. When it holds a backslash Slurm replaces nothing
+// and removes one level of backslashes instead.
+func OutputPattern(dir string) string {
+	if strings.Contains(dir, `\`) {
+		dir = strings.ReplaceAll(dir, `\`, `\\`)
+	} else {
+		dir = strings.ReplaceAll(dir, "%", "%%")
+	}
+	return strings.TrimSuffix(dir, "/") + "/batch.log"
+}
+
+const tagPrefix = "isthmus/"
+
+// Tag is the comment of a job.
+func Tag(owner string, key backends.Key) string { return tagPrefix + owner + "/" + string(key) }
+
+// ParseTag reads a job's comment.
+func ParseTag(comment string) (owner string, key backends.Key, ok bool) {
+	rest, ok := strings.CutPrefix(comment, tagPrefix)
+	if !ok {
+		return "", "", false
+	}
+	owner, name, ok := strings.Cut(rest, "/")
+	if !ok || !ownerForm.MatchString(owner) || !keyForm.MatchString(name) {
+		return "", "", false
+	}
+	return owner, backends.Key(name), true
+}
