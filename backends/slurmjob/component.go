@@ -18,6 +18,7 @@ const MaxHosts = 100_000
 // component of a heterogeneous one.
 type Component struct {
 	ID, Leader string // equal for a plain job
+	Name       string // the job name; not every list has it
 	Offset     int    // within the heterogeneous job
 	Owner      string
 	Key        backends.Key

@@ -114,3 +114,44 @@ func Ended(text string) bool {
 	}
 	return false
 }
+
+// KindOfNumber gives the kind of one of Slurm's error numbers, "" for one that
+// says too little. The numbers are those of slurm_errno.h, which only ever adds
+// to them.
+func KindOfNumber(n int) backends.Kind {
+	switch n {
+	case 1000, // an answer that was not expected, also none at all
+		1001, 1002, 1003, 1004, 1008, 1013, // communication with any daemon
+		1800, 1801, 1802, 1803, // communication with the controller
+		5000, 5001, 5002, 5003, 5004, 5005, // half a message, time-out
+		1007: // said of a request that was refused and of an answer that was
+		return backends.KindUnknownOutcome
+	case 1804, 2007, 2050: // back off; no job record to be had; a limit on submitted jobs
+		return backends.KindThrottled
+	case 1005, 2020, 2027, 2037, 2056, 2061, 2070, 2079, 2101, 2103, 2105, 2131: // busy, standby, down, disabled for now
+		return backends.KindTransient
+	case 2002, 2003, 2010, 2052, 2113:
+		return backends.KindDenied
+	case 2000, 2001, 2004, 2005, 2006, 2008, 2009, 2012, 2014, 2017, 2018, 2023, 2025, 2029, 2036, 2038, 2041, 2044, 2045,
+		2048, 2051, 2053, 2054, 2057, 2066, 2069, 2072, 2102, 2114, 2115, 2119, 2122, 2124, 2127, 2130, 2133,
+		8000, 9000, 9001, 9002:
+		return backends.KindInvalid
+	}
+	if Credential(n) {
+		return backends.KindDenied
+	}
+	return ""
+}
+
+// Credential reports whether an error number says that the request's own
+// credential was not taken: nothing was done, and repeating it is of no use.
+func Credential(n int) bool { return n >= 6000 && n <= 6008 }
+
+// EndedNumber is Ended for error numbers.
+func EndedNumber(n int) bool {
+	switch n {
+	case 2017, 2021, 2073, 2084: // unknown, completing, no longer pending, finished
+		return true
+	}
+	return false
+}
