@@ -16,7 +16,7 @@ func TestEnsureTwice(t *testing.T) {
 	if err := account.Ensure(t.Context(), t.Output()); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{account.Alice, account.Bob} {
+	for _, name := range []string{account.Alice, account.Bob, account.Rest} {
 		u, err := user.Lookup(name)
 		if err != nil {
 			t.Fatal(err)

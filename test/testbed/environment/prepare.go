@@ -39,6 +39,7 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 	} else {
 		tell("real Slurm", slurm.EnsureInstalled(ctx, progress))
 		tell("real sshd", sshd.EnsureInstalled(ctx, progress))
+		tell("slurmrestd", slurm.EnsureRESTInstalled(ctx, progress))
 		tell("mapped users "+account.Alice+" and "+account.Bob, account.Ensure(ctx, progress))
 	}
 	tell("python3", ensurePython(ctx, progress))
