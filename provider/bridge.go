@@ -57,7 +57,7 @@ type Options struct {
 	// Clock is the real one by default.
 	Clock clock.PassiveClock
 	Log   logr.Logger
-	// Workers bounds the gangs that are worked on at once; default 64. Most wait
+	// Workers bounds the gangs that are worked on at once; default 256. Most wait
 	// for others to share a command with, see staging and backends/slurm.
 	Workers int
 }
@@ -116,7 +116,7 @@ func NewBridge(o Options) *Bridge {
 		o.Clock = clock.RealClock{}
 	}
 	if o.Workers < 1 {
-		o.Workers = 64
+		o.Workers = 256
 	}
 	b := &Bridge{
 		Options: o,

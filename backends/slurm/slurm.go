@@ -37,9 +37,11 @@ const (
 	// submitsAtOnce bounds the sbatch commands under way: more than a controller
 	// serves at a time only wait for each other there.
 	submitsAtOnce = 8
-	// jobsAtOnce and effectsAtOnce bound the jobs of one release or cancel, and
-	// such commands of one user under way.
-	jobsAtOnce, effectsAtOnce = 100, 2
+	// jobsAtOnce bounds the jobs of one release or cancel.
+	jobsAtOnce = 100
+	// linger is how long a release or cancel waits for others when there has just
+	// been one.
+	linger = 100 * time.Millisecond
 )
 
 // Config of a Backend.
@@ -98,8 +100,8 @@ func New(config Config) (*Backend, error) {
 		config.SubmitTimeout = defaultSubmitTimeout
 	}
 	b := &Backend{config: config, submits: make(chan struct{}, submitsAtOnce)}
-	b.releases = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(release()), Most: jobsAtOnce, Parallel: effectsAtOnce})
-	b.cancels = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(cancel()), Most: jobsAtOnce, Parallel: effectsAtOnce})
+	b.releases = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(release()), Most: jobsAtOnce, Linger: linger})
+	b.cancels = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(cancel()), Most: jobsAtOnce, Linger: linger})
 	return b, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
@@ -18,8 +19,8 @@ const (
 	// gangsAtOnce and bytesAtOnce bound what one command stages.
 	gangsAtOnce = 64
 	bytesAtOnce = 16 << 20
-	// stagesAtOnce is how many commands a user's gangs are staged by at a time.
-	stagesAtOnce = 2
+	// linger is how long a stage waits for others when one has just been made.
+	linger = 100 * time.Millisecond
 )
 
 // parcel is a gang on its way.
@@ -43,7 +44,7 @@ func (c *Client) Stage(ctx context.Context, user string, key backends.Key, out t
 	}
 	c.once.Do(func() {
 		c.stages = groupcommit.New(groupcommit.Config[parcel]{
-			Run: c.stageAll, Most: gangsAtOnce, Parallel: stagesAtOnce,
+			Run: c.stageAll, Most: gangsAtOnce, Linger: linger,
 			Cost: func(p parcel) int64 { return int64(len(p.archive)) }, MostCost: bytesAtOnce,
 		})
 	})

@@ -1,7 +1,7 @@
 // Package groupcommit turns requests that come at about the same time into few
 // commands. A request that finds nothing under way is carried out at once and
-// alone; those that come meanwhile wait and go together with the next command.
-// So nothing is slower when there is little to do, and a thousand requests cost
+// alone; those that come meanwhile, or shortly after, wait and go together with
+// the next command. So nothing is slower when there is little to do, and a thousand requests cost
 // some dozens of commands.
 package groupcommit
 
@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 )
@@ -27,6 +28,9 @@ type Config[R any] struct {
 	MostCost int64
 	// Parallel batches of one lane may be under way at once; 0 is 1.
 	Parallel int
+	// Linger is how long a lane that has just been busy waits for more requests
+	// before its next batch: when many come, fewer commands carry more of them.
+	Linger time.Duration
 }
 
 // Committer is safe for concurrent use. Make it with New.
@@ -40,6 +44,7 @@ type Committer[R any] struct {
 type lane[R any] struct {
 	waiting []*item[R]
 	running int
+	full    chan struct{} // told when a whole batch waits; holds one
 }
 
 // item is one request.
@@ -75,13 +80,18 @@ func (c *Committer[R]) Do(ctx context.Context, name string, request R) error {
 	c.mu.Lock()
 	l := c.lanes[name]
 	if l == nil {
-		l = &lane[R]{}
+		l = &lane[R]{full: make(chan struct{}, 1)}
 		c.lanes[name] = l
 	}
 	l.waiting = append(l.waiting, it)
 	if l.running < c.config.Parallel {
 		l.running++
 		go c.work(name, l)
+	} else if len(l.waiting) >= c.config.Most {
+		select {
+		case l.full <- struct{}{}:
+		default:
+		}
 	}
 	c.mu.Unlock()
 	select {
@@ -145,7 +155,14 @@ func (c *Committer[R]) work(name string, l *lane[R]) {
 				it.done <- fmt.Errorf("request %d of %d has no answer", i+1, len(items))
 			}
 		}
+		linger := c.config.Linger > 0 && len(l.waiting) < c.config.Most
 		c.mu.Unlock()
+		if linger {
+			select {
+			case <-time.After(c.config.Linger):
+			case <-l.full:
+			}
+		}
 	}
 }
 

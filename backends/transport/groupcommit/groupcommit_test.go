@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 )
@@ -89,6 +90,42 @@ func TestLanesAndParallel(t *testing.T) {
 		group.Wait()
 		if want := []int{4, 5}; !slices.Equal(l.batches[3], want) || len(l.batches) != 5 {
 			t.Errorf("batches %v, want %v fourth: 6 more would cost too much", l.batches, want)
+		}
+	})
+}
+
+func TestLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &ledger{gate: make(chan struct{})}
+		close(l.gate) // a batch takes no time
+		c := New(Config[int]{Run: l.run, Most: 3, Linger: time.Second})
+		var group sync.WaitGroup
+		ask := func(n int) {
+			group.Go(func() { _ = c.Do(t.Context(), "a", n) })
+			synctest.Wait()
+		}
+		start := time.Now()
+		for n := range 5 { // the first alone and at once, three as soon as they are a batch, one after a second
+			ask(n)
+		}
+		group.Wait()
+		if want := [][]int{{0}, {1, 2, 3}, {4}}; !slices.EqualFunc(l.batches, want, slices.Equal) {
+			t.Errorf("batches %v, want %v", l.batches, want)
+		}
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("took %v, want one linger", took)
+		}
+		time.Sleep(2 * time.Second) // the lane is idle again
+		start = time.Now()
+		ask(9)
+		group.Wait()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("a request to an idle lane took %v", took)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if len(c.lanes) != 0 {
+			t.Errorf("%d lanes stay", len(c.lanes))
 		}
 	})
 }

@@ -26,7 +26,7 @@ type load struct{ jobs, rounds, workers int }
 
 func main() {
 	var l load
-	flag.IntVar(&l.jobs, "jobs", 60, "single-pod jobs")
+	flag.IntVar(&l.jobs, "jobs", 1000, "single-pod jobs")
 	flag.IntVar(&l.rounds, "rounds", 3, "times each way is measured, in turn")
 	flag.IntVar(&l.workers, "workers", 8, "jobs under way at a time in the second bare way")
 	flag.Parse()
@@ -47,6 +47,21 @@ type way struct {
 	name string
 	do   func(context.Context, int) (time.Duration, error)
 	took []time.Duration
+	// own and commands are the processor time of all rounds: of this process,
+	// and of the commands it ran.
+	own, commands time.Duration
+}
+
+// spent is the processor time so far of this process and of its children.
+func spent() (own, commands time.Duration) {
+	read := func(who int) time.Duration {
+		var u syscall.Rusage
+		if syscall.Getrusage(who, &u) != nil {
+			return 0
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return read(syscall.RUSAGE_SELF), read(syscall.RUSAGE_CHILDREN)
 }
 
 func run(ctx context.Context, l load) (err error) {
@@ -88,8 +103,9 @@ func run(ctx context.Context, l load) (err error) {
 	b := &bench{load: l, cluster: cluster, podrun: podrun}
 	ways := []*way{
 		{name: "provider", do: b.provider},
-		{name: "bare, one at a time", do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, 1) }},
-		{name: fmt.Sprintf("bare, %d at a time", l.workers), do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, l.workers) }},
+		{name: "bare, one at a time", do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, 1, nil) }},
+		{name: "bare, one at a time, with our options", do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, 1, ourOptions) }},
+		{name: fmt.Sprintf("bare, %d at a time", l.workers), do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, l.workers, nil) }},
 	}
 	for round := range l.rounds {
 		// In turn and in both orders, so that a machine that slows down favours none.
@@ -98,7 +114,10 @@ func run(ctx context.Context, l load) (err error) {
 			slices.Reverse(order)
 		}
 		for _, w := range order {
+			own, commands := spent()
 			took, err := w.do(ctx, round)
+			ownAfter, commandsAfter := spent()
+			w.own, w.commands = w.own+ownAfter-own, w.commands+commandsAfter-commands
 			if err != nil {
 				return fmt.Errorf("round %d, %s: %w", round+1, w.name, err)
 			}
@@ -116,7 +135,9 @@ func (l load) print(ways []*way, b *bench) {
 	fmt.Printf("submit: %d single-pod jobs, %d rounds\n", l.jobs, l.rounds)
 	for _, w := range ways {
 		slices.Sort(w.took)
-		fmt.Printf("  %-20s %6.1f jobs/s median (%.1f to %.1f)\n", w.name, l.rate(w.took[len(w.took)/2]), l.rate(w.took[len(w.took)-1]), l.rate(w.took[0]))
+		fmt.Printf("  %-38s %6.1f jobs/s median (%.1f to %.1f); processor time a job: %.1f ms of our own, %.1f ms of commands\n", w.name,
+			l.rate(w.took[len(w.took)/2]), l.rate(w.took[len(w.took)-1]), l.rate(w.took[0]),
+			l.each(w.own), l.each(w.commands))
 	}
 	ours := ways[0].took
 	for _, w := range ways[1:] {
@@ -132,5 +153,8 @@ func (l load) print(ways []*way, b *bench) {
 }
 
 func (l load) rate(d time.Duration) float64 { return float64(l.jobs) / d.Seconds() }
+
+// each is the milliseconds for one job, of a sum over all rounds.
+func (l load) each(d time.Duration) float64 { return d.Seconds() * 1000 / float64(l.rounds*l.jobs) }
 
 func ratio(a, b time.Duration) float64 { return a.Seconds() / b.Seconds() }

@@ -160,20 +160,31 @@ func (b *bench) check(ctx context.Context, system *slurm.Backend, owner string) 
 	return nil
 }
 
+// ourOptions are what makes the provider's jobs safe: the second lock, the tag.
+func ourOptions(n int) []string {
+	key := fmt.Sprintf("bare%d", n)
+	return []string{"--job-name=" + key, "--comment=isthmus/bare/" + key, "--dependency=singleton", "--kill-on-invalid-dep=yes",
+		"--requeue", "--open-mode=append", "--export=ALL", "--input=none"}
+}
+
 // bare measures sbatch alone: held jobs with a constant script, by so many
-// workers at a time.
-func (b *bench) bare(ctx context.Context, workers int) (time.Duration, error) {
+// workers at a time. options, unless nil, gives further ones for each job.
+func (b *bench) bare(ctx context.Context, workers int, options func(int) []string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	runner := local.New()
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	start := time.Now()
-	for range b.jobs {
+	for i := range b.jobs {
 		group.Go(func() error {
+			argv := []string{"sbatch", "--hold", "--parsable", "--partition=" + partition, "--output=/dev/null"}
+			if options != nil {
+				argv = append(argv, options(i)...)
+			}
 			res, err := runner.Run(gctx, transport.Command{
 				User: account.Alice, Env: b.cluster.Env(), Dir: "/tmp",
-				Argv:  []string{"sbatch", "--hold", "--parsable", "--partition=" + partition, "--output=/dev/null"},
+				Argv:  argv,
 				Stdin: strings.NewReader(backends.LaunchScript),
 			})
 			if err == nil && res.Exit != 0 {
