@@ -26,6 +26,8 @@ type Stager interface {
 	Stage(ctx context.Context, user string, key backends.Key, out translate.Output) error
 	Collect(ctx context.Context, user string) (manifest.Collected, error)
 	Stop(ctx context.Context, user string, key backends.Key, rank int, grace time.Duration, reason string) error
+	// Refresh hands over newer contents of the members' volumes, by rank.
+	Refresh(ctx context.Context, user string, key backends.Key, members map[int]translate.Refresh) error
 	Remove(ctx context.Context, user string, key backends.Key) error
 	// WorkDir is the gang's directory; it does no I/O.
 	WorkDir(user string, key backends.Key) string
@@ -35,11 +37,15 @@ type Stager interface {
 type Objects interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	// Token issues a token of the pod's service account that dies with the pod,
+	// and says when it ends.
+	Token(ctx context.Context, pod *corev1.Pod, audience string, lifetime time.Duration) (token string, ends time.Time, err error)
 	// NamespaceLabels comes from a cache; ok is false for an unknown namespace.
 	NamespaceLabels(name string) (labels map[string]string, ok bool)
 }
 
-// Options make a Bridge. All fields but Gate, Clock and Log are required.
+// Options make a Bridge. All fields but APIServer, Gate, Clock and Log are required.
 type Options struct {
 	// Cluster is the spec to serve; the bridge never changes it.
 	Cluster *hpcv1alpha1.BatchCluster
@@ -52,6 +58,9 @@ type Options struct {
 	Stager   Stager
 	Pods     PodAPI
 	Objects  Objects
+	// APIServer is host:port under which compute hosts reach the API server, for
+	// pods that carry tokens; empty leaves it to them.
+	APIServer string
 	// Gate is the door for effects; the default is effect.Open.
 	Gate effect.Gate
 	// Clock is the real one by default.
@@ -82,8 +91,12 @@ type Bridge struct {
 	vnodes  map[string]hpcv1alpha1.VirtualNode // by node name
 	views   map[string]inventory.View          // what is behind them
 	users   map[string]bool                    // users that the mapping of accounts names
+	ids     map[string]manifest.Identity       // by user, as the cluster said last
 	obsSeq  int64                              // observations begun
 	closed  bool
+
+	stagedWith map[string]manifest.Contents // by UID, until the refresh loop has seen it
+	fresh      *freshness                   // what live pods' volumes hold; of the refresh loop alone
 }
 
 // View is the newest knowledge of the batch system.
@@ -128,8 +141,12 @@ func NewBridge(o Options) *Bridge {
 		vnodes:  map[string]hpcv1alpha1.VirtualNode{},
 		views:   map[string]inventory.View{},
 		users:   map[string]bool{},
+		ids:     map[string]manifest.Identity{},
+
+		stagedWith: map[string]manifest.Contents{},
 	}
 	b.view.Reachable = true
+	b.fresh = newFreshness(o.Objects, o.Clock)
 	for _, a := range o.Cluster.Spec.Accounts {
 		b.users[a.User] = true
 	}
@@ -232,6 +249,11 @@ func (b *Bridge) gangs() ([]lifecycle.Gang, map[string]*corev1.Pod) {
 	for uid := range b.overlay {
 		if index[uid] == nil {
 			delete(b.overlay, uid)
+		}
+	}
+	for uid := range b.stagedWith {
+		if index[uid] == nil {
+			delete(b.stagedWith, uid)
 		}
 	}
 	return lifecycle.Gangs(b.Owner, list), index

@@ -70,6 +70,9 @@ type Config struct {
 	Gate effect.Gate
 	// Reload is how often the BatchCluster is looked at for changes; 5 s when 0.
 	Reload time.Duration
+	// APIServer is host:port under which compute hosts reach the API server; pods
+	// that carry tokens are told. Empty tells nothing.
+	APIServer string
 	// Version is shown as the kubelet version of the nodes.
 	Version string
 	Log     logr.Logger
@@ -165,9 +168,10 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	pods := newPodInformers(d.Client, func() { bridge.wake() })
 	bridge = NewBridge(Options{
 		Cluster: cluster, Owner: owner, Launcher: system.Launcher, Backend: system.Backend, Stager: stager,
-		Pods:    &kubePods{client: d.Client, recorder: recorder, nodes: pods.Nodes, list: pods.List},
-		Objects: &kubeObjects{client: d.Client, namespaces: namespaces.Lister()},
-		Gate:    d.Gate, Log: d.Log,
+		Pods:      &kubePods{client: d.Client, recorder: recorder, nodes: pods.Nodes, list: pods.List},
+		APIServer: d.APIServer,
+		Objects:   &kubeObjects{client: d.Client, namespaces: namespaces.Lister()},
+		Gate:      d.Gate, Log: d.Log,
 	})
 	defer pods.Wait()
 	defer cancel()

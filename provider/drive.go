@@ -13,6 +13,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podstatus"
 )
 
@@ -233,6 +234,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 				}
 			}
 		}
+		b.forward(m, pod, ev.File)
 		status := podstatus.Status(pod, ev, now)
 		var patch []byte
 		var changed bool
@@ -281,6 +283,38 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	} else {
 		m.unwritten = 0
 	}
+}
+
+// forward tells what the pod's runner has to tell, once. What was there before
+// this process saw the pod's first status is taken as told.
+func (b *Bridge) forward(m *memo, pod *corev1.Pod, file *manifest.Status) {
+	if file == nil {
+		if _, seen := m.events[string(pod.UID)]; !seen && m.announced != "" { // submitted by this process
+			m.events[string(pod.UID)] = 0
+		}
+		return
+	}
+	last, seen := m.events[string(pod.UID)]
+	for _, e := range file.Events[:min(len(file.Events), manifest.MaxEvents)] {
+		if seen && e.Number > last && (e.Type == corev1.EventTypeNormal || e.Type == corev1.EventTypeWarning) {
+			b.Pods.Event(pod, e.Type, printable(e.Reason, 64), printable(e.Message, 1024))
+		}
+	}
+	for _, e := range file.Events {
+		last = max(last, e.Number)
+	}
+	m.events[string(pod.UID)] = last
+}
+
+// printable bounds a text that a user's program may have written.
+func printable(s string, most int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	return strings.ToValidUTF8(s[:min(len(s), most)], "")
 }
 
 // withHost adds the compute host to a status patch: the API server takes

@@ -19,6 +19,7 @@ const (
 // process.
 func (b *Bridge) Run(ctx context.Context, tick, idle time.Duration, after func(ctx context.Context, fresh bool)) {
 	defer b.Wait()
+	b.busy.Go(func() { b.refreshLoop(ctx) })
 	defer func() {
 		b.mu.Lock()
 		b.closed = true

@@ -134,6 +134,11 @@ func (b *Bridge) collect(ctx context.Context, users []string) (got map[string]ma
 				defer cancel()
 				c, err := b.Stager.Collect(ctx, user)
 				gangs = c.Gangs
+				if err == nil && c.Identity.UID > 0 {
+					b.mu.Lock()
+					b.ids[user] = c.Identity
+					b.mu.Unlock()
+				}
 				return err
 			})
 			mu.Lock()

@@ -110,6 +110,7 @@ func (b *Bridge) stage(ctx context.Context, g *lifecycle.Gang, m *memo, pods map
 		return true, fmt.Errorf("stage gang %s: %w", g.Key, err)
 	}
 	m.staged, m.user = true, m.output.Spec.User
+	b.noteStaged(m.output)
 	return true, nil
 }
 

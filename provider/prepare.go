@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
@@ -35,7 +37,7 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 	}
 	in := translate.Input{
 		Cluster: b.Cluster, Key: g.Key, Owner: b.Owner, Attempt: g.Attempt,
-		Launcher: b.Launcher, Capabilities: b.Backend.Capabilities(),
+		Launcher: b.Launcher, Capabilities: b.Backend.Capabilities(), APIServer: b.APIServer,
 	}
 	for i, mem := range g.Members {
 		pod := pods[mem.UID]
@@ -62,8 +64,10 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 				m.user = acct.User
 			}
 			in.WorkDir = b.Stager.WorkDir(acct.User, g.Key)
+			b.identify(&in)
 		}
-		member, err := b.resolve(ctx, i, pod)
+		configMaps, secrets := translate.References(pod, in.Account.ServiceAccountTokens)
+		member, err := b.resolve(ctx, b.Objects, in.Account, i, pod, configMaps, secrets)
 		if err != nil {
 			return false, err
 		}
@@ -86,6 +90,11 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 	for _, p := range out.Pods {
 		m.ranks[string(p.Pod.UID)] = p.Rank
 	}
+	for _, e := range out.Events {
+		if pod := pods[e.UID]; pod != nil {
+			b.tell(m, map[string]*corev1.Pod{e.UID: pod}, corev1.EventTypeWarning, e.Reason, e.Message)
+		}
+	}
 	for _, note := range out.Notes {
 		b.tell(m, pods, corev1.EventTypeNormal, "Note", note)
 	}
@@ -105,12 +114,31 @@ func (b *Bridge) accountOf(pod *corev1.Pod) (account.Account, error) {
 	return acct, nil
 }
 
+// identify adds what the cluster says of the account's user.
+func (b *Bridge) identify(in *translate.Input) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	id := b.ids[in.Account.User]
+	in.UID, in.GID, in.Groups = id.UID, id.GID, id.Groups
+}
+
+// reader reads what pods refer to.
+type reader interface {
+	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	Token(ctx context.Context, pod *corev1.Pod, audience string, lifetime time.Duration) (token string, ends time.Time, err error)
+}
+
+// renewAfter is the part of a token's life after which it is renewed, as in a
+// kubelet.
+const renewAfter = 0.8
+
 // resolve reads every object the pod refers to. An optional one may be missing.
-func (b *Bridge) resolve(ctx context.Context, rank int, pod *corev1.Pod) (translate.Member, error) {
-	out := translate.Member{Rank: rank, Pod: pod, ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{}}
-	configMaps, secrets := translate.References(pod)
+func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account, rank int, pod *corev1.Pod, configMaps, secrets []translate.Ref) (translate.Member, error) {
+	out := translate.Member{Rank: rank, Pod: pod, ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{},
+		Claims: map[string]*corev1.PersistentVolumeClaim{}, Tokens: map[translate.TokenRequest]string{}}
 	for _, ref := range configMaps {
-		cm, err := b.Objects.ConfigMap(ctx, pod.Namespace, ref.Name)
+		cm, err := from.ConfigMap(ctx, pod.Namespace, ref.Name)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return out, fmt.Errorf("read ConfigMap %s/%s: %w", pod.Namespace, ref.Name, err)
 		}
@@ -121,7 +149,7 @@ func (b *Bridge) resolve(ctx context.Context, rank int, pod *corev1.Pod) (transl
 		}
 	}
 	for _, ref := range secrets {
-		s, err := b.Objects.Secret(ctx, pod.Namespace, ref.Name)
+		s, err := from.Secret(ctx, pod.Namespace, ref.Name)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return out, fmt.Errorf("read Secret %s/%s: %w", pod.Namespace, ref.Name, err)
 		}
@@ -129,6 +157,30 @@ func (b *Bridge) resolve(ctx context.Context, rank int, pod *corev1.Pod) (transl
 			out.Secrets[ref.Name] = s
 		} else if !ref.Optional {
 			return out, &waiting{"CreateContainerConfigError", fmt.Sprintf("secret %q not found in namespace %s", ref.Name, pod.Namespace)}
+		}
+	}
+	for _, ref := range translate.Claims(pod) {
+		claim, err := b.Objects.Claim(ctx, pod.Namespace, ref.Name)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return out, fmt.Errorf("read PersistentVolumeClaim %s/%s: %w", pod.Namespace, ref.Name, err)
+		}
+		if err == nil {
+			out.Claims[ref.Name] = claim
+		}
+	}
+	if !acct.ServiceAccountTokens {
+		return out, nil
+	}
+	for _, ref := range translate.Tokens(pod) {
+		asked := b.Clock.Now()
+		token, ends, err := from.Token(ctx, pod, ref.Audience, time.Duration(ref.Seconds)*time.Second)
+		if err != nil {
+			return out, fmt.Errorf("request a token of service account %s/%s: %w", pod.Namespace, pod.Spec.ServiceAccountName, err)
+		}
+		out.Tokens[ref] = token
+		renew := metav1.NewTime(asked.Add(time.Duration(float64(ends.Sub(asked)) * renewAfter)))
+		if out.RenewAt.IsZero() || renew.Before(&out.RenewAt) {
+			out.RenewAt = renew
 		}
 	}
 	return out, nil

@@ -53,6 +53,11 @@ func verb(name string, args []string) error {
 			return bad(err)
 		}
 		return agent.Collect(*root, os.Stdout)
+	case "refresh":
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Refresh(*root, *key, os.Stdin)
 	case "remove":
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)

@@ -4,7 +4,7 @@
 //	podrun launch DIR     start all members of a gang and wait (the batch script)
 //	podrun pod DIR        run one member
 //	podrun stream DIR     join standard streams with a pod's runner: exec, attach, forward
-//	podrun agent VERB     stage, collect, stop, remove, logs: the provider's hand
+//	podrun agent VERB     stage, refresh, collect, stop, remove, logs: the provider's hand
 //
 // It speaks to no network service but the pod's own probes.
 package main
@@ -36,7 +36,7 @@ const usage = `usage:
   podrun launch [--no-namespaces] DIR
   podrun pod [--rank N] [--host NAME] [--no-namespaces] DIR
   podrun stream --rank N DIR
-  podrun agent stage|collect|stop|remove|logs --root DIR [flags]
+  podrun agent stage|refresh|collect|stop|remove|logs --root DIR [flags]
 `
 
 func main() { os.Exit(run(os.Args[1:])) }

@@ -64,7 +64,7 @@ func TestVolumes(t *testing.T) {
 	c := sh("main", `
 set -e
 cat /etc/config-map/a /etc/config-map/dir/b /brand/new/place/a /opt/deep/er/a; echo
-stat -c %a /etc/config-map/a /etc/config-map/dir/b
+stat -L -c %a /etc/config-map/a /etc/config-map/dir/b
 test "$(cat /etc/config-map/ip)" = "$IP"
 # Output and errors reach the log in no fixed order.
 if (echo x > /etc/config-map/a) 2>/dev/null; then echo writable; exit 1; fi

@@ -130,13 +130,13 @@ func TestLargeEnvironment(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	grpc := &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 1}}}
+	empty := &corev1.Probe{}
 	for name, tc := range map[string]struct {
 		member          member
 		reason, message string
 	}{
 		"no command":         {one(corev1.Container{Name: "main", Image: "busybox", Args: []string{"x"}}), "InvalidSpec", `spec.containers[0].command: it is required, since runtime "host" uses no image`},
-		"grpc probe":         {one(corev1.Container{Name: "main", Command: []string{"true"}, LivenessProbe: grpc}), "InvalidSpec", "spec.containers[0].livenessProbe.grpc"},
+		"empty probe":        {one(corev1.Container{Name: "main", Command: []string{"true"}, LivenessProbe: empty}), "InvalidSpec", "spec.containers[0].livenessProbe"},
 		"bad name":           {one(corev1.Container{Name: "../x", Command: []string{"true"}}), "InvalidSpec", "spec.containers[0].name"},
 		"unknown volume":     {one(corev1.Container{Name: "main", Command: []string{"true"}, VolumeMounts: []corev1.VolumeMount{{Name: "nope", MountPath: "/x"}}}), "CreateContainerError", `spec.containers[0].volumeMounts[0].name: there is no volume "nope"`},
 		"NUL in environment": {member{spec: one(corev1.Container{Name: "main", Command: []string{"true"}}).spec, env: map[string][]manifest.EnvVar{"main": {{Name: "X", Value: []byte("a\x00b")}}}}, "CreateContainerError", "environment variable X: the value has a NUL byte"},

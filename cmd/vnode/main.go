@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -113,9 +114,9 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	}
 	defer func() { _ = listener.Close() }() // the process ends with it
 	return provider.Config{
-		Client: kube, Source: source, Systems: systems(f.stateDir, podrun, secrets{kube}), Served: served(),
+		Client: kube, Source: source, Systems: systems(f.stateDir, podrun), Served: served(),
 		Runner: localrunner.New(), Podrun: podrun,
-		Listener: listener, NodeIP: f.nodeIP,
+		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host),
 		API: kubeletapi.Config{
 			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"),
 		},
@@ -124,6 +125,19 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 }
 
 // sourceOf gives where the BatchCluster comes from; a file needs no rc.
+// hostPort takes host and port out of the API server's URL; "" when it has none.
+func hostPort(server string) string {
+	u, err := url.Parse(server)
+	if err != nil || u.Host == "" || u.Path != "" && u.Path != "/" {
+		return "" // behind a proxy's path, which no in-cluster client could be told
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"https": "443", "http": "80"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
 func sourceOf(f flags, rc *rest.Config) (provider.Source, error) {
 	if f.config != "" {
 		return provider.FileSource{Path: f.config}, nil

@@ -16,14 +16,9 @@ import (
 
 // systems lists the batch systems this program can drive: a new one is a folder
 // under backends and an entry here.
-func systems(stateDir, podrun string, s secrets) map[string]provider.Factory {
+func systems(stateDir, podrun string) map[string]provider.Factory {
 	return map[string]provider.Factory{
-		"slurm": func(c *hpcv1alpha1.BatchCluster, runner transport.Runner) (provider.System, error) {
-			if c.Spec.Connection.Type == "rest" {
-				return slurmrestSystem(c, s)
-			}
-			return slurmSystem(c, runner)
-		},
+		"slurm": slurmSystem,
 		"local": func(c *hpcv1alpha1.BatchCluster, _ transport.Runner) (provider.System, error) {
 			return localSystem(c, stateDir, podrun)
 		},
@@ -35,17 +30,15 @@ func systems(stateDir, podrun string, s secrets) map[string]provider.Factory {
 func served() validation.Served {
 	return validation.Served{
 		Types: map[string][]string{
-			"slurm": {"cli", "rest"},
+			"slurm": {"cli"},
 			"local": {"cli"},
 		},
 		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
 		Unserved: []string{
 			"spec.connection.federation",
 			"spec.images.directory", "spec.images.archives", "spec.images.mirrors", "spec.images.caFile", "spec.images.insecure",
-			"spec.volumeClasses",
-			"spec.walltime.grace",
 			"spec.staging.podrun", "spec.staging.retention",
-			"spec.accounts[*].allowedQOS", "spec.accounts[*].allowEnv", "spec.accounts[*].serviceAccountTokens",
+			"spec.accounts[*].allowedQOS",
 		},
 	}
 }

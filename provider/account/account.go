@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +38,20 @@ type Account struct {
 	Partitions []string
 	// MaxWalltime bounds the run time; 0 is no bound of the account's own.
 	MaxWalltime time.Duration
+	// AllowEnv names variables that containers may set although they are refused
+	// by default; a trailing "*" is a prefix.
+	AllowEnv []string
+	// ServiceAccountTokens: pods may carry tokens of their service accounts.
+	ServiceAccountTokens bool
+}
+
+// MaySet reports whether the account lets containers set a variable that is
+// refused by default.
+func (a Account) MaySet(name string) bool {
+	return slices.ContainsFunc(a.AllowEnv, func(allowed string) bool {
+		prefix, open := strings.CutSuffix(allowed, "*")
+		return name == allowed || open && strings.HasPrefix(name, prefix)
+	})
 }
 
 // Allows reports whether the account may use the partition.
@@ -79,7 +94,8 @@ func check(i int, e *hpcv1alpha1.Account) (labels.Selector, error) {
 }
 
 func fromEntry(i int, e *hpcv1alpha1.Account) Account {
-	a := Account{Rule: i, User: e.User, Account: e.Account, QOS: e.QOS, Partitions: slices.Clone(e.Partitions)}
+	a := Account{Rule: i, User: e.User, Account: e.Account, QOS: e.QOS, Partitions: slices.Clone(e.Partitions),
+		AllowEnv: slices.Clone(e.AllowEnv), ServiceAccountTokens: e.ServiceAccountTokens}
 	if e.MaxWalltime != nil {
 		a.MaxWalltime = e.MaxWalltime.Duration
 	}

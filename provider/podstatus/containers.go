@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
 )
 
 const (
@@ -66,17 +67,7 @@ func keepsTerminated(pod *corev1.Pod, spec corev1.Container, init bool, old, nex
 	if t == nil || next.State.Terminated != nil {
 		return false
 	}
-	if init && spec.RestartPolicy != nil && *spec.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-		return false
-	}
-	switch pod.Spec.RestartPolicy {
-	case corev1.RestartPolicyAlways, "":
-		return init && t.ExitCode == 0
-	case corev1.RestartPolicyOnFailure:
-		return t.ExitCode == 0
-	default:
-		return true
-	}
+	return !restart.Again(pod.Spec.RestartPolicy, &spec, init && !restart.IsSidecar(&spec), t.ExitCode)
 }
 
 func (w *writer) fromFile(old corev1.ContainerStatus, c *manifest.Container) corev1.ContainerStatus {

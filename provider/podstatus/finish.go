@@ -154,7 +154,7 @@ func (w *writer) finishFromFile() {
 	if job != nil && job.State.Terminal() {
 		o := outcomeOf(job, "")
 		jobReason, jobMessage = o.jobReason, o.message
-		if f.Phase == manifest.PhaseFailed && killed(f) && near(f.FinishedAt.Time, job.Ended) {
+		if f.Phase == manifest.PhaseFailed && (killed(f) || f.Reason == "Terminated") && near(f.FinishedAt.Time, job.Ended) {
 			w.cause(o)
 		}
 	}
@@ -168,9 +168,18 @@ func (w *writer) cause(o outcome) {
 	if o.ok || o.reason == ReasonFailed {
 		return
 	}
-	if w.s.Reason == "" || w.s.Reason == "Error" {
+	if o.reason == ReasonOOM {
+		for _, list := range [][]corev1.ContainerStatus{w.s.InitContainerStatuses, w.s.ContainerStatuses} {
+			for i := range list {
+				if t := list[i].State.Terminated; t != nil && t.ExitCode == 137 && t.Reason == "Error" {
+					t.Reason = ReasonOOM
+				}
+			}
+		}
+	}
+	if w.s.Reason == "" || w.s.Reason == "Error" || w.s.Reason == "Terminated" {
 		w.s.Reason = o.reason
-		if w.s.Message == "" {
+		if w.s.Message == "" || w.file.Reason == "Terminated" {
 			w.s.Message = o.message
 		}
 	}

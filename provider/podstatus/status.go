@@ -36,6 +36,7 @@ func Status(pod *corev1.Pod, ev Evidence, now time.Time) corev1.PodStatus {
 		w.end = e
 	}
 	w.decide()
+	w.resize()
 	return *s
 }
 
@@ -171,6 +172,7 @@ func (w *writer) queued() {
 	again := w.ran() || w.ev.Job.Restarts > 0
 	if again {
 		reason = "Requeued"
+		w.set(corev1.DisruptionTarget, corev1.ConditionTrue, reasonRequeued, "the batch system took the job off its hosts and queued it again")
 	}
 	w.phaseAtLeast(corev1.PodPending)
 	w.waiting(reason, message, again)
@@ -198,6 +200,7 @@ func (w *writer) live() {
 	w.phaseAtLeast(phase)
 	w.addresses()
 	w.copyContainers()
+	w.undisturbed()
 	w.s.Reason, w.s.Message = clipTo(w.file.Reason, maxReason), clip(w.file.Message)
 	job := w.ev.Job
 	if job != nil && job.State == backends.StateSuspended {

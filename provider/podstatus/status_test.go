@@ -217,7 +217,7 @@ func TestStatus(t *testing.T) {
 		},
 		"requeued: the pod goes on to run, its container waits again": {
 			prepare: ran, ev: podstatus.Evidence{Job: requeued, File: file(manifest.PhaseFailed, 143)}, now: ended,
-			want: "Running waiting=Requeued last=143:Requeued restarts=1 job=False:Requeued ready=False",
+			want: "Running waiting=Requeued last=143:Requeued restarts=1 job=False:Requeued ready=False disrupted=RequeuedByBatchSystem",
 		},
 		"requeued and running again, file not there yet": {
 			prepare: ran, ev: podstatus.Evidence{Job: again, File: file(manifest.PhaseFailed, 143)}, now: ended,

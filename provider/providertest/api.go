@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -213,6 +214,16 @@ func (Objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, 
 // Secret implements provider.Objects.
 func (Objects) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name)
+}
+
+// Claim implements provider.Objects.
+func (Objects) Claim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
+}
+
+// Token implements provider.Objects.
+func (Objects) Token(_ context.Context, pod *corev1.Pod, _ string, _ time.Duration) (string, time.Time, error) {
+	return "", time.Time{}, apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, pod.Spec.ServiceAccountName)
 }
 
 // NamespaceLabels implements provider.Objects.

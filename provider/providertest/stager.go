@@ -33,6 +33,8 @@ type StagedGang struct {
 	Pods   map[int]manifest.Status
 	End    *manifest.End
 	Stops  map[int]manifest.Stop
+	Fresh  map[int]translate.Refresh // last one of each rank
+	Times  int                       // refreshes so far
 }
 
 // NewStager gives an empty area.
@@ -91,6 +93,24 @@ func (s *Stager) Stop(_ context.Context, user string, key backends.Key, rank int
 		return fmt.Errorf("stop gang %s: no such directory", key)
 	}
 	g.Stops[rank] = manifest.Stop{GraceSeconds: int64(grace / time.Second), Reason: reason}
+	return nil
+}
+
+// Refresh implements provider.Stager.
+func (s *Stager) Refresh(_ context.Context, user string, key backends.Key, members map[int]translate.Refresh) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gangs[key]
+	if g == nil || g.User != user {
+		return fmt.Errorf("refresh gang %s: no such directory", key)
+	}
+	if g.Fresh == nil {
+		g.Fresh = map[int]translate.Refresh{}
+	}
+	for rank, r := range members {
+		g.Fresh[rank] = r
+	}
+	g.Times++
 	return nil
 }
 

@@ -41,12 +41,40 @@ func Archive(out translate.Output) ([]byte, error) {
 		}
 	}
 	for rank, volumes := range out.Files {
-		for volume, contents := range volumes {
-			for name, f := range contents {
-				files[fmt.Sprintf("pods/%d/volumes/%s/%s", rank, volume, name)] = f.Data
-			}
+		addFiles(files, fmt.Sprintf("pods/%d", rank), volumes)
+	}
+	return pack(dirs, files)
+}
+
+// UpdateArchive packs newer contents of members' volumes: <rank>/update.json and
+// <rank>/volumes/<name>/...
+func UpdateArchive(members map[int]translate.Refresh) ([]byte, error) {
+	files, dirs := map[string][]byte{}, map[string]bool{}
+	for rank, r := range members {
+		dir := strconv.Itoa(rank)
+		body, err := json.Marshal(r.Update)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s/update.json: %w", dir, err)
+		}
+		files[dir+"/update.json"] = body
+		for name := range r.Update.Volumes {
+			dirs[dir+"/volumes/"+name] = true
+		}
+		addFiles(files, dir, r.Files)
+	}
+	return pack(dirs, files)
+}
+
+func addFiles(files map[string][]byte, dir string, volumes map[string]map[string]translate.File) {
+	for volume, contents := range volumes {
+		for name, f := range contents {
+			files[dir+"/volumes/"+volume+"/"+name] = f.Data
 		}
 	}
+}
+
+// pack makes the tar of directories, with their parents, and files.
+func pack(dirs map[string]bool, files map[string][]byte) ([]byte, error) {
 	size := 0
 	for name, data := range files {
 		if err := clean(name); err != nil {

@@ -150,12 +150,7 @@ func (p *pod) checkContainer(at string, c *corev1.Container, init bool) {
 	} else if c.Command[0] == "" {
 		p.refuse(at+".command[0]", "", "the program is empty")
 	}
-	if c.RestartPolicy != nil && (!init || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways) {
-		p.refuse(at+".restartPolicy", string(*c.RestartPolicy), "only Always on an init container (a sidecar) is supported; use spec.restartPolicy")
-	}
-	if len(c.RestartPolicyRules) > 0 {
-		p.refuse(at+".restartPolicyRules", "", "restart rules are not supported; use spec.restartPolicy")
-	}
+	p.checkRestart(at, c)
 	for i, port := range c.Ports {
 		if port.HostPort != 0 && port.HostPort != port.ContainerPort {
 			p.refuse(fmt.Sprintf("%s.ports[%d].hostPort", at, i), strconv.Itoa(int(port.HostPort)),
@@ -181,13 +176,36 @@ func (p *pod) checkContainer(at string, c *corev1.Container, init bool) {
 	}
 }
 
+func (p *pod) checkRestart(at string, c *corev1.Container) {
+	if r := c.RestartPolicy; r != nil {
+		switch *r {
+		case corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyOnFailure, corev1.ContainerRestartPolicyNever:
+		default:
+			p.refuse(at+".restartPolicy", string(*r), "must be Always, OnFailure or Never")
+		}
+	} else if len(c.RestartPolicyRules) > 0 {
+		p.refuse(at+".restartPolicyRules", "", "rules need a restartPolicy of the container")
+	}
+	for i, r := range c.RestartPolicyRules {
+		field := fmt.Sprintf("%s.restartPolicyRules[%d]", at, i)
+		switch {
+		case r.Action == corev1.ContainerRestartRuleActionRestartAllContainers:
+			p.refuse(field+".action", string(r.Action), "containers on HPC nodes are restarted one by one; use Restart")
+		case r.Action != corev1.ContainerRestartRuleActionRestart:
+			p.refuse(field+".action", string(r.Action), "must be Restart")
+		case r.ExitCodes == nil:
+			p.refuse(field+".exitCodes", "", "a rule needs exit codes")
+		case r.ExitCodes.Operator != corev1.ContainerRestartRuleOnExitCodesOpIn && r.ExitCodes.Operator != corev1.ContainerRestartRuleOnExitCodesOpNotIn:
+			p.refuse(field+".exitCodes.operator", string(r.ExitCodes.Operator), "must be In or NotIn")
+		}
+	}
+}
+
 func (p *pod) checkProbe(at string, probe *corev1.Probe) {
 	switch {
 	case probe == nil:
-	case probe.GRPC != nil:
-		p.refuse(at+".grpc", "", "gRPC probes are not supported on HPC nodes; use exec, httpGet or tcpSocket")
-	case (probe.Exec == nil || len(probe.Exec.Command) == 0) && probe.HTTPGet == nil && probe.TCPSocket == nil:
-		p.refuse(at, "", "has no handler; use exec, httpGet or tcpSocket")
+	case (probe.Exec == nil || len(probe.Exec.Command) == 0) && probe.HTTPGet == nil && probe.TCPSocket == nil && probe.GRPC == nil:
+		p.refuse(at, "", "has no handler; use exec, httpGet, tcpSocket or grpc")
 	}
 }
 
@@ -200,8 +218,8 @@ func (p *pod) checkLifecycle(at string, l *corev1.Lifecycle) {
 		handler *corev1.LifecycleHandler
 	}{{"postStart", l.PostStart}, {"preStop", l.PreStop}} {
 		h := hook.handler
-		if h != nil && (h.Exec == nil || len(h.Exec.Command) == 0) && h.HTTPGet == nil && h.Sleep == nil {
-			p.refuse(at+"."+hook.name, "", "has no handler that is supported; use exec, httpGet or sleep")
+		if h != nil && (h.Exec == nil || len(h.Exec.Command) == 0) && h.HTTPGet == nil && h.Sleep == nil && h.TCPSocket == nil {
+			p.refuse(at+"."+hook.name, "", "has no handler; use exec, httpGet or sleep")
 		}
 	}
 	if s := l.StopSignal; s != nil && !stopSignals[*s] {

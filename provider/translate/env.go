@@ -20,15 +20,20 @@ var envName = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_.-]{0,255}\z`)
 const maxEnvBytes = 1 << 20
 
 // denied names may change what privileged hooks, the batch system or a shell do
-// before a container's program runs. A trailing star is any ending.
+// before a container's program runs. A trailing star is any ending. PATH is not
+// among them: the variables of containers reach no shell and no tool of the
+// batch job, only the container's own program.
 var denied = []string{
 	"LD_*", "SLURM_*", "SBATCH_*", "SALLOC_*", "SRUN_*", "SPANK_*", "SQUEUE_*", "SCONTROL_*", "PBS_*", "PMI*", "PRTE_*",
-	"NVIDIA_*", "CUDA_MPS_*", "BASH_ENV", "BASH_FUNC_*", "ENV", "IFS", "PATH", "SHELLOPTS", "BASHOPTS", "PS4",
+	"NVIDIA_*", "CUDA_MPS_*", "BASH_ENV", "BASH_FUNC_*", "ENV", "IFS", "SHELLOPTS", "BASHOPTS", "PS4",
 	"PROMPT_COMMAND", "PYTHONSTARTUP", "PYTHONHOME", "GCONV_PATH", "GLIBC_TUNABLES", "MALLOC_TRACE", "LOCPATH", "NLSPATH",
 	"RESOLV_HOST_CONF", "RES_OPTIONS", "PODRUN_*",
 }
 
-func deniedEnv(name string) bool {
+func (p *pod) deniedEnv(name string) bool {
+	if p.in.Account.MaySet(name) {
+		return false
+	}
 	for _, d := range denied {
 		if prefix, open := strings.CutSuffix(d, "*"); (open && strings.HasPrefix(name, prefix)) || name == d {
 			return true
@@ -37,7 +42,7 @@ func deniedEnv(name string) bool {
 	return false
 }
 
-const envAdvice = "is reserved for the batch system, the loader or the shell; set it in the command instead, for example [\"sh\", \"-c\", \"NAME=value exec program\"]"
+const envAdvice = "is reserved for the batch system, the loader or the shell; set it in the command instead, for example [\"sh\", \"-c\", \"NAME=value exec program\"], or ask the administrator to allow it in spec.accounts[].allowEnv"
 
 // env builds a container's environment in Kubernetes' order: envFrom first,
 // then env, a later entry of the same name wins.
@@ -85,21 +90,33 @@ func (p *pod) envFrom(at string, from corev1.EnvFromSource) []manifest.EnvVar {
 			}
 			return nil
 		}
+		if p.longLived(at+".secretRef", secret) {
+			return nil
+		}
 		maps.Copy(data, secret.Data)
 	}
 	var out []manifest.EnvVar
+	var skipped []string
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		name := from.Prefix + key
 		switch {
 		case !envName.MatchString(name):
-			p.note("a key of %s cannot be the name of a variable and is skipped: %q", at, short(name))
-		case deniedEnv(name):
+			skipped = append(skipped, short(name))
+		case p.deniedEnv(name):
 			p.refuse(at, name, envAdvice)
 		case hasNUL(data[key]):
 			p.refuse(at, name, "the value has a NUL byte, which no variable can hold; mount it as a file")
 		default:
 			out = append(out, manifest.EnvVar{Name: name, Value: data[key]})
 		}
+	}
+	if len(skipped) > 0 {
+		more := ""
+		if len(skipped) > 10 {
+			skipped, more = skipped[:10], " and others"
+		}
+		p.event("InvalidEnvironmentVariableNames", fmt.Sprintf("keys [%s]%s of %s were skipped since they are not names of environment variables",
+			strings.Join(skipped, ", "), more, at))
 	}
 	return out
 }
@@ -110,7 +127,7 @@ func (p *pod) envVar(at string, e *corev1.EnvVar, c *corev1.Container, s shape) 
 	case !envName.MatchString(e.Name):
 		p.refuse(at+".name", e.Name, "must be letters, digits, '_', '.' and '-', and not start with a digit, '.' or '-'")
 		return v, false
-	case deniedEnv(e.Name):
+	case p.deniedEnv(e.Name):
 		p.refuse(at+".name", e.Name, envAdvice)
 		return v, false
 	}
@@ -154,6 +171,9 @@ func (p *pod) envVar(at string, e *corev1.EnvVar, c *corev1.Container, s shape) 
 		var data []byte
 		found := false
 		if secret := p.Secrets[ref.Name]; secret != nil {
+			if p.longLived(at+".valueFrom.secretKeyRef", secret) {
+				return v, false
+			}
 			data, found = secret.Data[ref.Key]
 		}
 		if !found {
@@ -163,8 +183,10 @@ func (p *pod) envVar(at string, e *corev1.EnvVar, c *corev1.Container, s shape) 
 			return v, false
 		}
 		v.Value = data
+	case from.FileKeyRef != nil:
+		return p.fileVar(at+".valueFrom.fileKeyRef", v, from.FileKeyRef)
 	default:
-		p.refuse(at+".valueFrom", "", "this source is not supported on HPC nodes; use a value, fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef")
+		p.refuse(at+".valueFrom", "", "this source is not supported on HPC nodes; use a value, fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef or fileKeyRef")
 		return v, false
 	}
 	if hasNUL(v.Value) {
@@ -172,6 +194,33 @@ func (p *pod) envVar(at string, e *corev1.EnvVar, c *corev1.Container, s shape) 
 		return v, false
 	}
 	return v, true
+}
+
+// fileVar takes a variable from a file that another container of the pod writes.
+func (p *pod) fileVar(at string, v manifest.EnvVar, ref *corev1.FileKeySelector) (manifest.EnvVar, bool) {
+	i := slices.IndexFunc(p.Pod.Spec.Volumes, func(vol corev1.Volume) bool { return vol.Name == ref.VolumeName })
+	switch {
+	case i < 0 || p.Pod.Spec.Volumes[i].EmptyDir == nil:
+		p.refuse(at+".volumeName", ref.VolumeName, "must be an emptyDir volume of the pod")
+	case !cleanRelative(ref.Path):
+		p.refuse(at+".path", ref.Path, "must be a clean relative path without \"..\"")
+	case !envName.MatchString(ref.Key):
+		p.refuse(at+".key", ref.Key, "is not the name of an environment variable")
+	default:
+		v.File = &manifest.EnvFile{Volume: ref.VolumeName, Path: ref.Path, Key: ref.Key, Optional: yes(ref.Optional)}
+		return v, true
+	}
+	return v, false
+}
+
+// longLived refuses a Secret with a service-account token that never ends: it
+// would outlive the pod on hosts that are not the cluster's.
+func (p *pod) longLived(at string, secret *corev1.Secret) bool {
+	if secret.Type != corev1.SecretTypeServiceAccountToken {
+		return false
+	}
+	p.refuse(at, secret.Name, "holds a service-account token without an end, which is not delivered to HPC nodes; use a projected serviceAccountToken")
+	return true
 }
 
 func missing(kind, name, key string, there bool) string {

@@ -82,7 +82,7 @@ func Gang(in Input) (Output, error) {
 		g.refuse(&Refusal{Message: "the batch job cannot be made: " + strings.ReplaceAll(err.Error(), "\n", "; "), Permanent: true, Reason: ReasonInvalidSpec})
 		return Output{}, g.refusal()
 	}
-	out.Notes = slices.Sorted(maps.Keys(g.notes))
+	out.Notes, out.Events = slices.Sorted(maps.Keys(g.notes)), g.events
 	return out, nil
 }
 
@@ -101,6 +101,7 @@ type gang struct {
 	in     Input
 	causes []*Refusal
 	notes  map[string]bool
+	events []Event
 }
 
 // maxCauses bounds how many causes are collected.
@@ -210,6 +211,13 @@ func (g *gang) pod(m Member) *pod {
 func (p *pod) refuse(field, value, message string) {
 	p.gang.refuse(&Refusal{Pod: p.name, UID: string(p.Pod.UID), Field: field, Value: short(value), Message: message,
 		Permanent: true, Reason: ReasonInvalidSpec})
+}
+
+// event notes a warning that a kubelet gives as well.
+func (p *pod) event(reason, message string) {
+	if len(p.events) < maxCauses {
+		p.events = append(p.events, Event{UID: string(p.Pod.UID), Reason: reason, Message: message})
+	}
 }
 
 // wait notes a cause that may pass.

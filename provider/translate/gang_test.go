@@ -57,6 +57,7 @@ func input(pods ...*corev1.Pod) translate.Input {
 		Key:     "iabc", Owner: "c-1", Attempt: "att", Launcher: "slurm", WorkDir: "/staging/alice/g/iabc",
 		Capabilities: backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true},
 		GPUTypes:     []string{"a100"},
+		UID:          1001, GID: 1002, Groups: []int64{1002, 2000},
 	}
 	for i, p := range pods {
 		in.Members = append(in.Members, translate.Member{Rank: i, Pod: p})
@@ -202,7 +203,7 @@ func TestWalltime(t *testing.T) {
 		"annotation":                         {annotation: "90m", want: 90 * time.Minute},
 		"slurm form":                         {annotation: "1-12:00:00", want: 36 * time.Hour},
 		"annotation wins":                    {annotation: "2h", deadline: 60, def: day, want: 2 * time.Hour},
-		"deadline with margin":               {deadline: 600, want: 11 * time.Minute},
+		"deadline with margin":               {deadline: 600, want: 11*time.Minute + 30*time.Second},
 		"margin within the limit":            {deadline: 3600, max: hour, want: time.Hour},
 		"default":                            {def: hour, want: time.Hour},
 		"default is cut":                     {def: day, max: hour, want: time.Hour},

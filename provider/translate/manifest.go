@@ -21,11 +21,11 @@ const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 func (p *pod) manifest(s shape) (manifest.Pod, map[string]map[string]File) {
 	out := manifest.Pod{
 		Version: manifest.Version, Runtime: string(runtimes(p.in.Cluster)[0]),
-		GraceSeconds: graceSeconds(p.Member), Env: map[string][]manifest.EnvVar{},
+		GraceSeconds: p.graceSeconds(p.Member), Env: map[string][]manifest.EnvVar{},
 	}
 	list := func(at string, containers []corev1.Container) {
 		for i := range containers {
-			if env := p.env(fmt.Sprintf("%s[%d]", at, i), &containers[i], s); len(env) > 0 {
+			if env := append(p.apiServerEnv(), p.env(fmt.Sprintf("%s[%d]", at, i), &containers[i], s)...); len(env) > 0 {
 				out.Env[containers[i].Name] = env
 			}
 		}
@@ -34,6 +34,7 @@ func (p *pod) manifest(s shape) (manifest.Pod, map[string]map[string]File) {
 	list("spec.containers", p.Pod.Spec.Containers)
 	var files map[string]map[string]File
 	out.Volumes, files = p.volumes(s)
+	out.Contents = p.contents(out.Volumes, files)
 	out.Pod = p.stripped(out.Volumes)
 	if r := p.Pod.Annotations[wellknown.Runtime]; r != "" {
 		out.Runtime = r

@@ -14,10 +14,11 @@ const tokenVolumePrefix = "kube-api-access-"
 
 // References lists the ConfigMaps and Secrets that the pod's environment and
 // volumes name, each once, ordered by name. An object is optional when every
-// use of it is. The automatic service-account volume is not counted, since it
-// is not delivered to HPC nodes.
-func References(pod *corev1.Pod) (configMaps, secrets []Ref) {
+// use of it is. The automatic service-account volume counts only with tokens:
+// without them it is not delivered.
+func References(pod *corev1.Pod, tokens bool) (configMaps, secrets []Ref) {
 	cms, secs := refs{}, refs{}
+	volumeReferences(pod, tokens, cms, secs)
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			for _, from := range list[i].EnvFrom {
@@ -41,8 +42,19 @@ func References(pod *corev1.Pod) (configMaps, secrets []Ref) {
 			}
 		}
 	}
+	return cms.list(), secs.list()
+}
+
+// VolumeReferences is References for the volumes alone.
+func VolumeReferences(pod *corev1.Pod, tokens bool) (configMaps, secrets []Ref) {
+	cms, secs := refs{}, refs{}
+	volumeReferences(pod, tokens, cms, secs)
+	return cms.list(), secs.list()
+}
+
+func volumeReferences(pod *corev1.Pod, tokens bool, cms, secs refs) {
 	for _, v := range pod.Spec.Volumes {
-		if isTokenVolume(v) {
+		if isTokenVolume(v) && !tokens {
 			continue
 		}
 		if v.ConfigMap != nil {
@@ -63,7 +75,48 @@ func References(pod *corev1.Pod) (configMaps, secrets []Ref) {
 			}
 		}
 	}
-	return cms.list(), secs.list()
+}
+
+// Claims lists the PersistentVolumeClaims that the pod's volumes name, by name.
+func Claims(pod *corev1.Pod) []Ref {
+	claims := refs{}
+	for _, v := range pod.Spec.Volumes {
+		if c := v.PersistentVolumeClaim; c != nil {
+			claims.add(c.ClaimName, nil)
+		}
+	}
+	return claims.list()
+}
+
+// Tokens lists the service-account tokens that the pod's volumes ask for, each
+// once, in a fixed order.
+func Tokens(pod *corev1.Pod) []TokenRequest {
+	var out []TokenRequest
+	for _, v := range pod.Spec.Volumes {
+		if v.Projected == nil {
+			continue
+		}
+		for _, s := range v.Projected.Sources {
+			if s.ServiceAccountToken == nil {
+				continue
+			}
+			if r := tokenRequest(s.ServiceAccountToken); !slices.Contains(out, r) {
+				out = append(out, r)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b TokenRequest) int {
+		return cmp.Or(cmp.Compare(a.Audience, b.Audience), cmp.Compare(a.Seconds, b.Seconds))
+	})
+	return out
+}
+
+func tokenRequest(s *corev1.ServiceAccountTokenProjection) TokenRequest {
+	r := TokenRequest{Audience: s.Audience, Seconds: MaxTokenSeconds}
+	if s.ExpirationSeconds != nil {
+		r.Seconds = min(max(*s.ExpirationSeconds, MinTokenSeconds), MaxTokenSeconds)
+	}
+	return r
 }
 
 // isTokenVolume recognises the automatic service-account volume.

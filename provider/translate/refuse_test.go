@@ -26,6 +26,18 @@ func env(names ...string) func(*corev1.Pod) {
 	}
 }
 
+func projected(sources ...corev1.VolumeProjection) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		volume(p, corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}})
+	}
+}
+
+func rule(r corev1.ContainerRestartRule) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		main(p).RestartPolicy, main(p).RestartPolicyRules = ptr(corev1.ContainerRestartPolicyNever), []corev1.ContainerRestartRule{r}
+	}
+}
+
 // TestRefusals holds that what the host runtime cannot give is refused by field.
 func TestRefusals(t *testing.T) {
 	tests := map[string]struct {
@@ -44,10 +56,7 @@ func TestRefusals(t *testing.T) {
 		"sysctls": {func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "x"}}}
 		}, "spec.securityContext.sysctls"},
-		"host port": {func(p *corev1.Pod) { main(p).Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 81}} }, "spec.containers[0].ports[0].hostPort"},
-		"grpc probe": {func(p *corev1.Pod) {
-			main(p).LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{}}}
-		}, "spec.containers[0].livenessProbe.grpc"},
+		"host port":      {func(p *corev1.Pod) { main(p).Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 81}} }, "spec.containers[0].ports[0].hostPort"},
 		"ephemeral":      {func(p *corev1.Pod) { p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}} }, "spec.ephemeralContainers"},
 		"runtime class":  {func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("kata") }, "spec.runtimeClassName"},
 		"overhead":       {func(p *corev1.Pod) { p.Spec.Overhead = list("cpu", "1") }, "spec.overhead"},
@@ -71,12 +80,25 @@ func TestRefusals(t *testing.T) {
 			volume(p, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
 			main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/x", SubPath: "../y"}}
 		}, "spec.containers[0].volumeMounts[0].subPath"},
-		"no such volume": {func(p *corev1.Pod) { main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/x"}} }, "spec.containers[0].volumeMounts[0].name"},
-		"pvc": {func(p *corev1.Pod) {
-			volume(p, corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}})
-		}, "spec.volumes[0].persistentVolumeClaim"},
-		"csi": {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}) }, "spec.volumes[0]"},
-		"nfs": {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}) }, "spec.volumes[0]"},
+		"no such volume":  {func(p *corev1.Pod) { main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/x"}} }, "spec.containers[0].volumeMounts[0].name"},
+		"ephemeral claim": {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}) }, "spec.volumes[0].ephemeral"},
+		"image volume":    {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{Image: &corev1.ImageVolumeSource{}}) }, "spec.volumes[0].image"},
+		"trust bundle":    {projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{}}), "spec.volumes[0].projected.sources[0].clusterTrustBundle"},
+		"pod certificate": {projected(corev1.VolumeProjection{PodCertificate: &corev1.PodCertificateProjection{}}), "spec.volumes[0].projected.sources[0].podCertificate"},
+		"host path type": {func(p *corev1.Pod) {
+			volume(p, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/scratch/x", Type: ptr(corev1.HostPathType("Pipe"))}})
+		}, "spec.volumes[0].hostPath.type"},
+		"root": {func(p *corev1.Pod) { p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr(int64(0))} }, "spec.securityContext.runAsUser"},
+		"foreign group": {func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{SupplementalGroups: []int64{2000, 7}}
+		}, "spec.securityContext.supplementalGroups[1]"},
+		"strict groups": {func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{SupplementalGroupsPolicy: ptr(corev1.SupplementalGroupsPolicyStrict)}
+		}, "spec.securityContext.supplementalGroupsPolicy"},
+		"restart all":    {rule(corev1.ContainerRestartRule{Action: corev1.ContainerRestartRuleActionRestartAllContainers}), "spec.containers[0].restartPolicyRules[0].action"},
+		"rule, no codes": {rule(corev1.ContainerRestartRule{Action: corev1.ContainerRestartRuleActionRestart}), "spec.containers[0].restartPolicyRules[0].exitCodes"},
+		"csi":            {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}) }, "spec.volumes[0]"},
+		"nfs":            {func(p *corev1.Pod) { volume(p, corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}) }, "spec.volumes[0].nfs"},
 		"token": {func(p *corev1.Pod) {
 			volume(p, corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}}}})
 		}, "spec.volumes[0].projected.sources[0].serviceAccountToken"},
@@ -94,8 +116,8 @@ func TestRefusals(t *testing.T) {
 		"not utf-8":      {func(p *corev1.Pod) { p.Labels["x"] = "\xff" }, "metadata.labels[x]"},
 		"duplicate name": {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, p.Spec.Containers[0]) }, "spec.containers[1].name"},
 		"env file": {func(p *corev1.Pod) {
-			main(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}}}}
-		}, "spec.containers[0].env[0].valueFrom"},
+			main(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{VolumeName: "none"}}}}
+		}, "spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName"},
 		"unknown field": {func(p *corev1.Pod) { main(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: ref("spec.tolerations")}} }, "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath"},
 		"memory without any": {func(p *corev1.Pod) {
 			main(p).Resources.Requests = nil
@@ -103,10 +125,8 @@ func TestRefusals(t *testing.T) {
 		}, "spec.containers[0].env[0].valueFrom.resourceFieldRef"},
 		"stop signal":      {func(p *corev1.Pod) { main(p).Lifecycle = &corev1.Lifecycle{StopSignal: ptr(corev1.SIGCHLD)} }, "spec.containers[0].lifecycle.stopSignal"},
 		"no probe handler": {func(p *corev1.Pod) { main(p).StartupProbe = &corev1.Probe{} }, "spec.containers[0].startupProbe"},
-		"tcp hook": {func(p *corev1.Pod) {
-			main(p).Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{TCPSocket: &corev1.TCPSocketAction{}}}
-		}, "spec.containers[0].lifecycle.preStop"},
-		"container policy": {func(p *corev1.Pod) { main(p).RestartPolicy = ptr(corev1.ContainerRestartPolicyNever) }, "spec.containers[0].restartPolicy"},
+		"empty hook":       {func(p *corev1.Pod) { main(p).Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{}} }, "spec.containers[0].lifecycle.preStop"},
+		"container policy": {func(p *corev1.Pod) { main(p).RestartPolicy = ptr(corev1.ContainerRestartPolicy("Maybe")) }, "spec.containers[0].restartPolicy"},
 		"grace":            {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr(int64(1 << 40)) }, "spec.terminationGracePeriodSeconds"},
 		"deny list":        {env("OK", "LD_PRELOAD"), "spec.containers[0].env[1].name"},
 	}
@@ -123,7 +143,7 @@ func TestRefusals(t *testing.T) {
 func TestEnvNames(t *testing.T) {
 	for _, name := range []string{
 		"LD_LIBRARY_PATH", "LD_AUDIT", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_DEBUG", "SPANK_X", "PBS_JOBID", "PMI_RANK", "PMIX_MCA", "PMI2_X",
-		"BASH_ENV", "BASH_FUNC_x%%", "ENV", "IFS", "PATH", "PYTHONSTARTUP", "NVIDIA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY",
+		"BASH_ENV", "BASH_FUNC_x%%", "ENV", "IFS", "PYTHONSTARTUP", "NVIDIA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY",
 		"", "1A", "-A", "A B", "A=B", "A\nB", "A;B", "Ä", "A,B",
 	} {
 		p := newPod(0)
@@ -138,7 +158,7 @@ func TestEnvNames(t *testing.T) {
 			t.Errorf("%q reached the job through envFrom", name)
 		}
 	}
-	for _, name := range []string{"A", "_a", "a.b", "a-b", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VC_TASK_INDEX", "MASTER_ADDR", "PYTHONPATH", "OLD_PATH", "NCCL_DEBUG"} {
+	for _, name := range []string{"A", "_a", "a.b", "a-b", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VC_TASK_INDEX", "MASTER_ADDR", "PYTHONPATH", "PATH", "OLD_PATH", "NCCL_DEBUG"} {
 		p := newPod(0)
 		env(name)(p)
 		if _, err := translate.Gang(input(p)); err != nil {
@@ -152,19 +172,23 @@ func TestEnvNames(t *testing.T) {
 func TestAccepted(t *testing.T) {
 	p := newPod(0)
 	p.Spec.HostNetwork, p.Spec.HostPID, p.Spec.HostIPC = true, true, true
-	p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr(true), RunAsUser: ptr(int64(1001)), FSGroup: ptr(int64(1002)), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
+	p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr(true), RunAsUser: ptr(int64(1001)), FSGroup: ptr(int64(2000)), SupplementalGroups: []int64{2000}, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
 	c := main(p)
 	c.SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: ptr(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}, ReadOnlyRootFilesystem: ptr(true)}
 	c.Ports = []corev1.ContainerPort{{ContainerPort: 2222, HostPort: 2222}}
 	c.Args = []string{"$(echo no)", "`x`", "a\nb", "--", "; rm -rf /", "ünïcode"}
-	c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{}}}
+	c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 1}}}
+	c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{TCPSocket: &corev1.TCPSocketAction{}}}
+	c.RestartPolicy = ptr(corev1.ContainerRestartPolicyNever)
+	c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestart,
+		ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}}}}
 	in := input(p)
 	in.UID, in.GID = 1001, 1002
 	out, err := translate.Gang(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(out.Notes) != 2 {
+	if len(out.Notes) != 1 {
 		t.Errorf("notes %q", out.Notes)
 	}
 	if got := out.Pods[0].Pod.Spec.Containers[0].Args; len(got) != 6 || got[0] != "$(echo no)" {

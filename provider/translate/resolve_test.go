@@ -80,8 +80,8 @@ func TestEnvironment(t *testing.T) {
 	if len(out.Pods[0].Pod.Spec.Containers[0].Env) != 0 || len(out.Pods[0].Pod.Spec.Containers[0].EnvFrom) != 0 {
 		t.Error("the manifest keeps the unresolved environment")
 	}
-	if len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "P_bad key") {
-		t.Errorf("notes %q", out.Notes)
+	if len(out.Events) != 1 || out.Events[0].Reason != "InvalidEnvironmentVariableNames" || !strings.Contains(out.Events[0].Message, "P_bad key") {
+		t.Errorf("events %q", out.Events)
 	}
 }
 
@@ -169,7 +169,7 @@ func TestVolumes(t *testing.T) {
 	if len(m.Volumes) != 4 || len(m.Pod.Spec.Volumes) != 4 || len(m.Pod.Spec.Containers[0].VolumeMounts) != 4 {
 		t.Errorf("the token volume was not left out: %d, %d, %d", len(m.Volumes), len(m.Pod.Spec.Volumes), len(m.Pod.Spec.Containers[0].VolumeMounts))
 	}
-	if len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "no service-account token") {
+	if len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "get no service-account token") {
 		t.Errorf("notes %q", out.Notes)
 	}
 }
@@ -185,9 +185,12 @@ func TestReferences(t *testing.T) {
 		{Name: "s", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "sec", Optional: &yes}}},
 	}
 	p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: cmRef("both")}}}
-	cms, secs := translate.References(p)
+	cms, secs := translate.References(p, false)
 	if len(cms) != 1 || cms[0] != (translate.Ref{Name: "both"}) || len(secs) != 1 || secs[0] != (translate.Ref{Name: "sec", Optional: true}) {
 		t.Errorf("references %v, %v", cms, secs)
+	}
+	if cms, _ = translate.References(p, true); len(cms) != 2 || cms[1].Name != "kube-root-ca.crt" {
+		t.Errorf("references with tokens %v", cms)
 	}
 }
 

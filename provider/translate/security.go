@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,11 +19,17 @@ func (p *pod) checkPodSecurity() {
 	}
 	const at = "spec.securityContext"
 	p.checkIDs(at, s.RunAsUser, s.RunAsGroup)
-	if s.FSGroup != nil && (p.in.GID == 0 || *s.FSGroup != p.in.GID) {
-		p.refuse(at+".fsGroup", strconv.FormatInt(*s.FSGroup, 10), "volumes belong to user "+p.in.Account.User+"; remove it")
+	if s.FSGroup != nil {
+		p.checkGroup(at+".fsGroup", *s.FSGroup)
 	}
-	if len(s.SupplementalGroups) > 0 {
-		p.refuse(at+".supplementalGroups", "", "the groups of user "+p.in.Account.User+" on the cluster are used; remove it")
+	for i, group := range s.SupplementalGroups {
+		p.checkGroup(at+".supplementalGroups["+strconv.Itoa(i)+"]", group)
+	}
+	if policy := s.SupplementalGroupsPolicy; policy != nil && *policy == corev1.SupplementalGroupsPolicyStrict {
+		p.refuse(at+".supplementalGroupsPolicy", string(*policy), "a job has all groups of user "+p.in.Account.User+"; use Merge or remove it")
+	}
+	if policy := s.SELinuxChangePolicy; policy != nil {
+		p.refuse(at+".seLinuxChangePolicy", string(*policy), confined+"; remove it")
 	}
 	if len(s.Sysctls) > 0 {
 		p.refuse(at+".sysctls", s.Sysctls[0].Name, "kernel parameters cannot be set by jobs; remove it")
@@ -42,20 +50,41 @@ func (p *pod) checkSecurity(at string, s *corev1.SecurityContext) {
 	if s.ProcMount != nil && *s.ProcMount != corev1.DefaultProcMount {
 		p.refuse(at+".procMount", string(*s.ProcMount), "the host's /proc is used; remove it")
 	}
-	if s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem {
-		p.note("readOnlyRootFilesystem is not enforced on HPC nodes: a process may write where user %s may", p.in.Account.User)
-	}
 	p.checkIDs(at, s.RunAsUser, s.RunAsGroup)
 	p.checkConfinement(at, s.SELinuxOptions, s.SeccompProfile, s.AppArmorProfile, s.WindowsOptions)
 }
 
 func (p *pod) checkIDs(at string, user, group *int64) {
-	if user != nil && (p.in.UID == 0 || *user != p.in.UID) {
-		p.refuse(at+".runAsUser", strconv.FormatInt(*user, 10), "jobs of this namespace run as user "+p.in.Account.User+" of the cluster; remove it")
+	p.checkID(at+".runAsUser", user, p.in.UID, "jobs of this namespace run as user "+p.in.Account.User+" of the cluster")
+	p.checkID(at+".runAsGroup", group, p.in.GID, "jobs of this namespace run with the first group of user "+p.in.Account.User+" of the cluster")
+}
+
+// checkID accepts the id that the job has anyway.
+func (p *pod) checkID(field string, asked *int64, have int64, why string) {
+	switch {
+	case asked == nil || *asked == have && have != 0:
+	case have == 0 && *asked != 0:
+		p.waitForIdentity(field)
+	default:
+		p.refuse(field, strconv.FormatInt(*asked, 10), fmt.Sprintf("%s (%d); use that or remove it", why, have))
 	}
-	if group != nil && (p.in.GID == 0 || *group != p.in.GID) {
-		p.refuse(at+".runAsGroup", strconv.FormatInt(*group, 10), "jobs of this namespace run with the groups of user "+p.in.Account.User+" of the cluster; remove it")
+}
+
+// checkGroup accepts a group that the job's user has.
+func (p *pod) checkGroup(field string, group int64) {
+	switch {
+	case group != 0 && (group == p.in.GID || slices.Contains(p.in.Groups, group)):
+	case group != 0 && p.in.GID == 0:
+		p.waitForIdentity(field)
+	default:
+		p.refuse(field, strconv.FormatInt(group, 10), "is not a group of user "+p.in.Account.User+" of the cluster; use one of the user's, or remove it")
 	}
+}
+
+// waitForIdentity: the ids of the user come from the cluster, with the first
+// look at its staging directory.
+func (p *pod) waitForIdentity(field string) {
+	p.wait(ReasonConfig, field, "the numeric ids of user "+p.in.Account.User+" on the cluster are not known yet")
 }
 
 func (p *pod) checkConfinement(at string, se *corev1.SELinuxOptions, sec *corev1.SeccompProfile, aa *corev1.AppArmorProfile, win *corev1.WindowsSecurityContextOptions) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
@@ -41,9 +42,14 @@ type Input struct {
 	GPUTypes []string
 	// Partition is the node's partition, when it is known: its time limits hold.
 	Partition backends.Partition
-	// UID and GID are the account's numeric ids when they are known (not 0): a
-	// pod that asks for just these has what it asks for.
+	// UID and GID are the account's numeric ids on the cluster when they are known
+	// (not 0), and Groups its further groups: a pod that asks for just these has
+	// what it asks for.
 	UID, GID int64
+	Groups   []int64
+	// APIServer is host:port under which compute hosts reach the API server, for
+	// pods that carry tokens; empty when nobody said.
+	APIServer string
 }
 
 // Member is one pod of the gang with the objects it refers to, by name. An
@@ -53,7 +59,28 @@ type Member struct {
 	Pod        *corev1.Pod
 	ConfigMaps map[string]*corev1.ConfigMap
 	Secrets    map[string]*corev1.Secret
+	// Claims are the PersistentVolumeClaims of the pod's volumes.
+	Claims map[string]*corev1.PersistentVolumeClaim
+	// Tokens of the pod's service account, as Tokens asks for them. They count only
+	// where the account allows them.
+	Tokens map[TokenRequest]string
+	// RenewAt is when the first of Tokens wants to be renewed.
+	RenewAt metav1.Time
 }
+
+// TokenRequest is a token that the pod's volumes ask for. The lifetime is
+// within MinTokenSeconds and MaxTokenSeconds, whatever the pod says.
+type TokenRequest struct {
+	Audience string // empty is the API server's own
+	Seconds  int64
+}
+
+// Bounds of a token's life in seconds: the API server gives none shorter, and a
+// compute host gets none longer.
+const (
+	MinTokenSeconds = 600
+	MaxTokenSeconds = 3600
+)
 
 // Output is a gang ready to be staged and submitted. Equal inputs give equal
 // outputs.
@@ -71,12 +98,29 @@ type Output struct {
 	// Notes tell users what is different from a kubelet but harmless, sorted
 	// and without repetition.
 	Notes []string
+	// Events are what a kubelet would tell of the pods as well.
+	Events []Event
+}
+
+// Event is a warning about one pod.
+type Event struct {
+	UID             string
+	Reason, Message string
+}
+
+// Refresh is what the volumes of a member hold by now.
+type Refresh struct {
+	Update manifest.Update
+	// Files of the volumes of kind "files": volume, relative path.
+	Files map[string]map[string]File
 }
 
 // File is one file of a volume.
 type File struct {
 	Data []byte
 	Mode uint32 // permission bits
+	// Token says that Data is a token: it changes with every renewal.
+	Token bool
 }
 
 // Reasons of a Refusal.
@@ -142,7 +186,7 @@ func (r *Refusal) one(named string) string {
 	return text
 }
 
-// Ref names a ConfigMap or Secret in the pod's namespace.
+// Ref names a ConfigMap, Secret or PersistentVolumeClaim in the pod's namespace.
 type Ref struct {
 	Name string
 	// Optional: the pod may start without it.

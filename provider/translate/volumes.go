@@ -44,8 +44,8 @@ func (p *pod) volumes(s shape) (map[string]manifest.Volume, map[string]map[strin
 			p.refuse(at+".name", v.Name, "is the name of another volume")
 			continue
 		}
-		if isTokenVolume(v) {
-			p.note("pods on HPC nodes get no service-account token: the volume kube-api-access-* is left out; set automountServiceAccountToken: false to say so")
+		if isTokenVolume(v) && !p.in.Account.ServiceAccountTokens {
+			p.note("pods of this namespace get no service-account token on HPC nodes: the volume kube-api-access-* is left out; set automountServiceAccountToken: false to say so")
 			continue
 		}
 		mv, c, ok := p.volume(at, v, s)
@@ -103,14 +103,15 @@ func (p *pod) volume(at string, v corev1.Volume, s shape) (manifest.Volume, *con
 		c.projected(at+".projected", v.Projected.Sources, s)
 		return fromFiles, c, true
 	case v.PersistentVolumeClaim != nil:
-		p.refuse(at+".persistentVolumeClaim", v.PersistentVolumeClaim.ClaimName,
-			"persistent volumes are not attached to HPC nodes; use a hostPath volume on the cluster's file system"+p.allowedPaths())
+		return p.claim(at+".persistentVolumeClaim", v.PersistentVolumeClaim)
 	case v.Ephemeral != nil:
-		p.refuse(at+".ephemeral", "", "volume claims are not served on HPC nodes; use an emptyDir or hostPath volume"+p.allowedPaths())
+		p.refuse(at+".ephemeral", "", "a claim that lives with its pod is not served on HPC nodes; use an emptyDir volume, or a PersistentVolumeClaim of a class in spec.volumeClasses")
+	case v.NFS != nil:
+		p.refuse(at+".nfs", v.NFS.Server+":"+v.NFS.Path, "jobs cannot mount file systems; use a PersistentVolumeClaim of a class that the administrator maps to a directory in spec.volumeClasses, or a hostPath volume"+p.allowedPaths())
 	case v.Image != nil:
 		p.refuse(at+".image", short(v.Image.Reference), "image volumes need an image runtime, which this node does not have")
 	default:
-		p.refuse(at, v.Name, "this kind of volume is not supported on HPC nodes; use configMap, secret, downwardAPI, projected, emptyDir or hostPath")
+		p.refuse(at, v.Name, "this kind of volume is not supported on HPC nodes; use configMap, secret, downwardAPI, projected, emptyDir, hostPath or persistentVolumeClaim")
 	}
 	return manifest.Volume{}, nil, false
 }
@@ -135,19 +136,30 @@ func (p *pod) emptyDir(at string, e *corev1.EmptyDirVolumeSource) (manifest.Volu
 	return out, nil, true
 }
 
-// hostPath allows what lies below one of the cluster's prefixes. Symbolic links
-// on the host are followed with the account's own rights.
+// hostPath allows what lies below one of the cluster's prefixes. The runner
+// checks that symbolic links on the host do not lead out of them.
 func (p *pod) hostPath(at string, h *corev1.HostPathVolumeSource) (manifest.Volume, *contents, bool) {
-	out := manifest.Volume{Kind: "hostPath", Path: path.Clean(h.Path)}
+	out := manifest.Volume{Kind: "hostPath", Path: path.Clean(h.Path), Beneath: slices.Clone(p.in.Cluster.Spec.HostPaths)}
+	if h.Type != nil {
+		out.Type = string(*h.Type)
+	}
 	switch {
 	case !path.IsAbs(h.Path) || slices.Contains(strings.Split(h.Path, "/"), ".."):
 		p.refuse(at+".hostPath.path", h.Path, "must be an absolute path without \"..\"")
+		return out, nil, false
+	case !hostPathTypes[corev1.HostPathType(out.Type)]:
+		p.refuse(at+".hostPath.type", out.Type, "is not a type of hostPath volumes")
 		return out, nil, false
 	case !slices.ContainsFunc(p.in.Cluster.Spec.HostPaths, func(prefix string) bool { return below(out.Path, prefix) }):
 		p.refuse(at+".hostPath.path", h.Path, "is not below a path that BatchCluster "+p.in.Cluster.Name+" allows"+p.allowedPaths())
 		return out, nil, false
 	}
 	return out, nil, true
+}
+
+var hostPathTypes = map[corev1.HostPathType]bool{
+	corev1.HostPathUnset: true, corev1.HostPathDirectory: true, corev1.HostPathDirectoryOrCreate: true, corev1.HostPathFile: true,
+	corev1.HostPathFileOrCreate: true, corev1.HostPathSocket: true, corev1.HostPathCharDev: true, corev1.HostPathBlockDev: true,
 }
 
 func below(name, prefix string) bool {
@@ -247,6 +259,9 @@ func (c *contents) secret(at, name string, items []corev1.KeyToPath, optional *b
 	secret := c.p.Secrets[name]
 	var data map[string][]byte
 	if secret != nil {
+		if c.p.longLived(at, secret) {
+			return
+		}
 		data = secret.Data
 	}
 	c.keys(at, "secret", name, data, secret != nil, items, optional)
@@ -321,9 +336,13 @@ func (c *contents) projected(at string, sources []corev1.VolumeProjection, s sha
 		case src.DownwardAPI != nil:
 			c.downward(field+".downwardAPI", src.DownwardAPI.Items, s)
 		case src.ServiceAccountToken != nil:
-			c.p.refuse(field+".serviceAccountToken", "", "service-account tokens are not delivered to HPC nodes; remove the source")
+			c.token(field+".serviceAccountToken", src.ServiceAccountToken)
+		case src.ClusterTrustBundle != nil:
+			c.p.refuse(field+".clusterTrustBundle", "", "trust bundles are not delivered to HPC nodes; copy the certificates to a ConfigMap")
+		case src.PodCertificate != nil:
+			c.p.refuse(field+".podCertificate", "", "certificates of pods are not delivered to HPC nodes; use a Secret")
 		default:
-			c.p.refuse(field, "", "this source is not supported on HPC nodes; use configMap, secret or downwardAPI")
+			c.p.refuse(field, "", "this source is not supported on HPC nodes; use configMap, secret, downwardAPI or serviceAccountToken")
 		}
 	}
 }

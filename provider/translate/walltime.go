@@ -12,8 +12,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
-// deadlineMargin is added to a pod's activeDeadlineSeconds, so that the pod's
-// own deadline is met before the batch system kills the job.
+// deadlineMargin is added to a pod's activeDeadlineSeconds and grace, so that the
+// pod's own deadline is met before the batch system kills the job.
 const deadlineMargin = time.Minute
 
 // walltime is the longest run time that a member asks for.
@@ -89,7 +89,7 @@ func (p *pod) walltime(limit time.Duration, whose string) time.Duration {
 			tooLong(field, strconv.FormatInt(*s, 10), d)
 			return 0
 		}
-		d += deadlineMargin
+		d += deadlineMargin + time.Duration(p.graceSeconds(p.Member))*time.Second
 		if limit > 0 {
 			d = min(d, limit)
 		}
@@ -102,9 +102,20 @@ func (p *pod) walltime(limit time.Duration, whose string) time.Duration {
 func (g *gang) grace(members []Member) time.Duration {
 	var longest time.Duration
 	for _, m := range members {
-		longest = max(longest, time.Duration(graceSeconds(m))*time.Second)
+		longest = max(longest, time.Duration(g.graceSeconds(m))*time.Second)
 	}
 	return longest
+}
+
+// graceSeconds is what a pod gets: no more than the batch system gives.
+func (g *gang) graceSeconds(m Member) int64 {
+	asked := graceSeconds(m)
+	most := g.in.Cluster.Spec.Walltime.Grace
+	if most == nil || most.Duration <= 0 || asked <= int64(most.Duration/time.Second) {
+		return asked
+	}
+	g.note("a termination grace of %d s is capped to %s, after which the batch system kills (spec.walltime.grace of BatchCluster %s)", asked, most.Duration, g.in.Cluster.Name)
+	return int64(most.Duration / time.Second)
 }
 
 // graceSeconds bounds a pod's grace to what a job may have.

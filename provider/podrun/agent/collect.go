@@ -28,7 +28,7 @@ const (
 // Collect writes manifest.Collected of all gangs beneath dir as JSON. A missing
 // directory is an empty answer; what is only half there is left out.
 func Collect(dir string, out io.Writer) error {
-	all := manifest.Collected{Gangs: map[string]manifest.CollectedGang{}}
+	all := manifest.Collected{Gangs: map[string]manifest.CollectedGang{}, Identity: identity()}
 	root, err := openBase(dir, false)
 	switch {
 	case err == nil:
@@ -43,6 +43,19 @@ func Collect(dir string, out io.Writer) error {
 		return fmt.Errorf("write answer: %w", err)
 	}
 	return nil
+}
+
+// identity is who this process is, for pods that name ids.
+func identity() manifest.Identity {
+	id := manifest.Identity{UID: int64(os.Getuid()), GID: int64(os.Getgid())}
+	groups, err := os.Getgroups()
+	if err != nil {
+		return id // without them no pod may name one
+	}
+	for _, g := range groups {
+		id.Groups = append(id.Groups, int64(g))
+	}
+	return id
 }
 
 func collect(root *os.Root, all *manifest.Collected) error {

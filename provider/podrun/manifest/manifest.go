@@ -7,7 +7,9 @@
 //	podrun                  link to the pod runner, <staging>/<user>/bin/podrun-<digest>
 //	gang.json               Gang, written once before submission
 //	pods/<rank>/pod.json    Pod, written once before submission
-//	pods/<rank>/volumes/... contents of ConfigMap, Secret and other projected volumes
+//	pods/<rank>/volumes/<name>/...  contents of ConfigMap, Secret and other projected volumes, as first staged
+//	pods/<rank>/updates/<serial>/   newer contents: update.json (Update) and volumes/<name>/..., renamed into place
+//	pods/<rank>/live/<name>/        what containers see of them: a kubelet's ..data link, swapped by the runner
 //	pods/<rank>/ctl/stop    Stop, written by the provider when the pod is deleted
 //	pods/<rank>/addr.json   Address, renamed into place by the runner
 //	pods/<rank>/status.json Status, renamed into place by the runner on every change
@@ -77,6 +79,24 @@ type Pod struct {
 	Volumes map[string]Volume `json:"volumes,omitempty"`
 	// GraceSeconds is the pod's termination grace period.
 	GraceSeconds int64 `json:"graceSeconds"`
+	// Contents are those that were staged with it.
+	Contents Contents `json:"contents,omitzero"`
+}
+
+// Contents identifies what the volumes of kind "files" hold.
+type Contents struct {
+	// Digest of names, modes and data; tokens count by their names only.
+	Digest string `json:"digest,omitempty"`
+	// RenewAt is when a token in them wants to be renewed; zero without tokens.
+	RenewAt metav1.Time `json:"renewAt,omitzero"`
+}
+
+// Update replaces the contents of a pod's volumes of kind "files" while the pod
+// lives. It holds all of them; a volume that it does not name stays as it is.
+type Update struct {
+	Version  int               `json:"version"`
+	Contents Contents          `json:"contents"`
+	Volumes  map[string]Volume `json:"volumes"`
 }
 
 // EnvVar is one environment variable. Value is bytes, since a Secret need not
@@ -86,9 +106,20 @@ type EnvVar struct {
 	Value []byte `json:"value,omitempty"`
 	// Expand asks for Kubernetes' $(NAME) expansion against earlier entries.
 	Expand bool `json:"expand,omitempty"`
+	// File, when set, says which key of an env file in a volume gives the value;
+	// it is read when the container starts.
+	File *EnvFile `json:"file,omitempty"`
 	// Field, when set, is a downward API field path that is known only on the
 	// node (status.podIP, status.podIPs, status.hostIP, status.hostIPs); Value is ignored.
 	Field string `json:"field,omitempty"`
+}
+
+// EnvFile is one variable of a file in a volume.
+type EnvFile struct {
+	Volume   string `json:"volume"`
+	Path     string `json:"path"`
+	Key      string `json:"key"`
+	Optional bool   `json:"optional,omitempty"`
 }
 
 // Volume is one volume of the pod.
@@ -98,6 +129,13 @@ type Volume struct {
 	Kind string `json:"kind"`
 	// Path is the host path of kind hostPath.
 	Path string `json:"path,omitempty"`
+	// Beneath are the directories of which one must hold what Path leads to, with
+	// all links followed. Empty allows any.
+	Beneath []string `json:"beneath,omitempty"`
+	// Type is the hostPath's type, such as "DirectoryOrCreate".
+	Type string `json:"type,omitempty"`
+	// ReadOnly keeps containers from writing, whatever their mounts say.
+	ReadOnly bool `json:"readOnly,omitempty"`
 	// SizeBytes is the emptyDir's limit, 0 for none.
 	SizeBytes int64 `json:"sizeBytes,omitempty"`
 	// Modes maps a file of kind "files" to its permission bits; the default is 0644.
@@ -132,20 +170,38 @@ func (p Phase) Terminal() bool { return p == PhaseSucceeded || p == PhaseFailed 
 // Status is what the runner reports of one pod. Seq grows with every write of
 // one runner; Restart with every requeue of the batch job.
 type Status struct {
-	Version        int         `json:"version"`
-	Restart        int         `json:"restart"`
-	Seq            int64       `json:"seq"`
-	UID            string      `json:"uid"`
-	Rank           int         `json:"rank"`
-	Host           string      `json:"host"`
-	HostIP         string      `json:"hostIP"`
-	Phase          Phase       `json:"phase"`
-	Reason         string      `json:"reason,omitempty"`
-	Message        string      `json:"message,omitempty"`
-	StartedAt      metav1.Time `json:"startedAt"`
-	FinishedAt     metav1.Time `json:"finishedAt,omitzero"`
+	Version    int         `json:"version"`
+	Restart    int         `json:"restart"`
+	Seq        int64       `json:"seq"`
+	UID        string      `json:"uid"`
+	Rank       int         `json:"rank"`
+	Host       string      `json:"host"`
+	HostIP     string      `json:"hostIP"`
+	Phase      Phase       `json:"phase"`
+	Reason     string      `json:"reason,omitempty"`
+	Message    string      `json:"message,omitempty"`
+	StartedAt  metav1.Time `json:"startedAt"`
+	FinishedAt metav1.Time `json:"finishedAt,omitzero"`
+	// StoppedAt is when the batch system asked the pod to end.
+	StoppedAt      metav1.Time `json:"stoppedAt,omitzero"`
 	InitContainers []Container `json:"initContainers,omitempty"`
 	Containers     []Container `json:"containers,omitempty"`
+	// Contents are those that the containers see now.
+	Contents Contents `json:"contents,omitzero"`
+	// Events are the last things to tell the user once, oldest first.
+	Events []Event `json:"events,omitempty"`
+}
+
+// MaxEvents bounds Status.Events.
+const MaxEvents = 16
+
+// Event is something that a kubelet would tell as an event of the pod.
+type Event struct {
+	// Number grows by one with each event of the pod, through all its runs.
+	Number  int64  `json:"number"`
+	Type    string `json:"type"` // "Normal" or "Warning"
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
 }
 
 // Container is the state of one container. The states are Kubernetes' own
@@ -193,6 +249,15 @@ type StageAnswer struct {
 // reads in a tick, in one pass.
 type Collected struct {
 	Gangs map[string]CollectedGang `json:"gangs"`
+	// Identity is who ran the verb.
+	Identity Identity `json:"identity,omitzero"`
+}
+
+// Identity is a user of the cluster in numbers.
+type Identity struct {
+	UID    int64   `json:"uid,omitempty"`
+	GID    int64   `json:"gid,omitempty"`
+	Groups []int64 `json:"groups,omitempty"`
 }
 
 // CollectedGang is what one gang directory says.

@@ -50,7 +50,8 @@ type container struct {
 	slot func(*manifest.Status) *manifest.Container
 	stop *stopper
 
-	restarts int32 // number of the next run
+	restarts int32    // number of the next run
+	done     *outcome // it ended for good in an earlier run of the batch job
 	grace    time.Duration
 
 	// started is closed once the container has been up, its hook done and its
@@ -77,6 +78,9 @@ func (c *container) update(change func(*manifest.Container)) {
 // run runs the container until it needs no more runs or is stopped, and gives
 // the last outcome. It blocks.
 func (c *container) run() outcome {
+	if c.done != nil {
+		return *c.done
+	}
 	var wait time.Duration
 	for {
 		out := c.once()
@@ -84,6 +88,7 @@ func (c *container) run() outcome {
 			return out
 		}
 		wait = c.pod.opts.Backoff.Next(wait, out.ran)
+		c.pod.event("Warning", "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.spec.Name, c.pod.spec.Pod.Name))
 		c.restarts++
 		var last corev1.ContainerState
 		c.update(func(s *manifest.Container) {
@@ -107,7 +112,7 @@ func (c *container) run() outcome {
 func (c *container) prepare() (host.Sandbox, string, error) {
 	p := c.pod
 	token := c.id()
-	env, err := newEnvironment(p.opts.Env, p.spec.Env[c.spec.Name], p.at, p.hostname(), token)
+	env, err := newEnvironment(p.opts.Env, p.spec.Env[c.spec.Name], p.volumes, p.at, p.hostname(), token)
 	if err != nil {
 		return host.Sandbox{}, "", err
 	}
@@ -141,6 +146,9 @@ func (c *container) prepare() (host.Sandbox, string, error) {
 	}
 	if s := c.spec.SecurityContext; s != nil && s.AllowPrivilegeEscalation != nil {
 		sb.NoNewPrivileges = !*s.AllowPrivilegeEscalation
+	}
+	if s := c.spec.SecurityContext; s != nil && s.ReadOnlyRootFilesystem != nil {
+		sb.ReadOnlyRoot = *s.ReadOnlyRootFilesystem
 	}
 	return sb, message, nil
 }
@@ -300,6 +308,7 @@ func (c *container) watch(child *process.Child, mark process.Mark, log *crilog.W
 		case k := <-kill:
 			cancel()
 			note = k.note
+			c.pod.event("Normal", "Killing", fmt.Sprintf("Container %s is killed: %s", c.spec.Name, note))
 			own := newStopper()
 			own.request(k.grace, cause{})
 			done := make(chan struct{})
@@ -328,6 +337,7 @@ func (c *container) attend(ctx context.Context, kill chan<- killing) {
 	if l := c.spec.Lifecycle; l != nil && l.PostStart != nil {
 		if err := c.hook(ctx, l.PostStart); err != nil {
 			if ctx.Err() == nil {
+				c.pod.event("Warning", "FailedPostStartHook", fmt.Sprintf("PostStartHook of container %s failed: %v", c.spec.Name, err))
 				kill <- killing{note: "postStart hook failed: " + err.Error(), grace: c.grace}
 			}
 			return
@@ -335,7 +345,7 @@ func (c *container) attend(ctx context.Context, kill chan<- killing) {
 	}
 	if p := c.spec.StartupProbe; p != nil {
 		passed := false
-		c.probe(ctx, p, func(ok bool, err error) bool {
+		c.probe(ctx, "Startup", p, func(ok bool, err error) bool {
 			if passed = ok; !ok {
 				kill <- killing{note: "startup probe failed: " + err.Error(), grace: c.probeGrace(p)}
 			}
@@ -354,7 +364,7 @@ func (c *container) attend(ctx context.Context, kill chan<- killing) {
 	defer probes.Wait()
 	if p := c.spec.ReadinessProbe; p != nil {
 		probes.Go(func() {
-			c.probe(ctx, p, func(ok bool, _ error) bool {
+			c.probe(ctx, "Readiness", p, func(ok bool, _ error) bool {
 				c.update(func(s *manifest.Container) { s.Ready = ok && s.State.Running != nil })
 				return true
 			})
@@ -362,7 +372,7 @@ func (c *container) attend(ctx context.Context, kill chan<- killing) {
 	}
 	if p := c.spec.LivenessProbe; p != nil {
 		probes.Go(func() {
-			c.probe(ctx, p, func(ok bool, err error) bool {
+			c.probe(ctx, "Liveness", p, func(ok bool, err error) bool {
 				if !ok {
 					kill <- killing{note: "liveness probe failed: " + err.Error(), grace: c.probeGrace(p)}
 				}
@@ -390,6 +400,7 @@ func (c *container) terminate(child *process.Child, mark process.Mark, by *stopp
 			defer close(done)
 			if err := c.hook(ctx, l.PreStop); err != nil && ctx.Err() == nil {
 				c.pod.warn(fmt.Errorf("container %s: preStop hook: %w", c.spec.Name, err))
+				c.pod.event("Warning", "FailedPreStopHook", fmt.Sprintf("PreStopHook of container %s failed: %v", c.spec.Name, err))
 			}
 		}()
 		either := make(chan struct{})

@@ -76,8 +76,9 @@ func (e environment) lookup(name string) (string, bool) {
 
 // newEnvironment makes the environment of a container: the declared variables in
 // order, over the few that are inherited. job is the batch job's environment.
-func newEnvironment(job []string, declared []manifest.EnvVar, at place, hostname, token string) (environment, error) {
+func newEnvironment(job []string, declared []manifest.EnvVar, volumes map[string]volume, at place, hostname, token string) (environment, error) {
 	own := make(map[string]string, len(declared))
+	files := envFiles{volumes: volumes, read: map[string]map[string]string{}}
 	lookup := func(name string) (string, bool) { v, ok := own[name]; return v, ok }
 	for _, v := range declared {
 		if v.Name == "" || strings.ContainsAny(v.Name, "=\x00") {
@@ -89,6 +90,14 @@ func newEnvironment(job []string, declared []manifest.EnvVar, at place, hostname
 			var err error
 			if value, err = at.field(v.Field); err != nil {
 				return environment{}, fmt.Errorf("environment variable %s: %w", v.Name, err)
+			}
+		case v.File != nil:
+			var found bool
+			var err error
+			if value, found, err = files.value(v.File); err != nil {
+				return environment{}, fmt.Errorf("environment variable %s: %w", v.Name, err)
+			} else if !found {
+				continue
 			}
 		case v.Expand:
 			value = expand.String(value, lookup)

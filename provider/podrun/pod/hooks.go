@@ -14,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/grpchealth"
 )
 
 // port gives a number for a port that may be given by the name of one of the
@@ -103,6 +105,8 @@ func (c *container) hook(ctx context.Context, h *corev1.LifecycleHandler) error 
 		return c.exec(ctx, h.Exec.Command)
 	case h.HTTPGet != nil:
 		return httpGet(ctx, c.spec, h.HTTPGet, c.pod.at.ip, "kube-lifecycle/isthmus")
+	case h.TCPSocket != nil: // deprecated, but the API still has it
+		return tcpConnect(ctx, c.spec, h.TCPSocket, c.pod.at.ip)
 	case h.Sleep != nil:
 		timer := time.NewTimer(time.Duration(h.Sleep.Seconds) * time.Second)
 		defer timer.Stop()
@@ -125,13 +129,19 @@ func (c *container) check(ctx context.Context, p *corev1.Probe) error {
 		return httpGet(ctx, c.spec, p.HTTPGet, c.pod.at.ip, "kube-probe/isthmus")
 	case p.TCPSocket != nil:
 		return tcpConnect(ctx, c.spec, p.TCPSocket, c.pod.at.ip)
+	case p.GRPC != nil:
+		service := ""
+		if p.GRPC.Service != nil {
+			service = *p.GRPC.Service
+		}
+		return grpchealth.Check(ctx, net.JoinHostPort(c.pod.at.ip, strconv.Itoa(int(p.GRPC.Port))), service, "kube-probe/isthmus")
 	}
 	return errors.New("no handler")
 }
 
 // probe tries until ctx ends and tells tell each time the verdict changes: the
 // thresholds' worth of equal outcomes in a row. tell returns false to end it.
-func (c *container) probe(ctx context.Context, p *corev1.Probe, tell func(ok bool, err error) bool) {
+func (c *container) probe(ctx context.Context, name string, p *corev1.Probe, tell func(ok bool, err error) bool) {
 	seconds := func(n, def int32) time.Duration { return time.Duration(max(n, def)) * time.Second }
 	period := 10 * time.Second
 	if p.PeriodSeconds > 0 {
@@ -159,6 +169,9 @@ func (c *container) probe(ctx context.Context, p *corev1.Probe, tell func(ok boo
 		if err == nil {
 			good, bad = good+1, 0
 		} else {
+			if bad == 0 { // the first of a row: a kubelet counts the others in the same event
+				c.pod.event("Warning", "Unhealthy", fmt.Sprintf("%s probe of container %s failed: %v", name, c.spec.Name, err))
+			}
 			good, bad = 0, bad+1
 		}
 		if good == successes || bad == failures {

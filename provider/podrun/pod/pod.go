@@ -79,6 +79,7 @@ type runner struct {
 	driver    *host.Driver
 	scratch   *scratch
 	volumes   map[string]volume
+	contents  *contents // nil when no volume has any; of one goroutine at a time
 	at        place
 	hostsFile string
 	inits     []*container
@@ -134,10 +135,18 @@ func (r *runner) start() (int, error) {
 	if known && before.Restart > r.opts.Restart {
 		return 0, fmt.Errorf("status.json is of restart %d, after this run's %d", before.Restart, r.opts.Restart)
 	}
+	if known && before.Restart < r.opts.Restart {
+		if over, err := r.endedBefore(before); over || err != nil {
+			return endCode(before.Phase), err
+		}
+	}
 	first := manifest.Status{
 		Version: manifest.Version, Restart: r.opts.Restart, Rank: r.opts.Rank, Host: r.opts.Host,
 		UID:   r.gangFile.Members[r.opts.Rank].UID,
 		Phase: manifest.PhaseStarting, StartedAt: metav1.Now(),
+	}
+	if known {
+		first.Events = before.Events
 	}
 	if known && before.Restart == r.opts.Restart {
 		first.Seq, first.StartedAt = before.Seq, before.StartedAt
@@ -165,10 +174,7 @@ func (r *runner) start() (int, error) {
 		return 0, err
 	}
 	r.cleanUp()
-	if phase == manifest.PhaseSucceeded {
-		return ExitSucceeded, nil
-	}
-	return ExitFailed, nil
+	return endCode(phase), nil
 }
 
 // only makes sure that no other runner of this pod is at work on this node. The
@@ -200,7 +206,7 @@ func (r *runner) plan(s *manifest.Status, before manifest.Status, known bool) {
 	if len(r.spec.Pod.Spec.InitContainers) > 0 {
 		waiting = reasonInitializing
 	}
-	make1 := func(spec *corev1.Container, at string, old *manifest.Container) (*container, manifest.Container) {
+	make1 := func(spec *corev1.Container, at string, old *manifest.Container, main bool) (*container, manifest.Container) {
 		c := &container{pod: r, spec: spec, at: at, stop: r.stop, started: make(chan struct{}), grace: time.Duration(r.spec.GraceSeconds) * time.Second}
 		st := manifest.Container{Name: spec.Name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: waiting}}}
 		if old != nil {
@@ -217,12 +223,16 @@ func (r *runner) plan(s *manifest.Status, before manifest.Status, known bool) {
 				st.RestartCount++
 			}
 			c.restarts = st.RestartCount
+			if over := old.State.Terminated; over != nil && main && r.final(spec, over, before) {
+				st.RestartCount, st.LastState, st.State = old.RestartCount, old.LastState, old.State
+				st.ContainerID, c.done = old.ContainerID, &outcome{code: over.ExitCode}
+			}
 		}
 		return c, st
 	}
 	for i := range r.spec.Pod.Spec.InitContainers {
 		spec := &r.spec.Pod.Spec.InitContainers[i]
-		c, st := make1(spec, fmt.Sprintf("spec.initContainers[%d]", i), find(before.InitContainers, spec.Name))
+		c, st := make1(spec, fmt.Sprintf("spec.initContainers[%d]", i), find(before.InitContainers, spec.Name), false)
 		c.slot = func(s *manifest.Status) *manifest.Container { return &s.InitContainers[i] }
 		if c.init = !restart.IsSidecar(spec); !c.init {
 			c.stop = newStopper() // sidecars go last, each in its turn
@@ -231,7 +241,7 @@ func (r *runner) plan(s *manifest.Status, before manifest.Status, known bool) {
 	}
 	for i := range r.spec.Pod.Spec.Containers {
 		spec := &r.spec.Pod.Spec.Containers[i]
-		c, st := make1(spec, fmt.Sprintf("spec.containers[%d]", i), find(before.Containers, spec.Name))
+		c, st := make1(spec, fmt.Sprintf("spec.containers[%d]", i), find(before.Containers, spec.Name), true)
 		c.slot = func(s *manifest.Status) *manifest.Container { return &s.Containers[i] }
 		r.mains, s.Containers = append(r.mains, c), append(s.Containers, st)
 	}
@@ -268,6 +278,7 @@ func (r *runner) run() error {
 		return err
 	}
 	watch.volumes(r.volumes)
+	watch.contents()
 	r.containers()
 	if err := process.KillDescendants(killLimit); err != nil {
 		r.warn(err)
@@ -370,7 +381,22 @@ func (r *runner) furnish() error {
 	} else if r.opts.Namespaces {
 		r.warn(errors.New("no user namespaces on this node: " + why))
 	}
-	r.volumes, err = prepareVolumes(r.gang, r.dir, abs, &r.spec, r.scratch, r.at)
+	for _, v := range r.spec.Volumes {
+		if v.Kind == "files" && r.contents == nil {
+			r.contents = &contents{gang: r.gang, dir: r.dir, spec: &r.spec, at: r.at}
+		}
+	}
+	if r.contents != nil {
+		now, news, err := r.contents.update()
+		if !news {
+			return err
+		}
+		if err != nil {
+			r.warn(err) // of a newer hand-over than the one that was taken
+		}
+		r.status.Update(func(s *manifest.Status) { s.Contents = now })
+	}
+	r.volumes, err = prepareVolumes(&r.spec, r.scratch, func(name string) string { return filepath.Join(abs, "live", name) })
 	return err
 }
 

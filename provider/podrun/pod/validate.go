@@ -62,19 +62,16 @@ func refuseContainer(c *corev1.Container) error {
 		if p == nil {
 			continue
 		}
-		if p.GRPC != nil {
-			return fmt.Errorf("%s.grpc: gRPC probes are not supported; use exec, httpGet or tcpSocket", name)
-		}
-		if (p.Exec == nil || len(p.Exec.Command) == 0) && p.HTTPGet == nil && p.TCPSocket == nil {
-			return fmt.Errorf("%s: it has no handler that is supported (exec, httpGet, tcpSocket)", name)
+		if (p.Exec == nil || len(p.Exec.Command) == 0) && p.HTTPGet == nil && p.TCPSocket == nil && p.GRPC == nil {
+			return fmt.Errorf("%s: it has no handler that is supported (exec, httpGet, tcpSocket, grpc)", name)
 		}
 	}
 	if c.Lifecycle == nil {
 		return nil
 	}
 	for name, h := range map[string]*corev1.LifecycleHandler{"postStart": c.Lifecycle.PostStart, "preStop": c.Lifecycle.PreStop} {
-		if h != nil && (h.Exec == nil || len(h.Exec.Command) == 0) && h.HTTPGet == nil && h.Sleep == nil {
-			return fmt.Errorf("lifecycle.%s: it has no handler that is supported (exec, httpGet, sleep)", name)
+		if h != nil && (h.Exec == nil || len(h.Exec.Command) == 0) && h.HTTPGet == nil && h.Sleep == nil && h.TCPSocket == nil {
+			return fmt.Errorf("lifecycle.%s: it has no handler that is supported (exec, httpGet, tcpSocket, sleep)", name)
 		}
 	}
 	if s := c.Lifecycle.StopSignal; s != nil && unix.SignalNum(string(*s)) == 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/expand"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/safepath"
 )
 
 // sharedMemory is where volumes of medium Memory go.
@@ -105,18 +105,18 @@ func (s *scratch) remove() error {
 // volume is one prepared volume.
 type volume struct {
 	path     string
-	readOnly bool  // files of the API are never written by containers
-	limit    int64 // of an emptyDir in bytes, 0 for none
+	readOnly bool     // whatever the mount says
+	limit    int64    // of an emptyDir in bytes, 0 for none
+	memory   bool     // an emptyDir of medium Memory
+	beneath  []string // directories of which one must hold what path leads to
 }
 
-// prepareVolumes makes the pod's volumes. dir is pods/<rank> beneath gang, and
-// abs the same as an absolute path.
-func prepareVolumes(gang *os.Root, dir, abs string, p *manifest.Pod, s *scratch, at place) (map[string]volume, error) {
-	types := map[string]corev1.HostPathType{}
-	for _, v := range p.Pod.Spec.Volumes {
-		if v.HostPath != nil && v.HostPath.Type != nil {
-			types[v.Name] = *v.HostPath.Type
-		}
+// prepareVolumes makes the pod's volumes. live gives the directory of one whose
+// files are kept up to date.
+func prepareVolumes(p *manifest.Pod, s *scratch, live func(name string) string) (map[string]volume, error) {
+	group := -1
+	if sc := p.Pod.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
+		group = int(*sc.FSGroup)
 	}
 	out := map[string]volume{}
 	for name, v := range p.Volumes {
@@ -127,17 +127,16 @@ func prepareVolumes(gang *os.Root, dir, abs string, p *manifest.Pod, s *scratch,
 		var err error
 		switch v.Kind {
 		case "files":
-			made = volume{path: filepath.Join(abs, "volumes", name), readOnly: true}
-			err = prepareFiles(gang, path.Join(dir, "volumes", name), v, at)
+			made = volume{path: live(name), readOnly: true}
 		case "emptyDir":
 			made = volume{path: filepath.Join(s.dir, "volumes", name), limit: v.SizeBytes}
-			err = makeOpen(made.path)
+			err = makeOpen(made.path, group)
 		case "memory":
-			made = volume{path: filepath.Join(s.memoryDir(), name), limit: v.SizeBytes}
-			err = makeOpen(made.path)
+			made = volume{path: filepath.Join(s.memoryDir(), name), limit: v.SizeBytes, memory: true}
+			err = makeOpen(made.path, group)
 		case "hostPath":
-			made = volume{path: filepath.Clean(v.Path)}
-			err = checkHostPath(made.path, types[name])
+			made = volume{path: filepath.Clean(v.Path), readOnly: v.ReadOnly, beneath: v.Beneath}
+			err = checkHostPath(made.path, v)
 		default:
 			err = fmt.Errorf("kind %q is not supported by this runner", v.Kind)
 		}
@@ -151,75 +150,18 @@ func prepareVolumes(gang *os.Root, dir, abs string, p *manifest.Pod, s *scratch,
 
 // makeOpen makes a directory that every program may write, as an emptyDir is.
 // Its parent keeps others out.
-func makeOpen(dir string) error {
+func makeOpen(dir string, group int) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	return os.Chmod(dir, 0o777)
-}
-
-// prepareFiles writes the files that only the node can and sets modes.
-func prepareFiles(gang *os.Root, dir string, v manifest.Volume, at place) error {
-	if err := gang.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	root, err := gang.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	for name, field := range v.NodeFields {
-		value, err := at.field(field)
-		if err != nil {
-			return fmt.Errorf("file %q: %w", name, err)
+	mode := fs.FileMode(0o777)
+	if group >= 0 {
+		if err := os.Lchown(dir, -1, group); err != nil {
+			return fmt.Errorf("give it to group %d (spec.securityContext.fsGroup): %w", group, err)
 		}
-		if err := root.MkdirAll(path.Dir(name), 0o700); err != nil {
-			return fmt.Errorf("file %q: %w", name, err)
-		}
-		if err := atomicfile.Write(root, name, []byte(value)); err != nil {
-			return err
-		}
+		mode |= fs.ModeSetgid
 	}
-	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir():
-			return root.Chmod(name, 0o755)
-		case !d.Type().IsRegular():
-			return fmt.Errorf("file %q is not a regular file", name)
-		}
-		mode := fs.FileMode(0o644)
-		if m, ok := v.Modes[name]; ok {
-			mode = fs.FileMode(m & 0o777)
-		}
-		return root.Chmod(name, mode)
-	})
-}
-
-// checkHostPath does what the volume's type asks for.
-func checkHostPath(p string, kind corev1.HostPathType) error {
-	if !filepath.IsAbs(p) {
-		return fmt.Errorf("path %q is not absolute", p)
-	}
-	switch kind {
-	case corev1.HostPathDirectoryOrCreate:
-		return os.MkdirAll(p, 0o755)
-	case corev1.HostPathFileOrCreate:
-		f, err := os.OpenFile(p, os.O_CREATE|os.O_RDONLY, 0o644)
-		if err != nil {
-			return err
-		}
-		return f.Close()
-	}
-	st, err := os.Stat(p)
-	if err != nil {
-		return err
-	}
-	if (kind == corev1.HostPathDirectory) != st.IsDir() && (kind == corev1.HostPathDirectory || kind == corev1.HostPathFile) {
-		return fmt.Errorf("%s is not of type %s", p, kind)
-	}
-	return nil
+	return os.Chmod(dir, mode)
 }
 
 // mounts gives the mounts of one container's volumeMounts. at is the container's
@@ -236,10 +178,9 @@ func mounts(c *corev1.Container, at string, volumes map[string]volume, e environ
 		if m.SubPathExpr != "" {
 			sub = expand.String(m.SubPathExpr, e.lookup)
 		}
-		source := v.path
 		if sub != "" {
 			var err error
-			if source, err = subPath(v.path, sub, v.readOnly); err != nil {
+			if sub, err = subPath(v, sub); err != nil {
 				return nil, fmt.Errorf("%s.subPath: %w", field, err)
 			}
 		}
@@ -248,36 +189,42 @@ func mounts(c *corev1.Container, at string, volumes map[string]volume, e environ
 		}
 		readOnly := m.ReadOnly || v.readOnly
 		if !namespaces {
-			if filepath.Clean(m.MountPath) == source && !readOnly {
+			if filepath.Clean(m.MountPath) == filepath.Join(v.path, sub) && !readOnly {
 				continue // it is in its place already
 			}
 			return nil, fmt.Errorf("%s.mountPath: %s cannot be provided, since this node lets users make no namespaces", field, m.MountPath)
 		}
-		out = append(out, host.Mount{Source: source, Target: m.MountPath, ReadOnly: readOnly, Field: field + ".mountPath"})
+		out = append(out, host.Mount{Source: v.path, Within: v.beneath, Sub: sub, Target: m.MountPath, ReadOnly: readOnly, Field: field + ".mountPath"})
 	}
 	return out, nil
 }
 
-// subPath gives a path inside a volume; a missing one is made a directory, as
-// the kubelet does. Links may not lead out of the volume.
-func subPath(volume, sub string, readOnly bool) (string, error) {
+// subPath cleans a path inside a volume; a missing one is made a directory, as
+// the kubelet does. Links may not lead out of the volume; the stage that mounts
+// looks again.
+func subPath(v volume, sub string) (string, error) {
 	sub = filepath.Clean(sub)
 	if !filepath.IsLocal(sub) {
 		return "", fmt.Errorf("%q leads out of the volume", sub)
 	}
-	root, err := os.OpenRoot(volume)
+	dir, err := safepath.Open(v.path, v.beneath)
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	root, err := os.OpenRoot(safepath.Named(dir))
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
 	_, err = root.Stat(sub)
-	if errors.Is(err, fs.ErrNotExist) && !readOnly {
+	if errors.Is(err, fs.ErrNotExist) && !v.readOnly {
 		err = root.MkdirAll(sub, 0o755)
 	}
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(volume, sub), nil
+	return sub, nil
 }
 
 // usage is the sum of the files of a volume in bytes.

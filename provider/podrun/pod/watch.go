@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
@@ -21,8 +23,11 @@ type Termination struct {
 	Restart int `json:"restart"`
 }
 
-// usageEvery is the time between looks at volumes with a limit.
-const usageEvery = 10 * time.Second
+// Times between looks at volumes with a limit. Memory runs out sooner than disks.
+const (
+	usageEvery  = 10 * time.Second
+	memoryEvery = time.Second
+)
 
 // maxGrace bounds a grace period that comes from outside.
 const maxGrace = 365 * 24 * time.Hour
@@ -55,6 +60,9 @@ func (w *watcher) grace() time.Duration {
 }
 
 func (w *watcher) terminate() {
+	if !w.r.stop.stopping() {
+		w.r.status.Update(func(s *manifest.Status) { s.StoppedAt = metav1.Now() })
+	}
 	w.r.stop.request(w.grace(), cause{failed: true, reason: "Terminated", message: "the batch system ended the job"})
 }
 
@@ -105,6 +113,26 @@ func (w *watcher) files() {
 	}
 }
 
+// contents keeps files of volumes up to date until the pod has ended.
+func (w *watcher) contents() {
+	if w.r.contents == nil {
+		return
+	}
+	w.wg.Go(func() {
+		tick := time.NewTicker(w.r.opts.Poll)
+		defer tick.Stop()
+		told := ""
+		for {
+			select {
+			case <-tick.C:
+				w.r.freshen(&told)
+			case <-w.quit:
+				return
+			}
+		}
+	})
+}
+
 // volumes watches the limits of emptyDirs.
 func (w *watcher) volumes(all map[string]volume) {
 	limited := map[string]volume{}
@@ -116,8 +144,15 @@ func (w *watcher) volumes(all map[string]volume) {
 	if len(limited) == 0 {
 		return
 	}
+	every := usageEvery
+	for _, v := range limited {
+		if v.memory {
+			every = memoryEvery
+		}
+	}
+	every = min(every, 100*w.r.opts.Poll)
 	w.wg.Go(func() {
-		tick := time.NewTicker(usageEvery)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			for name, v := range limited {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
-	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
@@ -44,11 +43,6 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 		tell("mapped users "+account.Alice+" and "+account.Bob, account.Ensure(ctx, progress))
 	}
 	tell("python3", ensurePython(ctx, progress))
-	if os.Geteuid() != 0 {
-		tell("real kubelet", errors.New("it needs root"))
-	} else {
-		tell("real kubelet with containerd", kubelet.EnsureInstalled(ctx, progress))
-	}
 	return ctx.Err()
 }
 

@@ -34,6 +34,9 @@ type Sandbox struct {
 	Mounts []Mount `json:"mounts,omitempty"`
 	// MountDir is an empty private directory of the user, for the stage to use.
 	MountDir string `json:"mountDir,omitempty"`
+	// ReadOnlyRoot is the container's readOnlyRootFilesystem: nothing but Mounts,
+	// /dev and /proc can be written. It needs namespaces.
+	ReadOnlyRoot bool `json:"readOnlyRoot,omitempty"`
 	// NoNewPrivileges is the container's allowPrivilegeEscalation=false.
 	NoNewPrivileges bool `json:"noNewPrivileges,omitempty"`
 	// Terminal says that the standard descriptors are a terminal, which becomes
@@ -43,7 +46,12 @@ type Sandbox struct {
 
 // Mount shows Source, a file or directory of the node, at Target.
 type Mount struct {
-	Source   string `json:"source"`
+	Source string `json:"source"`
+	// Within are directories of which one must hold what Source leads to; without
+	// any, it may lie anywhere.
+	Within []string `json:"within,omitempty"`
+	// Sub is a path inside Source to show in its place; no link may lead it out.
+	Sub      string `json:"sub,omitempty"`
 	Target   string `json:"target"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	// Field is the API field that asked for it, for messages.
@@ -123,6 +131,9 @@ func (d *Driver) Start(s Sandbox, stdin, stdout, stderr *os.File) (*process.Chil
 	if !d.namespaces && len(s.Mounts) > 0 {
 		m := s.Mounts[0]
 		return nil, &Failure{Kind: "mount", Field: m.Field, Message: fmt.Sprintf("%s cannot be provided: no user namespaces on this node (%s)", m.Target, d.why)}
+	}
+	if !d.namespaces && s.ReadOnlyRoot {
+		return nil, &Failure{Kind: "mount", Field: "securityContext.readOnlyRootFilesystem", Message: "cannot be provided: no user namespaces on this node (" + d.why + ")"}
 	}
 	c, err := d.start(order{Sandbox: s}, []*os.File{stdin, stdout, stderr})
 	var f *Failure

@@ -62,6 +62,11 @@ func enter() *Failure {
 		if f := mountAll(o.Mounts, o.MountDir); f != nil {
 			return f
 		}
+		if o.ReadOnlyRoot {
+			if err := protect(o.Mounts); err != nil {
+				return &Failure{Kind: "mount", Field: "securityContext.readOnlyRootFilesystem", Message: err.Error()}
+			}
+		}
 		if err := dropCapabilities(); err != nil {
 			return &Failure{Kind: "stage", Message: "give up capabilities: " + err.Error()}
 		}

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/safepath"
 )
 
 // maxMirror bounds the entries of a directory that can be rebuilt: each costs a mount.
@@ -62,9 +64,14 @@ func mountAll(mounts []Mount, dir string) *Failure {
 	plans := make([]plan, 0, len(mounts))
 	for _, m := range mounts {
 		p := plan{Mount: m}
-		fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+		source, err := safepath.Open(m.Source, m.Within)
+		if err == nil && m.Sub != "" {
+			dir := source
+			source, err = safepath.Beneath(dir, m.Sub)
+			_ = dir.Close()
+		}
 		if err == nil {
-			p.source = os.NewFile(uintptr(fd), m.Source)
+			p.source = source
 			defer p.source.Close()
 			var st fs.FileInfo
 			if st, err = p.source.Stat(); err == nil {
@@ -164,6 +171,11 @@ func (b *builder) mount(p plan) error {
 	if !p.ReadOnly {
 		return nil
 	}
+	return readOnly(target)
+}
+
+// readOnly changes a mount of ours.
+func readOnly(target string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(target, &fs); err != nil {
 		return fmt.Errorf("look at mount: %w", err)
