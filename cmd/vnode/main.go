@@ -114,7 +114,7 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	}
 	defer func() { _ = listener.Close() }() // the process ends with it
 	return provider.Config{
-		Client: kube, Source: source, Systems: systems(f.stateDir, podrun), Served: served(),
+		Client: kube, Source: source, Systems: systems(f.stateDir, podrun, secrets{kube}), Served: served(),
 		Runner: localrunner.New(), Podrun: podrun,
 		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host),
 		API: kubeletapi.Config{

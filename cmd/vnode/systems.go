@@ -16,9 +16,14 @@ import (
 
 // systems lists the batch systems this program can drive: a new one is a folder
 // under backends and an entry here.
-func systems(stateDir, podrun string) map[string]provider.Factory {
+func systems(stateDir, podrun string, s secrets) map[string]provider.Factory {
 	return map[string]provider.Factory{
-		"slurm": slurmSystem,
+		"slurm": func(c *hpcv1alpha1.BatchCluster, runner transport.Runner) (provider.System, error) {
+			if c.Spec.Connection.Type == "rest" {
+				return slurmrestSystem(c, s)
+			}
+			return slurmSystem(c, runner)
+		},
 		"local": func(c *hpcv1alpha1.BatchCluster, _ transport.Runner) (provider.System, error) {
 			return localSystem(c, stateDir, podrun)
 		},
@@ -30,7 +35,7 @@ func systems(stateDir, podrun string) map[string]provider.Factory {
 func served() validation.Served {
 	return validation.Served{
 		Types: map[string][]string{
-			"slurm": {"cli"},
+			"slurm": {"cli", "rest"},
 			"local": {"cli"},
 		},
 		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
