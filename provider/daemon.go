@@ -101,7 +101,7 @@ func (c Config) Run(ctx context.Context) error {
 	if d.Reload <= 0 {
 		d.Reload = reloadInterval
 	}
-	api, err := kubeletapi.New(d.API, d.board, d.board)
+	api, err := kubeletapi.New(d.API, d.board.sources())
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,8 @@ func (c Config) Run(ctx context.Context) error {
 
 // serve runs one configuration until ctx ends or the BatchCluster changes.
 func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) error {
-	ctx, cancel := context.WithCancel(ctx)
+	parent := ctx
+	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -176,7 +177,9 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	defer pods.Wait()
 	defer cancel()
 
-	d.board.connect(podSource{pods}, &logReader{bridge: bridge, client: stager})
+	streams := newPodStreams(bridge, system, d.Runner)
+	defer func() { streams.retire(parent.Err() != nil) }()
+	d.board.connect(kubeletapi.Sources{Pods: podSource{pods}, Logs: &logReader{bridge: bridge, client: stager}, Streams: streams})
 
 	if !cache.WaitForCacheSync(ctx.Done(), namespaceSynced) {
 		return ctx.Err()

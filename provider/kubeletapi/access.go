@@ -86,7 +86,7 @@ func (a *access) guard(next http.Handler, pods PodSource) http.Handler {
 		var failed error
 		for _, sub := range subresources(r.URL.Path) {
 			decision, reason, err := a.authz.Authorize(r.Context(), authorizer.AttributesRecord{
-				User: resp.User, Verb: verb(r.Method), APIVersion: "v1", Resource: "nodes", Subresource: sub,
+				User: resp.User, Verb: verb(r), APIVersion: "v1", Resource: "nodes", Subresource: sub,
 				Name: name, ResourceRequest: true, Path: r.URL.Path,
 			})
 			if err != nil {
@@ -97,7 +97,7 @@ func (a *access) guard(next http.Handler, pods PodSource) http.Handler {
 				next.ServeHTTP(w, r)
 				return
 			}
-			why = fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource=%s) %s", resp.User.GetName(), verb(r.Method), sub, reason)
+			why = fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource=%s) %s", resp.User.GetName(), verb(r), sub, reason)
 		}
 		if failed != nil {
 			http.Error(w, "Internal Server Error: the access review failed", http.StatusInternalServerError)
@@ -129,8 +129,14 @@ func subresources(path string) []string {
 	return []string{"proxy"}
 }
 
-func verb(method string) string {
-	switch method {
+// verb is what a request does. A program is started, whatever the method says:
+// a websocket always begins with GET, and the right to read must not be enough.
+func verb(r *http.Request) string {
+	switch root, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/"); root {
+	case "exec", "attach", "portForward", "run":
+		return "create"
+	}
+	switch r.Method {
 	case http.MethodPost:
 		return "create"
 	case http.MethodPut:

@@ -55,10 +55,10 @@ func TestMatrix(t *testing.T) {
 		{"GET", "/stats/summary", "narrow", 200, `"podRef"`},
 		{"GET", "/metrics", "narrow", 404, ""},
 		{"GET", "/containerLogs/team/p/main", "pod", 200, "log line"},
-		{"POST", "/exec/team/p/main", "pod", 501, "exec"},
-		{"GET", "/exec/team/p/main?command=id", "pod", 501, "exec"},
-		{"POST", "/attach/team/p/main", "pod", 501, "attach"},
-		{"POST", "/portForward/team/p", "pod", 501, "ort"},
+		{"POST", "/exec/team/p/main?command=id&output=1", "pod", 400, "pgrade"},
+		{"GET", "/exec/team/p/u0/main?command=id&output=1", "pod", 400, "pgrade"},
+		{"POST", "/attach/team/p/main?output=1", "pod", 400, "pgrade"},
+		{"POST", "/portForward/team/p", "pod", 400, "pgrade"},
 		{"POST", "/run/team/p/main", "pod", 501, "run"},
 		{"GET", "/containerLogs/team/none/main", "all", 404, "does not exist"},
 		{"GET", "/configz", "all", 404, ""},
@@ -94,7 +94,7 @@ func TestMatrix(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d cases", cases)
+	t.Logf("%d endpoints x %d identities: %d cases", len(endpoints), len(identities), cases)
 	f.review.mu.Lock()
 	defer f.review.mu.Unlock()
 	for _, a := range f.review.seen {
@@ -168,7 +168,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		c := f.config
 		change(&c)
-		if _, err := kubeletapi.New(c, pods(), text("")); err == nil {
+		if _, err := kubeletapi.New(c, kubeletapi.Sources{Pods: pods(), Logs: text(""), Streams: &echo{}}); err == nil {
 			t.Errorf("%s: a server was made", name)
 		}
 	}

@@ -1,5 +1,6 @@
 // Package kubeletapi serves the part of a kubelet's HTTPS API that virtual
-// nodes have: logs, pods, a minimal stats summary and health. Clients are
+// nodes have: logs, exec, attach,
+// port-forward, pods, resource use and health. Clients are
 // always authenticated (client certificate or TokenReview) and authorized
 // (SubjectAccessReview on nodes and its subresources, as a kubelet with
 // fine-grained authorization does); there is no way to switch that off.

@@ -199,6 +199,7 @@ type fixture struct {
 	review   *reviewer
 	shutdown func() error
 	config   kubeletapi.Config
+	streams  *echo
 }
 
 func serve(t *testing.T, logs kubeletapi.Logs) *fixture {
@@ -222,7 +223,8 @@ func serve(t *testing.T, logs kubeletapi.Logs) *fixture {
 			t.Fatal(err)
 		}
 	}
-	s, err := kubeletapi.New(f.config, pods(), logs)
+	f.streams = &echo{}
+	s, err := kubeletapi.New(f.config, kubeletapi.Sources{Pods: pods(), Logs: logs, Streams: f.streams})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,6 +294,9 @@ func (f *fixture) do(c *http.Client, id identity, method, path string) (int, str
 	req, err := http.NewRequestWithContext(f.t.Context(), method, f.url+path, nil)
 	if err != nil {
 		f.t.Fatal(err)
+	}
+	if protocol := protocolOf(path); protocol != "" { // and no Upgrade: what comes of that is told apart by its code
+		req.Header.Set("X-Stream-Protocol-Version", protocol)
 	}
 	if id.token != "" {
 		req.Header.Set("Authorization", "Bearer "+id.token)

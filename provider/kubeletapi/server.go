@@ -35,11 +35,21 @@ type Server struct {
 	logs   Logs
 	access *access
 	cert   *certificate
+
+	streams Streams
+	running *census
+}
+
+// Sources are where the answers come from. All are required.
+type Sources struct {
+	Pods    PodSource
+	Logs    Logs
+	Streams Streams
 }
 
 // New checks the configuration and refuses anything that would leave the API
 // without TLS or without client authentication.
-func New(cfg Config, pods PodSource, logs Logs) (*Server, error) {
+func New(cfg Config, from Sources) (*Server, error) {
 	switch {
 	case cfg.CertFile == "" || cfg.KeyFile == "":
 		return nil, errors.New("kubelet API: a serving certificate and its key are required")
@@ -56,7 +66,7 @@ func New(cfg Config, pods PodSource, logs Logs) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubelet API: %w", err)
 	}
-	return &Server{cfg: cfg, pods: pods, logs: logs, access: a, cert: cert}, nil
+	return &Server{cfg: cfg, pods: from.Pods, logs: from.Logs, streams: from.Streams, running: newCensus(), access: a, cert: cert}, nil
 }
 
 // Serve answers on listener until ctx ends, then lets requests under way finish
@@ -95,6 +105,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 			_ = server.Close() // streams that follow do not end by themselves
 		}
 		err = <-done
+		s.running.wait() // exchanges end with ctx
 	}
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
@@ -110,11 +121,10 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /runningpods/", s.podList)
 	mux.HandleFunc("GET /stats/summary", s.stats)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
-	for _, verb := range []string{"exec", "attach", "portForward", "run"} {
-		mux.HandleFunc("/"+verb+"/", func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, verb+" is not served by this virtual node: its pods run inside a batch job", http.StatusNotImplemented)
-		})
-	}
+	s.streamRoutes(mux)
+	mux.HandleFunc("/run/", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "run is not served by this virtual node: use exec", http.StatusNotImplemented)
+	})
 	return s.access.guard(mux, s.pods)
 }
 

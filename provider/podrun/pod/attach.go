@@ -14,11 +14,8 @@ func (s *server) attach(ctx context.Context, conn *stream.Conn, req stream.Reque
 	if err != nil {
 		return err
 	}
-	switch {
-	case req.TTY && !c.spec.TTY:
+	if req.TTY && !c.spec.TTY {
 		return refusal(stream.ReasonInvalid, "container %q has no terminal (tty: false)", c.spec.Name)
-	case req.Stdin && !c.spec.Stdin:
-		return refusal(stream.ReasonInvalid, "container %q has no input (stdin: false)", c.spec.Name)
 	}
 	std := now.console
 	seat := std.attach()
@@ -37,7 +34,7 @@ func (s *server) attach(ctx context.Context, conn *stream.Conn, req stream.Reque
 	stop := context.AfterFunc(ctx, func() { seat.end(nil) })
 	defer stop()
 	helpers.Go(func() { reader(conn, in, std.resize(), func() { seat.end(nil) }) })
-	if w := std.input(); req.Stdin && w != nil {
+	if w := std.input(); req.Stdin && w != nil { // input of a container without is dropped, as a kubelet does
 		// Not waited for: a program that does not read holds it up until it ends.
 		go func() {
 			_, _ = in.CopyTo(w) // the program's end is told below

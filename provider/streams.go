@@ -1,0 +1,172 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
+	"github.com/isthmus-hpc/isthmus/provider/podstream"
+)
+
+// podStreams is kubeletapi.Streams: it finds where a pod runs and reaches its
+// runner there through the batch system.
+type podStreams struct {
+	bridge *Bridge
+	pool   *podstream.Pool // nil when the batch system lets no program in
+	why    string
+}
+
+var _ kubeletapi.Streams = (*podStreams)(nil)
+
+func newPodStreams(b *Bridge, system System, runner transport.Runner) *podStreams {
+	s := &podStreams{bridge: b}
+	enter, ok := system.Backend.(backends.Enterer)
+	if !ok || !system.Backend.Capabilities().Enter {
+		s.why = "exec, attach and port-forward are not served: this batch system has no way to start a program in a running job"
+		return s
+	}
+	s.pool = podstream.New(enter, runner)
+	return s
+}
+
+// retire takes no more exchanges; those under way go on until their contexts
+// end. With wait it blocks until then.
+func (s *podStreams) retire(wait bool) {
+	if s.pool == nil {
+		return
+	}
+	s.pool.Retire()
+	if wait {
+		s.pool.Wait()
+	}
+}
+
+// target finds the pod's runner.
+func (s *podStreams) target(pod *corev1.Pod) (podstream.Target, error) {
+	bad := func(code int, format string, args ...any) (podstream.Target, error) {
+		return podstream.Target{}, &kubeletapi.Error{Code: code, Message: fmt.Sprintf(format, args...)}
+	}
+	if s.pool == nil {
+		return bad(http.StatusNotImplemented, "%s", s.why)
+	}
+	key := backends.Key(pod.Annotations[wellknown.SubmitIntent])
+	to, phase, ok := s.bridge.target(key, string(pod.UID))
+	switch {
+	case !ok:
+		return bad(http.StatusBadRequest, "pod %q is not running yet: its batch job has not started", pod.Name)
+	case phase.Terminal():
+		return bad(http.StatusBadRequest, "pod %q has ended: %s", pod.Name, phase)
+	}
+	return to, nil
+}
+
+// target tells where a pod's runner is, as last collected and observed.
+func (b *Bridge) target(key backends.Key, uid string) (to podstream.Target, phase manifest.Phase, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c, found := b.view.Files[key]
+	if !found {
+		return to, "", false
+	}
+	rank, found := c.gang.Ranks[uid]
+	st, reported := c.gang.Pods[rank]
+	if !found || !reported || st.UID != uid || st.Host == "" {
+		return to, "", false
+	}
+	for _, j := range b.view.Jobs[key] {
+		if j.Owner == b.Owner && j.User == c.user && !j.State.Terminal() && j.State != backends.StatePending && st.Restart >= j.Restarts {
+			return podstream.Target{
+				Job:  backends.JobRef{ID: j.ID, Key: key, User: c.user, Component: component(c.gang.Components, rank)},
+				Rank: rank, Restart: st.Restart, Host: st.Host, WorkDir: b.Stager.WorkDir(c.user, key),
+			}, st.Phase, true
+		}
+	}
+	return to, "", false
+}
+
+// component is which component of a heterogeneous job a rank is in, from 1.
+func component(list []manifest.Component, rank int) int {
+	if len(list) < 2 {
+		return 0
+	}
+	for i, c := range list {
+		if rank < c.Tasks {
+			return i + 1
+		}
+		rank -= c.Tasks
+	}
+	return 0
+}
+
+// do carries out one exchange and words its failure.
+func (s *podStreams) do(ctx context.Context, pod *corev1.Pod, req stream.Request, streams stream.IO) (stream.Exit, error) {
+	to, err := s.target(pod)
+	if err != nil {
+		return stream.Exit{}, err
+	}
+	exit, err := s.pool.Do(ctx, to, req, streams)
+	var refused *stream.Refusal
+	switch {
+	case errors.As(err, &refused) || err == nil && exit.Message == "":
+	case err != nil:
+		s.bridge.Log.V(1).Info("stream ended", "pod", pod.Namespace+"/"+pod.Name, "verb", req.Verb, "error", err.Error())
+	default:
+		err = errors.New(exit.Message)
+	}
+	return exit, err
+}
+
+func (s *podStreams) Reachable(pod *corev1.Pod) error {
+	_, err := s.target(pod)
+	return err
+}
+
+func (s *podStreams) Exec(ctx context.Context, pod *corev1.Pod, container string, command []string, tty bool, streams kubeletapi.StreamIO) (int, error) {
+	req := stream.Request{Verb: stream.VerbExec, Container: container, TTY: tty}
+	for _, w := range command {
+		req.Command = append(req.Command, []byte(w))
+	}
+	exit, err := s.do(ctx, pod, req, joinedIO(ctx, streams))
+	return exit.Code, err
+}
+
+func (s *podStreams) Attach(ctx context.Context, pod *corev1.Pod, container string, tty bool, streams kubeletapi.StreamIO) error {
+	_, err := s.do(ctx, pod, stream.Request{Verb: stream.VerbAttach, Container: container, TTY: tty}, joinedIO(ctx, streams))
+	return err
+}
+
+func (s *podStreams) Forward(ctx context.Context, pod *corev1.Pod, port int32, conn io.ReadWriter) error {
+	_, err := s.do(ctx, pod, stream.Request{Verb: stream.VerbForward, Port: port}, stream.IO{Stdin: conn, Stdout: conn})
+	return err
+}
+
+// joinedIO hands the client's ends on. The sizes end with ctx at the latest.
+func joinedIO(ctx context.Context, in kubeletapi.StreamIO) stream.IO {
+	out := stream.IO{Stdin: in.Stdin, Stdout: in.Stdout, Stderr: in.Stderr}
+	if in.Resize == nil {
+		return out
+	}
+	sizes := make(chan stream.Size)
+	out.Resize = sizes
+	go func() {
+		defer close(sizes)
+		for s := range in.Resize {
+			select {
+			case sizes <- stream.Size{Width: s.Width, Height: s.Height}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
