@@ -36,16 +36,7 @@ func run(m *testing.M) int {
 	defer cancel()
 	env, err = environment.Start(ctx, environment.Config{
 		Dir: filepath.Join(dir, "env"), Progress: os.Stdout,
-		Cluster: func(c *hpcv1alpha1.BatchCluster) {
-			c.Spec.Poll.Tick = &metav1.Duration{Duration: 2 * time.Second}
-			c.Spec.Poll.Idle = &metav1.Duration{Duration: 5 * time.Second}
-			// A namespace names its user by a label; default stays Alice's.
-			for _, user := range []string{account.Alice, account.Bob} {
-				c.Spec.Accounts = append(c.Spec.Accounts, hpcv1alpha1.Account{
-					NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"test-user": user}}, User: user,
-				})
-			}
-		},
+		Cluster: tune,
 	})
 	if err != nil {
 		fmt.Println("e2e: start the environment:", err)
@@ -62,4 +53,16 @@ func run(m *testing.M) int {
 	}
 	_ = os.RemoveAll(dir) // only logs of a run that passed
 	return 0
+}
+
+// tune makes a BatchCluster quick, and lets a namespace name its user by a label;
+// default stays Alice's.
+func tune(c *hpcv1alpha1.BatchCluster) {
+	c.Spec.Poll.Tick = &metav1.Duration{Duration: 2 * time.Second}
+	c.Spec.Poll.Idle = &metav1.Duration{Duration: 5 * time.Second}
+	for _, user := range []string{account.Alice, account.Bob} {
+		c.Spec.Accounts = append(c.Spec.Accounts, hpcv1alpha1.Account{
+			NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"test-user": user}}, User: user,
+		})
+	}
 }
