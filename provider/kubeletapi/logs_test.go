@@ -20,7 +20,9 @@ import (
 func TestMain(m *testing.M) {
 	// A certificate source of apiserver that could not be read leaves the timer
 	// of its queue behind; such a server is never served.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/client-go/util/workqueue.(*delayingType[...]).waitingLoop"))
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/client-go/util/workqueue.(*delayingType[...]).waitingLoop"),
+		// It waits a second for somebody to ask how the closing went.
+		goleak.IgnoreTopFunction("github.com/moby/spdystream.(*Connection).shutdown"))
 }
 
 func deadline(t *testing.T) time.Time {

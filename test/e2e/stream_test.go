@@ -521,9 +521,11 @@ func testKilledClient(s *streams) {
 		ctx, cancel := context.WithCancel(s.Context())
 		cmd := s.env.KubectlCommand(ctx, append(append([]string{"-n", s.ns, "exec"}, flags...), "killed", "--", "/bin/sh", "-c", text)...)
 		if len(flags) > 0 {
-			r, w := io.Pipe()
-			defer func() { _ = w.Close() }()
-			cmd.Stdin = r
+			in, err := cmd.StdinPipe() // open and silent
+			if err != nil {
+				s.Fatal(err)
+			}
+			defer func() { _ = in.Close() }()
 		}
 		cmd.WaitDelay = time.Second
 		if err := cmd.Start(); err != nil {
