@@ -27,6 +27,7 @@ import (
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -52,6 +53,9 @@ type Config struct {
 	// Detached lets everything outlive this program; Attach finds it again.
 	// Otherwise all ends with this program, also when it is killed.
 	Detached bool
+	// RealNode adds a real kubelet with containerd as a node of that name, which
+	// has the taint RealNodeTaint. It needs root.
+	RealNode string
 	// Cluster may change the BatchCluster before it is created.
 	Cluster func(*hpc.BatchCluster)
 	// Progress tells people what is done and waited for; nil is silence.
@@ -89,6 +93,9 @@ type Environment struct {
 	tether   *tether
 	client   client.WithWatch
 	config   *rest.Config
+	// control is nil after Attach.
+	control *controlplane.ControlPlane
+	kubelet *kubelet.Kubelet
 }
 
 // Start builds what is missing, starts everything and returns once the virtual
@@ -117,15 +124,19 @@ func Start(ctx context.Context, config Config) (_ *Environment, err error) {
 			}
 		}
 	}()
-	steps := []struct {
+	type step struct {
 		what string
 		run  func(context.Context) error
-	}{
+	}
+	steps := []step{
 		{"control plane (etcd, kube-apiserver, kube-controller-manager)", e.startPlane},
 		{"Custom resource definitions", e.applyDefinitions},
 		{"batch system", func(ctx context.Context) error { return e.startBatch(ctx, config) }},
 		{"controllers, scheduler and virtual kubelet", func(ctx context.Context) error { return e.startPrograms(ctx, config, bins) }},
 		{"virtual nodes", e.waitNodes},
+	}
+	if config.RealNode != "" {
+		steps = append(steps, step{"real kubelet with containerd", func(ctx context.Context) error { return e.startKubelet(ctx, config.RealNode) }})
 	}
 	for _, s := range steps {
 		began := time.Now()
@@ -326,7 +337,7 @@ func (e *Environment) stop() error {
 		dirs = append(dirs, e.Shared)
 	}
 	_, err := process.Sweep(stopGrace, dirs...)
-	errs = append(errs, err, e.plane.StopAll(3*time.Second))
+	errs = append(errs, err, kubelet.Clean(kubeletDir(e.Dir)), e.plane.StopAll(3*time.Second))
 	_, err = process.Sweep(0, planeDir(e.Dir))
 	errs = append(errs, err)
 	if e.Shared != "" {
@@ -355,6 +366,7 @@ func (e *Environment) startPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.control = c
 	e.Kubeconfig, e.Kubectl = c.KubeconfigFile(), c.Kubectl()
 	if err := e.connect(); err != nil {
 		return err

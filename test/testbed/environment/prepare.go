@@ -11,6 +11,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
@@ -43,6 +44,11 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 		tell("mapped users "+account.Alice+" and "+account.Bob, account.Ensure(ctx, progress))
 	}
 	tell("python3", ensurePython(ctx, progress))
+	if os.Geteuid() != 0 {
+		tell("real kubelet", errors.New("it needs root"))
+	} else {
+		tell("real kubelet with containerd", kubelet.EnsureInstalled(ctx, progress))
+	}
 	return ctx.Err()
 }
 
