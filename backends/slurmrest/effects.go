@@ -29,7 +29,7 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	}
 	s.key = spec.Key
 	parts := slurmjob.Describe(spec)
-	id, err := s.submit(ctx, s.dialect.submission(parts, backends.LaunchScript, b.environment(spec.User)))
+	id, err := s.submit(ctx, s.dialect.submission(parts, backends.LaunchScript, b.environment(spec.User, parts)))
 	if err != nil {
 		return "", err
 	}

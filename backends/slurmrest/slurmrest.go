@@ -112,12 +112,31 @@ func (b *Backend) Capabilities() backends.Capabilities {
 
 // environment is what a job starts with. HOME is not known here; the launcher
 // looks it up.
-func (b *Backend) environment(user string) []string {
+func (b *Backend) environment(user string, parts []slurmjob.Properties) []string {
 	env := []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C", "USER=" + user, "LOGNAME=" + user}
 	for _, e := range b.config.Env {
 		name, _, _ := strings.Cut(e, "=")
 		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
 		env = append(env, e)
+	}
+	return append(env, stepEnv(parts)...)
+}
+
+// stepEnv is what sbatch tells srun in the batch script, and slurmrestd does
+// not: without it a step of a heterogeneous job has one task a component, and
+// no task has a GPU (measured on 22.05).
+func stepEnv(parts []slurmjob.Properties) []string {
+	var env []string
+	for i, p := range parts {
+		suffix := ""
+		if len(parts) > 1 {
+			suffix = fmt.Sprintf("_HET_GROUP_%d", i)
+			env = append(env, fmt.Sprintf("SLURM_NTASKS%s=%d", suffix, p.Tasks), fmt.Sprintf("SLURM_NPROCS%s=%d", suffix, p.Tasks))
+		}
+		env = append(env, fmt.Sprintf("SLURM_CPUS_PER_TASK%s=%d", suffix, p.CPUs))
+		if p.GPUs != "" {
+			env = append(env, fmt.Sprintf("SLURM_GPUS_PER_TASK%s=%s", suffix, p.GPUs))
+		}
 	}
 	return env
 }

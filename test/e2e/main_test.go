@@ -35,7 +35,7 @@ func run(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
 	defer cancel()
 	env, err = environment.Start(ctx, environment.Config{
-		Dir: filepath.Join(dir, "env"), Progress: os.Stdout,
+		Dir: filepath.Join(dir, "env"), Progress: os.Stdout, REST: true,
 		Cluster: tune,
 	})
 	if err != nil {

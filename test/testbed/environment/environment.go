@@ -56,6 +56,9 @@ type Config struct {
 	// RealNode adds a real kubelet with containerd as a node of that name, which
 	// has the taint RealNodeTaint. It needs root.
 	RealNode string
+	// REST adds slurmrestd to Slurm, see slurm.Config, for a BatchCluster that
+	// uses it or may come to. It is not there with BatchLocal.
+	REST bool
 	// Cluster may change the BatchCluster before it is created.
 	Cluster func(*hpc.BatchCluster)
 	// Progress tells people what is done and waited for; nil is silence.

@@ -42,8 +42,13 @@ func (e *Environment) startSlurm(ctx context.Context, config Config) error {
 	}
 	// Recorded before it starts, so that a start that is cut short is found.
 	e.system = &realSlurm{e: e}
+	if config.REST {
+		if err := slurm.EnsureRESTInstalled(ctx, e.progress); err != nil {
+			return err
+		}
+	}
 	cluster, err := slurm.Start(ctx, slurm.Config{
-		Dir: e.Shared, Detached: config.Detached, Progress: e.progress,
+		Dir: e.Shared, Detached: config.Detached, REST: config.REST, Progress: e.progress,
 		Hosts: []slurm.Hosts{
 			{Prefix: "gpu", Count: 2, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8},
 			{Prefix: "hopper", Count: 2, CPUs: 128, MemoryMiB: 1000000, GPUType: "h100", GPUs: 8},
