@@ -44,8 +44,8 @@ func connect(t *testing.T, connection map[string]any, version func(string) bool)
 	}
 }
 
-// marked makes a directory in which each start of a member leaves a file.
-func marked(t *testing.T) string {
+// markDir makes a directory in which each start of a member leaves a file.
+func markDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for d := dir; d != filepath.Dir(d) && strings.HasPrefix(d, os.TempDir()) && d != os.TempDir(); d = filepath.Dir(d) {
@@ -75,7 +75,7 @@ func TestSlurmREST(t *testing.T) {
 		t.Skip("SKIP: this machine runs the local batch system, which has no REST API")
 	}
 	ns := namespace(t, account.Alice)
-	marks := marked(t)
+	marks := markDir(t)
 	gang := func(name string, seconds int) {
 		t.Helper()
 		apply(t, ns, job{Name: name, Replicas: 2, Spec: "  plugins: {env: []}",
