@@ -43,6 +43,9 @@ func sbatchArgs(s backends.JobSpec) []string {
 		if p.Minutes > 0 {
 			args = append(args, "--time="+strconv.FormatInt(p.Minutes, 10))
 		}
+		if p.WarnSeconds > 0 {
+			args = append(args, fmt.Sprintf("--signal=B:%s@%d", slurmjob.WarnSignal, p.WarnSeconds))
+		}
 		args = append(args, "--ntasks="+strconv.Itoa(p.Tasks), "--cpus-per-task="+strconv.FormatInt(p.CPUs, 10))
 		if p.MemoryPerCPUMiB > 0 {
 			args = append(args, fmt.Sprintf("--mem-per-cpu=%dM", p.MemoryPerCPUMiB))

@@ -84,6 +84,34 @@ func TestSubmitCommand(t *testing.T) {
 	}
 }
 
+// A job that is long enough is told before its limit, so that pods get their grace.
+func TestWarning(t *testing.T) {
+	for _, tc := range []struct {
+		walltime, grace time.Duration
+		want            string
+	}{
+		{time.Hour, 30 * time.Second, "--signal=B:USR2@45"}, {time.Hour, 1500 * time.Millisecond, "--signal=B:USR2@17"},
+		{366 * 24 * time.Hour, 24 * time.Hour, "--signal=B:USR2@65535"},
+		{time.Hour, 0, ""}, {0, 30 * time.Second, ""}, {3 * time.Minute, 30 * time.Second, ""},
+	} {
+		spec := plain()
+		spec.Walltime, spec.Grace = tc.walltime, tc.grace
+		r := fixed(transport.Result{Stdout: []byte("17\n")})
+		if _, err := backend(t, r).Submit(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, a := range r.asked[0].Argv {
+			if strings.HasPrefix(a, "--signal") {
+				got = a
+			}
+		}
+		if got != tc.want {
+			t.Errorf("walltime %s, grace %s: %q, want %q", tc.walltime, tc.grace, got, tc.want)
+		}
+	}
+}
+
 func TestSubmitHeterogeneous(t *testing.T) {
 	spec := plain()
 	spec.Components = append(spec.Components, backends.Component{Tasks: 1, CPUs: 1})

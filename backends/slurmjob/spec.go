@@ -133,8 +133,10 @@ type Properties struct {
 	Partition, Account, QOS, Constraint, Reservation string
 
 	Minutes int64 // run-time limit
-	WorkDir string
-	Output  string // a pattern, see OutputPattern
+	// WarnSeconds before the limit the batch script gets WarnSignal; 0 is never.
+	WarnSeconds int64
+	WorkDir     string
+	Output      string // a pattern, see OutputPattern
 
 	Tasks           int
 	CPUs            int64 // a task
@@ -153,8 +155,9 @@ func Describe(s backends.JobSpec) []Properties {
 		p := Properties{
 			Name: Name(s.Key, i, len(s.Components)), Comment: Tag(s.Owner, s.Key),
 			Partition: s.Partition, Account: s.Account, QOS: s.QOS, Constraint: s.Constraint, Reservation: s.Reservation,
-			Minutes: ceil(int64(s.Walltime), int64(time.Minute)),
-			WorkDir: s.WorkDir, Output: OutputPattern(s.WorkDir),
+			Minutes:     ceil(int64(s.Walltime), int64(time.Minute)),
+			WarnSeconds: warnSeconds(s),
+			WorkDir:     s.WorkDir, Output: OutputPattern(s.WorkDir),
 			Tasks: c.Tasks, CPUs: c.CPUs,
 			// Memory a task cannot be asked for, and a host's says nothing of tasks.
 			MemoryPerCPUMiB: ceil(c.MemoryMiB, c.CPUs),
@@ -174,6 +177,27 @@ func Describe(s backends.JobSpec) []Properties {
 		out = append(out, p)
 	}
 	return out
+}
+
+// WarnSignal tells the batch script, which is the launcher, that the time limit
+// is near. It is not the terminate signal, so that the pods can say why they end.
+const WarnSignal = "USR2"
+
+// Bounds of the warning: Slurm may send it a minute early (sbatch(1), --signal),
+// and takes 16 bits of seconds. A short job gets none, since it would begin with it.
+const (
+	warnMargin = 15 * time.Second
+	warnEarly  = time.Minute
+	warnMost   = 65535
+)
+
+// warnSeconds leaves the pods their grace before Slurm kills at the limit.
+func warnSeconds(s backends.JobSpec) int64 {
+	warn := s.Grace + warnMargin
+	if s.Grace <= 0 || s.Walltime < 2*(warn+warnEarly) {
+		return 0
+	}
+	return min(ceil(int64(warn), int64(time.Second)), warnMost)
 }
 
 // Name is the job name of component i of n. With one name for all, singleton

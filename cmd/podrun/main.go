@@ -120,11 +120,13 @@ func launchMain(args []string) int {
 		return wrong(err)
 	}
 	stop := terminated()
+	warned := make(chan os.Signal, 1)
+	signal.Notify(warned, syscall.SIGUSR2) // the batch system's word that the time limit is near
 	count, err := launch.RestartCount(os.Environ())
 	if err != nil {
 		return wrong(err)
 	}
-	o := launch.Options{Dir: f.Arg(0), Restart: count, Env: os.Environ(), Terminate: stop, Stdout: os.Stdout, Stderr: os.Stderr}
+	o := launch.Options{TimeUp: warned, Dir: f.Arg(0), Restart: count, Env: os.Environ(), Terminate: stop, Stdout: os.Stdout, Stderr: os.Stderr}
 	if *bare {
 		o.PodArgs = []string{"--no-namespaces"}
 	}

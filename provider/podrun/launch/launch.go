@@ -43,6 +43,8 @@ type Options struct {
 	Env     []string
 	// Terminate is closed when the batch system wants the job to end.
 	Terminate <-chan struct{}
+	// TimeUp gets a signal when the run-time limit is near. It may be nil.
+	TimeUp <-chan os.Signal
 	Stdout    *os.File
 	Stderr    *os.File
 	// PodArgs are added to each member's command line.
@@ -158,9 +160,15 @@ func introduce(ctx context.Context, o Options, gang *os.Root, size int) {
 // passOn tells the members that the job is to end. Slurm signals them itself in
 // most cases; then this says the same once more.
 func passOn(ctx context.Context, o Options, gang *os.Root) {
+	order := pod.Termination{Restart: o.Restart}
 	select {
+	case <-o.TimeUp:
+		order.Reason, order.Message = "DeadlineExceeded", "the batch job reached its run-time limit"
+		if err := atomicfile.WriteJSON(gang, pod.TerminateFile, order); err != nil {
+			fmt.Fprintf(o.Stderr, "podrun: %v\n", err)
+		}
 	case <-o.Terminate:
-		if err := atomicfile.WriteJSON(gang, pod.TerminateFile, pod.Termination{Restart: o.Restart}); err != nil {
+		if err := atomicfile.WriteJSON(gang, pod.TerminateFile, order); err != nil {
 			fmt.Fprintf(o.Stderr, "podrun: %v\n", err)
 		}
 	case <-ctx.Done():

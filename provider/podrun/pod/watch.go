@@ -21,6 +21,10 @@ const TerminateFile = "terminate.json"
 // Termination is its contents. One of another restart is stale.
 type Termination struct {
 	Restart int `json:"restart"`
+	// Reason and Message are for the pods' status; empty when the batch system
+	// gave none.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
 }
 
 // Times between looks at volumes with a limit. Memory runs out sooner than disks.
@@ -59,17 +63,17 @@ func (w *watcher) grace() time.Duration {
 	return time.Duration(w.r.spec.GraceSeconds) * time.Second
 }
 
-func (w *watcher) terminate() {
+func (w *watcher) terminate(t Termination) {
 	if !w.r.stop.stopping() {
 		w.r.status.Update(func(s *manifest.Status) { s.StoppedAt = metav1.Now() })
 	}
-	w.r.stop.request(w.grace(), cause{failed: true, reason: "Terminated", message: "the batch system ended the job"})
+	w.r.stop.request(w.grace(), cause{failed: true, reason: first(t.Reason, "Terminated"), message: first(t.Message, "the batch system ended the job")})
 }
 
 func (w *watcher) signals() {
 	select {
 	case <-w.r.opts.Terminate:
-		w.terminate()
+		w.terminate(Termination{})
 	case <-w.quit:
 	}
 }
@@ -103,7 +107,7 @@ func (w *watcher) files() {
 		}
 		var t Termination
 		if atomicfile.ReadJSON(w.r.gang, TerminateFile, maxControl, &t) == nil && t.Restart == w.r.opts.Restart {
-			w.terminate()
+			w.terminate(t)
 		}
 		select {
 		case <-tick.C:
