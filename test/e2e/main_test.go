@@ -60,6 +60,11 @@ func run(m *testing.M) int {
 func tune(c *hpcv1alpha1.BatchCluster) {
 	c.Spec.Poll.Tick = &metav1.Duration{Duration: 2 * time.Second}
 	c.Spec.Poll.Idle = &metav1.Duration{Duration: 5 * time.Second}
+	c.Spec.Accounts = append(c.Spec.Accounts, hpcv1alpha1.Account{
+		NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"test-user": account.Alice, "test-tokens": "yes"}},
+		User:              account.Alice, ServiceAccountTokens: true, AllowEnv: []string{"LD_LIBRARY_PATH"},
+	})
+	c.Spec.VolumeClasses = []hpcv1alpha1.VolumeClass{{StorageClassName: "hpc", Path: filepath.Join(os.TempDir(), "isthmus-e2e-claims", "{user}", "{namespace}-{claim}")}}
 	for _, user := range []string{account.Alice, account.Bob} {
 		c.Spec.Accounts = append(c.Spec.Accounts, hpcv1alpha1.Account{
 			NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"test-user": user}}, User: user,
