@@ -250,11 +250,11 @@ func TestFollowLogs(t *testing.T) {
 	for i := range 50 {
 		fmt.Fprintf(&want, "line %d\n", i)
 	}
-	want.WriteString("end\n")
+	want.WriteString("end")
 	if got != want.String() {
 		t.Errorf("followed %q", got)
 	}
-	if got := b.logs(0, "main", "--tail", "2"); got != "line 49\nend\n" {
+	if got := b.logs(0, "main", "--tail", "2"); got != "line 49\nend" {
 		t.Errorf("tail %q", got)
 	}
 	if got := b.logs(0, "main", "--limit-bytes", "6"); got != "line 0" {
@@ -262,10 +262,10 @@ func TestFollowLogs(t *testing.T) {
 	}
 	stamped := b.logs(0, "main", "--timestamps", "--tail", "1")
 	stamp, text, _ := strings.Cut(stamped, " ")
-	if at, err := time.Parse(time.RFC3339Nano, stamp); err != nil || text != "end\n" || time.Since(at) > time.Minute {
+	if at, err := time.Parse(time.RFC3339Nano, stamp); err != nil || text != "end" || time.Since(at) > time.Minute {
 		t.Errorf("stamped %q: %v", stamped, err)
 	}
-	if got := b.logs(0, "main", "--since-time", stamp); got != "end\n" {
+	if got := b.logs(0, "main", "--since-time", stamp); got != "end" {
 		t.Errorf("since %q", got)
 	}
 }

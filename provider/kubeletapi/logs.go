@@ -1,6 +1,7 @@
 package kubeletapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +34,8 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if why := notStarted(pod, container, opts.Previous); why != "" {
+	pod, why := s.settled(r.Context(), pod, container, opts.Previous)
+	if why != "" {
 		http.Error(w, why, http.StatusBadRequest)
 		return
 	}
@@ -84,6 +86,35 @@ func hasContainer(pod *corev1.Pod, name string) bool {
 	is := func(c corev1.Container) bool { return c.Name == name }
 	return slices.ContainsFunc(pod.Spec.Containers, is) || slices.ContainsFunc(pod.Spec.InitContainers, is) ||
 		slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
+}
+
+// settleTime bounds the wait for our copy of a pod to catch up with the status
+// that a client may have seen already, since it was written a moment ago.
+const settleTime = time.Second
+
+// settled is notStarted with the newest copy of the pod, and waits a little
+// before it says no.
+func (s *Server) settled(ctx context.Context, pod *corev1.Pod, container string, previous bool) (*corev1.Pod, string) {
+	limit := time.NewTimer(settleTime)
+	defer limit.Stop()
+	tick := time.NewTicker(settleTime / 20)
+	defer tick.Stop()
+	for {
+		why := notStarted(pod, container, previous)
+		if why == "" {
+			return pod, ""
+		}
+		select {
+		case <-ctx.Done():
+			return pod, why
+		case <-limit.C:
+			return pod, why
+		case <-tick.C:
+		}
+		if now, ok := s.pods.Pod(pod.Namespace, pod.Name); ok {
+			pod = now
+		}
+	}
 }
 
 // notStarted words why there is no log yet, as a kubelet does.

@@ -43,7 +43,11 @@ func (w *writer) conditions(sandbox bool) {
 	if w.pod.Spec.NodeName != "" && !has(w.s, corev1.PodScheduled) {
 		w.set(corev1.PodScheduled, corev1.ConditionTrue, "", "")
 	}
-	w.set(corev1.PodReadyToStartContainers, status(sandbox), "", "")
+	if sandbox {
+		w.set(corev1.PodReadyToStartContainers, corev1.ConditionTrue, "", "")
+	} else {
+		w.set(corev1.PodReadyToStartContainers, corev1.ConditionFalse, "PodSandboxNotReady", "pod sandbox is not ready")
+	}
 	w.initialized()
 
 	var unready []string
@@ -69,7 +73,7 @@ func (w *writer) conditions(sandbox bool) {
 		w.set(corev1.ContainersReady, corev1.ConditionTrue, "", "")
 		if gate := w.openGate(); gate != "" {
 			w.set(corev1.PodReady, corev1.ConditionFalse, "ReadinessGatesNotReady",
-				clip(fmt.Sprintf("the status of pod readiness gate %q is not \"True\"", gate)))
+				clip(gate))
 		} else {
 			w.set(corev1.PodReady, corev1.ConditionTrue, "", "")
 		}
@@ -108,18 +112,26 @@ func (w *writer) initialized() {
 	}
 }
 
-// openGate names the first readiness gate that is not True.
+// openGate says in a kubelet's words which readiness gates are not True; "" when
+// all are.
 func (w *writer) openGate() string {
+	var open []string
 	for _, g := range w.pod.Spec.ReadinessGates {
-		ok := false
+		found := false
 		for _, c := range w.s.Conditions {
-			ok = ok || (c.Type == g.ConditionType && c.Status == corev1.ConditionTrue)
+			if c.Type != g.ConditionType {
+				continue
+			}
+			found = true
+			if c.Status != corev1.ConditionTrue {
+				open = append(open, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", c.Type, c.Status))
+			}
 		}
-		if !ok {
-			return string(g.ConditionType)
+		if !found {
+			open = append(open, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", g.ConditionType))
 		}
 	}
-	return ""
+	return strings.Join(open, ", ")
 }
 
 func has(s *corev1.PodStatus, kind corev1.PodConditionType) bool {
@@ -133,13 +145,6 @@ func has(s *corev1.PodStatus, kind corev1.PodConditionType) bool {
 
 func restartable(c corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-}
-
-func status(b bool) corev1.ConditionStatus {
-	if b {
-		return corev1.ConditionTrue
-	}
-	return corev1.ConditionFalse
 }
 
 // queueWords say in a user's terms what a pending job waits for. They change

@@ -149,17 +149,32 @@ func (w *writer) finishFromFile() {
 			}
 		}
 	}
+	deleted := w.pod.DeletionTimestamp != nil && f.Reason == "Terminated"
+	if deleted {
+		w.deleted()
+	}
 	job := w.ev.Job
 	jobReason, jobMessage := "Ended", "the pod's part of the batch job ended"
 	if job != nil && job.State.Terminal() {
 		o := outcomeOf(job, "")
 		jobReason, jobMessage = o.jobReason, o.message
-		if f.Phase == manifest.PhaseFailed && (killed(f) || f.Reason == "Terminated") && near(f.FinishedAt.Time, job.Ended) {
+		if !deleted && f.Phase == manifest.PhaseFailed && (killed(f) || f.Reason == "Terminated") && near(f.FinishedAt.Time, job.Ended) {
 			w.cause(o)
 		}
 	}
 	w.batchJob(corev1.ConditionFalse, jobReason, jobMessage)
 	w.conditions(false)
+}
+
+// deleted words the end of a pod that was deleted as a kubelet does: the runner
+// only knows that its batch job was ended, not that its user wanted that.
+func (w *writer) deleted() {
+	w.s.Phase, w.s.Reason, w.s.Message = corev1.PodSucceeded, "", ""
+	for _, c := range w.s.ContainerStatuses {
+		if t := c.State.Terminated; t == nil || t.ExitCode != 0 {
+			w.s.Phase = corev1.PodFailed
+		}
+	}
 }
 
 // cause writes why the batch system killed a member that reported only that it

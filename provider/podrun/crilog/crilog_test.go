@@ -66,7 +66,7 @@ func TestWriterFormat(t *testing.T) {
 		want   []string // text after the time
 	}{
 		"lines":            {[]string{"a\nb\n"}, []string{"F a", "F b"}},
-		"no newline":       {[]string{"a\nb"}, []string{"F a", "F b"}},
+		"no newline":       {[]string{"a\nb"}, []string{"F a", "P b"}},
 		"empty line":       {[]string{"\n\n"}, []string{"F ", "F "}},
 		"nothing":          {[]string{""}, nil},
 		"torn":             {[]string{"ab", "c\nd", "e\n"}, []string{"F abc", "F de"}},

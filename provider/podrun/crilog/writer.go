@@ -76,7 +76,8 @@ func (w *Writer) open() error {
 }
 
 // Copy logs what r gives as lines of a stream ("stdout" or "stderr"), until r
-// ends or fails. A last line without a newline counts as a line.
+// ends or fails. A last line without a newline is logged as a part of one, so
+// that readers do not make up its end.
 func (w *Writer) Copy(stream string, r io.Reader) {
 	buf := make([]byte, 0, 2*MaxText)
 	var out []byte
@@ -100,7 +101,7 @@ func (w *Writer) Copy(stream string, r io.Reader) {
 			break
 		}
 		if err != nil && len(rest) > 0 {
-			out = appendEntry(out, w.now(), stream, false, rest)
+			out = appendEntry(out, w.now(), stream, true, rest)
 			rest = nil
 		}
 		w.write(out)

@@ -81,13 +81,18 @@ func (c *container) run() outcome {
 	if c.done != nil {
 		return *c.done
 	}
-	var wait time.Duration
+	wait := restart.NeverEnded
 	for {
 		out := c.once()
 		if out.fatal != nil || c.stop.stopping() || !restart.Again(c.pod.spec.Pod.Spec.RestartPolicy, c.spec, c.init, out.code) {
 			return out
 		}
 		wait = c.pod.opts.Backoff.Next(wait, out.ran)
+		if wait == 0 { // a kubelet does not make a first restart wait
+			c.restarts++
+			c.update(func(s *manifest.Container) { s.LastState = s.State })
+			continue
+		}
 		c.pod.event("Warning", "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.spec.Name, c.pod.spec.Pod.Name))
 		c.restarts++
 		var last corev1.ContainerState
@@ -95,7 +100,8 @@ func (c *container) run() outcome {
 			last = s.State
 			s.LastState = last
 			s.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reasonBackOff,
-				Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.spec.Name, c.pod.spec.Pod.Name)}}
+				Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", wait, c.spec.Name,
+					c.pod.spec.Pod.Name, c.pod.spec.Pod.Namespace, c.pod.spec.Pod.UID)}}
 		})
 		timer := time.NewTimer(wait)
 		select {
@@ -266,7 +272,7 @@ func (c *container) ended(began time.Time, t *corev1.ContainerStateTerminated) o
 	t.StartedAt, t.FinishedAt, t.ContainerID = metav1.NewTime(began), metav1.NewTime(now), c.id()
 	c.update(func(s *manifest.Container) {
 		s.State = corev1.ContainerState{Terminated: t}
-		s.Ready, s.Started = false, false
+		s.Ready, s.Started = c.init && t.ExitCode == 0, false
 	})
 	return outcome{code: t.ExitCode, ran: now.Sub(began)}
 }
@@ -358,7 +364,7 @@ func (c *container) attend(ctx context.Context, kill chan<- killing) {
 	if ctx.Err() != nil {
 		return
 	}
-	c.update(func(s *manifest.Container) { s.Started, s.Ready = true, c.spec.ReadinessProbe == nil })
+	c.update(func(s *manifest.Container) { s.Started, s.Ready = true, !c.init && c.spec.ReadinessProbe == nil })
 	c.startedOnce.Do(func() { close(c.started) })
 	var probes sync.WaitGroup
 	defer probes.Wait()

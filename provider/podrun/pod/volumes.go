@@ -241,7 +241,7 @@ func usage(dir string) int64 {
 	return sum
 }
 
-// readMessage reads a termination message of at most 4096 bytes, and takes away
+// readMessage reads the last 4096 bytes of a termination message, and takes away
 // what is not UTF-8, which the API could not carry.
 func readMessage(file string) string {
 	root, err := os.OpenRoot(filepath.Dir(file))
@@ -254,7 +254,12 @@ func readMessage(file string) string {
 		return ""
 	}
 	defer f.Close()
-	buf := make([]byte, 4096)
-	n, _ := f.ReadAt(buf, 0) // the end of the file is as good as any error
+	const most = 4096
+	var from int64
+	if info, err := f.Stat(); err == nil {
+		from = max(0, info.Size()-most)
+	}
+	buf := make([]byte, most)
+	n, _ := f.ReadAt(buf, from) // the end of the file is as good as any error
 	return strings.ToValidUTF8(string(buf[:n]), "")
 }

@@ -53,11 +53,15 @@ func matches(on *corev1.ContainerRestartRuleOnExitCodes, exitCode int32) bool {
 	return in
 }
 
-// Backoff is the wait before a container runs again: Base, doubled with each
-// end up to Max, and Base again after a run of at least Reset.
+// Backoff is the wait before a container runs again: none after its first end,
+// then Base, doubled with each end up to Max. After a run of at least Reset it
+// starts over.
 type Backoff struct {
 	Base, Max, Reset time.Duration
 }
+
+// NeverEnded is the last wait of a container that has not ended before.
+const NeverEnded time.Duration = -1
 
 // Kubelet is the back-off of the kubelet.
 func Kubelet() Backoff {
@@ -65,9 +69,12 @@ func Kubelet() Backoff {
 }
 
 // Next gives the wait after a run of the given length, when last was the wait
-// before that run (0 for none).
+// before that run, or NeverEnded.
 func (b Backoff) Next(last, ran time.Duration) time.Duration {
-	if last <= 0 || ran >= b.Reset {
+	switch {
+	case last < 0 || ran >= b.Reset:
+		return 0
+	case last == 0:
 		return min(b.Base, b.Max)
 	}
 	return min(2*last, b.Max)

@@ -48,15 +48,15 @@ func TestAgain(t *testing.T) {
 
 func TestBackoff(t *testing.T) {
 	b := Kubelet()
-	var last time.Duration
-	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+	last := NeverEnded
+	for i, want := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
 		last = b.Next(last, time.Second)
 		if last != want*time.Second {
 			t.Fatalf("wait %d = %v, want %v s", i, last, want)
 		}
 	}
-	if got := b.Next(last, 10*time.Minute); got != 10*time.Second {
-		t.Errorf("wait after a long run = %v, want 10s", got)
+	if got := b.Next(last, 10*time.Minute); got != 0 {
+		t.Errorf("wait after a long run = %v, want none", got)
 	}
 }
 
