@@ -67,6 +67,7 @@ failCgroupV1: false
 failSwapOn: false
 oomScoreAdj: 0
 makeIPTablesUtilChains: false
+clusterDomain: cluster.local
 resolvConf: %[9]q
 podLogsDir: %[10]q
 volumePluginDir: %[11]q
