@@ -18,6 +18,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
 )
 
@@ -461,5 +462,28 @@ func TestStreamRefused(t *testing.T) {
 	out, err = cmd.CombinedOutput() // as root, who may read the directory
 	if err == nil || !strings.Contains(string(out), "peer is user") {
 		t.Errorf("as another user: %v: %s", err, out)
+	}
+}
+
+// What a container uses is in the status: its processes' time and memory, also
+// that of processes which have ended, and nobody else's.
+func TestUsage(t *testing.T) {
+	b := sleeper(t,
+		corev1.Container{Name: "busy", Command: []string{"python3", "-c", "import time\nb=bytearray(50<<20)\nwhile time.process_time()<1.5: pass\ntime.sleep(1000)"}},
+		sh("idle", "exec sleep 1000"))
+	var busy, idle manifest.Usage
+	until(t, "both are measured", func() bool {
+		s, _ := b.status(0)
+		if len(s.Containers) < 2 || s.Containers[0].Usage == nil || s.Containers[1].Usage == nil {
+			return false
+		}
+		busy, idle = *s.Containers[0].Usage, *s.Containers[1].Usage
+		return busy.CPUNanos > 1e9
+	})
+	if busy.WorkingSetBytes < 50<<20 || busy.RSSBytes < 50<<20 || busy.CPUNanos > 20e9 {
+		t.Errorf("busy: %+v", busy)
+	}
+	if idle.CPUNanos == 0 || idle.CPUNanos > 5e8 || idle.WorkingSetBytes == 0 || idle.WorkingSetBytes > 20<<20 {
+		t.Errorf("idle: %+v", idle)
 	}
 }

@@ -214,6 +214,17 @@ type Container struct {
 	RestartCount int32                 `json:"restartCount"`
 	Ready        bool                  `json:"ready"`
 	Started      bool                  `json:"started"`
+	// Usage is what the present run has used; nil before the first measurement.
+	Usage *Usage `json:"usage,omitempty"`
+}
+
+// Usage is a measurement of a container's processes.
+type Usage struct {
+	Time            metav1.MicroTime `json:"time"`
+	CPUNanos        uint64           `json:"cpuNanos"`  // since the start of the run, never less than before
+	NanoCores       uint64           `json:"nanoCores"` // mean since the measurement before
+	RSSBytes        uint64           `json:"rssBytes"`
+	WorkingSetBytes uint64           `json:"workingSetBytes"`
 }
 
 // Stop asks the runner to end the pod as a kubelet would: SIGTERM, grace, SIGKILL.

@@ -75,6 +75,13 @@ func (c *container) update(change func(*manifest.Container)) {
 	c.pod.status.Update(func(s *manifest.Status) { change(c.slot(s)) })
 }
 
+// number is that of the present run.
+func (c *container) number() int32 {
+	var n int32
+	c.pod.status.View(func(s *manifest.Status) { n = c.slot(s).RestartCount })
+	return n
+}
+
 // run runs the container until it needs no more runs or is stopped, and gives
 // the last outcome. It blocks.
 func (c *container) run() outcome {
@@ -221,6 +228,7 @@ func (c *container) once() outcome {
 	c.mu.Unlock()
 	c.update(func(s *manifest.Container) {
 		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(began)}}
+		s.Usage = nil // what the run before has used
 	})
 
 	note := c.watch(child, mark, log)

@@ -278,6 +278,7 @@ func (r *runner) run() error {
 		return err
 	}
 	watch.volumes(r.volumes)
+	watch.wg.Go(watch.meter)
 	watch.contents()
 	r.containers()
 	if err := process.KillDescendants(killLimit); err != nil {

@@ -9,6 +9,9 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
 )
 
@@ -176,11 +179,16 @@ func accepted(conn *stream.Conn) error {
 	return conn.Send(stream.KindReply, stream.Reply{Version: stream.Version})
 }
 
-// container finds a container by name.
-func (r *runner) container(name string) *container {
+// all lists the containers.
+func (r *runner) all() []*container {
 	r.listMu.Lock()
 	defer r.listMu.Unlock()
-	for _, c := range slices.Concat(r.inits, r.mains, r.ephemerals) {
+	return slices.Concat(r.inits, r.mains, r.ephemerals)
+}
+
+// container finds a container by name.
+func (r *runner) container(name string) *container {
+	for _, c := range r.all() {
 		if c.spec.Name == name {
 			return c
 		}
@@ -204,8 +212,8 @@ func (s *server) find(name string) (*container, *present, error) {
 
 // words says in which state a container is that does not run.
 func (c *container) words() string {
-	s := c.pod.status.Get()
-	st := c.slot(&s).State
+	var st corev1.ContainerState
+	c.pod.status.View(func(s *manifest.Status) { st = c.slot(s).State })
 	switch {
 	case st.Terminated != nil:
 		return fmt.Sprintf("it has ended with exit code %d (%s)", st.Terminated.ExitCode, st.Terminated.Reason)

@@ -54,6 +54,7 @@ func (c *Child) Status() syscall.WaitStatus { return c.status }
 type Reaper struct {
 	mu       sync.Mutex // held across fork and across wait4, so that no end precedes its registration
 	children map[int]*Child
+	ended    map[int]time.Duration
 
 	starts  chan func()
 	signals chan os.Signal
@@ -69,6 +70,7 @@ func NewReaper() (*Reaper, error) {
 	}
 	r := &Reaper{
 		children: map[int]*Child{},
+		ended:    map[int]time.Duration{},
 		starts:   make(chan func()),
 		signals:  make(chan os.Signal, 1),
 		quit:     make(chan struct{}),
@@ -167,12 +169,16 @@ func (r *Reaper) reap() {
 	defer r.mu.Unlock()
 	for {
 		var ws syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
+		var used syscall.Rusage
+		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, &used)
 		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil || pid <= 0 {
 			return
+		}
+		if len(r.ended) < maxEnded {
+			r.ended[pid] = time.Duration(used.Utime.Nano() + used.Stime.Nano())
 		}
 		if c := r.children[pid]; c != nil {
 			c.status = ws
@@ -180,4 +186,17 @@ func (r *Reaper) reap() {
 			close(c.done)
 		}
 	}
+}
+
+// maxEnded bounds what is remembered of processes that have ended.
+const maxEnded = 1 << 16
+
+// Ended gives the processor time of each process that this one has waited for
+// since the last call, with that of the children each had waited for itself.
+func (r *Reaper) Ended() map[int]time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := r.ended
+	r.ended = map[int]time.Duration{}
+	return out
 }

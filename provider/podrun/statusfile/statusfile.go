@@ -80,6 +80,13 @@ func (f *File) Get() manifest.Status {
 	return f.status
 }
 
+// View shows the status to look, which must neither keep nor change it.
+func (f *File) View(look func(*manifest.Status)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	look(&f.status)
+}
+
 // Close waits until the last change is on disk, for at most limit, and ends the
 // writer. The error says why the last change could not be written.
 func (f *File) Close(limit time.Duration) error {
