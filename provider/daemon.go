@@ -179,7 +179,9 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 
 	streams := newPodStreams(bridge, system, d.Runner)
 	defer func() { streams.retire(parent.Err() != nil) }()
-	d.board.connect(kubeletapi.Sources{Pods: podSource{pods}, Logs: &logReader{bridge: bridge, client: stager}, Streams: streams})
+	d.board.connect(kubeletapi.Sources{
+		Pods: podSource{pods}, Logs: &logReader{bridge: bridge, client: stager}, Streams: streams, Usage: newPodUsage(bridge, podSource{pods}),
+	})
 
 	if !cache.WaitForCacheSync(ctx.Done(), namespaceSynced) {
 		return ctx.Err()

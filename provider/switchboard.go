@@ -34,7 +34,7 @@ func (s *switchboard) now() (to kubeletapi.Sources, ok bool) {
 
 // sources is the kubelet API's view of whatever is served.
 func (s *switchboard) sources() kubeletapi.Sources {
-	return kubeletapi.Sources{Pods: s, Logs: s, Streams: s}
+	return kubeletapi.Sources{Pods: s, Logs: s, Streams: s, Usage: s}
 }
 
 // starting is the answer as long as nothing is served.
@@ -96,4 +96,20 @@ func (s *switchboard) Reachable(pod *corev1.Pod) error {
 		return to.Streams.Reachable(pod)
 	}
 	return starting()
+}
+
+// PodUsage implements kubeletapi.Usage.
+func (s *switchboard) PodUsage(pod *corev1.Pod) []kubeletapi.ContainerUsage {
+	if to, ok := s.now(); ok {
+		return to.Usage.PodUsage(pod)
+	}
+	return nil
+}
+
+// NodeUsage implements kubeletapi.Usage.
+func (s *switchboard) NodeUsage(node string) kubeletapi.NodeUsage {
+	if to, ok := s.now(); ok {
+		return to.Usage.NodeUsage(node)
+	}
+	return kubeletapi.NodeUsage{}
 }

@@ -66,6 +66,9 @@ func Node(v View, s State) *corev1.Node {
 			Labels: labels(v, s),
 			Annotations: map[string]string{
 				wellknown.HostShapes: v.Shapes.Format(),
+				// All nodes of a daemon are served at one address; metrics-server finds
+				// the use of each by this.
+				wellknown.ResourceMetricsPath: "/metrics/resource/" + v.VirtualNode.Name,
 			},
 		},
 		Spec: corev1.NodeSpec{

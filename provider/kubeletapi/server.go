@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
 // Config makes a Server. All fields but Log are required.
@@ -37,6 +36,7 @@ type Server struct {
 	cert   *certificate
 
 	streams Streams
+	usage   Usage
 	running *census
 }
 
@@ -45,6 +45,7 @@ type Sources struct {
 	Pods    PodSource
 	Logs    Logs
 	Streams Streams
+	Usage   Usage
 }
 
 // New checks the configuration and refuses anything that would leave the API
@@ -66,7 +67,7 @@ func New(cfg Config, from Sources) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubelet API: %w", err)
 	}
-	return &Server{cfg: cfg, pods: from.Pods, logs: from.Logs, streams: from.Streams, running: newCensus(), access: a, cert: cert}, nil
+	return &Server{cfg: cfg, pods: from.Pods, logs: from.Logs, streams: from.Streams, usage: from.Usage, running: newCensus(), access: a, cert: cert}, nil
 }
 
 // Serve answers on listener until ctx ends, then lets requests under way finish
@@ -119,7 +120,9 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
 	mux.HandleFunc("GET /pods", s.podList)
 	mux.HandleFunc("GET /runningpods/", s.podList)
-	mux.HandleFunc("GET /stats/summary", s.stats)
+	mux.HandleFunc("GET /stats/summary", s.summary)
+	mux.HandleFunc("GET /metrics/resource", s.resource)
+	mux.HandleFunc("GET /metrics/resource/{node}", s.resource)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
 	s.streamRoutes(mux)
 	mux.HandleFunc("/run/", func(w http.ResponseWriter, _ *http.Request) {
@@ -134,20 +137,6 @@ func (s *Server) podList(w http.ResponseWriter, _ *http.Request) {
 		list.Items = append(list.Items, *p)
 	}
 	s.json(w, list)
-}
-
-// stats names the pods; what they use is known to the batch system alone.
-func (s *Server) stats(w http.ResponseWriter, _ *http.Request) {
-	out := statsv1alpha1.Summary{Pods: []statsv1alpha1.PodStats{}}
-	for _, p := range s.pods.Pods() {
-		if p.Status.Phase == corev1.PodRunning {
-			out.Pods = append(out.Pods, statsv1alpha1.PodStats{
-				PodRef:    statsv1alpha1.PodReference{Name: p.Name, Namespace: p.Namespace, UID: string(p.UID)},
-				StartTime: p.CreationTimestamp,
-			})
-		}
-	}
-	s.json(w, out)
 }
 
 func (s *Server) json(w http.ResponseWriter, v any) {

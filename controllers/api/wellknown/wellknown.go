@@ -107,6 +107,10 @@ const (
 	PodGroupName = "scheduling.k8s.io/group-name"
 )
 
+// ResourceMetricsPath is the annotation on a node by which metrics-server finds
+// its resource metrics elsewhere than at /metrics/resource.
+const ResourceMetricsPath = "metrics.k8s.io/resource-metrics-path"
+
 // GPU resource names.
 const (
 	ResourceNvidiaGPU = "nvidia.com/gpu"

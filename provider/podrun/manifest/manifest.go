@@ -186,6 +186,8 @@ type Status struct {
 	StoppedAt      metav1.Time `json:"stoppedAt,omitzero"`
 	InitContainers []Container `json:"initContainers,omitempty"`
 	Containers     []Container `json:"containers,omitempty"`
+	// Ephemeral are the containers that were added to the running pod.
+	Ephemeral []Container `json:"ephemeral,omitempty"`
 	// Contents are those that the containers see now.
 	Contents Contents `json:"contents,omitzero"`
 	// Events are the last things to tell the user once, oldest first.
