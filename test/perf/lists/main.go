@@ -1,6 +1,7 @@
-// Command lists measures what a tick of the virtual kubelet costs with 500 live
+// Command lists measures what a tick of the virtual kubelet costs with 2000 live
 // pods: list calls to the batch system, and processor time. The batch system is
-// the fake one, so that only our own work counts.
+// the fake one, so that only our own work counts. It also counts the effects that a
+// gang of 512 costs.
 package main
 
 import (
@@ -8,6 +9,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -19,25 +22,40 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/backends/fake"
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider"
 	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 func main() {
-	pods := flag.Int("pods", 500, "live pods, each a job of its own")
+	pods := flag.Int("pods", 2000, "live pods, each a job of its own")
 	ticks := flag.Int("ticks", 20, "ticks to measure")
+	members := flag.Int("members", 512, "members of the gang whose effects are counted")
 	flag.Parse()
-	if err := measure(*pods, *ticks); err != nil {
+	ctx := context.Background()
+	err := live(ctx, *pods, *ticks)
+	if err == nil {
+		err = gang(ctx, *members)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "lists:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(pods, ticks int) error {
-	ctx := context.Background()
-	api := providertest.NewAPI()
-	system := fake.New(fake.Uniform(pods/8+1, 64, 512<<10, "a100", 8))
-	bridge := provider.NewBridge(provider.Options{
+const node = "perf-main"
+
+// world is a bridge on a fake batch system and an API server in memory.
+type world struct {
+	api    *providertest.API
+	stager *providertest.Stager
+	system *fake.System
+	bridge *provider.Bridge
+}
+
+func newWorld(hosts int) *world {
+	w := &world{api: providertest.NewAPI(), stager: providertest.NewStager(), system: fake.New(fake.Uniform(hosts, 64, 512<<10, "a100", 8))}
+	w.bridge = provider.NewBridge(provider.Options{
 		Cluster: &hpcv1alpha1.BatchCluster{
 			ObjectMeta: metav1.ObjectMeta{Name: "perf"},
 			Spec: hpcv1alpha1.BatchClusterSpec{
@@ -45,43 +63,91 @@ func measure(pods, ticks int) error {
 				Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost}, Staging: hpcv1alpha1.Staging{Directory: "/staging"},
 			},
 		},
-		Owner: "perf", Launcher: "slurm", Backend: system, Stager: providertest.NewStager(), Pods: api,
+		Owner: "perf", Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api,
 		Objects: providertest.Objects{}, Log: logr.Discard(),
 	})
-	bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: "perf-main", Partition: "main", MaxPodsPending: 10_000}})
-	for i := range pods {
-		api.Create(&corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprintf("p%d", i), UID: types.UID(fmt.Sprintf("uid-%d", i))},
-			Spec: corev1.PodSpec{NodeName: "perf-main", RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{
-				Name: "main", Image: "none", Command: []string{"/bin/true"},
-				Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}},
-			}}},
-			Status: corev1.PodStatus{Phase: corev1.PodPending},
-		})
+	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: node, Partition: "main", MaxPodsPending: 10_000}})
+	return w
+}
+
+func pod(i int, annotations map[string]string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: fmt.Sprintf("p%d", i), UID: types.UID(fmt.Sprintf("uid-%d", i)), Annotations: annotations,
+		},
+		Spec: corev1.PodSpec{NodeName: node, RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{
+			Name: "main", Image: "none", Command: []string{"/bin/true"},
+			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}},
+		}}},
+		Status: corev1.PodStatus{Phase: corev1.PodPending},
 	}
-	for range 4 { // submitted and running
-		bridge.Pass(ctx, true)
-		bridge.Wait()
-		system.Advance(5 * time.Second)
+}
+
+// ticks lets so many ticks of 5 s pass.
+func (w *world) ticks(ctx context.Context, n int) {
+	for range n {
+		w.bridge.Pass(ctx, true)
+		w.bridge.Wait()
+		w.system.Advance(5 * time.Second)
 	}
-	running := 0
-	for _, j := range system.Jobs() {
+}
+
+func (w *world) running() int {
+	n := 0
+	for _, j := range w.system.Jobs() {
 		if !j.State.Terminal() && !j.Held {
-			running++
+			n++
 		}
 	}
-	if running != pods {
-		return fmt.Errorf("%d of %d jobs run", running, pods)
+	return n
+}
+
+// live measures what many pods that only run cost.
+func live(ctx context.Context, pods, ticks int) error {
+	w := newWorld(pods/8 + 1)
+	for i := range pods {
+		w.api.Create(pod(i, nil))
 	}
-	before, cpu := system.Calls()[fake.OpObserve], processorTime()
-	for range ticks {
-		bridge.Pass(ctx, true)
-		bridge.Wait()
-		system.Advance(5 * time.Second)
+	w.ticks(ctx, 4) // submitted and running
+	if n := w.running(); n != pods {
+		return fmt.Errorf("%d of %d jobs run", n, pods)
 	}
-	calls := system.Calls()[fake.OpObserve] - before
-	fmt.Printf("lists: %d live pods: %.2f list calls a tick, %.1f ms of processor time a tick\n",
-		pods, float64(calls)/float64(ticks), float64((processorTime()-cpu).Microseconds())/1000/float64(ticks))
+	before, cpu := w.system.Calls()[fake.OpObserve], processorTime()
+	w.ticks(ctx, ticks)
+	calls := w.system.Calls()[fake.OpObserve] - before
+	spent := (processorTime() - cpu) / time.Duration(ticks)
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	runtime.KeepAlive(w)
+	fmt.Printf("lists: %d live pods: %.2f list calls a tick; %.1f ms of processor time a tick, %.3f of a core at the default tick of 5 s; "+
+		"heap %d MiB, from the system %d MiB (the fake batch system and the API server in memory are part of both)\n",
+		pods, float64(calls)/float64(ticks), float64(spent.Microseconds())/1000, spent.Seconds()/5, m.HeapAlloc>>20, m.Sys>>20)
+	return nil
+}
+
+// gang counts the effects that one large gang costs from binding to its end.
+func gang(ctx context.Context, members int) error {
+	w := newWorld(members/8 + 1)
+	for i := range members {
+		w.api.Create(pod(i, map[string]string{
+			wellknown.GangAttempt: "a", wellknown.GangSize: strconv.Itoa(members), wellknown.GangRank: strconv.Itoa(i),
+		}))
+	}
+	w.ticks(ctx, 1)
+	if n := w.running(); n != 1 {
+		return fmt.Errorf("%d jobs run after the first tick, want one", n)
+	}
+	cpu, observed := processorTime(), w.system.Calls()[fake.OpObserve]
+	w.ticks(ctx, 1)
+	observed, cpu = w.system.Calls()[fake.OpObserve]-observed, processorTime()-cpu
+	for i := range members {
+		w.api.Delete(types.UID(fmt.Sprintf("uid-%d", i)), metav1.NewTime(w.system.Now()))
+	}
+	w.ticks(ctx, 3)
+	c := w.system.Calls()
+	fmt.Printf("lists: a gang of %d: %d submit, %d release, %d observe a tick (%.1f ms of processor time), %d cancel\n",
+		members, c[fake.OpSubmit], c[fake.OpRelease], observed, float64(cpu.Microseconds())/1000, c[fake.OpCancel])
 	return nil
 }
 
