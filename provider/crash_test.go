@@ -116,9 +116,8 @@ type world struct {
 // newWorld has four hosts with 16 CPUs and 8 GPUs, and the pod runner's files
 // follow what the batch system does.
 func newWorld(t *testing.T, duration time.Duration, gate *faultyGate) *world {
-	w := &world{t: t, api: providertest.NewAPI(), stager: providertest.NewStager(), gate: gate}
-	cfg := fake.Uniform(4, 16, 64<<10, "a100", 8)
-	cfg.Program = func(backends.JobSpec) fake.Behaviour {
+	var w *world
+	w = newWorldOf(t, gate, func(backends.JobSpec) fake.Behaviour {
 		return fake.Behaviour{
 			Duration: duration,
 			OnStart: func(r fake.Run) {
@@ -141,7 +140,20 @@ func newWorld(t *testing.T, duration time.Duration, gate *faultyGate) *world {
 				})
 			},
 		}
-	}
+	})
+	return w
+}
+
+// newWorldOf is newWorld with the programs of jobs given.
+func newWorldOf(t *testing.T, gate *faultyGate, program func(backends.JobSpec) fake.Behaviour) *world {
+	cfg := fake.Uniform(4, 16, 64<<10, "a100", 8)
+	cfg.Program = program
+	return newWorldIn(t, gate, cfg)
+}
+
+// newWorldIn is newWorld with the batch system given.
+func newWorldIn(t *testing.T, gate *faultyGate, cfg fake.Config) *world {
+	w := &world{t: t, api: providertest.NewAPI(), stager: providertest.NewStager(), gate: gate}
 	w.system = fake.New(cfg)
 	w.clock = clocktesting.NewFakePassiveClock(w.system.Now())
 	w.boot()

@@ -243,8 +243,9 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 
 // stopMembers ends single members of a gang whose others go on. A member of a
 // job that has not started is let go as soon as its stop file is known to have
-// been there before an observation that still shows the job pending: the
-// runner looks for the file before it starts anything.
+// been there before an observation that shows the job pending: the runner looks
+// for the file before it starts anything, also after a requeue, and what an
+// earlier run had started has ended with it.
 func stopMembers(g Gang, k Knowledge, job *backends.Job) []Action {
 	var out []Action
 	for _, m := range g.Members {
@@ -255,7 +256,7 @@ func stopMembers(g Gang, k Knowledge, job *backends.Job) []Action {
 			out = append(out, Action{Verb: StopMember, Pods: []Pod{m}})
 			continue
 		}
-		if job.State == backends.StatePending && job.Restarts == 0 && k.Complete {
+		if job.State == backends.StatePending && k.Complete {
 			out = append(out, Action{Verb: Forget, Pods: []Pod{m}})
 		}
 	}
