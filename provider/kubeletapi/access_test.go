@@ -54,6 +54,8 @@ func TestMatrix(t *testing.T) {
 		{"GET", "/runningpods/", "narrow", 200, `"name":"p"`},
 		{"GET", "/stats/summary", "narrow", 200, `"podRef"`},
 		{"GET", "/metrics", "narrow", 404, ""},
+		{"GET", "/metrics/resource", "narrow", 200, "container_cpu_usage_seconds_total{"},
+		{"GET", "/metrics/resource/c-gpu", "narrow", 200, "node_cpu_usage_seconds_total "},
 		{"GET", "/containerLogs/team/p/main", "pod", 200, "log line"},
 		{"POST", "/exec/team/p/main?command=id&output=1", "pod", 400, "pgrade"},
 		{"GET", "/exec/team/p/u0/main?command=id&output=1", "pod", 400, "pgrade"},
@@ -168,7 +170,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		c := f.config
 		change(&c)
-		if _, err := kubeletapi.New(c, kubeletapi.Sources{Pods: pods(), Logs: text(""), Streams: &echo{}}); err == nil {
+		if _, err := kubeletapi.New(c, kubeletapi.Sources{Pods: pods(), Logs: text(""), Streams: &echo{}, Usage: used{}}); err == nil {
 			t.Errorf("%s: a server was made", name)
 		}
 	}

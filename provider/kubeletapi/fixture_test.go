@@ -224,7 +224,7 @@ func serve(t *testing.T, logs kubeletapi.Logs) *fixture {
 		}
 	}
 	f.streams = &echo{}
-	s, err := kubeletapi.New(f.config, kubeletapi.Sources{Pods: pods(), Logs: logs, Streams: f.streams})
+	s, err := kubeletapi.New(f.config, kubeletapi.Sources{Pods: pods(), Logs: logs, Streams: f.streams, Usage: used{}})
 	if err != nil {
 		t.Fatal(err)
 	}
