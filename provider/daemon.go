@@ -45,6 +45,18 @@ type System struct {
 	Launcher string
 }
 
+// Connection is how a cluster's commands are reached while one configuration is
+// served.
+type Connection struct {
+	// Runner runs commands where the batch system's commands are.
+	Runner transport.Runner
+	// Program puts the pod runner on that host; nil where Config.Podrun is there.
+	Program staging.Program
+	// Close blocks until the commands under way, such as the log that somebody
+	// follows, have ended, and takes no more; it may be nil.
+	Close func()
+}
+
 // Factory connects to the batch system of a cluster through a runner.
 type Factory func(cluster *hpcv1alpha1.BatchCluster, runner transport.Runner) (System, error)
 
@@ -56,9 +68,10 @@ type Config struct {
 	Served validation.Served
 	// Systems has a factory for each spec.type.
 	Systems map[string]Factory
-	// Runner runs commands where the batch system's commands are.
-	Runner transport.Runner
-	// Podrun is the absolute path of the pod runner on that host.
+	// Connect makes the connection of a configuration; it does not wait for the
+	// network. Its errors are about the BatchCluster.
+	Connect func(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) (Connection, error)
+	// Podrun is the absolute path of the pod runner on this host.
 	Podrun string
 	// Listener is where the kubelet API is served; the daemon closes it.
 	Listener net.Listener
@@ -81,8 +94,9 @@ type Config struct {
 // Daemon serves one BatchCluster.
 type Daemon struct {
 	Config
-	owner string
-	board *switchboard
+	owner   string
+	board   *switchboard
+	closing sync.WaitGroup // connections of earlier configurations
 
 	mu sync.Mutex
 	// invalid says what is wrong with a newer BatchCluster than the one that is
@@ -108,6 +122,7 @@ func (c Config) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var group sync.WaitGroup
+	defer d.closing.Wait()
 	defer group.Wait()
 	defer cancel(nil)
 	group.Go(func() {
@@ -144,7 +159,14 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 		return err
 	}
 	d.owner = owner
-	system, err := d.Systems[cluster.Spec.Type](cluster, d.Runner)
+	connection, err := d.Connect(ctx, cluster)
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", cluster.Name, err)
+	}
+	if connection.Close != nil {
+		defer d.closing.Go(connection.Close)
+	}
+	system, err := d.Systems[cluster.Spec.Type](cluster, connection.Runner)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", cluster.Name, err)
 	}
@@ -152,7 +174,9 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	if err != nil {
 		return err
 	}
-	stager := &staging.Client{Runner: d.Runner, Podrun: d.Podrun, Digest: digest, Directory: cluster.Spec.Staging.Directory}
+	stager := &staging.Client{
+		Runner: connection.Runner, Podrun: d.Podrun, Program: connection.Program, Digest: digest, Directory: cluster.Spec.Staging.Directory,
+	}
 
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: d.Client.CoreV1().Events("")})
@@ -177,7 +201,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	defer pods.Wait()
 	defer cancel()
 
-	streams := newPodStreams(bridge, system, d.Runner)
+	streams := newPodStreams(bridge, system, connection.Runner)
 	defer func() { streams.retire(parent.Err() != nil) }()
 	d.board.connect(kubeletapi.Sources{
 		Pods: podSource{pods}, Logs: &logReader{bridge: bridge, client: stager}, Streams: streams, Usage: newPodUsage(bridge, podSource{pods}),

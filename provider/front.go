@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -16,6 +17,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 )
@@ -253,6 +255,20 @@ func (f *front) report(ctx context.Context, v View, cause error) error {
 		cond(hpcv1alpha1.ConditionReachable, true, "Answering", "the batch system answers")
 	} else {
 		cond(hpcv1alpha1.ConditionReachable, false, string(backends.KindOf(cause)), cause.Error())
+	}
+	switch {
+	case cause == nil:
+		cond(hpcv1alpha1.ConditionCredentialsValid, true, "Accepted", "our credentials are accepted")
+	case errors.Is(cause, transport.ErrCredentialsExpired):
+		cond(hpcv1alpha1.ConditionCredentialsValid, false, "Expired", cause.Error())
+	case errors.Is(cause, transport.ErrDenied):
+		cond(hpcv1alpha1.ConditionCredentialsValid, false, "Refused", cause.Error())
+	default: // nothing was learned of them
+		for _, c := range f.reported.Conditions {
+			if c.Type == hpcv1alpha1.ConditionCredentialsValid {
+				status.Conditions = append(status.Conditions, c)
+			}
+		}
 	}
 	for _, user := range slices.Sorted(maps.Keys(v.Problems)) {
 		problems = append(problems, fmt.Sprintf("spec.accounts: user %s: %s", user, v.Problems[user]))

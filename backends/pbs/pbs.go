@@ -152,7 +152,11 @@ func (b *Backend) ask(ctx context.Context, op string, c command) (transport.Resu
 	c.timeout = b.config.QueryTimeout
 	res, _, err := b.run(ctx, c)
 	if err != nil {
-		return res, &backends.Error{Op: op, Kind: backends.KindTransient, Err: err}
+		kind := backends.KindTransient
+		if errors.Is(err, transport.ErrDenied) {
+			kind = backends.KindDenied
+		}
+		return res, &backends.Error{Op: op, Kind: kind, Err: err}
 	}
 	return res, nil
 }

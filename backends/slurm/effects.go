@@ -33,7 +33,7 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	})
 	switch {
 	case err != nil && !started:
-		return fail(backends.KindTransient, err)
+		return fail(notDone(err), err)
 	case err != nil:
 		return fail(backends.KindUnknownOutcome, err)
 	case res.Exit != 0:
@@ -108,7 +108,7 @@ func (b *Backend) together(ctx context.Context, shared *groupcommit.Committer[ba
 	case err == nil || errors.As(err, &own):
 		return err
 	case errors.Is(err, transport.ErrNotStarted):
-		return fail(backends.KindTransient, err)
+		return fail(notDone(err), err)
 	default:
 		return fail(backends.KindUnknownOutcome, err)
 	}
@@ -148,7 +148,7 @@ func (b *Backend) effect(ctx context.Context, e effect, user string, jobs ...bac
 	res, started, err := b.run(ctx, command{argv: slices.Concat(e.argv, ids), user: user, timeout: b.config.QueryTimeout})
 	switch {
 	case err != nil && !started:
-		return fail(backends.KindTransient, err)
+		return fail(notDone(err), err)
 	case err != nil:
 		return fail(backends.KindUnknownOutcome, err)
 	}

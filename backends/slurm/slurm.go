@@ -147,7 +147,7 @@ func (b *Backend) query(ctx context.Context, op string, argv ...string) (stdout,
 		env: []string{"TZ=UTC", "SLURM_TIME_FORMAT=%s"},
 	})
 	if err != nil {
-		return "", "", &backends.Error{Op: op, Kind: backends.KindTransient, Err: err}
+		return "", "", &backends.Error{Op: op, Kind: notDone(err), Err: err}
 	}
 	said := said(res)
 	if res.Exit != 0 {

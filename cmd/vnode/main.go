@@ -29,7 +29,6 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 
-	localrunner "github.com/isthmus-hpc/isthmus/backends/transport/local"
 	"github.com/isthmus-hpc/isthmus/provider"
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
 )
@@ -115,7 +114,7 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	defer func() { _ = listener.Close() }() // the process ends with it
 	return provider.Config{
 		Client: kube, Source: source, Systems: systems(f.stateDir, podrun, secrets{kube}), Served: served(),
-		Runner: localrunner.New(), Podrun: podrun,
+		Connect: connector{secrets: secrets{kube}, podrun: podrun, log: log}.connect, Podrun: podrun,
 		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host),
 		API: kubeletapi.Config{
 			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"),

@@ -35,7 +35,7 @@ func systems(stateDir, podrun string, s secrets) map[string]provider.Factory {
 func served() validation.Served {
 	return validation.Served{
 		Types: map[string][]string{
-			"slurm": {"cli", "rest"},
+			"slurm": {"cli", "ssh", "rest"},
 			"local": {"cli"},
 		},
 		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},

@@ -48,6 +48,8 @@ type Client struct {
 	Runner transport.Runner
 	// Podrun is the absolute path of the pod runner on that host.
 	Podrun string
+	// Program finds the pod runner where it is not installed; it comes before Podrun.
+	Program Program
 	// Digest is the SHA-256 of that program in hexadecimal, or "" (see DigestOf);
 	// it saves the agent from reading the program for every gang.
 	Digest string
@@ -58,6 +60,15 @@ type Client struct {
 
 	once   sync.Once
 	stages *groupcommit.Committer[parcel]
+}
+
+// Program puts the pod runner where the verbs run.
+type Program interface {
+	// Path gives the absolute path that the user finds it at, after having put it
+	// there if need be.
+	Path(ctx context.Context, user string) (string, error)
+	// Forget says that it was not there any more.
+	Forget(user string)
 }
 
 // Root gives a user's staging directory: every path element "{user}" of
@@ -206,7 +217,13 @@ func (c *Client) verb(ctx context.Context, name, user string, key backends.Key, 
 	if err != nil {
 		return transport.Result{}, c.fail(name, user, key, backends.KindInvalid, err)
 	}
-	argv := []string{c.Podrun, "agent", name, "--root", root}
+	podrun := c.Podrun
+	if c.Program != nil {
+		if podrun, err = c.Program.Path(ctx, user); err != nil {
+			return transport.Result{}, c.fail(name, user, key, notDone(err), err)
+		}
+	}
+	argv := []string{podrun, "agent", name, "--root", root}
 	if name != "collect" && name != "stage" {
 		if !keyPattern.MatchString(string(key)) {
 			return transport.Result{}, c.fail(name, user, key, backends.KindInvalid, errors.New("the key is malformed"))
@@ -225,11 +242,23 @@ func (c *Client) verb(ctx context.Context, name, user string, key backends.Key, 
 	case err != nil && errors.Is(err, transport.ErrOutputLimit):
 		return res, c.fail(name, user, key, backends.KindInvalid, fmt.Errorf("more than %d bytes: %w", limit, err))
 	case err != nil:
-		return res, c.fail(name, user, key, backends.KindTransient, err)
+		if c.Program != nil && errors.Is(err, transport.ErrNotStarted) {
+			c.Program.Forget(user) // someone may have removed it
+		}
+		return res, c.fail(name, user, key, notDone(err), err)
 	case res.Exit == 0:
 		return res, nil
 	}
 	return res, c.failed(name, user, key, res.Exit, lastLine(res.Stderr))
+}
+
+// notDone is the kind of a transport's error: refused credentials take a person,
+// all else is worth another try.
+func notDone(err error) backends.Kind {
+	if errors.Is(err, transport.ErrDenied) {
+		return backends.KindDenied
+	}
+	return backends.KindTransient
 }
 
 // failed makes an error of a verb's exit code.

@@ -39,18 +39,36 @@ func (a *account) session(ctx context.Context, stream bool, become string) (*cha
 	if stream {
 		l = a.streams
 	}
-	if err := l.gate.enter(ctx); err != nil {
-		return nil, nil, fmt.Errorf("wait for a free session (%d at a time): %w", l.gate.most, err)
-	}
-	s, err := l.open(ctx, commandLine(become))
+	s, done, err := l.session(ctx, request{"exec", commandLine(become)})
 	if err != nil {
 		return nil, nil, err
 	}
 	s.become = become
+	return s, done, nil
+}
+
+// subsystem opens one of the server's subsystems; the rest is as with session.
+func (a *account) subsystem(ctx context.Context, name string) (*channel, func(), error) {
+	return a.streams.session(ctx, request{"subsystem", name})
+}
+
+func (l *line) session(ctx context.Context, what request) (*channel, func(), error) {
+	if err := l.gate.enter(ctx); err != nil {
+		return nil, nil, fmt.Errorf("wait for a free session (%d at a time): %w", l.gate.most, err)
+	}
+	s, err := l.open(ctx, what)
+	if err != nil {
+		return nil, nil, err
+	}
 	return s, func() {
-		// sshd counts a session until both sides have closed it.
-		a.runner.routines.Go(func() {
-			wait(s.gone.c, drainTime)
+		// sshd counts a session until its process has ended and both sides have
+		// closed it.
+		l.account.runner.routines.Go(func() {
+			wait(s.over.c, drainTime)
+			s.close()
+			if wait(s.gone.c, drainTime) {
+				s.conn.settle()
+			}
 			s.conn.used.Store(time.Now().UnixNano())
 			s.conn.open.Add(-1)
 			l.gate.leave()
@@ -97,7 +115,7 @@ func (l *line) close() {
 // open opens a session; the caller is inside the gate and stays there when it
 // gets one. A connection that turns out to be dead is replaced: nothing was sent
 // over the session yet.
-func (l *line) open(ctx context.Context, text string) (*channel, error) {
+func (l *line) open(ctx context.Context, what request) (*channel, error) {
 	var last error
 	for range 4 {
 		c, err := l.connection(ctx)
@@ -105,12 +123,15 @@ func (l *line) open(ctx context.Context, text string) (*channel, error) {
 			l.gate.leave()
 			return nil, err
 		}
-		s, err := l.start(ctx, c, text)
+		s, err := l.start(ctx, c, what)
 		if err == nil {
 			return s, nil
 		}
 		last = fmt.Errorf("open a session on %s: %w", c.host, err)
 		if ctx.Err() != nil {
+			break
+		}
+		if errors.Is(err, errRequest) {
 			break
 		}
 		var refused *ssh.OpenChannelError
@@ -134,7 +155,7 @@ func (l *line) open(ctx context.Context, text string) (*channel, error) {
 }
 
 // start opens the session without waiting longer than ctx.
-func (l *line) start(ctx context.Context, c *conn, text string) (*channel, error) {
+func (l *line) start(ctx context.Context, c *conn, what request) (*channel, error) {
 	type opened struct {
 		s   *channel
 		err error
@@ -142,7 +163,7 @@ func (l *line) start(ctx context.Context, c *conn, text string) (*channel, error
 	c.open.Add(1)
 	got := make(chan opened, 1)
 	go func() {
-		s, err := c.start(text)
+		s, err := c.start(what)
 		got <- opened{s, err}
 	}()
 	select {

@@ -22,6 +22,9 @@ const maxKeepalives = 3
 // errRefused says that a server took none of the credentials.
 var errRefused = fmt.Errorf("%w: the server took none of the credentials", transport.ErrDenied)
 
+// errRequest says that the server does not do that at all.
+var errRequest = errors.New("the server refuses requests")
+
 // conn is one connection to a login node, through the jump hosts.
 type conn struct {
 	client *ssh.Client
@@ -33,6 +36,8 @@ type conn struct {
 
 	mu      sync.Mutex
 	checked map[string]bool // users whose uid was seen not to be 0
+	asking  chan struct{}   // a sign of life that is under way; closed when it came
+	next    chan struct{}   // the one after that
 }
 
 // dialer makes connections.
@@ -208,17 +213,48 @@ func (c *conn) watch(keepalive, idle time.Duration) {
 	}
 }
 
-// start runs a command line in a session of its own.
-func (c *conn) start(line string) (*channel, error) {
+// settle blocks until the server has answered something that it was asked after
+// the call. sshd frees a closed session only once it has dealt with all that it
+// has received so far, so a session that is opened at once may still find it
+// there. One question serves all who wait.
+func (c *conn) settle() {
+	c.mu.Lock()
+	if c.asking != nil {
+		// That one was asked before; the next will do.
+		if c.next == nil {
+			c.next = make(chan struct{})
+		}
+		next := c.next
+		c.mu.Unlock()
+		<-next
+		return
+	}
+	c.asking = make(chan struct{})
+	for c.asking != nil {
+		c.mu.Unlock()
+		_, _, _ = c.client.SendRequest("keepalive@openssh.com", true, nil) // a lost connection has no sessions
+		c.mu.Lock()
+		close(c.asking)
+		c.asking, c.next = c.next, nil
+		// Others may have come meanwhile: this one asks for them.
+	}
+	c.mu.Unlock()
+}
+
+// request is what a session is for.
+type request struct{ kind, text string } // "exec" and a command line, "subsystem" and a name
+
+// start opens a session.
+func (c *conn) start(what request) (*channel, error) {
 	ch, requests, err := c.client.OpenChannel("session", nil)
 	if err != nil {
 		return nil, err
 	}
 	s := &channel{Channel: ch, conn: c, over: newOnce(), gone: newOnce()}
 	go s.serve(requests)
-	ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{line}))
+	ok, err := ch.SendRequest(what.kind, true, ssh.Marshal(struct{ Text string }{what.text}))
 	if err == nil && !ok {
-		err = errors.New("the server refuses to run commands")
+		err = fmt.Errorf("%w of kind %s", errRequest, what.kind)
 	}
 	if err != nil {
 		s.close()
@@ -261,7 +297,7 @@ func (s *channel) whole() bool             { return s.status.Load() }
 func (s *channel) close()                  { _ = s.Channel.Close() }
 
 func (s *channel) kill(ctx context.Context, group int) {
-	k, err := s.conn.start(killLine(s.become, group))
+	k, err := s.conn.start(request{"exec", killLine(s.become, group)})
 	if err != nil {
 		return
 	}

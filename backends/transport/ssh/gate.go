@@ -3,14 +3,19 @@ package ssh
 import (
 	"context"
 	"sync"
+	"time"
 )
+
+// refusedTime is how long a server that refused a session is asked for fewer.
+const refusedTime = time.Minute
 
 // gate bounds the sessions at once on one connection. Those who wait are let in
 // in the order they came.
 type gate struct {
 	mu      sync.Mutex
-	most    int // as configured
-	limit   int // as the server bears
+	most    int       // as configured
+	limit   int       // as the server bears
+	until   time.Time // when it is tried again whether it bears more
 	inside  int
 	waiting []chan struct{}
 }
@@ -20,6 +25,9 @@ func newGate(most int) *gate { return &gate{most: most, limit: most} }
 // enter blocks until there is room or ctx ends.
 func (g *gate) enter(ctx context.Context) error {
 	g.mu.Lock()
+	if g.limit < g.most && time.Now().After(g.until) {
+		g.limit = g.most
+	}
 	if g.inside < g.limit && len(g.waiting) == 0 {
 		g.inside++
 		g.mu.Unlock()
@@ -70,7 +78,7 @@ func (g *gate) full() bool {
 	if g.inside <= 1 {
 		return false
 	}
-	g.limit = max(1, min(g.limit, g.inside-1))
+	g.limit, g.until = max(1, min(g.limit, g.inside-1)), time.Now().Add(refusedTime)
 	return true
 }
 

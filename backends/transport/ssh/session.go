@@ -58,8 +58,8 @@ type exchange struct {
 	failure chan error   // what makes the command be killed
 }
 
-// run carries the command out. The caller has not yet written to the session
-// and closes it afterwards.
+// run carries the command out. The caller has not yet written to the session,
+// and closes it afterwards once it has exited.
 func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails on Linux
@@ -89,7 +89,6 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 	go func() {
 		defer close(errDone)
 		_ = errs.scan(x.session.stderr()) // what is left tells the reason, if there is one
-		_, _ = io.Copy(io.Discard, x.session.stderr())
 	}()
 	go x.feed(marker)
 
@@ -107,12 +106,16 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 	default:
 	}
 	if ended {
+		// The far end is about to end by itself, and whoever opened the session
+		// sees to that.
 		_ = x.session.CloseWrite()
-		wait(errDone, drainTime)
+		if !wait(errDone, drainTime) {
+			x.session.close()
+		}
 	} else {
 		x.end(outDone)
+		x.session.close()
 	}
-	x.session.close()
 	<-outDone
 	<-errDone
 
@@ -167,13 +170,15 @@ func (x *exchange) end(outDone <-chan struct{}) {
 	}
 }
 
-// wait waits for done, but not for ever.
-func wait(done <-chan struct{}, most time.Duration) {
+// wait waits for done, but not for ever, and reports whether it came.
+func wait(done <-chan struct{}, most time.Duration) bool {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case <-done:
+		return true
 	case <-timer.C:
+		return false
 	}
 }
 

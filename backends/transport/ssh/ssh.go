@@ -28,13 +28,13 @@ import (
 )
 
 const (
-	defaultSessions   = 8
-	defaultKeepalive  = 15 * time.Second
-	defaultTimeout    = 15 * time.Second
-	defaultIdle       = 10 * time.Minute
-	maxHeader         = 1 << 20
-	maxArgument       = 128<<10 - 1 // bytes, Linux' MAX_ARG_STRLEN
-	maxSessionsOfSSHD = 9           // sshd's default of 10 less one to kill with
+	defaultSessions  = 8
+	maxSessions      = 1000
+	defaultKeepalive = 15 * time.Second
+	defaultTimeout   = 15 * time.Second
+	defaultIdle      = 10 * time.Minute
+	maxHeader        = 1 << 20
+	maxArgument      = 128<<10 - 1 // bytes, Linux' MAX_ARG_STRLEN
 )
 
 var userForm = regexp.MustCompile(`\A[a-z_][a-z0-9_.-]{0,31}\z`)
@@ -57,8 +57,9 @@ type Config struct {
 	// ProxyJump are the hosts to go through, [user@]host[:port], nearest first.
 	// They are verified and logged in to like login nodes.
 	ProxyJump []string
-	// MaxSessions bounds the sessions at once on one connection: 8 when 0, at
-	// most 9, since sshd's default is 10 and one is kept for killing.
+	// MaxSessions bounds the sessions at once on one connection: 8 when 0. It must
+	// be lower than sshd's own MaxSessions, 10 by default, since one more may be
+	// needed to kill a command.
 	MaxSessions int
 	// Keepalive is the time between signs of life, 15 s when 0; three that stay
 	// unanswered end the connection.
@@ -81,6 +82,7 @@ type Runner struct {
 	mu       sync.Mutex
 	accounts map[string]*account
 	closed   bool
+	active   sync.WaitGroup // commands
 	routines sync.WaitGroup
 	programs programs
 }
@@ -107,8 +109,8 @@ func New(config Config) (*Runner, error) {
 	if config.MaxSessions == 0 {
 		config.MaxSessions = defaultSessions
 	}
-	if config.MaxSessions < 1 || config.MaxSessions > maxSessionsOfSSHD {
-		return fail("%d sessions on one connection: 1 to %d are possible", config.MaxSessions, maxSessionsOfSSHD)
+	if config.MaxSessions < 1 || config.MaxSessions > maxSessions {
+		return fail("%d sessions on one connection: 1 to %d are possible", config.MaxSessions, maxSessions)
 	}
 	for d, standard := range map[*time.Duration]time.Duration{
 		&config.Keepalive: defaultKeepalive, &config.ConnectTimeout: defaultTimeout, &config.Idle: defaultIdle,
@@ -140,6 +142,15 @@ func New(config Config) (*Runner, error) {
 	return r, nil
 }
 
+// Finish takes no more commands, waits for those that are under way, and closes.
+func (r *Runner) Finish() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.active.Wait()
+	r.Close()
+}
+
 // Close ends all connections and with them the commands that are under way. It
 // returns when nothing of the Runner is left but goroutines that wait for a
 // caller's Stdin.
@@ -152,6 +163,7 @@ func (r *Runner) Close() {
 	for _, a := range accounts {
 		a.close()
 	}
+	r.active.Wait()
 	r.routines.Wait()
 }
 
@@ -177,7 +189,7 @@ func (r *Runner) Run(ctx context.Context, c transport.Command) (transport.Result
 	if err != nil {
 		return transport.Result{}, notStarted(err)
 	}
-	defer r.routines.Done()
+	defer r.active.Done()
 	s, done, err := a.session(ctx, c.Stdout != nil, become)
 	if err != nil {
 		return transport.Result{}, notStarted(err)
@@ -284,7 +296,7 @@ func encode(c transport.Command, user string, checkRoot bool) (string, error) {
 	return h.b.String(), nil
 }
 
-// begin gives the account and holds Close up until routines.Done.
+// begin gives the account and holds Close up until active.Done.
 func (r *Runner) begin(user string) (*account, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -296,7 +308,7 @@ func (r *Runner) begin(user string) (*account, error) {
 		a = newAccount(r, user)
 		r.accounts[user] = a
 	}
-	r.routines.Add(1)
+	r.active.Add(1)
 	return a, nil
 }
 
