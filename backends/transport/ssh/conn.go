@@ -22,6 +22,11 @@ const maxKeepalives = 3
 // errRefused says that a server took none of the credentials.
 var errRefused = fmt.Errorf("%w: the server took none of the credentials", transport.ErrDenied)
 
+// stuckTime is how long a write may take before it counts as stuck.
+const stuckTime = 300 * time.Millisecond
+
+var errStuck = errors.New("the far end does not read")
+
 // errRequest says that the server does not do that at all.
 var errRequest = errors.New("the server refuses requests")
 
@@ -250,7 +255,7 @@ func (c *conn) start(what request) (*channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &channel{Channel: ch, conn: c, over: newOnce(), gone: newOnce()}
+	s := &channel{Channel: ch, conn: c, over: newOnce(), gone: newOnce(), writing: make(chan struct{}, 1)}
 	go s.serve(requests)
 	ok, err := ch.SendRequest(what.kind, true, ssh.Marshal(struct{ Text string }{what.text}))
 	if err == nil && !ok {
@@ -271,6 +276,11 @@ type channel struct {
 	over   *once // exited
 	gone   *once // the channel is closed on both sides
 	status atomic.Bool
+
+	// writing is held by whoever writes: the library's CloseWrite must not be
+	// called beside Write.
+	writing chan struct{}
+	eof     bool
 }
 
 var _ session = (*channel)(nil)
@@ -288,6 +298,31 @@ func (s *channel) serve(requests <-chan *ssh.Request) {
 	}
 	s.over.close()
 	s.gone.close()
+}
+
+// Write implements session.
+func (s *channel) Write(p []byte) (int, error) {
+	s.writing <- struct{}{}
+	defer func() { <-s.writing }()
+	if s.eof {
+		return 0, io.ErrClosedPipe
+	}
+	return s.Channel.Write(p)
+}
+
+// CloseWrite implements session. It fails when a Write is stuck because the far
+// end does not read.
+func (s *channel) CloseWrite() error {
+	timer := time.NewTimer(stuckTime)
+	defer timer.Stop()
+	select {
+	case s.writing <- struct{}{}:
+	case <-timer.C:
+		return errStuck
+	}
+	defer func() { <-s.writing }()
+	s.eof = true
+	return s.Channel.CloseWrite()
 }
 
 func (s *channel) stdout() io.Reader       { return s.Channel }

@@ -108,7 +108,6 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 	if ended {
 		// The far end is about to end by itself, and whoever opened the session
 		// sees to that.
-		_ = x.session.CloseWrite()
 		if !wait(errDone, drainTime) {
 			x.session.close()
 		}
@@ -154,12 +153,13 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 // known. The end of standard input makes the script kill its group; when it
 // cannot read, another session does it.
 func (x *exchange) end(outDone <-chan struct{}) {
-	_ = x.session.CloseWrite() // a lost session needs none
-	select {
-	case <-x.session.exited():
+	patience := killTime
+	if x.session.CloseWrite() != nil {
+		patience = 0 // the script cannot read either
+	}
+	if wait(x.session.exited(), patience) {
 		wait(outDone, drainTime)
 		return
-	case <-time.After(killTime):
 	}
 	if group := x.group.Load(); group != 0 {
 		// Not the caller's context: it may have ended, which is why we are here.
@@ -172,6 +172,11 @@ func (x *exchange) end(outDone <-chan struct{}) {
 
 // wait waits for done, but not for ever, and reports whether it came.
 func wait(done <-chan struct{}, most time.Duration) bool {
+	select {
+	case <-done:
+		return true
+	default:
+	}
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
