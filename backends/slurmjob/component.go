@@ -76,9 +76,7 @@ func job(parts []Component, hosts *int) (backends.Job, error) {
 			slowest = p
 		}
 		j.Restarts = max(j.Restarts, p.Restarts)
-		if StateOf(p.Word) == backends.StatePending && heldFor(p) {
-			j.Held = true
-		}
+		j.Held = j.Held || p.Held()
 		names, err := hostlist.Expand(p.Nodes, *hosts)
 		if err != nil {
 			return backends.Job{}, fmt.Errorf("job %s: %w", p.ID, err)

@@ -58,6 +58,12 @@ func rank(s backends.State) int {
 	return 5
 }
 
+// Held reports whether a component is pending and waits for somebody to release
+// it.
+func (c Component) Held() bool {
+	return StateOf(c.Word) == backends.StatePending && heldFor(c)
+}
+
 // heldFor reports whether a pending component waits for somebody to release it.
 func heldFor(r Component) bool {
 	switch r.Word {

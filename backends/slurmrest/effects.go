@@ -95,10 +95,6 @@ func (s *session) verify(ctx context.Context, id string, spec backends.JobSpec, 
 	if !*seen || len(found) == 0 {
 		return errors.New("the server does not show it")
 	}
-	folded, err := slurmjob.Fold(found)
-	if err != nil {
-		return err
-	}
 	wrong := ""
 	for _, c := range found {
 		switch {
@@ -110,10 +106,9 @@ func (s *session) verify(ctx context.Context, id string, spec backends.JobSpec, 
 			wrong = fmt.Sprintf("its name is %.40q", c.Name)
 		case c.User != spec.User:
 			wrong = fmt.Sprintf("it belongs to user %.40q", c.User)
+		case !c.Held():
+			wrong = "it is not held"
 		}
-	}
-	if wrong == "" && (len(folded) != 1 || !folded[0].Held || folded[0].State != backends.StatePending) {
-		wrong = "it is not held"
 	}
 	if wrong == "" {
 		return nil

@@ -81,7 +81,8 @@ func checkTokenUser(user string) error {
 	if err := slurmjob.CheckUser(user); err != nil {
 		return err
 	}
-	if privileged(user) || strings.ContainsAny(user, `/\`) {
+	// A number could be the uid of anybody.
+	if privileged(user) || strings.ContainsAny(user, `/\`) || strings.Trim(user, "0123456789") == "" {
 		return fmt.Errorf("no token is made or used for user %q", user)
 	}
 	return nil
