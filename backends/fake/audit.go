@@ -146,3 +146,12 @@ func (s *System) Jobs() []backends.Job {
 	defer s.mu.Unlock()
 	return s.snapshot()
 }
+
+// ForgetHistory drops what was audited of jobs so far, so that a long run needs
+// no more memory than a short one. A second run of a key that ran before is not
+// noticed any more.
+func (s *System) ForgetHistory() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.audit.history, s.audit.ran = nil, map[runKey]int64{}
+}

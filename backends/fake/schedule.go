@@ -112,8 +112,8 @@ func onHosts(state backends.State) bool {
 
 // account takes (sign 1) or gives back (sign -1) what j holds.
 func (s *System) account(j *job, sign int64) {
-	s.names[userKey{j.spec.User, j.spec.Key}] += int(sign)
-	s.audit.running[runKey{j.spec.Owner, j.spec.Key}] += int(sign)
+	add(s.names, userKey{j.spec.User, j.spec.Key}, int(sign))
+	add(s.audit.running, runKey{j.spec.Owner, j.spec.Key}, int(sign))
 	for i, u := range packing.Use(j.spec.Components, j.tasks, len(s.hosts)) {
 		h := &s.hosts[i].used
 		h.CPUs += sign * u.CPUs
@@ -124,6 +124,13 @@ func (s *System) account(j *job, sign int64) {
 			}
 			h.GPUs[kind] += sign * n
 		}
+	}
+}
+
+// add counts, and keeps no entry for what is not there.
+func add[K comparable](counts map[K]int, key K, n int) {
+	if counts[key] += n; counts[key] == 0 {
+		delete(counts, key)
 	}
 }
 

@@ -230,3 +230,10 @@ func (Objects) Token(_ context.Context, pod *corev1.Pod, _ string, _ time.Durati
 func (Objects) NamespaceLabels(name string) (map[string]string, bool) {
 	return map[string]string{"kubernetes.io/metadata.name": name}, name == "ns"
 }
+
+// ForgetGone drops the last states of deleted pods, and all events.
+func (a *API) ForgetGone() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gone, a.events = map[types.UID]*corev1.Pod{}, nil
+}
