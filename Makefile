@@ -7,7 +7,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build prepare demo up down test test-unit test-long race bench lint generate verify clean
+.PHONY: help build prepare demo up down test test-unit test-long fuzz race bench lint generate verify clean
 
 TOOL     := go tool -modfile=test/tools/go.mod
 PROGRAMS := vnode scheduler controllers isthmus
@@ -56,12 +56,22 @@ test: prepare ## everything a change must pass, with the race detector (15 min o
 test-unit: ## the pure packages only, in seconds
 	go test $(PURE)
 
-test-long: prepare ## rare orders of events: crash enumeration with 5 seeds, 2,000 cases a property, everything 5 times (over an hour)
+test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 100,000 pods, crash enumeration with 5 seeds, fuzzing, everything 5 times (hours)
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets"; \
 	properties="$$(go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | awk '/pgregory.net.rapid/ { print $$1 }')"; \
-	{ ISTHMUS_SEEDS=5 go test -race -timeout 60m -count=1 -json ./test/crash; \
+	{ ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run SimulatedFaults ./provider; \
+	  ISTHMUS_SOAK=100000 go test -timeout 120m -count=1 -json ./test/soak; \
+	  ISTHMUS_KILLS=200 go test -timeout 120m -count=1 -json -run Kill ./test/e2e; \
+	  ISTHMUS_SEEDS=5 go test -race -timeout 60m -count=1 -json ./test/crash; \
 	  go test -race -timeout 60m -count=1 -json $$properties -rapid.checks=2000; \
-	  go test -race -timeout 90m -count=5 -json $$(go list ./... | grep -v /test/crash); } | go run ./test/testbed/summary
+	  go test -race -timeout 120m -count=5 -json $$(go list ./... | grep -v /test/crash); } | go run ./test/testbed/summary
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target for FUZZTIME (30s), one after another
+	@git grep -oE '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | sed 's/:func / /' | while read -r file target; do \
+		echo "fuzz: $$target in $$(dirname $$file), $(FUZZTIME)"; \
+		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "./$$(dirname $$file)" </dev/null; \
+	done
 
 race: test-race-pure ## the pure packages with the race detector, repeatedly
 .PHONY: test-race-pure

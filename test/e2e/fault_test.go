@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,9 @@ func TestKillDuringSubmitAndRun(t *testing.T) {
 	kills := 50
 	if testing.Short() {
 		kills = 10
+	}
+	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_KILLS")); err == nil && n > 0 {
+		kills = n
 	}
 	ns := namespace(t, account.Alice)
 	marks := t.TempDir()
