@@ -87,7 +87,9 @@ func (c *contents) take(from string, volumes map[string]manifest.Volume) error {
 		}
 		if set.Group = group; group > 0 {
 			for file, f := range set.Files {
-				f.Mode |= 0o440 // as a kubelet does for the group's sake
+				if f.Mode != 0o600 { // tokens among them are their user's alone
+					f.Mode |= 0o440 // as a kubelet does for the group's sake
+				}
 				set.Files[file] = f
 			}
 		}
