@@ -52,7 +52,7 @@ type Options struct {
 	// Owner tags our jobs at the batch system: unique per Kubernetes cluster
 	// and BatchCluster, [a-z0-9-]{1,63}.
 	Owner string
-	// Launcher is how the pod runner starts members: "slurm" or "local".
+	// Launcher is how the pod runner starts members: "slurm", "pbs", "torque" or "local".
 	Launcher string
 	Backend  backends.Backend
 	Stager   Stager

@@ -122,7 +122,7 @@ func launchMain(args []string) int {
 	stop := terminated()
 	warned := make(chan os.Signal, 1)
 	signal.Notify(warned, syscall.SIGUSR2) // the batch system's word that the time limit is near
-	count, err := launch.RestartCount(os.Environ())
+	count, err := launch.Restarts(f.Arg(0), os.Environ())
 	if err != nil {
 		return wrong(err)
 	}
@@ -138,6 +138,8 @@ func podMain(args []string) int {
 	rank := f.Int("rank", -1, "rank in the gang (default: $SLURM_PROCID)")
 	node := f.String("host", "", "name of this node (default: $SLURMD_NODENAME, else the host name)")
 	bare := f.Bool("no-namespaces", false, "do as if the node let users make no namespaces")
+	runs := f.Int("restart", -1, "the batch job's restart count (default: from the environment)")
+	gpus := f.String("gpus", "", "OFFSET:COUNT[:LIST], the pod's devices among the job's on this node (default: those of the environment)")
 	k := restart.Kubelet()
 	f.DurationVar(&k.Base, "backoff-base", k.Base, "first wait before a container is restarted")
 	f.DurationVar(&k.Max, "backoff-max", k.Max, "longest wait before a container is restarted")
@@ -149,6 +151,17 @@ func podMain(args []string) int {
 	count, err := launch.RestartCount(os.Environ())
 	if err != nil {
 		return wrong(err)
+	}
+	if *runs >= 0 {
+		count = *runs
+	}
+	env := os.Environ()
+	if *gpus != "" {
+		devices, err := launch.ParseDevices(*gpus)
+		if err != nil {
+			return wrong(err)
+		}
+		env = devices.Environment(env)
 	}
 	if *rank < 0 {
 		if *rank, err = strconv.Atoi(os.Getenv("SLURM_PROCID")); err != nil {
@@ -166,6 +179,6 @@ func podMain(args []string) int {
 	return pod.Run(pod.Options{
 		Dir: f.Arg(0), Rank: *rank, Restart: count, Host: *node, Namespaces: !*bare,
 		Backoff: k, LogLimits: crilog.KubeletLimits(), Poll: max(*poll, time.Millisecond),
-		Env: os.Environ(), Terminate: stop, Errors: os.Stderr,
+		Env: env, Terminate: stop, Errors: os.Stderr,
 	})
 }

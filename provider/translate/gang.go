@@ -183,7 +183,7 @@ func (g *gang) placement(first *corev1.Pod) {
 			Message: fmt.Sprintf("the account of namespace %s (user %s) may not use partition %s; it may use %s",
 				first.Namespace, g.in.Account.User, g.in.Node.Partition, strings.Join(g.in.Account.Partitions, ", "))})
 	}
-	if g.in.Launcher != "slurm" && g.in.Launcher != "local" {
+	if !slices.Contains([]string{"slurm", "pbs", "torque", "local"}, g.in.Launcher) {
 		g.refuseAll(fmt.Sprintf("launcher %q is not known", short(g.in.Launcher)))
 	}
 }

@@ -33,7 +33,7 @@ type Input struct {
 	Key          backends.Key
 	Owner        string
 	Attempt      string
-	Launcher     string // "slurm" or "local"
+	Launcher     string // "slurm", "pbs", "torque" or "local"
 	WorkDir      string // the gang directory
 	Capabilities backends.Capabilities
 

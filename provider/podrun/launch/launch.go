@@ -99,6 +99,14 @@ func run(o Options, gang *os.Root) (int, string) {
 		if addresses, err = localAddresses(o.Env); err != nil {
 			return ExitBroken, err.Error()
 		}
+	case launcherPBS, launcherTorque:
+		start = startPBS
+		lines, err := nodeLines(o.Env)
+		if err != nil {
+			return ExitBroken, err.Error()
+		}
+		// What does not resolve to something that others could use finds its own.
+		addresses = nodeaddr.Hosts(context.Background(), lines)
 	default:
 		return ExitBroken, fmt.Sprintf("gang.json: launcher %q is not known", g.Launcher)
 	}

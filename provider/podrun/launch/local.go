@@ -90,14 +90,7 @@ func startLocal(ctx context.Context, o Options, g *manifest.Gang) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become the reaper of orphans: %w", err)
-	}
-	// The members die with this thread: it stays until they have ended.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var cmds []*exec.Cmd
-	var errs []error
+	all := make([]child, 0, len(g.Members))
 	for _, m := range g.Members {
 		t := tasks[m.Rank]
 		if t.Host == "" {
@@ -107,19 +100,45 @@ func startLocal(ctx context.Context, o Options, g *manifest.Gang) error {
 		cmd := exec.Command("/proc/self/exe", append(args, ".")...)
 		cmd.Args[0] = "podrun"
 		cmd.Dir, cmd.Env = o.Dir, localEnv(o.Env, t.GPUs, o.Restart)
-		cmd.Stdout, cmd.Stderr = o.Stdout, o.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
-			errs = append(errs, fmt.Errorf("start rank %d: %w", m.Rank, err))
+		all = append(all, child{cmd: cmd, rank: m.Rank, terminate: true})
+	}
+	return runChildren(o, all)
+}
+
+// child is a process that runs a member, or stands for one that runs elsewhere.
+type child struct {
+	cmd  *exec.Cmd
+	rank int
+	// terminate passes the terminate signal on to it.
+	terminate bool
+	// session gives it a session of its own instead of only a process group.
+	session bool
+}
+
+// runChildren starts all children and waits for them, and for what they left.
+func runChildren(o Options, all []child) error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become the reaper of orphans: %w", err)
+	}
+	// The members die with this thread: it stays until they have ended.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var started []child
+	var errs []error
+	for _, c := range all {
+		c.cmd.Stdout, c.cmd.Stderr = o.Stdout, o.Stderr
+		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !c.session, Setsid: c.session, Pdeathsig: syscall.SIGKILL}
+		if err := c.cmd.Start(); err != nil {
+			errs = append(errs, fmt.Errorf("start rank %d: %w", c.rank, err))
 			continue
 		}
-		cmds = append(cmds, cmd)
+		started = append(started, c)
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	for _, cmd := range cmds {
+	for _, c := range started {
 		wg.Go(func() {
-			if err := cmd.Wait(); err != nil {
+			if err := c.cmd.Wait(); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, err)
@@ -131,8 +150,10 @@ func startLocal(ctx context.Context, o Options, g *manifest.Gang) error {
 	forward.Go(func() {
 		select {
 		case <-o.Terminate:
-			for _, cmd := range cmds {
-				_ = cmd.Process.Signal(syscall.SIGTERM) // one that has ended needs none
+			for _, c := range started {
+				if c.terminate {
+					_ = c.cmd.Process.Signal(syscall.SIGTERM) // one that has ended needs none
+				}
 			}
 		case <-ended:
 		}

@@ -33,7 +33,8 @@ type Gang struct {
 	Version int    `json:"version"`
 	Key     string `json:"key"`
 	Attempt string `json:"attempt"`
-	// Launcher says how members are started: "slurm" (srun) or "local".
+	// Launcher says how members are started: "slurm" (srun), "pbs" (pbs_tmrsh),
+	// "torque" (pbsdsh) or "local".
 	Launcher string `json:"launcher"`
 	// Components in the order of the job's components. Ranks run through: the
 	// first component has ranks 0 to Tasks-1, and so on.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -42,6 +43,31 @@ func Slurm(ctx context.Context, env []string) (map[string]string, error) {
 		}
 	}
 	return addresses, nil
+}
+
+// Hosts gives the addresses that this host finds under the names of others. It
+// leaves out those that are not found, and loopback addresses, which say
+// nothing to another host.
+func Hosts(ctx context.Context, names []string) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	addresses := map[string]string{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 16)
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if ip := resolve(ctx, name); ip.IsValid() && !ip.IsLoopback() {
+				mu.Lock()
+				defer mu.Unlock()
+				addresses[name] = ip.String()
+			}
+		})
+	}
+	wg.Wait()
+	return addresses
 }
 
 // NodeList is the host list of a Slurm job or of all components of a
