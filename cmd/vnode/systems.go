@@ -3,15 +3,18 @@ package main
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1/validation"
 
 	"github.com/isthmus-hpc/isthmus/backends/local"
+	"github.com/isthmus-hpc/isthmus/backends/pbs"
 	"github.com/isthmus-hpc/isthmus/backends/slurm"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/staging"
 )
 
 // systems lists the batch systems this program can drive: a new one is a folder
@@ -24,6 +27,8 @@ func systems(stateDir, podrun string, s secrets) map[string]provider.Factory {
 			}
 			return slurmSystem(c, runner)
 		},
+		"pbs":    pbsSystem,
+		"torque": pbsSystem,
 		"local": func(c *hpcv1alpha1.BatchCluster, _ transport.Runner) (provider.System, error) {
 			return localSystem(c, stateDir, podrun)
 		},
@@ -35,8 +40,10 @@ func systems(stateDir, podrun string, s secrets) map[string]provider.Factory {
 func served() validation.Served {
 	return validation.Served{
 		Types: map[string][]string{
-			"slurm": {"cli", "ssh", "rest"},
-			"local": {"cli"},
+			"slurm":  {"cli", "ssh", "rest"},
+			"pbs":    {"cli", "ssh"},
+			"torque": {"cli", "ssh"},
+			"local":  {"cli"},
 		},
 		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
 		Unserved: []string{
@@ -54,6 +61,22 @@ func slurmSystem(c *hpcv1alpha1.BatchCluster, runner transport.Runner) (provider
 		return provider.System{}, err
 	}
 	return provider.System{Backend: b, Launcher: "slurm"}, nil
+}
+
+// pbsSystem serves both families: their names are spec.type and the launcher.
+// Records of ended jobs lie beside the gangs, in a folder of the user's own.
+func pbsSystem(c *hpcv1alpha1.BatchCluster, runner transport.Runner) (provider.System, error) {
+	b, err := pbs.New(pbs.Config{
+		Runner: runner, Env: environment(c), Dialect: pbs.Dialect(c.Spec.Type),
+		Records: func(user string) (string, error) {
+			root, err := staging.Root(c.Spec.Staging.Directory, user)
+			return path.Join(root, "pbs"), err
+		},
+	})
+	if err != nil {
+		return provider.System{}, err
+	}
+	return provider.System{Backend: b, Launcher: c.Spec.Type}, nil
 }
 
 func localSystem(c *hpcv1alpha1.BatchCluster, stateDir, podrun string) (provider.System, error) {

@@ -84,7 +84,7 @@ func TestKillDuringSubmitAndRun(t *testing.T) {
 		}
 	}
 	kubectl(t, "delete", "vcjob", "--all", "-n", ns)
-	eventually(t, 3*time.Minute, "Slurm and the staging area are empty", func() (bool, string) {
+	eventually(t, 3*time.Minute, "the batch queue and the staging area are empty", func() (bool, string) {
 		jobs, dirs := live(batchJobs(t)), staged(t)
 		return len(jobs) == 0 && len(dirs) == 0, fmt.Sprintf("jobs %v, directories %v", jobs, dirs)
 	})

@@ -35,7 +35,8 @@ func run(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
 	defer cancel()
 	env, err = environment.Start(ctx, environment.Config{
-		Dir: filepath.Join(dir, "env"), Progress: os.Stdout, REST: true,
+		Dir: filepath.Join(dir, "env"), Progress: os.Stdout, REST: os.Getenv("ISTHMUS_E2E_BATCH") == "",
+		Batch:   os.Getenv("ISTHMUS_E2E_BATCH"), // "pbs" with -run TestPBS saves the time for real Slurm
 		Cluster: tune,
 	})
 	if err != nil {

@@ -41,6 +41,7 @@ func tryKubectl(t *testing.T, args ...string) (string, error) {
 // namespace makes one whose jobs run as user, removed with all it holds.
 func namespace(t *testing.T, user string) string {
 	t.Helper()
+	env := env // that of the clean-up, too
 	name := "t-" + strings.ToLower(strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 			return r
@@ -192,7 +193,7 @@ func live(jobs []environment.BatchJob) []environment.BatchJob {
 	var out []environment.BatchJob
 	for _, j := range jobs {
 		switch j.State {
-		case "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED":
+		case "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "F", "C":
 		default:
 			out = append(out, j)
 		}

@@ -150,7 +150,12 @@ func torqueHosts(g *manifest.Gang, lines []string) ([]string, error) {
 	for _, i := range largest {
 		c := g.Components[i]
 		for n := range c.Tasks {
-			at := slices.IndexFunc(order, func(h string) bool { return free[h] >= c.CPUs })
+			at := -1 // the fullest that has room
+			for k, h := range order {
+				if free[h] >= c.CPUs && (at < 0 || free[h] < free[order[at]]) {
+					at = k
+				}
+			}
 			if at < 0 {
 				return nil, fmt.Errorf("the node file has no room for task %d of component %d (%d CPUs)", n, i, c.CPUs)
 			}

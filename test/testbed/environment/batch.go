@@ -70,6 +70,8 @@ func (e *Environment) startBatch(ctx context.Context, config Config) error {
 	switch e.Batch {
 	case BatchSlurm:
 		return e.startSlurm(ctx, config)
+	case BatchPBS, BatchTorque:
+		return e.startPBS(ctx, config)
 	case BatchLocal:
 		if err := e.makeShared("isthmus-local-"); err != nil {
 			return err
@@ -84,7 +86,7 @@ func (e *Environment) startBatch(ctx context.Context, config Config) error {
 		}
 		return e.save()
 	}
-	return fmt.Errorf("no batch system is named %q: %s or %s", config.Batch, BatchSlurm, BatchLocal)
+	return fmt.Errorf("no batch system is named %q: %s, %s, %s or %s", config.Batch, BatchSlurm, BatchPBS, BatchTorque, BatchLocal)
 }
 
 // attachBatch opens the batch system that another program started.
@@ -92,6 +94,8 @@ func (e *Environment) attachBatch() error {
 	switch e.Batch {
 	case BatchSlurm:
 		return e.attachSlurm()
+	case BatchPBS, BatchTorque:
+		return e.attachPBS()
 	case BatchLocal:
 		e.system = local{e}
 	}

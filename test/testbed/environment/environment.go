@@ -38,6 +38,9 @@ const stopGrace = 10 * time.Second
 const (
 	BatchSlurm = "slurm"
 	BatchLocal = "local"
+	// BatchPBS and BatchTorque are played by a stand-in (package pbs).
+	BatchPBS    = "pbs"
+	BatchTorque = "torque"
 )
 
 // ClusterName is the name of the environment's BatchCluster.
@@ -47,8 +50,8 @@ const ClusterName = "testbed"
 type Config struct {
 	// Dir holds its state and is created 0700; it must be empty or absent.
 	Dir string
-	// Batch is BatchSlurm, BatchLocal, or "" for Slurm where it can run and
-	// local elsewhere.
+	// Batch is one of those above, or "" for Slurm where it can run and local
+	// elsewhere.
 	Batch string
 	// Detached lets everything outlive this program; Attach finds it again.
 	// Otherwise all ends with this program, also when it is killed.
@@ -68,7 +71,7 @@ type Config struct {
 // State is what an environment says of itself; it is kept in its directory.
 type State struct {
 	Dir string `json:"dir"`
-	// Batch is BatchSlurm or BatchLocal; BatchReason says why, where it was not asked for.
+	// Batch is one of the names above; BatchReason says why, where it was not asked for.
 	Batch       string `json:"batch"`
 	BatchReason string `json:"batchReason,omitempty"`
 	// Shared is a directory outside Dir, since other users enter it: the batch
