@@ -13,6 +13,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
@@ -66,6 +67,9 @@ type Options struct {
 	// Clock is the real one by default.
 	Clock clock.PassiveClock
 	Log   logr.Logger
+	// Audit takes the record of every submission; nil is nobody. It must not block
+	// for long.
+	Audit func(account.Submission)
 	// Workers bounds the gangs that are worked on at once; default 256. Most wait
 	// for others to share a command with, see staging and backends/slurm.
 	Workers int
@@ -92,6 +96,8 @@ type Bridge struct {
 	views   map[string]inventory.View          // what is behind them
 	users   map[string]bool                    // users that the mapping of accounts names
 	ids     map[string]manifest.Identity       // by user, as the cluster said last
+	places  map[backends.Key]place             // where the gangs are, as of the last pass
+	queued  map[backends.Key]int64             // observations begun when a gang was admitted to the batch queue
 	obsSeq  int64                              // observations begun
 	closed  bool
 
@@ -144,6 +150,8 @@ func NewBridge(o Options) *Bridge {
 		ids:     map[string]manifest.Identity{},
 
 		stagedWith: map[string]manifest.Contents{},
+		places:     map[backends.Key]place{},
+		queued:     map[backends.Key]int64{},
 	}
 	b.view.Reachable = true
 	b.fresh = newFreshness(o.Objects, o.Clock)
@@ -189,6 +197,7 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 		b.observe(ctx)
 	}
 	gangs, index := b.gangs()
+	b.locate(gangs, index)
 	live := make(map[backends.Key]bool, len(gangs))
 	for _, g := range gangs {
 		if b.over(g) {

@@ -27,6 +27,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
+	"github.com/isthmus-hpc/isthmus/provider/servingcert"
 	"github.com/isthmus-hpc/isthmus/provider/staging"
 )
 
@@ -79,6 +80,9 @@ type Config struct {
 	NodeIP string
 	// API configures certificates and reviews of the kubelet API.
 	API kubeletapi.Config
+	// Certificates gets the serving certificates of the nodes; nil when API has
+	// them from files.
+	Certificates *servingcert.Manager
 	// Gate is the door for effects; effect.Open when nil.
 	Gate effect.Gate
 	// Reload is how often the BatchCluster is looked at for changes; 5 s when 0.
@@ -96,7 +100,8 @@ type Daemon struct {
 	Config
 	owner   string
 	board   *switchboard
-	closing sync.WaitGroup // connections of earlier configurations
+	closing sync.WaitGroup  // connections of earlier configurations
+	life    context.Context // of the daemon, longer than that of a configuration
 
 	mu sync.Mutex
 	// invalid says what is wrong with a newer BatchCluster than the one that is
@@ -108,7 +113,10 @@ type Daemon struct {
 // BatchCluster; the kubelet API and its streams live through that. It returns
 // nil after a graceful stop.
 func (c Config) Run(ctx context.Context) error {
-	d := &Daemon{Config: c, board: &switchboard{}}
+	d := &Daemon{Config: c, board: &switchboard{}, life: ctx}
+	if c.Certificates != nil {
+		d.API.Certificate = c.Certificates.Get
+	}
 	if d.Gate == nil {
 		d.Gate = effect.Open{}
 	}

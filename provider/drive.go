@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,9 +57,37 @@ func (b *Bridge) start(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 		case <-ctx.Done():
 			return
 		}
-		m.quiet = b.drive(ctx, g, m, pods)
+		work, end := drain(ctx)
+		defer end()
+		m.quiet = b.drive(ctx, work, g, m, pods)
 		m.quietSeq, m.quietPods = seq, versions(g, pods)
 	}()
+}
+
+// drainTime is how long effects under way may go on after the daemon was asked
+// to end: a job that was just submitted is then recorded, and needs no search
+// by the next daemon.
+const drainTime = 20 * time.Second
+
+// drain gives a context that outlives ctx by drainTime.
+func drain(ctx context.Context) (work context.Context, end func()) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var timer *time.Timer
+	var mu sync.Mutex
+	stop := context.AfterFunc(ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		timer = time.AfterFunc(drainTime, cancel)
+	})
+	return work, func() {
+		stop()
+		cancel()
+		mu.Lock()
+		defer mu.Unlock()
+		if timer != nil {
+			timer.Stop()
+		}
+	}
 }
 
 // versions is the members' newest versions as one text.
@@ -75,9 +104,12 @@ func versions(g lifecycle.Gang, pods map[string]*corev1.Pod) string {
 
 // drive reports what is known, then takes step after step until there is
 // nothing to do or something failed. quiet says that there was nothing to do.
-func (b *Bridge) drive(ctx context.Context, g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (quiet bool) {
+//
+// Once ctx has ended no further step begins; what is under way has work, which
+// goes on for drainTime.
+func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (quiet bool) {
 	g = refresh(g, pods)
-	b.report(ctx, &g, m, pods)
+	b.report(work, &g, m, pods)
 	for range maxSteps {
 		if ctx.Err() != nil {
 			return false
@@ -100,12 +132,12 @@ func (b *Bridge) drive(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 			b.tell(m, pods, corev1.EventTypeWarning, step.Reason, step.Message)
 		}
 		b.want(m, step.Observe)
-		acted, err := b.perform(ctx, &g, m, pods, actions)
+		acted, err := b.perform(ctx, work, &g, m, pods, actions)
 		if err != nil || !paused {
 			b.settle(g, m, pods, err)
 		}
 		if acted || m.words() != told {
-			b.report(ctx, &g, m, pods)
+			b.report(work, &g, m, pods)
 		}
 		if err != nil || !acted {
 			return err == nil && !paused && m.unwritten == 0
@@ -153,6 +185,9 @@ func (b *Bridge) settle(g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, 
 	m.retryAt = b.Clock.Now().Add(pause)
 	var w *waiting
 	if asWaiting(err, &w) {
+		if w.reason == queueFull {
+			m.failures, m.retryAt = 0, b.Clock.Now().Add(time.Second) // it costs nothing to look
+		}
 		m.reason, m.message = w.reason, w.message
 		b.tell(m, pods, corev1.EventTypeWarning, w.reason, w.message)
 		return

@@ -188,6 +188,7 @@ func (f *front) applyNodes(cause error) {
 	state := inventory.State{
 		Cluster: f.cluster.Name, NodeIP: f.daemon.NodeIP, Port: f.port(), Version: f.daemon.Version,
 		System: f.inventory.System + " " + f.inventory.Version, Reachable: f.reachable, Since: f.since, Why: why,
+		Uncertified: f.certify(),
 	}
 	var desired []*corev1.Node
 	changed := len(f.applied) != len(f.views)
@@ -211,6 +212,29 @@ func (f *front) applyNodes(cause error) {
 	if !f.nodes.Apply(f.run, desired) {
 		clear(f.applied) // again with the next pass
 	}
+}
+
+// certify sees to the serving certificates of the nodes and names those that
+// have none yet.
+func (f *front) certify() map[string]string {
+	certs := f.daemon.Certificates
+	if certs == nil {
+		return nil
+	}
+	names := make([]string, 0, len(f.views))
+	for _, view := range f.views {
+		names = append(names, view.VirtualNode.Name)
+	}
+	if err := certs.SetNodes(f.daemon.life, names); err != nil {
+		f.daemon.Log.Info("could not ask for serving certificates", "error", err.Error())
+	}
+	waiting := map[string]string{}
+	for _, name := range names {
+		if why := certs.Waiting(name); why != "" {
+			waiting[name] = why
+		}
+	}
+	return waiting
 }
 
 func (f *front) port() int32 {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
@@ -31,8 +32,9 @@ type memo struct {
 	stopped map[string]int64 // UID -> observation count when its stop file was written
 	absent  time.Time        // recorded job missing since
 
-	output *translate.Output // last translation, until staged
-	staged bool
+	account account.Account   // that the last translation used
+	output  *translate.Output // last translation, until staged
+	staged  bool
 
 	reason, message string // what the gang waits for
 	refused         string // permanent refusal: the pods fail with it

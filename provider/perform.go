@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 )
 
@@ -23,29 +25,32 @@ const (
 
 // perform carries actions out in order and stops at the first failure. acted
 // says that something changed, so that another step may follow.
-func (b *Bridge) perform(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, actions []lifecycle.Action) (acted bool, err error) {
+func (b *Bridge) perform(ctx, work context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, actions []lifecycle.Action) (acted bool, err error) {
 	for _, a := range actions {
+		if ctx.Err() != nil && a.Verb != lifecycle.Record { // a job that is there is recorded
+			return acted, ctx.Err()
+		}
 		did := true
 		switch a.Verb {
 		case lifecycle.WriteIntent:
-			did, err = b.writeIntent(ctx, g, m, pods, a.Pods)
+			did, err = b.writeIntent(work, g, m, pods, a.Pods)
 		case lifecycle.Stage:
-			did, err = b.stage(ctx, g, m, pods)
+			did, err = b.stage(work, g, m, pods)
 		case lifecycle.Submit:
-			did, err = b.submit(ctx, g, m, pods)
+			did, err = b.submit(work, g, m, pods)
 		case lifecycle.Record:
-			err = b.record(ctx, g, m, pods, a)
+			err = b.record(work, g, m, pods, a)
 		case lifecycle.Release:
-			err = b.release(ctx, g, m, a.JobID)
+			err = b.release(work, g, m, a.JobID)
 		case lifecycle.Cancel:
-			did, err = b.cancel(ctx, g, m, a.JobID)
+			did, err = b.cancel(work, g, m, a.JobID)
 		case lifecycle.StopMember:
 			if _, ok := m.stopped[a.Pods[0].UID]; ok {
 				continue // written; an observation must show what came of it
 			}
-			did, err = b.stopMember(ctx, g, m, pods, a.Pods[0])
+			did, err = b.stopMember(work, g, m, pods, a.Pods[0])
 		case lifecycle.Forget:
-			err = b.forget(ctx, g, pods, a.Pods)
+			err = b.forget(work, g, pods, a.Pods)
 		default:
 			err = fmt.Errorf("perform %s: unknown action", a)
 		}
@@ -70,6 +75,9 @@ func (b *Bridge) replace(g *lifecycle.Gang, pods map[string]*corev1.Pod, written
 }
 
 func (b *Bridge) writeIntent(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, missing []lifecycle.Pod) (bool, error) {
+	if err := b.admit(g, pods); err != nil {
+		return false, err
+	}
 	// Nothing is promised for a gang that could not be submitted anyway.
 	if ok, err := b.prepare(ctx, g, m, pods); !ok || err != nil {
 		return false, err
@@ -118,6 +126,9 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	if ok, err := b.prepare(ctx, g, m, pods); !ok || err != nil {
 		return false, err
 	}
+	if err := b.admit(g, pods); err != nil { // an earlier life wrote the intent
+		return false, err
+	}
 	if m.user != m.output.Spec.User {
 		// Staged by an earlier life, whose mapping of accounts was another.
 		if did, err := b.stage(ctx, g, m, pods); !did || err != nil {
@@ -134,15 +145,40 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	if err != nil {
 		if backends.KindOf(err) == backends.KindUnknownOutcome {
 			m.never = false
+			b.audit(g, m, pods, account.Unknown, "")
+		} else {
+			b.expel(g.Key)
 		}
 		return true, err
 	}
+	b.audit(g, m, pods, account.Submitted, id)
 	m.jobs = append(slices.Clone(m.jobs), backends.Job{
 		ID: id, Key: g.Key, Owner: b.Owner, User: m.output.Spec.User, Partition: m.output.Spec.Partition,
 		State: backends.StatePending, Held: true, Submitted: b.Clock.Now(),
 	})
 	m.never = false
 	return true, nil
+}
+
+// audit tells who in Kubernetes made a job run as whom.
+func (b *Bridge) audit(g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, outcome string, id backends.JobID) {
+	if b.Audit == nil {
+		return
+	}
+	r := m.account.Record(b.Clock.Now(), b.Cluster.Name, "", m.output.Spec.Partition, string(g.Key), string(id))
+	r.Outcome, r.User, r.Account, r.QOS = outcome, m.output.Spec.User, m.output.Spec.Account, m.output.Spec.QOS
+	for _, mem := range g.Members {
+		p := pods[mem.UID]
+		if p == nil {
+			continue
+		}
+		r.Namespace = p.Namespace
+		r.Pods, r.PodUIDs = append(r.Pods, p.Name), append(r.PodUIDs, string(p.UID))
+		if sa := cmp.Or(p.Spec.ServiceAccountName, "default"); !slices.Contains(r.ServiceAccounts, sa) {
+			r.ServiceAccounts = append(r.ServiceAccounts, sa)
+		}
+	}
+	b.Audit(r)
 }
 
 // record writes the id on the lowest rank first and alone: of two daemons with

@@ -53,7 +53,7 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 			if err != nil {
 				return false, err
 			}
-			in.Node, in.Account = vnode, acct
+			in.Node, in.Account, m.account = vnode, acct, acct
 			if view, ok := b.partition(pod.Spec.NodeName); ok {
 				if view.Problem != "" {
 					return false, &waiting{"PartitionNotUsable", fmt.Sprintf("node %s: %s", pod.Spec.NodeName, view.Problem)}

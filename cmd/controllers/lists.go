@@ -19,6 +19,7 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/certificate"
 	"github.com/isthmus-hpc/isthmus/controllers/job"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/env"
@@ -58,7 +59,16 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 		return err
 	}
 	queues := &queue.Reconciler{Client: mgr.GetClient()}
-	return queues.SetupWithManager(mgr)
+	if err := queues.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	if len(o.vnodeUsers) == 0 {
+		return nil // without a virtual kubelet there is nobody to approve for
+	}
+	certificates := &certificate.Reconciler{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Requesters: o.vnodeUsers, Now: time.Now,
+	}
+	return certificates.SetupWithManager(mgr)
 }
 
 func newManager(ctx context.Context, cfg *rest.Config, o options, log logr.Logger) (ctrl.Manager, error) {

@@ -38,6 +38,7 @@ type options struct {
 	qps             float32
 	burst           int
 	workers         int
+	vnodeUsers      []string
 	verbosity       int
 }
 
@@ -72,6 +73,7 @@ func command(install func(logr.Logger)) *cobra.Command {
 	f.Float32Var(&o.qps, "kube-api-qps", 100, "requests a second to the API server, on average")
 	f.IntVar(&o.burst, "kube-api-burst", 200, "requests to the API server at once")
 	f.IntVar(&o.workers, "workers", 8, "jobs that are handled in parallel")
+	f.StringSliceVar(&o.vnodeUsers, "vnode-user", nil, "users that virtual kubelets are: their requests for serving certificates of virtual nodes are approved; without one, none are looked at")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
 	return cmd
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-logr/logr"
 	vklog "github.com/virtual-kubelet/virtual-kubelet/log"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -31,12 +32,14 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/provider"
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
+	"github.com/isthmus-hpc/isthmus/provider/servingcert"
 )
 
 type flags struct {
 	kubeconfig, cluster, config, podrun string
 	listen, nodeIP                      string
 	certFile, keyFile, clientCA         string
+	certDir, signer                     string
 	stateDir                            string
 	qps                                 float64
 	burst                               int
@@ -52,9 +55,11 @@ func main() {
 	flag.StringVar(&f.podrun, "podrun", "", "path of the podrun program (default: beside this one)")
 	flag.StringVar(&f.listen, "kubelet-listen", ":10250", "host:port of the kubelet API")
 	flag.StringVar(&f.nodeIP, "node-ip", "", "address at which the API server reaches the kubelet API")
-	flag.StringVar(&f.certFile, "tls-cert-file", "", "serving certificate of the kubelet API")
+	flag.StringVar(&f.certFile, "tls-cert-file", "", "serving certificate of the kubelet API; without it, certificates are asked of the cluster's signer and rotated")
 	flag.StringVar(&f.keyFile, "tls-private-key-file", "", "its private key")
-	flag.StringVar(&f.clientCA, "client-ca-file", "", "authority of the client certificates that are accepted")
+	flag.StringVar(&f.clientCA, "client-ca-file", "", "authority of the client certificates that are accepted (default: the one that the API server publishes)")
+	flag.StringVar(&f.certDir, "cert-dir", "/var/lib/isthmus/pki", "where certificates from the cluster's signer are kept")
+	flag.StringVar(&f.signer, "cert-signer", certificatesv1.KubeletServingSignerName, "signer of the serving certificates")
 	flag.StringVar(&f.stateDir, "local-state-dir", "/var/lib/isthmus/local", "where a batch system of type local keeps its jobs")
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server")
 	flag.IntVar(&f.burst, "kube-api-burst", 400, "requests at once to the API server")
@@ -86,10 +91,11 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	if f.validate {
 		return validateConfig(ctx, f, os.Stdout)
 	}
-	for name, value := range map[string]string{"--tls-cert-file": f.certFile, "--tls-private-key-file": f.keyFile, "--client-ca-file": f.clientCA, "--node-ip": f.nodeIP} {
-		if value == "" {
-			return fmt.Errorf("%s is required: the kubelet API is never served without TLS and client authentication", name)
-		}
+	if f.nodeIP == "" {
+		return errors.New("--node-ip is required: the API server calls the kubelet API there")
+	}
+	if (f.certFile == "") != (f.keyFile == "") {
+		return errors.New("--tls-cert-file and --tls-private-key-file belong together")
 	}
 	podrun, err := podrunPath(f.podrun)
 	if err != nil {
@@ -107,6 +113,15 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	if err != nil {
 		return err
 	}
+	var certs *servingcert.Manager
+	if f.certFile == "" {
+		certs, err = servingcert.New(servingcert.Config{
+			Client: kube, SignerName: f.signer, Dir: f.certDir, Address: f.nodeIP, Log: log.WithName("certificates"),
+		})
+		if err != nil {
+			return err
+		}
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
 	if err != nil {
 		return fmt.Errorf("listen for the kubelet API: %w", err)
@@ -115,7 +130,7 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	return provider.Config{
 		Client: kube, Source: source, Systems: systems(f.stateDir, podrun, secrets{kube}), Served: served(),
 		Connect: connector{secrets: secrets{kube}, podrun: podrun, log: log}.connect, Podrun: podrun,
-		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host),
+		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host), Certificates: certs,
 		API: kubeletapi.Config{
 			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"),
 		},

@@ -144,9 +144,9 @@ func TestNeverOutsideTheMapping(t *testing.T) {
 func TestAuditRecord(t *testing.T) {
 	a := account.Account{Rule: 2, User: "alice", Account: "p", QOS: "q"}
 	r := a.Record(time.Unix(5, 0), "c", "ns", "gpu", "ikey", "12")
-	r.Pods, r.PodUIDs = []string{"p-0"}, []string{"u0"}
+	r.Outcome, r.Pods, r.PodUIDs, r.ServiceAccounts = account.Submitted, []string{"p-0"}, []string{"u0"}, []string{"default"}
 	b, err := json.Marshal(r)
-	want := `{"time":"1970-01-01T00:00:05Z","cluster":"c","rule":2,"namespace":"ns","pods":["p-0"],"podUIDs":["u0"],"user":"alice","account":"p","qos":"q","partition":"gpu","key":"ikey","jobID":"12"}`
+	want := `{"time":"1970-01-01T00:00:05Z","outcome":"submitted","cluster":"c","rule":2,"namespace":"ns","pods":["p-0"],"podUIDs":["u0"],"serviceAccounts":["default"],"user":"alice","account":"p","qos":"q","partition":"gpu","key":"ikey","jobID":"12"}`
 	if err != nil || string(b) != want {
 		t.Errorf("%s, %v", b, err)
 	}

@@ -2,21 +2,32 @@ package account
 
 import "time"
 
+// Outcomes of a submission.
+const (
+	// Submitted: the batch system has the job.
+	Submitted = "submitted"
+	// Unknown: it may have it; a later look by key tells.
+	Unknown = "unknown"
+)
+
 // Submission is the audit record of one batch job: who in Kubernetes made which
 // job run as whom, and by which rule. It holds no user data beyond names.
 type Submission struct {
 	Time      time.Time `json:"time"`
+	Outcome   string    `json:"outcome"`
 	Cluster   string    `json:"cluster"`
 	Rule      int       `json:"rule"`
 	Namespace string    `json:"namespace"`
 	Pods      []string  `json:"pods"`
 	PodUIDs   []string  `json:"podUIDs"`
-	User      string    `json:"user"`
-	Account   string    `json:"account,omitempty"`
-	QOS       string    `json:"qos,omitempty"`
-	Partition string    `json:"partition"`
-	Key       string    `json:"key"`
-	JobID     string    `json:"jobID,omitempty"`
+	// ServiceAccounts of the pods, each once.
+	ServiceAccounts []string `json:"serviceAccounts"`
+	User            string   `json:"user"`
+	Account         string   `json:"account,omitempty"`
+	QOS             string   `json:"qos,omitempty"`
+	Partition       string   `json:"partition"`
+	Key             string   `json:"key"`
+	JobID           string   `json:"jobID,omitempty"`
 }
 
 // Record fills a Submission from the account that was decided.

@@ -53,6 +53,9 @@ type State struct {
 	Reachable bool
 	Since     time.Time
 	Why       string
+	// Uncertified says why the kubelet API has no serving certificate for the
+	// node yet; "" when it has, or has one from files.
+	Uncertified map[string]string
 }
 
 // Node makes the node object of a view. Ready is always True: it says that the
@@ -156,6 +159,11 @@ func conditions(v View, s State) []corev1.NodeCondition {
 	default:
 		out = append(out, cond(wellknown.NodePartitionUsable, true, "HostsUsable",
 			fmt.Sprintf("%d hosts are usable, %d are not", v.Hosts, v.Unusable)))
+	}
+	if why := s.Uncertified[v.VirtualNode.Name]; why != "" {
+		out = append(out, cond(wellknown.NodeServingCertificate, false, "WaitingForCertificate", "kubectl logs and exec do not work yet: "+why))
+	} else {
+		out = append(out, cond(wellknown.NodeServingCertificate, true, "CertificateValid", "the kubelet API has a serving certificate"))
 	}
 	for _, t := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeNetworkUnavailable} {
 		out = append(out, cond(t, false, "BatchSystemDecides", "the batch system looks after its hosts"))

@@ -3,7 +3,6 @@ package kubeletapi
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
@@ -23,14 +23,28 @@ import (
 
 // access decides who may ask what.
 type access struct {
-	authn  authenticator.Request
-	authz  authorizer.Authorizer
-	ca     *dynamiccertificates.DynamicFileCAContent
-	caFile string
+	authn authenticator.Request
+	authz authorizer.Authorizer
+	ca    authority
+}
+
+// authority is where client certificates come from; Run follows its changes.
+type authority interface {
+	dynamiccertificates.CAContentProvider
+	Run(ctx context.Context, workers int)
+}
+
+func newAuthority(cfg Config) (authority, error) {
+	const purpose = "kubelet-client-ca"
+	if cfg.ClientCAFile != "" {
+		return dynamiccertificates.NewDynamicCAContentFromFile(purpose, cfg.ClientCAFile)
+	}
+	return dynamiccertificates.NewDynamicCAFromConfigMapController(purpose, metav1.NamespaceSystem,
+		"extension-apiserver-authentication", "client-ca-file", cfg.Client)
 }
 
 func newAccess(cfg Config) (*access, error) {
-	ca, err := dynamiccertificates.NewDynamicCAContentFromFile("kubelet-client-ca", cfg.ClientCAFile)
+	ca, err := newAuthority(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("read client authority: %w", err)
 	}
@@ -55,22 +69,7 @@ func newAccess(cfg Config) (*access, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make authorizer: %w", err)
 	}
-	return &access{authn: authn, authz: authz, ca: ca, caFile: cfg.ClientCAFile}, nil
-}
-
-// run follows changes of the authority file until ctx ends, and gives the pool
-// that clients are told of.
-func (a *access) run(ctx context.Context) (*x509.CertPool, error) {
-	go a.ca.Run(ctx, 1)
-	pem, err := os.ReadFile(a.caFile)
-	if err != nil {
-		return nil, fmt.Errorf("read client authority: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read client authority: %s holds no certificate", a.caFile)
-	}
-	return pool, nil
+	return &access{authn: authn, authz: authz, ca: ca}, nil
 }
 
 // guard lets a request through to next only when its client is known and may.

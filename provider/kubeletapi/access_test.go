@@ -161,7 +161,6 @@ func TestNewRefuses(t *testing.T) {
 	for name, change := range map[string]func(*kubeletapi.Config){
 		"no certificate":      func(c *kubeletapi.Config) { c.CertFile = "" },
 		"no key":              func(c *kubeletapi.Config) { c.KeyFile = "" },
-		"no client authority": func(c *kubeletapi.Config) { c.ClientCAFile = "" },
 		"no client":           func(c *kubeletapi.Config) { c.Client = nil },
 		"missing certificate": func(c *kubeletapi.Config) { c.CertFile += ".none" },
 		"missing authority":   func(c *kubeletapi.Config) { c.ClientCAFile += ".none" },

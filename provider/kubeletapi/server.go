@@ -16,11 +16,15 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Config makes a Server. All fields but Log are required.
+// Config makes a Server. All fields but Log are required, unless they say otherwise.
 type Config struct {
-	// CertFile and KeyFile are read again when they change.
+	// CertFile and KeyFile are read again when they change. Certificate stands in
+	// for them.
 	CertFile, KeyFile string
-	// ClientCAFile is the authority of client certificates.
+	Certificate       func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// ClientCAFile is the authority of client certificates, read again when it
+	// changes. Without it, the authority is the one that the API server publishes
+	// in the ConfigMap kube-system/extension-apiserver-authentication.
 	ClientCAFile string
 	// Client reviews tokens and access.
 	Client kubernetes.Interface
@@ -33,7 +37,7 @@ type Server struct {
 	pods   PodSource
 	logs   Logs
 	access *access
-	cert   *certificate
+	cert   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
 	streams Streams
 	usage   Usage
@@ -52,16 +56,18 @@ type Sources struct {
 // without TLS or without client authentication.
 func New(cfg Config, from Sources) (*Server, error) {
 	switch {
-	case cfg.CertFile == "" || cfg.KeyFile == "":
+	case cfg.Certificate == nil && (cfg.CertFile == "" || cfg.KeyFile == ""):
 		return nil, errors.New("kubelet API: a serving certificate and its key are required")
-	case cfg.ClientCAFile == "":
-		return nil, errors.New("kubelet API: a client authority is required, anonymous access is never served")
 	case cfg.Client == nil:
 		return nil, errors.New("kubelet API: a client for token and access reviews is required")
 	}
-	cert := &certificate{certFile: cfg.CertFile, keyFile: cfg.KeyFile}
-	if _, err := cert.get(nil); err != nil {
-		return nil, fmt.Errorf("kubelet API: %w", err)
+	cert := cfg.Certificate
+	if cert == nil {
+		files := &certificate{certFile: cfg.CertFile, keyFile: cfg.KeyFile}
+		if _, err := files.get(nil); err != nil {
+			return nil, fmt.Errorf("kubelet API: %w", err)
+		}
+		cert = files.get
 	}
 	a, err := newAccess(cfg)
 	if err != nil {
@@ -75,10 +81,7 @@ func New(cfg Config, from Sources) (*Server, error) {
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	authorities, err := s.access.run(ctx)
-	if err != nil {
-		return fmt.Errorf("kubelet API: %w", err)
-	}
+	go s.access.ca.Run(ctx, 1)
 	server := &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -88,26 +91,31 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	}
 	config := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
-		GetCertificate: s.cert.get,
+		GetCertificate: s.cert,
 		// A token may stand in for a certificate, so none is demanded here; a
-		// request with neither is refused by the authenticator.
+		// request with neither, or with one that the authority did not sign, is
+		// refused by the authenticator.
 		ClientAuth: tls.RequestClientCert,
-		ClientCAs:  authorities,
 		NextProtos: []string{"h2", "http/1.1"},
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(tls.NewListener(listener, config)) }()
 	select {
-	case err = <-done:
+	case err := <-done:
+		return graceful(err)
 	case <-ctx.Done():
 		stop, end := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer end()
 		if server.Shutdown(stop) != nil {
 			_ = server.Close() // streams that follow do not end by themselves
 		}
-		err = <-done
+		err := <-done
 		s.running.wait() // exchanges end with ctx
+		return graceful(err)
 	}
+}
+
+func graceful(err error) error {
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}

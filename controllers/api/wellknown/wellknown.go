@@ -85,6 +85,9 @@ const (
 	// NodePartitionUsable is False when the partition does not exist, is not up
 	// or has no usable host.
 	NodePartitionUsable = "PartitionUsable"
+	// NodeServingCertificate is False while the kubelet API has no serving
+	// certificate for the node: logs and exec do not work until it has.
+	NodeServingCertificate = "ServingCertificate"
 	// PodBatchJob tells what the pod's batch job waits for or what went wrong
 	// with its submission. Status is True once the job runs.
 	PodBatchJob = Prefix + "BatchJob"

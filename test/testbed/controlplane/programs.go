@@ -196,8 +196,14 @@ func (c *ControlPlane) startManager(ctx context.Context) error {
 		"--tls-cert-file=" + serving.cert, "--tls-private-key-file=" + serving.key,
 		"--leader-elect=false", "--use-service-account-credentials=true", "--profiling=false",
 		"--service-account-private-key-file=" + c.serviceAccountKey(), "--root-ca-file=" + c.cluster.file,
-		"--cluster-signing-cert-file=" + c.cluster.file,
-		"--cluster-signing-key-file=" + filepath.Join(c.pki(), "cluster-ca.key"),
+		// Kubelets' own certificates come from the authority that the API server
+		// trusts kubelets by, clients' from the other.
+		"--cluster-signing-kubelet-serving-cert-file=" + c.kubelet.file,
+		"--cluster-signing-kubelet-serving-key-file=" + filepath.Join(c.pki(), "kubelet-ca.key"),
+		"--cluster-signing-kubelet-client-cert-file=" + c.cluster.file,
+		"--cluster-signing-kubelet-client-key-file=" + filepath.Join(c.pki(), "cluster-ca.key"),
+		"--cluster-signing-kube-apiserver-client-cert-file=" + c.cluster.file,
+		"--cluster-signing-kube-apiserver-client-key-file=" + filepath.Join(c.pki(), "cluster-ca.key"),
 		// No volumes are attached here; the controller would look for plugins in system folders.
 		"--controllers=*,-persistentvolume-attach-detach-controller,-persistentvolume-expander-controller",
 	}

@@ -137,6 +137,7 @@ func Start(ctx context.Context, config Config) (_ *Environment, err error) {
 	steps := []step{
 		{"control plane (etcd, kube-apiserver, kube-controller-manager)", e.startPlane},
 		{"Custom resource definitions", e.applyDefinitions},
+		{"what the chart renders (service accounts, roles, policies)", e.applyChart},
 		{"batch system", func(ctx context.Context) error { return e.startBatch(ctx, config) }},
 		{"controllers, scheduler and virtual kubelet", func(ctx context.Context) error { return e.startPrograms(ctx, config, bins) }},
 		{"virtual nodes", e.waitNodes},
@@ -377,7 +378,7 @@ func (e *Environment) startPlane(ctx context.Context) error {
 	if err := e.connect(); err != nil {
 		return err
 	}
-	return errors.Join(e.save(), e.issueIdentities(ctx, c))
+	return errors.Join(e.save(), e.issueIdentities(c))
 }
 
 // connect makes the administrator's client.

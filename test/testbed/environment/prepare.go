@@ -11,6 +11,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
@@ -26,6 +27,10 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(progress, "control plane: Kubernetes %s in %s\n", controlplane.Version, assets)
+	if _, err := helm.EnsureBuilt(ctx, progress); err != nil {
+		return err
+	}
+	fmt.Fprintf(progress, "helm %s: ready\n", helm.Version)
 	tell := func(what string, err error) {
 		if err != nil {
 			fmt.Fprintf(progress, "%s: not here, what needs it is skipped: %v\n", what, err)

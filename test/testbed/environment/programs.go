@@ -2,7 +2,6 @@ package environment
 
 import (
 	"context"
-	_ "embed" // roles.yaml
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -57,35 +57,48 @@ func buildPrograms(ctx context.Context, progress io.Writer) (binaries, error) {
 	return b, nil
 }
 
-// identities of the programs: roles.yaml says what they may do.
+// The programs are the service accounts of the chart, which says what they may
+// do: a program that needs more fails in the tests before it fails at a user's.
 const (
-	userControllers = "system:isthmus:controllers"
-	userScheduler   = "system:isthmus:scheduler"
-	userVnode       = "system:isthmus:vnode"
+	chartNamespace  = "isthmus-system"
+	serviceAccounts = "system:serviceaccount:" + chartNamespace + ":isthmus-"
+	userControllers = serviceAccounts + "controllers"
+	userScheduler   = serviceAccounts + "scheduler"
+	userVnode       = serviceAccounts + "vnode"
 )
 
-//go:embed roles.yaml
-var roles []byte
+// chartValues leave out the Deployments: the programs run beside the cluster.
+const chartValues = `
+controllers: {enabled: false}
+scheduler: {enabled: false}
+networkPolicy: {enabled: false}
+vnode: {namespaces: ["*"]}
+`
 
-// issueIdentities writes the kubeconfig files of the programs and the kubelet's
-// serving certificate while the authorities are at hand.
-func (e *Environment) issueIdentities(ctx context.Context, c *controlplane.ControlPlane) error {
+// applyChart applies what the chart renders: service accounts, roles, policies.
+func (e *Environment) applyChart(ctx context.Context) error {
+	rendered, err := helm.Template(ctx, e.progress, chartNamespace, chartValues)
+	if err != nil {
+		return err
+	}
+	namespace := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + chartNamespace + "}\n---\n"
+	_, err = e.apply(ctx, "chart", append([]byte(namespace), rendered...))
+	return err
+}
+
+// issueIdentities writes the kubeconfig files of the programs while the
+// authorities are at hand.
+func (e *Environment) issueIdentities(c *controlplane.ControlPlane) error {
 	for _, user := range []string{userControllers, userScheduler, userVnode} {
 		if _, err := c.Kubeconfig(user); err != nil {
 			return err
 		}
 	}
-	if _, _, err := c.IssueServing(kubeletName, kubeletHost); err != nil {
-		return err
-	}
-	_, err := e.apply(ctx, "roles", roles)
-	return err
+	return nil
 }
 
-const (
-	kubeletName = "virtual-kubelet"
-	kubeletHost = "127.0.0.1"
-)
+// kubeletHost is where the virtual kubelet listens.
+const kubeletHost = "127.0.0.1"
 
 // startPrograms starts the controllers, the scheduler and the virtual kubelet.
 // Whether they are of use shows in the virtual nodes, which waitNodes awaits.
@@ -107,11 +120,10 @@ func (e *Environment) startPrograms(ctx context.Context, config Config, bins bin
 	if err := listener.Close(); err != nil {
 		return fmt.Errorf("find a free port: %w", err)
 	}
-	pki := filepath.Join(planeDir(e.Dir), "pki")
 	for _, s := range []process.Spec{
 		{Name: "controllers", Argv: []string{
 			bins.controllers, "--kubeconfig", e.kubeconfigOf(userControllers),
-			"--leader-elect=false", "--metrics-bind-address=0",
+			"--leader-elect=false", "--metrics-bind-address=0", "--vnode-user", userVnode,
 		}},
 		{Name: "scheduler", Argv: []string{
 			bins.scheduler, "--kubeconfig", e.kubeconfigOf(userScheduler),
@@ -121,9 +133,7 @@ func (e *Environment) startPrograms(ctx context.Context, config Config, bins bin
 			bins.vnode, "--kubeconfig", e.kubeconfigOf(userVnode),
 			"--cluster", ClusterName, "--podrun", podrun,
 			"--kubelet-listen", listen, "--node-ip", kubeletHost,
-			"--tls-cert-file", filepath.Join(pki, kubeletName+".crt"),
-			"--tls-private-key-file", filepath.Join(pki, kubeletName+".key"),
-			"--client-ca-file", filepath.Join(pki, "cluster-ca.crt"),
+			"--cert-dir", filepath.Join(e.Dir, "kubelet-pki"),
 			"--local-state-dir", filepath.Join(e.Shared, "local-state"),
 		}},
 	} {

@@ -1,0 +1,236 @@
+package security_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
+)
+
+const namespace = "isthmus-system"
+
+// full turns everything on.
+const full = `
+image: {digests: {vnode: "sha256:` + digest + `"}}
+clusters:
+- name: hpc
+  spec:
+    type: slurm
+    accounts: [{namespaceSelector: {}, user: alice}]
+    staging: {directory: /shared}
+- {name: rooted, runAsRoot: true, volumes: [{name: slurm, hostPath: {path: /etc/slurm}}], volumeMounts: [{name: slurm, mountPath: /etc/slurm, readOnly: true}]}
+vnode: {namespaces: [default, physics], connectionSecrets: {hpc-keys: [ssh-key]}}
+`
+
+const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+func render(t *testing.T, values string) []unstructured.Unstructured {
+	t.Helper()
+	raw, err := helm.Template(t.Context(), t.Output(), namespace, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
+	for {
+		var o unstructured.Unstructured
+		if err := decoder.Decode(&o); errors.Is(err, io.EOF) {
+			return out
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if len(o.Object) > 0 {
+			out = append(out, o)
+		}
+	}
+}
+
+// as converts all objects of a kind.
+func as[T any](t *testing.T, objects []unstructured.Unstructured, kind string) []T {
+	t.Helper()
+	var out []T
+	for _, o := range objects {
+		if o.GetKind() != kind {
+			continue
+		}
+		var typed T
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, &typed, true); err != nil {
+			t.Fatalf("%s %s: %v", kind, o.GetName(), err)
+		}
+		out = append(out, typed)
+	}
+	return out
+}
+
+func TestChartIsClean(t *testing.T) {
+	if err := helm.Lint(t.Context(), t.Output(), full); err != nil {
+		t.Error(err)
+	}
+	for name, wrong := range map[string]string{
+		"an unknown value":     "contollers: {}",
+		"a cluster's typo":     "clusters: [{nam: x}]",
+		"a short digest":       "image: {digests: {vnode: sha256:12}}",
+		"a priority too high":  "priorityClass: {value: 2000000000}",
+		"a CIDR that is none":  "networkPolicy: {egressTo: [everywhere]}",
+		"an empty secret list": "vnode: {connectionSecrets: {ns: []}}",
+	} {
+		if _, err := helm.Template(t.Context(), t.Output(), namespace, wrong); err == nil {
+			t.Errorf("%s is rendered", name)
+		}
+	}
+}
+
+// forbidden are the verbs that lead to more rights than a role says.
+var forbidden = []string{"*", "escalate", "bind", "impersonate", "deletecollection", "proxy", "use", "sign", "attest"}
+
+// What the programs may do: no wildcard, no list of Secrets, none of the verbs
+// and resources by which a program could take more.
+func TestRights(t *testing.T) {
+	objects := render(t, full)
+	roles := map[string][]rbacv1.PolicyRule{}
+	for _, r := range as[rbacv1.ClusterRole](t, objects, "ClusterRole") {
+		roles["ClusterRole/"+r.Name] = r.Rules
+	}
+	for _, r := range as[rbacv1.Role](t, objects, "Role") {
+		roles["Role/"+r.Namespace+"/"+r.Name] = r.Rules
+	}
+	wildcards, secretLists, forbiddenVerbs := 0, 0, 0
+	for name, rules := range roles {
+		for _, r := range rules {
+			if slices.Contains(slices.Concat(r.APIGroups, r.Resources, r.ResourceNames), "*") || len(r.NonResourceURLs) > 0 {
+				wildcards++
+				t.Errorf("%s: wildcard in %+v", name, r)
+			}
+			for _, v := range r.Verbs {
+				if slices.Contains(forbidden, v) {
+					forbiddenVerbs++
+					t.Errorf("%s: verb %s in %+v", name, v, r)
+				}
+			}
+			for _, resource := range r.Resources {
+				if resource == "secrets" && !slices.Equal(r.Verbs, []string{"get"}) {
+					secretLists++
+					t.Errorf("%s: %v of secrets", name, r.Verbs)
+				}
+				if slices.Contains([]string{"pods/exec", "pods/attach", "pods/portforward", "nodes/proxy", "roles", "clusterroles", "customresourcedefinitions"}, resource) {
+					t.Errorf("%s: %s", name, resource)
+				}
+			}
+		}
+	}
+	t.Logf("S6: %d roles, %d wildcards, %d rights on secrets beyond get, %d forbidden verbs", len(roles), wildcards, secretLists, forbiddenVerbs)
+	if len(roles) < 9 {
+		t.Errorf("only %d roles were rendered", len(roles))
+	}
+
+	// Secrets are read where somebody opted in, never everywhere.
+	for _, b := range as[rbacv1.ClusterRoleBinding](t, objects, "ClusterRoleBinding") {
+		for _, r := range roles["ClusterRole/"+b.RoleRef.Name] {
+			if slices.Contains(r.Resources, "secrets") {
+				t.Errorf("%s lets all Secrets of the cluster be read", b.Name)
+			}
+		}
+		if len(b.Subjects) != 1 || b.Subjects[0].Kind != rbacv1.ServiceAccountKind || b.Subjects[0].Namespace != namespace {
+			t.Errorf("%s: subjects %+v", b.Name, b.Subjects)
+		}
+	}
+	where := []string{}
+	for _, b := range as[rbacv1.RoleBinding](t, objects, "RoleBinding") {
+		if b.RoleRef.Name == "isthmus:vnode-namespace" {
+			where = append(where, b.Namespace)
+		}
+	}
+	if !slices.Equal(where, []string{"default", "physics"}) {
+		t.Errorf("virtual kubelets read Secrets in %v", where)
+	}
+}
+
+// One account a program, and containers that can do next to nothing.
+func TestPods(t *testing.T) {
+	objects := render(t, full)
+	accounts := map[string]bool{}
+	for _, a := range as[corev1.ServiceAccount](t, objects, "ServiceAccount") {
+		accounts[a.Name] = true
+	}
+	deployments := as[appsv1.Deployment](t, objects, "Deployment")
+	if len(deployments) != 4 || len(accounts) != 3 {
+		t.Fatalf("%d deployments, accounts %v", len(deployments), accounts)
+	}
+	for _, d := range deployments {
+		pod := d.Spec.Template.Spec
+		if !accounts[pod.ServiceAccountName] {
+			t.Errorf("%s runs as %q", d.Name, pod.ServiceAccountName)
+		}
+		rooted := d.Name == "isthmus-vnode-rooted"
+		if nonRoot := pod.SecurityContext.RunAsNonRoot; (nonRoot == nil || !*nonRoot) != rooted {
+			t.Errorf("%s: runAsNonRoot %v", d.Name, nonRoot)
+		}
+		if pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+			t.Errorf("%s: seccomp %+v", d.Name, pod.SecurityContext.SeccompProfile)
+		}
+		if pod.HostNetwork || pod.HostPID || pod.HostIPC {
+			t.Errorf("%s shares the host's namespaces", d.Name)
+		}
+		for _, c := range pod.Containers {
+			s := c.SecurityContext
+			if *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !slices.Contains(s.Capabilities.Drop, "ALL") || s.Privileged != nil {
+				t.Errorf("%s: %+v", d.Name, s)
+			}
+			if (len(s.Capabilities.Add) > 0) != rooted {
+				t.Errorf("%s adds %v", d.Name, s.Capabilities.Add)
+			}
+			if c.Resources.Requests.Cpu().IsZero() || c.Resources.Limits.Memory().IsZero() {
+				t.Errorf("%s has no requests or limits", d.Name)
+			}
+			if c.LivenessProbe == nil || c.ReadinessProbe == nil && c.StartupProbe == nil {
+				t.Errorf("%s has no probes", d.Name)
+			}
+			if strings.HasPrefix(d.Name, "isthmus-vnode") && !strings.HasSuffix(c.Image, "@sha256:"+digest) {
+				t.Errorf("%s: image %s, not by its digest", d.Name, c.Image)
+			}
+			for _, a := range c.Args {
+				if strings.Contains(a, "pprof") || strings.HasPrefix(a, "--metrics") && !strings.Contains(a, "=127.0.0.1:") {
+					t.Errorf("%s listens for everybody: %s", d.Name, a)
+				}
+			}
+		}
+	}
+}
+
+// Nothing is exposed, and what is not asked for is denied.
+func TestNetwork(t *testing.T) {
+	objects := render(t, full)
+	for _, s := range as[corev1.Service](t, objects, "Service") {
+		t.Errorf("service %s of type %s", s.Name, s.Spec.Type)
+	}
+	policies := map[string]networkingv1.NetworkPolicySpec{}
+	for _, p := range as[networkingv1.NetworkPolicy](t, objects, "NetworkPolicy") {
+		policies[p.Name] = p.Spec
+	}
+	deny := policies["isthmus-deny"]
+	if len(deny.Ingress)+len(deny.Egress) > 0 || len(deny.PolicyTypes) != 2 {
+		t.Errorf("the default denies not: %+v", deny)
+	}
+	for _, d := range as[appsv1.Deployment](t, objects, "Deployment") {
+		for k, v := range deny.PodSelector.MatchLabels {
+			if d.Spec.Template.Labels[k] != v {
+				t.Errorf("the default does not select %s", d.Name)
+			}
+		}
+	}
+	if got := policies["isthmus-kubelet"].Ingress; len(got) != 1 || len(got[0].Ports) != 1 || got[0].Ports[0].Port.StrVal != "kubelet" {
+		t.Errorf("ingress to the virtual kubelet: %+v", got)
+	}
+}

@@ -1,0 +1,2 @@
+// Package security tests what the chart grants and protects: see its tests.
+package security
