@@ -25,6 +25,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
 	"github.com/isthmus-hpc/isthmus/provider/servingcert"
@@ -80,6 +81,8 @@ type Config struct {
 	NodeIP string
 	// API configures certificates and reviews of the kubelet API.
 	API kubeletapi.Config
+	// Audit takes the record of every submission; the log does when nil.
+	Audit func(account.Submission)
 	// Certificates gets the serving certificates of the nodes; nil when API has
 	// them from files.
 	Certificates *servingcert.Manager
@@ -119,6 +122,9 @@ func (c Config) Run(ctx context.Context) error {
 	}
 	if d.Gate == nil {
 		d.Gate = effect.Open{}
+	}
+	if d.Audit == nil {
+		d.Audit = func(s account.Submission) { d.Log.Info("submission", "record", s) }
 	}
 	if d.Reload <= 0 {
 		d.Reload = reloadInterval
@@ -204,7 +210,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 		Pods:      &kubePods{client: d.Client, recorder: recorder, nodes: pods.Nodes, list: pods.List},
 		APIServer: d.APIServer,
 		Objects:   &kubeObjects{client: d.Client, namespaces: namespaces.Lister()},
-		Gate:      d.Gate, Log: d.Log,
+		Gate:      d.Gate, Log: d.Log, Audit: d.Audit,
 	})
 	defer pods.Wait()
 	defer cancel()
