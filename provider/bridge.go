@@ -29,6 +29,8 @@ type Stager interface {
 	Stop(ctx context.Context, user string, key backends.Key, rank int, grace time.Duration, reason string) error
 	// Refresh hands over newer contents of the members' volumes, by rank.
 	Refresh(ctx context.Context, user string, key backends.Key, members map[int]translate.Refresh) error
+	// Ephemeral hands over the containers that were added to a running member.
+	Ephemeral(ctx context.Context, user string, key backends.Key, rank int, list manifest.Ephemeral) error
 	Remove(ctx context.Context, user string, key backends.Key) error
 	// WorkDir is the gang's directory; it does no I/O.
 	WorkDir(user string, key backends.Key) string
@@ -102,6 +104,7 @@ type Bridge struct {
 	closed  bool
 
 	stagedWith map[string]manifest.Contents // by UID, until the refresh loop has seen it
+	added      map[string]*handedOver       // by UID: ephemeral containers; of the refresh loop alone
 	fresh      *freshness                   // what live pods' volumes hold; of the refresh loop alone
 }
 
@@ -155,6 +158,7 @@ func NewBridge(o Options) *Bridge {
 	}
 	b.view.Reachable = true
 	b.fresh = newFreshness(o.Objects, o.Clock)
+	b.added = map[string]*handedOver{}
 	for _, a := range o.Cluster.Spec.Accounts {
 		b.users[a.User] = true
 	}

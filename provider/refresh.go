@@ -179,6 +179,7 @@ func (b *Bridge) refreshLoop(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		b.addEphemerals(ctx)
 		b.Refresh(ctx)
 	}
 }

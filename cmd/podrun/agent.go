@@ -38,7 +38,7 @@ func verb(name string, args []string) error {
 	if name != "collect" && name != "stage" {
 		key = f.String("key", "", "the gang's key")
 	}
-	if name == "stop" || name == "logs" {
+	if name == "stop" || name == "logs" || name == "ephemeral" {
 		rank = f.Int("rank", -1, "the member's rank")
 	}
 	switch name {
@@ -58,6 +58,11 @@ func verb(name string, args []string) error {
 			return bad(err)
 		}
 		return agent.Refresh(*root, *key, os.Stdin)
+	case "ephemeral":
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Ephemeral(*root, *key, *rank, os.Stdin)
 	case "remove":
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)

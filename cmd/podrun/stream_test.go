@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -485,5 +486,80 @@ func TestUsage(t *testing.T) {
 	}
 	if idle.CPUNanos == 0 || idle.CPUNanos > 5e8 || idle.WorkingSetBytes == 0 || idle.WorkingSetBytes > 20<<20 {
 		t.Errorf("idle: %+v", idle)
+	}
+}
+
+// add hands added containers over.
+func (b *bench) add(cs ...manifest.EphemeralContainer) {
+	b.t.Helper()
+	body, err := json.Marshal(manifest.Ephemeral{Version: manifest.Version, Containers: cs})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, stderr, code := b.agent(body, "ephemeral", "--key", "g1", "--rank", "0"); code != 0 {
+		b.t.Fatalf("ephemeral: exit %d: %s", code, stderr)
+	}
+}
+
+// Containers are added to a running pod: each runs once, is reached like any
+// other, and ends with the pod.
+func TestEphemeral(t *testing.T) {
+	b := newBench(t)
+	b.stage(one(sh("main", "until test -e $HOME/go; do sleep 0.05; done")))
+	pod := b.startPod()
+	until(t, "the container runs", func() bool { return b.runningNow("main") })
+	shell := sh("shell", `echo "$A"; while read -r line; do echo "got $line"; done; sleep 1000`)
+	shell.Stdin = true
+	refused := sh("refused", "true")
+	first := []manifest.EphemeralContainer{
+		{Container: shell, Env: []manifest.EnvVar{{Name: "A", Value: []byte("b")}}},
+		{Container: refused, Refused: "spec.ephemeralContainers[1]: not here"},
+	}
+	b.add(first...)
+	state := func(name string) corev1.ContainerState {
+		s, _ := b.status(0)
+		for _, c := range s.Ephemeral {
+			if c.Name == name {
+				return c.State
+			}
+		}
+		return corev1.ContainerState{}
+	}
+	until(t, "it runs", func() bool { return state("shell").Running != nil })
+	until(t, "the other is refused", func() bool { return state("refused").Terminated != nil })
+	if end := state("refused").Terminated; end.Reason != "CreateContainerError" || !strings.Contains(end.Message, "not here") {
+		t.Errorf("refused: %+v", end)
+	}
+	c, _ := b.dial()
+	out := &lines{}
+	in, feed := io.Pipe()
+	attached := make(chan error, 1)
+	go func() {
+		_, err := c.Do(t.Context(), stream.Request{Verb: stream.VerbAttach, Container: "shell"}, stream.IO{Stdin: in, Stdout: out})
+		attached <- err
+	}()
+	until(t, "its input is reached", func() bool {
+		_, _ = feed.Write([]byte("x\n"))
+		return strings.Contains(out.text(), "got x\n")
+	})
+	if log := b.logs(0, "shell"); !strings.HasPrefix(log, "b\n") {
+		t.Errorf("log %q", log)
+	}
+	if got, _, _ := do(t, c, stream.Request{Verb: stream.VerbExec, Container: "shell", Command: command("printenv", "A")}, nil); got != "b\n" {
+		t.Errorf("exec in it: %q", got)
+	}
+	// A further one, beside those that are there.
+	b.add(append(first, manifest.EphemeralContainer{Container: sh("second", "exit 6")})...)
+	until(t, "the next one has ended", func() bool { end := state("second").Terminated; return end != nil && end.ExitCode == 6 })
+	if err := os.WriteFile(b.file("go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code := pod.wait(); code != 0 {
+		t.Errorf("the pod ended with %d", code)
+	}
+	<-attached
+	s, _ := b.status(0)
+	if s.Phase != manifest.PhaseSucceeded || len(s.Ephemeral) != 3 || s.Ephemeral[0].State.Terminated == nil || s.Ephemeral[0].RestartCount != 0 {
+		t.Errorf("at the end %+v", s)
 	}
 }

@@ -41,6 +41,34 @@ func (w *writer) copyContainers() {
 	w.ensureStatuses()
 	w.copyList(w.s.InitContainerStatuses, w.pod.Spec.InitContainers, w.file.InitContainers, true)
 	w.copyList(w.s.ContainerStatuses, w.pod.Spec.Containers, w.file.Containers, false)
+	w.copyEphemeral()
+}
+
+// copyEphemeral takes over what was added to the running pod. What has ended
+// stays ended: the API server takes nothing else.
+func (w *writer) copyEphemeral() {
+	out := make([]corev1.ContainerStatus, 0, len(w.pod.Spec.EphemeralContainers))
+	for _, spec := range w.pod.Spec.EphemeralContainers {
+		st := corev1.ContainerStatus{
+			Name: spec.Name, Image: spec.Image, Started: ptr(false),
+			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}},
+		}
+		for _, old := range w.s.EphemeralContainerStatuses {
+			if old.Name == spec.Name {
+				st = old
+			}
+		}
+		for i := range w.file.Ephemeral {
+			if c := &w.file.Ephemeral[i]; c.Name == spec.Name && st.State.Terminated == nil {
+				st = w.fromFile(st, c)
+				st.Ready, st.RestartCount = false, 0
+			}
+		}
+		out = append(out, st)
+	}
+	if len(out) > 0 {
+		w.s.EphemeralContainerStatuses = out
+	}
 }
 
 func (w *writer) copyList(statuses []corev1.ContainerStatus, specs []corev1.Container, from []manifest.Container, init bool) {

@@ -35,6 +35,7 @@ type StagedGang struct {
 	Stops  map[int]manifest.Stop
 	Fresh  map[int]translate.Refresh // last one of each rank
 	Times  int                       // refreshes so far
+	Added  map[int]manifest.Ephemeral
 }
 
 // NewStager gives an empty area.
@@ -111,6 +112,21 @@ func (s *Stager) Refresh(_ context.Context, user string, key backends.Key, membe
 		g.Fresh[rank] = r
 	}
 	g.Times++
+	return nil
+}
+
+// Ephemeral implements provider.Stager.
+func (s *Stager) Ephemeral(_ context.Context, user string, key backends.Key, rank int, list manifest.Ephemeral) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gangs[key]
+	if g == nil || g.User != user {
+		return fmt.Errorf("add containers to gang %s: no such directory", key)
+	}
+	if g.Added == nil {
+		g.Added = map[int]manifest.Ephemeral{}
+	}
+	g.Added[rank] = list
 	return nil
 }
 

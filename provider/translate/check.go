@@ -106,9 +106,6 @@ func (p *pod) checkNames() {
 
 func (p *pod) checkSpec() {
 	s := &p.Pod.Spec
-	if len(s.EphemeralContainers) > 0 {
-		p.refuse("spec.ephemeralContainers", s.EphemeralContainers[0].Name, "ephemeral containers are not supported on HPC nodes; use kubectl logs, or add the tool to the pod")
-	}
 	if s.RuntimeClassName != nil && *s.RuntimeClassName != "" {
 		p.refuse("spec.runtimeClassName", *s.RuntimeClassName, "runtime classes do not exist on HPC nodes; remove it and choose with the annotation "+wellknown.Runtime)
 	}
@@ -171,9 +168,6 @@ func (p *pod) checkContainer(at string, c *corev1.Container, init bool) {
 	}
 	p.checkLifecycle(at+".lifecycle", c.Lifecycle)
 	p.checkSecurity(at+".securityContext", c.SecurityContext)
-	if c.TTY || c.Stdin {
-		p.note("stdin and tty of containers are not connected on HPC nodes")
-	}
 }
 
 func (p *pod) checkRestart(at string, c *corev1.Container) {

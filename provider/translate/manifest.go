@@ -56,6 +56,7 @@ func (p *pod) stripped(volumes map[string]manifest.Volume) corev1.Pod {
 	delete(out.Annotations, lastApplied)
 	out.Spec.Affinity, out.Spec.Tolerations, out.Spec.TopologySpreadConstraints = nil, nil, nil
 	out.Spec.ImagePullSecrets = nil
+	out.Spec.EphemeralContainers = nil // they are handed over once the pod runs
 	out.Spec.Volumes = slices.DeleteFunc(out.Spec.Volumes, func(v corev1.Volume) bool { _, kept := volumes[v.Name]; return !kept })
 	for _, list := range [][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers} {
 		for i := range list {

@@ -57,7 +57,6 @@ func TestRefusals(t *testing.T) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "x"}}}
 		}, "spec.securityContext.sysctls"},
 		"host port":      {func(p *corev1.Pod) { main(p).Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 81}} }, "spec.containers[0].ports[0].hostPort"},
-		"ephemeral":      {func(p *corev1.Pod) { p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}} }, "spec.ephemeralContainers"},
 		"runtime class":  {func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("kata") }, "spec.runtimeClassName"},
 		"overhead":       {func(p *corev1.Pod) { p.Spec.Overhead = list("cpu", "1") }, "spec.overhead"},
 		"claims":         {func(p *corev1.Pod) { p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "x"}} }, "spec.resourceClaims"},

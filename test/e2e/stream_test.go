@@ -135,7 +135,7 @@ func runStreams(t *testing.T, e *environment.Environment) {
 	}{
 		{"exec", testExec}, {"containers", testContainers}, {"terminal", testTerminal}, {"cp", testCopy},
 		{"attach", testAttach}, {"port-forward", testPortForward}, {"many", testMany}, {"killed client", testKilledClient},
-		{"daemon", testDaemonRestart},
+		{"debug", testDebug}, {"top", testTop}, {"daemon", testDaemonRestart},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(&streams{T: t, env: e, ns: s.ns}) })
 	}
@@ -574,4 +574,69 @@ func testDaemonRestart(s *streams) {
 		return code == 0 && out == "here\n", errs
 	})
 	s.must("delete", "pod", "survivor", "--wait=false")
+}
+
+// kubectl debug adds a container to a running pod, with a shell on a terminal,
+// and its end is in the status and the log.
+func testDebug(s *streams) {
+	s.pod("patient", sleeper)
+	s.running("patient")
+	out, errs, code := s.sh(strings.NewReader("echo from-$((20+3)); id -un; exit 4\n"), "debug", "patient", "-i", "--image=busybox", "--container=doctor", "--target=main", "--", "/bin/sh")
+	if !strings.Contains(out, "from-23\n"+account.Alice) {
+		s.Errorf("debug gave %q, %q, code %d", out, errs, code)
+	}
+	eventually(s.T, time.Minute, "its end is in the status", func() (bool, string) {
+		got := s.must("get", "pod", "patient", "-o", "jsonpath={.status.ephemeralContainerStatuses[0].state.terminated.exitCode}/{.status.phase}")
+		return got == "4/Running", got
+	})
+	if log := s.must("logs", "patient", "-c", "doctor"); !strings.Contains(log, "from-23") {
+		s.Errorf("the log is %q", log)
+	}
+	// One that stays, is reached by exec, and ends with the pod.
+	s.must("debug", "patient", "--image=busybox", "--container=nurse", "--attach=false", "--", "sleep", "1000")
+	eventually(s.T, time.Minute, "the second one runs", func() (bool, string) {
+		got := s.must("get", "pod", "patient", "-o", "jsonpath={.status.ephemeralContainerStatuses[1].state}")
+		return strings.Contains(got, "running"), got
+	})
+	if out := s.must("exec", "patient", "-c", "nurse", "--", "/bin/sh", "-c", "echo $ISTHMUS_CONTAINER_ID"); !strings.Contains(out, "/nurse/0") {
+		s.Errorf("exec in it: %q", out)
+	}
+	// What cannot be is told.
+	s.must("debug", "patient", "--image=busybox", "--container=surgeon", "--profile=sysadmin", "--attach=false", "--", "id")
+	eventually(s.T, time.Minute, "the third one is refused", func() (bool, string) {
+		got := s.must("get", "pod", "patient", "-o", "jsonpath={.status.ephemeralContainerStatuses[2].state.terminated.message}")
+		return strings.Contains(got, "privileged"), got
+	})
+	s.must("delete", "pod", "patient", "--wait=true")
+}
+
+// What pods use is served as metrics-server asks for it, a node at a time, and
+// as a summary.
+func testTop(s *streams) {
+	s.pod("busy", `
+  containers:
+  - {name: main, image: none, command: [/bin/sh, -c, "while :; do :; done"], `+small+`}
+`)
+	s.running("busy")
+	node := s.must("get", "pod", "busy", "-o", "jsonpath={.spec.nodeName}")
+	at := s.must("get", "node", node, "-o", `jsonpath={.metadata.annotations.metrics\.k8s\.io/resource-metrics-path}`)
+	if at != "/metrics/resource/"+node {
+		s.Errorf("the node names %q to metrics-server", at)
+	}
+	cpu := func() float64 {
+		text := s.must("get", "--raw", "/api/v1/nodes/"+node+"/proxy"+at)
+		for line := range strings.Lines(text) {
+			var v float64
+			if _, err := fmt.Sscanf(line, `container_cpu_usage_seconds_total{container="main",namespace="`+s.ns+`",pod="busy"} %g`, &v); err == nil {
+				return v
+			}
+		}
+		return 0
+	}
+	eventually(s.T, 2*time.Minute, "its processor time grows", func() (bool, string) { v := cpu(); return v > 3, fmt.Sprint(v) })
+	summary := s.must("get", "--raw", "/api/v1/nodes/"+node+"/proxy/stats/summary")
+	if !strings.Contains(summary, `"name":"busy"`) || !strings.Contains(summary, "usageNanoCores") || !strings.Contains(summary, "workingSetBytes") {
+		s.Errorf("the summary is %s", summary)
+	}
+	s.must("delete", "pod", "busy", "--wait=false")
 }

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -120,7 +122,7 @@ func runEnded(s *manifest.Status, name string, run int) bool {
 	if s.Phase.Terminal() {
 		return true
 	}
-	for _, list := range [][]manifest.Container{s.InitContainers, s.Containers} {
+	for _, list := range [][]manifest.Container{s.InitContainers, s.Containers, s.Ephemeral} {
 		for _, c := range list {
 			if c.Name == name {
 				if int(c.RestartCount) != run {
@@ -154,4 +156,29 @@ func ParseTime(s string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("time %q: %w", s, ErrInvalid)
 	}
 	return t, nil
+}
+
+// maxEphemeral bounds a file of added containers, in bytes.
+const maxEphemeral = 4 << 20
+
+// Ephemeral puts the list of added containers, read from in, where the runner
+// of a pod looks for it. It may be repeated.
+func Ephemeral(dir, key string, rank int, in io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(in, maxEphemeral+1))
+	if err != nil {
+		return fmt.Errorf("read list: %w", err)
+	}
+	if len(data) > maxEphemeral || !json.Valid(data) {
+		return fmt.Errorf("list of %d bytes is too long or no JSON: %w", len(data), ErrInvalid)
+	}
+	root, pod, err := openPod(dir, key, rank)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	defer pod.Close()
+	if err := pod.Mkdir("ctl", 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make ctl: %w", err)
+	}
+	return atomicfile.Write(pod, manifest.EphemeralFile, data)
 }

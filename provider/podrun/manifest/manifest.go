@@ -10,6 +10,7 @@
 //	pods/<rank>/volumes/<name>/...  contents of ConfigMap, Secret and other projected volumes, as first staged
 //	pods/<rank>/updates/<serial>/   newer contents: update.json (Update) and volumes/<name>/..., renamed into place
 //	pods/<rank>/live/<name>/        what containers see of them: a kubelet's ..data link, swapped by the runner
+//	pods/<rank>/ctl/ephemeral.json  Ephemeral, written when containers are added to the running pod
 //	pods/<rank>/ctl/stop    Stop, written by the provider when the pod is deleted
 //	pods/<rank>/addr.json   Address, renamed into place by the runner
 //	pods/<rank>/status.json Status, renamed into place by the runner on every change
@@ -90,6 +91,27 @@ type Contents struct {
 	Digest string `json:"digest,omitempty"`
 	// RenewAt is when a token in them wants to be renewed; zero without tokens.
 	RenewAt metav1.Time `json:"renewAt,omitzero"`
+}
+
+// EphemeralFile is where an Ephemeral lies in the pod's directory.
+const EphemeralFile = "ctl/ephemeral.json"
+
+// Ephemeral are the containers that were added to a pod while it runs: all of
+// them, in the order of the API. The runner starts each once.
+type Ephemeral struct {
+	Version    int                  `json:"version"`
+	Containers []EphemeralContainer `json:"containers"`
+}
+
+// EphemeralContainer is one of them.
+type EphemeralContainer struct {
+	Container corev1.Container `json:"container"` // with its env removed
+	// Target is the container whose processes it should see. Processes of the
+	// runtime "host" see all of their user's.
+	Target string   `json:"target,omitempty"`
+	Env    []EnvVar `json:"env,omitempty"`
+	// Refused says why it cannot run; then it is reported as ended.
+	Refused string `json:"refused,omitempty"`
 }
 
 // Update replaces the contents of a pod's volumes of kind "files" while the pod

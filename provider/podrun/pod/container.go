@@ -48,7 +48,10 @@ type container struct {
 	at   string // field path
 	init bool   // an init container that is no sidecar
 	slot func(*manifest.Status) *manifest.Container
-	stop *stopper
+	// added is a container that came while the pod ran, with its environment.
+	added    bool
+	declared []manifest.EnvVar
+	stop     *stopper
 
 	restarts int32    // number of the next run
 	done     *outcome // it ended for good in an earlier run of the batch job
@@ -91,7 +94,7 @@ func (c *container) run() outcome {
 	wait := restart.NeverEnded
 	for {
 		out := c.once()
-		if out.fatal != nil || c.stop.stopping() || !restart.Again(c.pod.spec.Pod.Spec.RestartPolicy, c.spec, c.init, out.code) {
+		if out.fatal != nil || c.added || c.stop.stopping() || !restart.Again(c.pod.spec.Pod.Spec.RestartPolicy, c.spec, c.init, out.code) {
 			return out
 		}
 		wait = c.pod.opts.Backoff.Next(wait, out.ran)
@@ -121,11 +124,19 @@ func (c *container) run() outcome {
 	}
 }
 
+// env is the container's declared environment.
+func (c *container) env() []manifest.EnvVar {
+	if c.added {
+		return c.declared
+	}
+	return c.pod.spec.Env[c.spec.Name]
+}
+
 // prepare makes what a run needs.
 func (c *container) prepare() (host.Sandbox, string, error) {
 	p := c.pod
 	token := c.id()
-	env, err := newEnvironment(p.opts.Env, p.spec.Env[c.spec.Name], p.volumes, p.at, p.hostname(), token)
+	env, err := newEnvironment(p.opts.Env, c.env(), p.volumes, p.at, p.hostname(), token)
 	if err != nil {
 		return host.Sandbox{}, "", err
 	}

@@ -15,6 +15,12 @@ const sidecarGrace = 2 * time.Second
 // containers runs init containers, then the main containers, and stops the
 // sidecars at the end. It blocks until no container runs.
 func (r *runner) containers() {
+	defer r.endEphemerals()
+	looks := make(chan struct{})
+	var looker sync.WaitGroup
+	looker.Go(func() { r.watchEphemerals(looks) })
+	defer looker.Wait()
+	defer close(looks)
 	var sidecars []*running
 	defer func() { r.stopSidecars(sidecars) }()
 	for _, c := range r.inits {

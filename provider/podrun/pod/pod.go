@@ -89,13 +89,14 @@ type runner struct {
 	requests   *server
 	listMu     sync.Mutex // of the lists, once requests are served
 	ephemerals []*container
+	added      *ephemerals
 }
 
 // Run runs the pod to its end and gives the exit code. It blocks for as long as
 // the pod lives. A pod that has already ended in this run of the batch job is
 // not run again: that is success.
 func Run(o Options) int {
-	r := &runner{opts: o, dir: path.Join("pods", strconv.Itoa(o.Rank)), stop: newStopper()}
+	r := &runner{opts: o, dir: path.Join("pods", strconv.Itoa(o.Rank)), stop: newStopper(), added: &ephemerals{stop: newStopper()}}
 	code, err := r.start()
 	if err != nil {
 		r.warn(err)
@@ -229,6 +230,9 @@ func (r *runner) plan(s *manifest.Status, before manifest.Status, known bool) {
 			}
 		}
 		return c, st
+	}
+	if known {
+		s.Ephemeral = keepEphemerals(before.Ephemeral)
 	}
 	for i := range r.spec.Pod.Spec.InitContainers {
 		spec := &r.spec.Pod.Spec.InitContainers[i]

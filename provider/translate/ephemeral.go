@@ -1,0 +1,78 @@
+package translate
+
+import (
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+)
+
+// debugShell is what an ephemeral container runs that names no program. Its
+// image would say; the runtime "host" reads none, and who adds one to look
+// around wants a shell.
+const debugShell = "/bin/sh"
+
+// EphemeralOnly is the pod as if its ephemeral containers were all that it has,
+// so that References names what they refer to.
+func EphemeralOnly(pod *corev1.Pod) *corev1.Pod {
+	out := *pod
+	out.Spec.InitContainers, out.Spec.Volumes = nil, nil
+	out.Spec.Containers = ephemeral(pod)
+	return &out
+}
+
+// ephemeral gives the ephemeral containers as containers; their fields are the same.
+func ephemeral(pod *corev1.Pod) []corev1.Container {
+	out := make([]corev1.Container, len(pod.Spec.EphemeralContainers))
+	for i := range pod.Spec.EphemeralContainers {
+		out[i] = corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+	}
+	return out
+}
+
+// Ephemeral translates the ephemeral containers that were added to a member
+// which runs. One that cannot run here bears the reason and goes with the
+// others; the error is a *Refusal that may pass, since an object is missing.
+// in.Members is not read.
+func Ephemeral(in Input, m Member) (manifest.Ephemeral, error) {
+	out := manifest.Ephemeral{Version: manifest.Version}
+	host := runtimeOf(in.Cluster, m.Pod) == string(hpcv1alpha1.RuntimeHost)
+	for i, c := range ephemeral(m.Pod) {
+		at := fmt.Sprintf("spec.ephemeralContainers[%d]", i)
+		g := &gang{in: in, notes: map[string]bool{}}
+		p := g.pod(m)
+		if len(c.Command) == 0 && len(c.Args) == 0 && host {
+			c.Command = []string{debugShell}
+		}
+		p.checkContainer(at, &c, false)
+		one := manifest.EphemeralContainer{
+			Target: m.Pod.Spec.EphemeralContainers[i].TargetContainerName,
+			Env:    append(p.apiServerEnv(), p.env(at, &c, p.shape())...),
+		}
+		if len(g.causes) > 0 {
+			err := g.refusal()
+			var refusal *Refusal
+			if !errors.As(err, &refusal) || !refusal.Permanent {
+				return manifest.Ephemeral{}, err
+			}
+			one.Refused, one.Env = refusal.Error(), nil
+		}
+		c.Env, c.EnvFrom = nil, nil
+		one.Container = c
+		out.Containers = append(out.Containers, one)
+	}
+	return out, nil
+}
+
+// runtimeOf is the runtime that a pod runs with.
+func runtimeOf(cluster *hpcv1alpha1.BatchCluster, pod *corev1.Pod) string {
+	if r := pod.Annotations[wellknown.Runtime]; r != "" {
+		return r
+	}
+	return string(runtimes(cluster)[0])
+}
