@@ -388,4 +388,3 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
-

@@ -3,7 +3,6 @@ package pbs_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +42,7 @@ func (a *answers) Run(_ context.Context, c transport.Command) (transport.Result,
 		}
 	}
 	if c.Stdout != nil {
-		if _, err := io.WriteString(c.Stdout, string(res.Stdout)); err != nil {
+		if _, err := c.Stdout.Write(res.Stdout); err != nil {
 			return res, err
 		}
 		res.Stdout = nil

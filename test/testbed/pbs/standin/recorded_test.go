@@ -169,3 +169,26 @@ func TestHeldJobIsAsRecorded(t *testing.T) {
 		}
 	}
 }
+
+// JSON as recorded, with the flaw that a variable of digits becomes a number,
+// and one that was reported of it: leading zeros stay.
+func TestJSONIsAsRecorded(t *testing.T) {
+	s := testServer(t, `{"history":true,`+oneHost+`}`)
+	if got := ask(s, "qsub -h -N ok -l select=2:ncpus=4:ngpus=4:mem=2gb -l walltime=00:10:00 -v K=V,ISTHMUS_UID=1234,ZEROS=007 ok.sh"); got.Out != "0.pbs\n" {
+		t.Fatalf("%+v", got)
+	}
+	got := ask(s, "qstat -f -F json 0.pbs").Out
+	for _, want := range []string{
+		"\t\"pbs_version\":\t\"23.06.06\",\n\t\"pbs_server\":\t\"pbs\",\n\t\"Jobs\":\t{\n\t\t\"0.pbs\":\t{\n\t\t\t\"Job_Name\":\t\"ok\",\n\t\t\t\"Job_Owner\":\t\"pbsuser@pbs\",\n",
+		"\t\t\t\"Resource_List\":\t{\n\t\t\t\t\"mem\":\t\"4gb\",\n\t\t\t\t\"ncpus\":\t8,\n\t\t\t\t\"ngpus\":\t8,\n\t\t\t\t\"nodect\":\t2,\n\t\t\t\t\"place\":\t\"free\",\n" +
+			"\t\t\t\t\"select\":\t\"2:ncpus=4:ngpus=4:mem=2gb\",\n\t\t\t\t\"walltime\":\t\"00:10:00\"\n\t\t\t},\n",
+		"\t\t\t\t\"K\":\t\"V\",\n\t\t\t\t\"ISTHMUS_UID\":\t1234,\n", "\"ZEROS\":\t007,\n", "\t\t\t\"Submit_Host\":\t\"pbs\"\n\t\t}\n\t}\n}\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the answer lacks %q:\n%s", want, got)
+		}
+	}
+	if got := ask(s, "qstat -f -F json 99999"); got.Err != "qstat: Unknown Job Id 99999.pbs\n" || got.Code != 153 || !strings.HasSuffix(got.Out, "\t\"pbs_server\":\t\"pbs\"\n}\n") {
+		t.Errorf("an unknown job: %+v", got)
+	}
+}

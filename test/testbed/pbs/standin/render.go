@@ -15,12 +15,19 @@ type writer struct {
 	strings.Builder
 	indent string
 	wide   bool
+	// collect keeps the attributes as they are instead.
+	collect bool
+	pairs   []pair
 }
 
 // attr writes one attribute. A value that does not fit is folded, between the
 // entries of a list where it has commas and anywhere else, and goes on after a
 // tab.
 func (w *writer) attr(name, value string) {
+	if w.collect {
+		w.pairs = append(w.pairs, pair{name, value})
+		return
+	}
 	head := w.indent + name + " = "
 	w.WriteString(head)
 	if w.wide {
@@ -245,10 +252,12 @@ func (s *server) qstat(r *request) reply {
 			}
 		}
 	}
+	var listed []*job
 	for _, j := range shown {
 		if j.ended() && !history && !s.Torque || s.HideOthers && r.uid != 0 && r.uid != j.uid {
 			continue
 		}
+		listed = append(listed, j)
 		if has("f") {
 			s.write(w, j, r)
 			continue
@@ -264,6 +273,11 @@ func (s *server) qstat(r *request) reply {
 		fmt.Fprintf(w, "%-17s %-16.16s %-17s %s %s %-16s\n", j.id(), j.name, j.user, used, j.state, j.queue)
 	}
 	all.Out = w.String()
+	if slices.Contains(opts, option{"F", "json"}) {
+		var text strings.Builder
+		s.writeJSON(&text, listed, r)
+		all.Out = text.String()
+	}
 	return all
 }
 
