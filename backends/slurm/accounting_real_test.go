@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurm"
+	"github.com/isthmus-hpc/isthmus/backends/transport/local"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
 
 // withAccounting starts a cluster with an accounting database.
-func withAccounting(t *testing.T) *testbed.Cluster {
+func withAccounting(t *testing.T, extra ...string) *testbed.Cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: a real Slurm cluster starts jobs as their users")
@@ -31,7 +33,7 @@ func withAccounting(t *testing.T) *testbed.Cluster {
 		t.Fatal(err)
 	}
 	c, err := testbed.Start(t.Context(), testbed.Config{
-		Name: "booked", Accounting: true,
+		Name: "booked", Accounting: true, Extra: extra,
 		Hosts:      []testbed.Hosts{{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000, GPUType: "a100", GPUs: 2}},
 		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n1", "n2"}, Default: true}},
 	})
@@ -44,6 +46,16 @@ func withAccounting(t *testing.T) *testbed.Cluster {
 		}
 	})
 	return c
+}
+
+// named is a backend that speaks to the cluster by its name, as in a federation.
+func named(t *testing.T, c *testbed.Cluster) *slurm.Backend {
+	t.Helper()
+	b, err := slurm.New(slurm.Config{Runner: local.New(), Env: c.Env(), Cluster: c.Name()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // TestAccountingReal runs jobs on a cluster that keeps books: Slurm looks up the

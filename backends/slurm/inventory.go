@@ -13,7 +13,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 )
 
-// Inventory asks for the nodes and the partitions, and once for the version.
+// Inventory asks for the nodes and the partitions, and once for the version and
+// whether the cluster keeps books.
 func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 	const op = "inventory"
 	fail := func(err error) (backends.Inventory, error) {
@@ -21,6 +22,9 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 	}
 	version, err := b.readVersion(ctx)
 	if err != nil {
+		return backends.Inventory{}, err
+	}
+	if err := b.readAccounting(ctx); err != nil {
 		return backends.Inventory{}, err
 	}
 	nodes, _, err := b.query(ctx, op, "scontrol", "--oneliner", "--all", "--details", "show", "node")

@@ -23,7 +23,8 @@ func fields() []string {
 	}
 }
 
-// Observe lists the owner's jobs with one squeue. When users is empty all
+// Observe lists the owner's jobs with one squeue, and one sacct when jobs have
+// left the queue of a cluster that keeps books. When users is empty all
 // users' jobs are looked at. The list is incomplete when Slurm did not know one
 // of the users: their jobs are not in it.
 func (b *Backend) Observe(ctx context.Context, owner string, users []string) (backends.Observation, error) {
@@ -58,7 +59,11 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 		return fail(backends.KindTransient, fmt.Errorf("read the answer of squeue: %w", err))
 	}
 	// squeue skips an unknown user with a complaint and exits with 0.
-	return backends.Observation{Jobs: jobs, Complete: !strings.Contains(stderr, "Invalid user")}, nil
+	complete := !strings.Contains(stderr, "Invalid user")
+	if complete {
+		jobs = b.withHistory(ctx, owner, users, jobs)
+	}
+	return backends.Observation{Jobs: jobs, Complete: complete}, nil
 }
 
 // separator starts and ends with a byte that no field's value shows by chance

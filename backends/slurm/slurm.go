@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +60,8 @@ type Config struct {
 }
 
 // Backend is a backends.Backend for one Slurm cluster. It holds no state but
-// the version it read and the requests under way.
+// the version it read, the requests under way and, where the cluster keeps books,
+// which jobs it has seen.
 type Backend struct {
 	config   Config
 	submits  chan struct{}
@@ -68,6 +70,7 @@ type Backend struct {
 
 	mu      sync.Mutex
 	version string
+	history history
 }
 
 var _ backends.Backend = (*Backend)(nil)
@@ -87,7 +90,7 @@ func New(config Config) (*Backend, error) {
 		if !ok || name == "" {
 			return nil, fmt.Errorf("slurm backend: environment entry %q is not NAME=value", e)
 		}
-		for _, prefix := range []string{"SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_", "SPANK_", "_SLURM_SPANK_", "LD_"} {
+		for _, prefix := range []string{"SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_", "SINFO_", "SACCT_", "SALLOC_", "SRUN_", "SPANK_", "_SLURM_SPANK_", "LD_"} {
 			if strings.HasPrefix(name, prefix) {
 				return nil, fmt.Errorf("slurm backend: environment variable %s changes what commands do by default and is refused", name)
 			}
@@ -100,16 +103,22 @@ func New(config Config) (*Backend, error) {
 		config.SubmitTimeout = defaultSubmitTimeout
 	}
 	b := &Backend{config: config, submits: make(chan struct{}, submitsAtOnce)}
+	b.history.now, b.history.owners = time.Now, map[string]*past{}
 	b.releases = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(release()), Most: jobsAtOnce, Linger: linger})
 	b.cancels = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(cancel()), Most: jobsAtOnce, Linger: linger})
 	return b, nil
 }
 
-// Capabilities is constant. History is false, since ended jobs are known for
-// MinJobAge only (5 minutes by default). ExclusiveComponents is true: measured
-// on 22.05, a heterogeneous job waits for as many hosts as it has components.
+// Capabilities is constant but for History, which is true once Inventory has
+// read that the cluster has an accounting database (slurmdbd); without one ended
+// jobs are known for MinJobAge only (5 minutes by default). ExclusiveComponents
+// is true: measured on 22.05, a heterogeneous job waits for as many hosts as it
+// has components.
 func (b *Backend) Capabilities() backends.Capabilities {
-	return backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Enter: true}
+	return backends.Capabilities{
+		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Enter: true, Reservation: true,
+		History: b.history.on.Load(),
+	}
 }
 
 // command is one command of Slurm.
@@ -127,7 +136,9 @@ func (b *Backend) run(ctx context.Context, c command) (res transport.Result, sta
 	ctx, stop := context.WithTimeout(ctx, c.timeout)
 	defer stop()
 	argv := c.argv
-	if b.config.Cluster != "" {
+	// The program's own version needs no cluster, and naming one would need its
+	// accounting database.
+	if b.config.Cluster != "" && !slices.Contains(argv, "--version") {
 		argv = append([]string{argv[0], "--clusters=" + b.config.Cluster}, argv[1:]...)
 	}
 	res, err = b.config.Runner.Run(ctx, transport.Command{
