@@ -47,7 +47,6 @@ func served() validation.Served {
 		},
 		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
 		Unserved: []string{
-			"spec.connection.federation",
 			"spec.images.directory", "spec.images.archives", "spec.images.mirrors", "spec.images.caFile", "spec.images.insecure",
 			"spec.staging.podrun", "spec.staging.retention",
 			"spec.accounts[*].allowedQOS",
@@ -56,7 +55,7 @@ func served() validation.Served {
 }
 
 func slurmSystem(c *hpcv1alpha1.BatchCluster, runner transport.Runner) (provider.System, error) {
-	b, err := slurm.New(slurm.Config{Runner: runner, Env: environment(c)})
+	b, err := slurm.New(slurm.Config{Runner: runner, Env: environment(c), Cluster: c.Spec.Connection.Federation})
 	if err != nil {
 		return provider.System{}, err
 	}

@@ -54,6 +54,9 @@ func BatchCluster(c *hpc.BatchCluster, served Served) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs = append(errs, oneOf(spec.Child("type"), c.Spec.Type, "slurm", "pbs", "torque", "local")...)
 	errs = append(errs, connection(&c.Spec.Connection, spec.Child("connection"))...)
+	if c.Spec.Connection.Federation != "" && (c.Spec.Type != "slurm" || c.Spec.Connection.Type == "rest") {
+		errs = append(errs, field.Forbidden(spec.Child("connection", "federation"), "only Slurm's commands can name a cluster (-M); leave it out"))
+	}
 	errs = append(errs, servedTypes(&c.Spec, spec, served)...)
 	errs = append(errs, nodes(&c.Spec, spec.Child("nodes"))...)
 	errs = append(errs, Accounts(c.Spec.Accounts, spec.Child("accounts"))...)

@@ -81,6 +81,7 @@ var mistakes = []mistake{
 	{"spec.connection.env[1A]", func(c *hpc.BatchCluster) { c.Spec.Connection.Env = map[string]string{"1A": ""} }},
 	{"spec.connection.env[A]", func(c *hpc.BatchCluster) { c.Spec.Connection.Env = map[string]string{"A": "x\ny"} }},
 	{"spec.connection.federation", func(c *hpc.BatchCluster) { c.Spec.Connection.Federation = "-a" }},
+	{"spec.connection.federation", func(c *hpc.BatchCluster) { c.Spec.Type = "local"; c.Spec.Connection.Federation = "east" }},
 	{"spec.connection.ssh", func(c *hpc.BatchCluster) { c.Spec.Connection.Type = "ssh" }},
 	{"spec.connection.ssh", func(c *hpc.BatchCluster) { ssh(c); c.Spec.Connection.Type = "cli" }},
 	{"spec.connection.ssh.hosts", func(c *hpc.BatchCluster) { ssh(c).Hosts = nil }},
