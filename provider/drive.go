@@ -240,8 +240,8 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	if now.Before(m.reportAt) {
 		return
 	}
-	gone, failed := false, false
-	for i, member := range g.Members {
+	gone, failed, wrote := false, false, false
+	for _, member := range g.Members {
 		pod := pods[member.UID]
 		if pod == nil || member.Finished {
 			continue
@@ -298,9 +298,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		case err == nil:
 			b.wrote(written)
 			pods[member.UID] = written
-			size := member.Size
-			g.Members[i] = facts(written)
-			g.Members[i].Size = size
+			wrote = true
 		case isGone(err):
 			delete(pods, member.UID)
 			gone = true
@@ -309,8 +307,10 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			failed = true
 		}
 	}
-	if gone {
-		*g = refresh(*g, pods) // nothing must be done to a pod that is not there
+	if gone || wrote {
+		// Nothing must be done to a pod that is not there; and what came back with
+		// a status may hold the record of another daemon.
+		*g = refresh(*g, pods)
 	}
 	if failed {
 		m.unwritten++

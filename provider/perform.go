@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 )
@@ -194,6 +195,11 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	}
 	m.user = user
 	write := func(ctx context.Context, mem lifecycle.Pod) (*corev1.Pod, error) {
+		// The version alone is no lock: it may be newer than what the step was
+		// decided on.
+		if have := pods[mem.UID].Annotations[wellknown.BatchJobID]; have != "" && have != string(a.JobID) {
+			return nil, fmt.Errorf("record job %s: pod %s/%s has job %s: %w", a.JobID, mem.Namespace, mem.Name, have, ErrConflict)
+		}
 		var p *corev1.Pod
 		err := b.Gate.Do(ctx, string(lifecycle.Record), func(ctx context.Context) error {
 			var err error

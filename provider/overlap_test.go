@@ -1,0 +1,187 @@
+package provider_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
+)
+
+// second makes a further daemon for the same nodes, which sees the API through
+// its own eyes.
+func (w *world) second(pods provider.PodAPI) *provider.Bridge {
+	b := provider.NewBridge(provider.Options{
+		Cluster: &hpcv1alpha1.BatchCluster{
+			ObjectMeta: metav1.ObjectMeta{Name: "test"},
+			Spec: hpcv1alpha1.BatchClusterSpec{
+				Type: "slurm", Accounts: []hpcv1alpha1.Account{{User: "alice"}}, Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
+				Staging: hpcv1alpha1.Staging{Directory: "/staging"},
+			},
+		},
+		Owner: owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: pods, Objects: providertest.Objects{},
+		Gate: &faultyGate{mode: none, count: map[string]int{}}, Clock: w.clock, Log: logr.Discard(),
+	})
+	b.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: "node-main", Partition: "main", MaxPodsPending: 1000}})
+	return b
+}
+
+// R13: two daemons serve one node for 30 s under load; then one of them is left.
+// Nothing runs twice, nothing is lost, nothing stays behind.
+func TestTwoDaemonsForOneNode(t *testing.T) {
+	const trials = 40
+	double, second, lost := 0, 0, 0
+	for trial := range trials {
+		rng := rand.New(rand.NewPCG(uint64(trial), 13)) //nolint:gosec // a trial that can be repeated
+		w := newWorld(t, time.Duration(10+rng.IntN(40))*time.Second, &faultyGate{mode: none, count: map[string]int{}})
+		other := w.second(w.api)
+		for i := range 6 { // ticks of 5 s
+			w.gang(fmt.Sprintf("g%d", i), 1+rng.IntN(4))
+			var both sync.WaitGroup
+			for _, b := range []*provider.Bridge{w.bridge, other} {
+				fresh := rng.IntN(3) > 0
+				both.Go(func() {
+					for i := range 4 {
+						b.Pass(t.Context(), fresh && i%2 == 0)
+						if i%2 == 1 {
+							b.Wait()
+						}
+					}
+					b.Wait()
+				})
+			}
+			both.Wait()
+			w.system.Advance(tickTime)
+			w.clock.SetTime(w.system.Now())
+		}
+		for range 60 { // the other is gone
+			w.tick()
+			if w.settled() && !w.liveJobs() {
+				break
+			}
+		}
+		double += len(w.system.Violations())
+		starts := map[backends.Key]int{}
+		for _, e := range w.system.History() {
+			if e.What == "start" {
+				starts[e.Key]++
+			}
+		}
+		for key, n := range starts {
+			if n > 1 {
+				double++
+				t.Errorf("trial %d: gang %s ran %d times", trial, key, n)
+			}
+		}
+		for _, p := range w.api.List() {
+			if p.Status.Phase != corev1.PodSucceeded {
+				lost++
+				t.Errorf("trial %d: pod %s is %s", trial, p.Name, p.Status.Phase)
+			}
+		}
+		submits := map[backends.Key]int{}
+		for _, j := range w.system.Jobs() {
+			if submits[j.Key]++; submits[j.Key] == 2 {
+				second++
+			}
+		}
+		if w.liveJobs() {
+			t.Errorf("trial %d: jobs are left: %+v", trial, w.system.Jobs())
+		}
+	}
+	t.Logf("R13: %d trials, %d double runs, %d lost pods; %d times both submitted, and one job stayed held", trials, double, lost, second)
+}
+
+// distorted is a view of the API server that is not its state.
+type distorted struct {
+	provider.PodAPI
+	list func([]*corev1.Pod) []*corev1.Pod
+}
+
+// List implements provider.PodAPI.
+func (d *distorted) List() []*corev1.Pod { return d.list(d.PodAPI.List()) }
+
+// ListLive implements provider.PodAPI.
+func (d *distorted) ListLive(ctx context.Context) ([]*corev1.Pod, error) {
+	pods, err := d.PodAPI.ListLive(ctx)
+	return d.list(pods), err
+}
+
+// R4: while the API server shows nothing, a part, an old state or a copy of
+// etcd that was rolled back, no job is cancelled, however long it takes; the
+// brake says why.
+func TestBrakeOnAWrongView(t *testing.T) {
+	const running = 24
+	var old []*corev1.Pod // as they were before the first was bound to a job
+	for name, list := range map[string]func([]*corev1.Pod) []*corev1.Pod{
+		"empty": func([]*corev1.Pod) []*corev1.Pod { return nil },
+		"filtered": func(pods []*corev1.Pod) []*corev1.Pod {
+			var out []*corev1.Pod
+			for _, p := range pods {
+				if p.Name == "g0-0" {
+					out = append(out, p)
+				}
+			}
+			return out
+		},
+		"rolled back": func([]*corev1.Pod) []*corev1.Pod { return old[:1] },
+		"stale":       func([]*corev1.Pod) []*corev1.Pod { return old },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 24*time.Hour, &faultyGate{mode: none, count: map[string]int{}})
+			for i := range running {
+				w.gang(fmt.Sprintf("g%d", i), 1)
+			}
+			old = nil
+			for _, p := range w.api.List() {
+				old = append(old, p.DeepCopy())
+			}
+			for range 4 {
+				w.tick()
+			}
+			if n := len(w.api.List()); n != running {
+				t.Fatalf("%d pods", n)
+			}
+			for _, p := range w.api.List() {
+				if p.Annotations[wellknown.BatchJobID] == "" || p.Status.Phase != corev1.PodRunning {
+					t.Fatalf("pod %s does not run: %s", p.Name, p.Status.Phase)
+				}
+			}
+			// A daemon that starts into the wrong view, and stays in it for an hour.
+			w.bridge = w.second(&distorted{PodAPI: w.api, list: list})
+			braked := false
+			for range 720 {
+				w.bridge.Pass(t.Context(), true)
+				w.bridge.Wait()
+				w.system.Advance(tickTime)
+				w.clock.SetTime(w.system.Now())
+				braked = braked || w.bridge.Brake() != ""
+			}
+			cancels := 0
+			for _, j := range w.system.Jobs() {
+				if j.State != backends.StateRunning && !j.Held {
+					cancels++
+					t.Errorf("job %s is %s", j.ID, j.State)
+				}
+			}
+			if len(w.system.Violations()) > 0 {
+				t.Errorf("double runs: %v", w.system.Violations())
+			}
+			if !braked && name != "stale" { // an old version of a pod still owns its job
+				t.Error("the brake did not say anything")
+			}
+			t.Logf("R4 %s: an hour, %d of %d jobs cancelled; brake: %s", name, cancels, running, w.bridge.Brake())
+		})
+	}
+}
