@@ -184,12 +184,12 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", cluster.Name, err)
 	}
-	digest, err := staging.DigestOf(d.Podrun)
-	if err != nil {
-		return err
-	}
-	stager := &staging.Client{
-		Runner: connection.Runner, Podrun: d.Podrun, Program: connection.Program, Digest: digest, Directory: cluster.Spec.Staging.Directory,
+	stager := &staging.Client{Runner: connection.Runner, Directory: cluster.Spec.Staging.Directory, Podrun: cluster.Spec.Staging.Podrun}
+	if stager.Podrun == "" { // the site has none: ours is handed over
+		stager.Podrun, stager.Program = d.Podrun, connection.Program
+		if stager.Digest, err = staging.DigestOf(d.Podrun); err != nil {
+			return err
+		}
 	}
 
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))

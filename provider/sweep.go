@@ -30,8 +30,14 @@ const (
 // sweepState remembers since when something has had no owner.
 type sweepState struct {
 	jobs  map[backends.JobID]time.Time
-	dirs  map[backends.Key]int64 // observation in which the directory was first ownerless
+	dirs  map[backends.Key]ownerless
 	brake string                 // why the sweep stopped, "" when it runs
+}
+
+// ownerless says since when a directory has had no owner.
+type ownerless struct {
+	seq int64 // observation in which that was first seen
+	at  time.Time
 }
 
 // Brake tells why ownerless jobs are left alone, "" when none is.
@@ -64,7 +70,7 @@ func (b *Bridge) collectGarbage(ctx context.Context, gangs []lifecycle.Gang) {
 		}
 	}
 	if b.sweep.jobs == nil {
-		b.sweep.jobs, b.sweep.dirs = map[backends.JobID]time.Time{}, map[backends.Key]int64{}
+		b.sweep.jobs, b.sweep.dirs = map[backends.JobID]time.Time{}, map[backends.Key]ownerless{}
 	}
 	fresh := v.Complete && v.Seq == b.obsSeq && v.Reachable
 	b.mu.Unlock()
@@ -73,7 +79,7 @@ func (b *Bridge) collectGarbage(ctx context.Context, gangs []lifecycle.Gang) {
 	}
 	now := b.Clock.Now()
 	orphans, live := b.ownerlessJobs(v, owned, now)
-	dirs := b.ownerlessDirs(v, owned, live)
+	dirs := b.ownerlessDirs(v, owned, live, now)
 	if len(orphans) == 0 && len(dirs) == 0 {
 		b.setBrake("")
 		return
@@ -187,8 +193,12 @@ func (b *Bridge) ownerlessJobs(v View, owned map[backends.Key]bool, now time.Tim
 }
 
 // ownerlessDirs lists directories without a pod and without a live job in two
-// observations.
-func (b *Bridge) ownerlessDirs(v View, owned, live map[backends.Key]bool) []backends.Key {
+// observations, and for as long as spec.staging.retention keeps them.
+func (b *Bridge) ownerlessDirs(v View, owned, live map[backends.Key]bool, now time.Time) []backends.Key {
+	var retention time.Duration
+	if r := b.Cluster.Spec.Staging.Retention; r != nil {
+		retention = r.Duration
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []backends.Key
@@ -202,8 +212,8 @@ func (b *Bridge) ownerlessDirs(v View, owned, live map[backends.Key]bool) []back
 		}
 		first, ok := b.sweep.dirs[key]
 		if !ok {
-			b.sweep.dirs[key] = v.Seq
-		} else if v.Seq > first {
+			b.sweep.dirs[key] = ownerless{v.Seq, now}
+		} else if v.Seq > first.seq && now.Sub(first.at) >= retention {
 			out = append(out, key)
 		}
 	}

@@ -48,8 +48,6 @@ func served() validation.Served {
 		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
 		Unserved: []string{
 			"spec.images.directory", "spec.images.archives", "spec.images.mirrors", "spec.images.caFile", "spec.images.insecure",
-			"spec.staging.podrun", "spec.staging.retention",
-			"spec.accounts[*].allowedQOS",
 		},
 	}
 }

@@ -62,7 +62,7 @@ func Gang(in Input) (Output, error) {
 			Rank: rank, Namespace: m.Pod.Namespace, Name: m.Pod.Name, UID: string(m.Pod.UID), Hostnames: hostnames(m.Pod),
 		})
 	}
-	wall, grace := g.walltime(members), g.grace(members)
+	wall, grace, qos := g.walltime(members), g.grace(members), g.qos(members)
 	if len(g.causes) > 0 {
 		return Output{}, g.refusal()
 	}
@@ -74,7 +74,7 @@ func Gang(in Input) (Output, error) {
 	}
 	out.Spec = backends.JobSpec{
 		Key: in.Key, Owner: in.Owner, User: in.Account.User,
-		Partition: in.Node.Partition, Account: in.Account.Account, QOS: cmp.Or(in.Account.QOS, in.Node.QOS),
+		Partition: in.Node.Partition, Account: in.Account.Account, QOS: cmp.Or(qos, in.Account.QOS, in.Node.QOS),
 		Constraint: in.Node.Constraint, Reservation: in.Node.Reservation,
 		Walltime: wall, Grace: grace, WorkDir: in.WorkDir, Components: components,
 	}
