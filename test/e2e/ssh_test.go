@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
+	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
+)
+
+// A site is reached by SSH only. A Job that runs while that begins goes on; Jobs
+// come, talk and end as ever; connections are cut again and again in the middle of
+// submissions, and every Job still runs once; credentials are refused for a while,
+// which is told and ends no Job.
+func TestSlurmOverSSH(t *testing.T) {
+	if env.Slurm() == nil {
+		t.Skip("SKIP: this machine runs the local batch system, which is on this host")
+	}
+	if err := sshd.EnsureInstalled(t.Context(), t.Output()); err != nil {
+		t.Fatal(err)
+	}
+	server, err := sshd.Start(t.Context(), sshd.Config{Lines: []string{"Banner /etc/os-release"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	keyFile := filepath.Join(t.TempDir(), "id")
+	newKey := func() {
+		t.Helper()
+		key, err := sshd.NewKey(sshd.ED25519)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(server.Authorize(sshd.Dash, key.Public()), os.WriteFile(keyFile+".new", key.PEM, 0o600), os.Rename(keyFile+".new", keyFile)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newKey()
+	ns := namespace(t, account.Alice)
+	marks := markDir(t)
+	gang := func(name string, seconds int) {
+		t.Helper()
+		apply(t, ns, job{Name: name, Replicas: 2, Spec: "  plugins: {env: []}",
+			Script: fmt.Sprintf("mktemp %s/%s.$VC_TASK_INDEX.XXXXXX >/dev/null && sleep %d", marks, name, seconds)}.yaml())
+	}
+	gang("across", 20)
+	phase(t, ns, "across", "Running", time.Minute)
+
+	before := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o", "jsonpath={.spec.connection}")
+	var old map[string]any
+	if err := json.Unmarshal([]byte(before), &old); err != nil {
+		t.Fatalf("%v in %s", err, before)
+	}
+	old["ssh"] = nil
+	answers := func(v string) bool { return v != "" }
+	t.Cleanup(func() { connect(t, old, answers) })
+	connect(t, map[string]any{"type": "ssh", "ssh": map[string]any{
+		"hosts": []string{server.Address}, "user": sshd.Dash, "become": "sudo", "keyFile": keyFile, "knownHosts": server.KnownHosts(),
+	}}, answers)
+	eventually(t, time.Minute, "the daemon has logged in", func() (bool, string) {
+		log := server.Log()
+		return strings.Contains(log, "Accepted publickey for "+sshd.Dash), log[max(0, len(log)-300):]
+	})
+	phase(t, ns, "across", "Completed", 2*time.Minute)
+	once(t, marks, "across", 2)
+
+	kubectl(t, "apply", "-n", ns, "-f", example(t, "allreduce.yaml"))
+	phase(t, ns, "allreduce", "Completed", 3*time.Minute)
+	if log := kubectl(t, "logs", "-n", ns, "allreduce-master-0"); !strings.Contains(log, "of 4") || !strings.Contains(log, "OK") {
+		t.Errorf("log of the master is %q", log)
+	}
+	apply(t, ns, job{Name: "talk", Replicas: 1, Script: `for i in 1 2 3 4 5 6; do echo line $i; sleep 1; done`}.yaml())
+	eventually(t, time.Minute, "the container runs", func() (bool, string) {
+		p := kubectl(t, "get", "pods", "-n", ns, "-l", "volcano.sh/job-name=talk", "-o", "jsonpath={.items[*].status.phase}")
+		return p == "Running", p
+	})
+	if out := kubectl(t, "exec", "-n", ns, "talk-task-0", "--", "id", "-un"); strings.TrimSpace(out) != account.Alice {
+		t.Errorf("exec runs as %q", out)
+	}
+	if followed := kubectl(t, "logs", "-f", "-n", ns, "talk-task-0"); strings.Count(followed, "line ") != 6 {
+		t.Errorf("logs -f gave %q", followed)
+	}
+
+	t.Run("cut", func(t *testing.T) {
+		const jobs = 8
+		for i := range jobs {
+			gang(fmt.Sprintf("cut%d", i), 1)
+			server.Cut()
+		}
+		cuts := jobs
+		for end := time.Now().Add(8 * time.Second); time.Now().Before(end); <-time.After(150 * time.Millisecond) {
+			if len(server.Connections()) > 0 {
+				server.Cut()
+				cuts++
+			}
+		}
+		for i := range jobs {
+			name := fmt.Sprintf("cut%d", i)
+			phase(t, ns, name, "Completed", 3*time.Minute)
+			once(t, marks, name, 2)
+		}
+		t.Logf("%d Jobs ran once each through %d cuts", jobs, cuts)
+	})
+
+	t.Run("refused", func(t *testing.T) {
+		gang("kept", 15)
+		phase(t, ns, "kept", "Running", time.Minute)
+		if err := server.Authorize(sshd.Dash); err != nil {
+			t.Fatal(err)
+		}
+		server.Cut()
+		condition := func(want string) {
+			t.Helper()
+			eventually(t, time.Minute, "CredentialsValid is "+want, func() (bool, string) {
+				out := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o",
+					`jsonpath={.status.conditions[?(@.type=="CredentialsValid")].status} {.status.conditions[?(@.type=="CredentialsValid")].message}`)
+				return strings.HasPrefix(out, want+" "), out
+			})
+		}
+		condition("False")
+		newKey() // as an administrator mends it
+		condition("True")
+		phase(t, ns, "kept", "Completed", 2*time.Minute)
+		once(t, marks, "kept", 2)
+	})
+	if failed := kubectl(t, "get", "pods", "-n", ns, "--field-selector=status.phase=Failed", "-o", "name"); failed != "" {
+		t.Errorf("failed pods: %s", failed)
+	}
+}
