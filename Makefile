@@ -81,6 +81,7 @@ test-race-pure:
 bench: prepare ## measure what the README calls figures, each beside a reference (2 min when built; best on an idle machine)
 	go run ./test/perf/lists
 	go run ./test/perf/submit
+	go run ./test/perf/ssh
 	go run ./test/perf/bind
 	go test -run '^$$' -bench . -benchmem -count=3 ./scheduler
 

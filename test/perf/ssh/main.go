@@ -64,7 +64,7 @@ func run(ctx context.Context, l load) (err error) {
 	if err := sshd.EnsureInstalled(ctx, os.Stderr); err != nil {
 		return err
 	}
-	server, err := sshd.Start(ctx, sshd.Config{Lines: []string{"LogLevel ERROR"}})
+	server, err := sshd.Start(ctx, sshd.Config{Lines: []string{"LogLevel ERROR", "MaxSessions 64"}})
 	if err != nil {
 		return err
 	}
