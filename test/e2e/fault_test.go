@@ -28,12 +28,16 @@ func vnode(t *testing.T) *process.Process {
 }
 
 // The daemon is killed 50 times while jobs are submitted and run: no gang runs
-// twice, none is lost, nothing is left at Slurm or in the staging area.
+// twice, none is lost, nothing is left at the batch system or in the staging area.
 func TestKillDuringSubmitAndRun(t *testing.T) {
 	kills := 50
 	if testing.Short() {
 		kills = 10
 	}
+	killDuringSubmitAndRun(t, kills)
+}
+
+func killDuringSubmitAndRun(t *testing.T, kills int) {
 	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_KILLS")); err == nil && n > 0 {
 		kills = n
 	}

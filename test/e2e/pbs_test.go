@@ -57,7 +57,7 @@ func TestPBS(t *testing.T) {
 	t.Run("hostile values", TestHostileValues)
 	t.Run("hostile names", TestHostileNames)
 	t.Run("outage", testPBSOutage)
-	t.Run("kill", TestKillDuringSubmitAndRun)
+	t.Run("kill", func(t *testing.T) { killDuringSubmitAndRun(t, 15) })
 }
 
 func TestTorque(t *testing.T) {
