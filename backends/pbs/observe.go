@@ -77,11 +77,11 @@ type listing struct {
 func (b *Backend) list(ctx context.Context, user string, settings *server, into *listing) error {
 	for {
 		argv := []string{"qstat", "-f"}
-		switch {
-		case b.config.Dialect == Torque: // -x is XML there
-		case settings.history:
-			argv = []string{"qstat", "-x", "-f", "-w"}
-		default:
+		if settings.history { // never in Torque, where -x is XML
+			argv = []string{"qstat", "-x", "-f"}
+		}
+		wide := b.config.Dialect == Pro && !b.isNarrow()
+		if wide {
 			argv = append(argv, "-w")
 		}
 		r := &reader{heads: []string{"Job Id: "}, emit: into.add}
@@ -96,6 +96,13 @@ func (b *Backend) list(ctx context.Context, user string, settings *server, into 
 			b.keep(*settings)
 			continue
 		}
+		if res.Exit != 0 && wide && (strings.Contains(complaint, "usage:") || strings.Contains(complaint, "conflicting")) {
+			// An older release: folded lines are read as well.
+			b.mu.Lock()
+			b.narrow = true
+			b.mu.Unlock()
+			continue
+		}
 		if res.Exit != 0 {
 			return refusal("observe", argv[0], res)
 		}
@@ -107,6 +114,12 @@ func (b *Backend) list(ctx context.Context, user string, settings *server, into 
 		}
 		return nil
 	}
+}
+
+func (b *Backend) isNarrow() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.narrow
 }
 
 // add takes one job of the list when it is the owner's.

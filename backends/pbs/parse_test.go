@@ -243,3 +243,25 @@ func TestTheOtherFamily(t *testing.T) {
 		}
 	}
 }
+
+// A release whose qstat takes -w for the short list only.
+func TestNarrowQstat(t *testing.T) {
+	r := recorded(t)
+	r.files["qstat -x -f"] = testdata(t, "qstat-jobs.txt")
+	r.say = func(c transport.Command) (transport.Result, error) {
+		if slices.Contains(c.Argv, "-w") {
+			return transport.Result{Exit: 2, Stderr: []byte("usage: qstat [-f] [-J] [-p] [-t] [-x]")}, nil
+		}
+		return transport.Result{Exit: -1}, nil
+	}
+	b := replay(t, r, pbs.Pro)
+	for range 2 {
+		if o, err := b.Observe(t.Context(), "recorded", []string{"pbsuser"}); err != nil || len(o.Jobs) != 9 || !o.Complete {
+			t.Fatalf("%+v, %v", o, err)
+		}
+	}
+	wide := slices.IndexFunc(r.asked[3:], func(c transport.Command) bool { return slices.Contains(c.Argv, "-w") })
+	if wide >= 0 || len(r.asked) != 5 {
+		t.Errorf("%d commands, and -w once more", len(r.asked))
+	}
+}

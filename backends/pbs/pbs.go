@@ -74,6 +74,7 @@ type Backend struct {
 	mu       sync.Mutex
 	version  string  // of the commands; "" before it was read
 	settings *server // nil before they were read
+	narrow   bool    // qstat does not know -w together with -f
 	gpuType  *string // resource that holds a vnode's GPU type, "" when there is none; nil before it was looked for
 }
 

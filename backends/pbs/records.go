@@ -159,7 +159,7 @@ func (n *note) job(dialect Dialect, id backends.JobID, user, owner string) (j ba
 		return j, true
 	}
 	j.Partition, j.Started = last.get("queue"), epoch(last.get("start"))
-	j.Hosts = strings.FieldsFunc(last.get("hosts"), func(r rune) bool { return r == '+' })
+	j.Hosts, _ = execHosts(strings.Trim(last.get("hosts"), "+")) // a wrong list is the user's own
 	if j.Submitted.IsZero() {
 		j.Submitted = j.Started
 	}

@@ -151,6 +151,7 @@ begin() {
 		"$(uniq "${PBS_NODEFILE:-/dev/null}" | tr '\n' '+')" "$ISTHMUS_TAG"
 }
 begin run >"$file.new" 2>/dev/null && mv -f "$file.new" "$file.run" 2>/dev/null
+rm -f "$file.end" 2>/dev/null # of an earlier run
 trap 'note "term = $(date +%s)"' TERM
 ./podrun launch . &
 launcher=$!
