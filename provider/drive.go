@@ -285,7 +285,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			b.Log.Error(err, "encode pod status", "pod", pod.Namespace+"/"+pod.Name)
 			continue
 		}
-		if !changed {
+		if !changed || m.idle[member.UID] == pod.ResourceVersion+" "+string(patch) {
 			continue
 		}
 		var written *corev1.Pod
@@ -296,6 +296,9 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		})
 		switch {
 		case err == nil:
+			if written.ResourceVersion == pod.ResourceVersion {
+				m.idle[member.UID] = pod.ResourceVersion + " " + string(patch)
+			}
 			b.wrote(written)
 			pods[member.UID] = written
 			wrote = true

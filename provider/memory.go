@@ -49,6 +49,7 @@ type memo struct {
 	cancelAt   time.Time // last cancel
 	wantsFresh bool      // guarded by the bridge's lock, as the loop reads it any time
 	announced  backends.JobID
+	idle       map[string]string // UID -> version and last patch that changed nothing: an API server may not know a field
 	events     map[string]int64  // UID -> number of the runner's last event that was told or seen first
 	reported   map[string]string // UID -> last event text, so that an event is told once
 }
@@ -80,7 +81,7 @@ func (b *Bridge) memo(key backends.Key) *memo {
 	defer b.mu.Unlock()
 	m := b.memos[key]
 	if m == nil {
-		m = &memo{stopped: map[string]int64{}, ranks: map[string]int{}, reported: map[string]string{}, events: map[string]int64{}}
+		m = &memo{stopped: map[string]int64{}, ranks: map[string]int{}, reported: map[string]string{}, events: map[string]int64{}, idle: map[string]string{}}
 		b.memos[key] = m
 	}
 	if m.busy {

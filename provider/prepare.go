@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,12 +67,19 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 			in.WorkDir = b.Stager.WorkDir(acct.User, g.Key)
 			b.identify(&in)
 		}
-		configMaps, secrets := translate.References(pod, in.Account.ServiceAccountTokens)
-		member, err := b.resolve(ctx, b.Objects, in.Account, i, pod, configMaps, secrets)
-		if err != nil {
-			return false, err
-		}
-		in.Members = append(in.Members, member)
+		in.Members = append(in.Members, translate.Member{Rank: i, Pod: pod})
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(apiParallel)
+	for i, m := range in.Members {
+		group.Go(func() (err error) {
+			configMaps, secrets := translate.References(m.Pod, in.Account.ServiceAccountTokens)
+			in.Members[i], err = b.resolve(gctx, b.Objects, in.Account, m.Rank, m.Pod, configMaps, secrets)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return false, err
 	}
 	out, err := translate.Gang(in)
 	var refusal *translate.Refusal

@@ -45,8 +45,8 @@ type Options struct {
 	Terminate <-chan struct{}
 	// TimeUp gets a signal when the run-time limit is near. It may be nil.
 	TimeUp <-chan os.Signal
-	Stdout    *os.File
-	Stderr    *os.File
+	Stdout *os.File
+	Stderr *os.File
 	// PodArgs are added to each member's command line.
 	PodArgs []string
 }
