@@ -49,7 +49,7 @@ type KeySelector struct {
 
 // SSHConnection says how login nodes are reached.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.knownHosts) && self.knownHosts != ”, has(self.knownHostsFile) && self.knownHostsFile != ”, has(self.knownHostsSecretRef)].filter(x, x).size() == 1",message="exactly one of knownHosts, knownHostsFile and knownHostsSecretRef is needed: an unknown host is never talked to"
+// +kubebuilder:validation:XValidation:rule="[has(self.knownHosts) && size(self.knownHosts) > 0, has(self.knownHostsFile) && size(self.knownHostsFile) > 0, has(self.knownHostsSecretRef)].filter(x, x).size() == 1",message="exactly one of knownHosts, knownHostsFile and knownHostsSecretRef is needed: an unknown host is never talked to"
 // +kubebuilder:validation:XValidation:rule="has(self.keyFile) || has(self.keySecretRef) || has(self.agentSocket) || has(self.controlPath)",message="one of keyFile, keySecretRef, agentSocket and controlPath is needed"
 type SSHConnection struct {
 	// Hosts are the login nodes, host or host:port, in the order they are tried.
