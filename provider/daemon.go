@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
@@ -28,6 +29,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
+	"github.com/isthmus-hpc/isthmus/provider/metrics"
 	"github.com/isthmus-hpc/isthmus/provider/servingcert"
 	"github.com/isthmus-hpc/isthmus/provider/staging"
 )
@@ -86,6 +88,8 @@ type Config struct {
 	// Certificates gets the serving certificates of the nodes; nil when API has
 	// them from files.
 	Certificates *servingcert.Manager
+	// Metrics takes the daemon's measurements; nil is nobody.
+	Metrics prometheus.Registerer
 	// Gate is the door for effects; effect.Open when nil.
 	Gate effect.Gate
 	// Reload is how often the BatchCluster is looked at for changes; 5 s when 0.
@@ -107,6 +111,8 @@ type Daemon struct {
 	life    context.Context // of the daemon, longer than that of a configuration
 
 	mu sync.Mutex
+	// serving is the bridge of the configuration that is served; nil before the first.
+	serving *Bridge
 	// invalid says what is wrong with a newer BatchCluster than the one that is
 	// served; "" when nothing is.
 	invalid string
@@ -122,6 +128,13 @@ func (c Config) Run(ctx context.Context) error {
 	}
 	if d.Gate == nil {
 		d.Gate = effect.Open{}
+	}
+	if d.Metrics != nil {
+		m := metrics.New(d.Gate, time.Now, d.measured)
+		if err := d.Metrics.Register(m); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+		d.Gate = m
 	}
 	if d.Audit == nil {
 		d.Audit = func(s account.Submission) { d.Log.Info("submission", "record", s) }
@@ -157,6 +170,17 @@ func (c Config) Run(ctx context.Context) error {
 		return cause
 	}
 	return nil
+}
+
+// measured is what the present configuration shows of itself.
+func (d *Daemon) measured() metrics.State {
+	d.mu.Lock()
+	bridge := d.serving
+	d.mu.Unlock()
+	if bridge == nil {
+		return metrics.State{}
+	}
+	return bridge.Measured()
 }
 
 // serve runs one configuration until ctx ends or the BatchCluster changes.
@@ -212,6 +236,9 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 		Objects:   &kubeObjects{client: d.Client, namespaces: namespaces.Lister()},
 		Gate:      d.Gate, Log: d.Log, Audit: d.Audit,
 	})
+	d.mu.Lock()
+	d.serving = bridge
+	d.mu.Unlock()
 	defer pods.Wait()
 	defer cancel()
 

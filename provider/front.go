@@ -250,11 +250,11 @@ func (f *front) report(ctx context.Context, v View, cause error) error {
 		ObservedGeneration: f.cluster.Generation,
 		Version:            f.inventory.Version,
 	}
-	pending, running := f.bridge.count(v)
+	queues := f.bridge.queues(v)
 	var problems []string
 	for _, view := range f.views {
 		name := view.VirtualNode.Name
-		status.Nodes = append(status.Nodes, inventory.Status(view, pending[name], running[name]))
+		status.Nodes = append(status.Nodes, inventory.Status(view, queues[name]))
 		if view.Problem != "" && !f.retired[name] && !f.readAt.IsZero() {
 			problems = append(problems, name+": "+view.Problem)
 		}
@@ -288,6 +288,18 @@ func (f *front) report(ctx context.Context, v View, cause error) error {
 	case errors.Is(cause, transport.ErrDenied):
 		cond(hpcv1alpha1.ConditionCredentialsValid, false, "Refused", cause.Error())
 	default: // nothing was learned of them
+		for _, c := range f.reported.Conditions {
+			if c.Type == hpcv1alpha1.ConditionCredentialsValid {
+				status.Conditions = append(status.Conditions, c)
+			}
+		}
+	}
+	switch {
+	case cause == nil:
+		cond(hpcv1alpha1.ConditionCredentialsValid, true, "Accepted", "the batch system accepts our credentials")
+	case backends.KindOf(cause) == backends.KindDenied:
+		cond(hpcv1alpha1.ConditionCredentialsValid, false, "Refused", cause.Error())
+	default: // a silent batch system says nothing about them
 		for _, c := range f.reported.Conditions {
 			if c.Type == hpcv1alpha1.ConditionCredentialsValid {
 				status.Conditions = append(status.Conditions, c)

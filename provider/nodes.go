@@ -220,8 +220,11 @@ func (s *nodeSet) reconcileSpec(ctx context.Context, want *corev1.Node) error {
 			labels[k] = v
 		}
 	}
-	if _, stale := have.Labels[wellknown.GPUModel]; stale && want.Labels[wellknown.GPUModel] == "" {
-		labels[wellknown.GPUModel] = nil // the hosts have several models by now, or none
+	for key := range have.Labels {
+		ours := key == wellknown.GPUModel || key == wellknown.MaxWalltime || strings.HasPrefix(key, wellknown.FeaturePrefix)
+		if _, wanted := want.Labels[key]; ours && !wanted {
+			labels[key] = nil // the hosts have several models by now, or the feature has gone
+		}
 	}
 	if sameTaints(taints, have.Spec.Taints) && len(labels) == 0 {
 		return nil

@@ -71,25 +71,37 @@ func (b *Bridge) SetPartitions(views []inventory.View) {
 	}
 }
 
-// count counts our jobs on each virtual node.
-func (b *Bridge) count(v View) (pending, running map[string]int) {
-	pending, running = map[string]int{}, map[string]int{}
-	nodeOf := map[string]string{}
+// queues sums up our jobs on each virtual node. Nodes of one partition are told
+// apart by where the pods are.
+func (b *Bridge) queues(v View) map[string]inventory.Queue {
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := map[string]inventory.Queue{}
+	nodeOf := map[string]string{}
 	for name, n := range b.vnodes {
 		nodeOf[n.Partition] = name
 	}
-	b.mu.Unlock()
-	for _, jobs := range v.Jobs {
+	for key, jobs := range v.Jobs {
+		at, known := b.places[key]
 		for _, j := range jobs {
+			if !known {
+				at = place{node: nodeOf[j.Partition]}
+			}
+			q := out[at.node]
 			switch {
 			case j.State.Terminal():
+				continue
 			case j.State == backends.StatePending:
-				pending[nodeOf[j.Partition]]++
+				q.PendingJobs++
+				q.PendingPods += at.pods
+				if !j.Estimated.IsZero() && (q.Estimated.IsZero() || j.Estimated.Before(q.Estimated)) {
+					q.Estimated = j.Estimated
+				}
 			default:
-				running[nodeOf[j.Partition]]++
+				q.RunningJobs++
 			}
+			out[at.node] = q
 		}
 	}
-	return pending, running
+	return out
 }

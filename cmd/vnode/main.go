@@ -39,7 +39,7 @@ type flags struct {
 	kubeconfig, cluster, config, podrun string
 	listen, nodeIP                      string
 	certFile, keyFile, clientCA         string
-	certDir, signer, auditLog           string
+	certDir, signer, auditLog, metrics  string
 	stateDir                            string
 	qps                                 float64
 	burst                               int
@@ -60,6 +60,7 @@ func main() {
 	flag.StringVar(&f.clientCA, "client-ca-file", "", "authority of the client certificates that are accepted (default: the one that the API server publishes)")
 	flag.StringVar(&f.certDir, "cert-dir", "/var/lib/isthmus/pki", "where certificates from the cluster's signer are kept")
 	flag.StringVar(&f.auditLog, "audit-log", "", "file that gets a JSON line for every submission: who in Kubernetes made which job run as whom (default: the log)")
+	flag.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:0", `loopback HOST:PORT of /metrics and /debug/pprof; "0" turns them off`)
 	flag.StringVar(&f.signer, "cert-signer", certificatesv1.KubeletServingSignerName, "signer of the serving certificates")
 	flag.StringVar(&f.stateDir, "local-state-dir", "/var/lib/isthmus/local", "where a batch system of type local keeps its jobs")
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server")
@@ -114,6 +115,11 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	if err != nil {
 		return err
 	}
+	registry, closeMetrics, err := serveMetrics(ctx, f.metrics, log)
+	if err != nil {
+		return err
+	}
+	defer closeMetrics()
 	audit, closeAudit, err := auditTo(f.auditLog, log)
 	if err != nil {
 		return err
@@ -136,7 +142,7 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	return provider.Config{
 		Client: kube, Source: source, Systems: systems(f.stateDir, podrun, secrets{kube}), Served: served(),
 		Connect: connector{secrets: secrets{kube}, podrun: podrun, log: log}.connect, Podrun: podrun,
-		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host), Certificates: certs, Audit: audit,
+		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host), Certificates: certs, Audit: audit, Metrics: registry,
 		API: kubeletapi.Config{
 			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"),
 		},

@@ -37,7 +37,13 @@ type View struct {
 	Capacity, Allocatable corev1.ResourceList
 	Shapes                hostshape.Shapes
 	Hosts, Unusable       int
-	GPUTypes              []string // GRES types of the usable hosts, sorted
+	// Whole are the usable hosts as they are when empty, Foreign what jobs that
+	// are not ours hold of them.
+	Whole    []hostshape.Shape
+	Foreign  corev1.ResourceList
+	Features []string // that all usable hosts have, sorted
+	Missing  []string // what the connection to the batch system cannot do
+	GPUTypes []string // GRES types of the usable hosts, sorted
 	// Overlaps names virtual nodes that share hosts with this one.
 	Overlaps []string
 	// Problem says why the node cannot be served; empty when it can.
@@ -144,8 +150,10 @@ func overlap(a, b map[string]bool) bool {
 // sum adds the hosts up.
 func (v *View) sum(usable []backends.Host, use Use, caps backends.Capabilities) {
 	v.Hosts = len(usable)
-	capacity, free := map[string]int64{}, map[string]int64{}
-	shapes := map[string]*hostshape.Shape{}
+	v.Missing = missing(caps)
+	capacity, free, taken := map[string]int64{}, map[string]int64{}, map[string]int64{}
+	shapes, empty := map[string]*hostshape.Shape{}, map[string]*hostshape.Shape{}
+	features := map[string]int{}
 	types := map[string]bool{}
 	for _, h := range usable {
 		whole := v.amounts(h.CPUs, h.MemoryMiB, h.GPUs)
@@ -158,23 +166,62 @@ func (v *View) sum(usable []backends.Host, use Use, caps backends.Capabilities) 
 		for _, name := range slices.Sorted(maps.Keys(whole)) {
 			capacity[name] += whole[name]
 			free[name] += net[name]
+			taken[name] += whole[name] - net[name]
 		}
+		for _, f := range h.Features {
+			features[f]++
+		}
+		count(empty, whole)
 		for t := range h.GPUs {
 			types[t] = true
 		}
-		id := shapeID(net)
-		if shapes[id] == nil {
-			shapes[id] = &hostshape.Shape{Resources: net}
-		}
-		shapes[id].Count++
+		count(shapes, net)
 	}
+	for _, f := range slices.Sorted(maps.Keys(features)) {
+		if features[f] == len(usable) {
+			v.Features = append(v.Features, f)
+		}
+	}
+	v.Foreign = resources(taken)
 	v.GPUTypes = slices.Sorted(maps.Keys(types))
 	v.Capacity, v.Allocatable = v.list(capacity), v.list(free)
-	v.Shapes = hostshape.Shapes{ExclusiveComponents: caps.ExclusiveComponents, Shapes: []hostshape.Shape{}}
-	for _, s := range shapes {
-		v.Shapes.Shapes = append(v.Shapes.Shapes, *s)
+	v.Shapes = hostshape.Shapes{ExclusiveComponents: caps.ExclusiveComponents, Shapes: sorted(shapes)}
+	v.Whole = sorted(empty)
+}
+
+// count adds one host to its shape.
+func count(shapes map[string]*hostshape.Shape, resources map[string]int64) {
+	id := shapeID(resources)
+	if shapes[id] == nil {
+		shapes[id] = &hostshape.Shape{Resources: resources}
 	}
-	slices.SortFunc(v.Shapes.Shapes, func(a, b hostshape.Shape) int {
+	shapes[id].Count++
+}
+
+// missing names what an administrator may expect and does not get.
+func missing(caps backends.Capabilities) []string {
+	var out []string
+	for _, c := range []struct {
+		name string
+		has  bool
+	}{
+		{"History", caps.History}, {"Heterogeneous", caps.Heterogeneous}, {"StartEstimate", caps.StartEstimate},
+		{"Enter", caps.Enter}, {"Reservation", caps.Reservation},
+	} {
+		if !c.has {
+			out = append(out, c.name)
+		}
+	}
+	return out
+}
+
+// sorted lists shapes, the largest first.
+func sorted(shapes map[string]*hostshape.Shape) []hostshape.Shape {
+	out := []hostshape.Shape{}
+	for _, s := range shapes {
+		out = append(out, *s)
+	}
+	slices.SortFunc(out, func(a, b hostshape.Shape) int {
 		return cmp.Or(
 			cmp.Compare(gpus(b.Resources), gpus(a.Resources)),
 			cmp.Compare(b.Resources[string(corev1.ResourceCPU)], a.Resources[string(corev1.ResourceCPU)]),
@@ -182,6 +229,7 @@ func (v *View) sum(usable []backends.Host, use Use, caps backends.Capabilities) 
 			cmp.Compare(shapeID(a.Resources), shapeID(b.Resources)),
 		)
 	})
+	return out
 }
 
 // amounts gives a host's resources under their Kubernetes names: cpu in

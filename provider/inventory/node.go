@@ -14,6 +14,7 @@ import (
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
@@ -111,7 +112,7 @@ func labels(v View, s State) map[string]string {
 		out = map[string]string{}
 	}
 	set := func(key, value string) {
-		if len(validation.IsValidLabelValue(value)) == 0 {
+		if len(validation.IsValidLabelValue(value)) == 0 && len(validation.IsQualifiedName(key)) == 0 {
 			out[key] = value
 		}
 	}
@@ -123,6 +124,12 @@ func labels(v View, s State) map[string]string {
 	set(wellknown.VirtualNode, "true")
 	set(wellknown.Cluster, s.Cluster)
 	set(wellknown.Partition, v.VirtualNode.Partition)
+	for _, f := range v.Features {
+		set(wellknown.FeaturePrefix+f, "true")
+	}
+	if v.Partition.MaxWalltime > 0 {
+		set(wellknown.MaxWalltime, strconv.FormatInt(int64(v.Partition.MaxWalltime/time.Second), 10))
+	}
 	if len(v.GPUTypes) == 1 && v.GPUTypes[0] != "" {
 		set(wellknown.GPUModel, v.GPUTypes[0])
 	}
@@ -171,13 +178,53 @@ func conditions(v View, s State) []corev1.NodeCondition {
 	return out
 }
 
+// Queue is what of ours a node has at the batch system.
+type Queue struct {
+	PendingJobs, RunningJobs int
+	PendingPods              int       // pods of the jobs that wait
+	Estimated                time.Time // expected start of the first of those; zero when unknown
+}
+
 // Status sums a view up for the BatchCluster.
-func Status(v View, pending, running int) hpcv1alpha1.VirtualNodeStatus {
-	return hpcv1alpha1.VirtualNodeStatus{
+func Status(v View, q Queue) hpcv1alpha1.VirtualNodeStatus {
+	out := hpcv1alpha1.VirtualNodeStatus{
 		Name: v.VirtualNode.Name, Partition: v.VirtualNode.Partition,
 		Hosts: clamp(v.Hosts), UnusableHosts: clamp(v.Unusable),
-		Overlaps: slices.Clone(v.Overlaps), PendingJobs: clamp(pending), RunningJobs: clamp(running),
+		Overlaps: slices.Clone(v.Overlaps), PendingJobs: clamp(q.PendingJobs), RunningJobs: clamp(q.RunningJobs),
+		PendingPods: clamp(q.PendingPods),
+		Shapes:      apiShapes(v.Whole), Free: apiShapes(v.Shapes.Shapes), Foreign: v.Foreign, Missing: slices.Clone(v.Missing),
 	}
+	if !q.Estimated.IsZero() {
+		// To the minute: batch systems guess anew with every pass.
+		at := metav1.NewTime(q.Estimated.Truncate(time.Minute))
+		out.EstimatedStart = &at
+	}
+	return out
+}
+
+func apiShapes(shapes []hostshape.Shape) []hpcv1alpha1.HostShape {
+	var out []hpcv1alpha1.HostShape
+	for _, s := range shapes {
+		out = append(out, hpcv1alpha1.HostShape{Count: clamp(int(s.Count)), Resources: resources(s.Resources)})
+	}
+	return out
+}
+
+// resources gives amounts as the API has them, without those that are zero.
+func resources(amounts map[string]int64) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for name, n := range amounts {
+		switch {
+		case n == 0:
+		case corev1.ResourceName(name) == corev1.ResourceCPU:
+			out[corev1.ResourceCPU] = *resource.NewMilliQuantity(n, resource.DecimalSI)
+		case corev1.ResourceName(name) == corev1.ResourceMemory:
+			out[corev1.ResourceMemory] = *resource.NewQuantity(n, resource.BinarySI)
+		default:
+			out[corev1.ResourceName(name)] = *resource.NewQuantity(n, resource.DecimalSI)
+		}
+	}
+	return out
 }
 
 func clamp(n int) int32 { return int32(min(max(n, 0), 1<<31-1)) }

@@ -61,8 +61,12 @@ const (
 	// document decoded by controllers/api/hostshape. The scheduler packs gangs
 	// against it, so that 8 GPUs of one host means one host.
 	HostShapes = Prefix + "host-shapes"
-	// MaxWalltime is the annotation with the partition's time limit in seconds.
+	// MaxWalltime is the annotation and the label with the partition's time limit
+	// in seconds, which node affinity can compare (Gt, Lt).
 	MaxWalltime = Prefix + "max-walltime-seconds"
+	// FeaturePrefix starts the labels, value "true", of the features that all
+	// hosts of the node have at the batch system.
+	FeaturePrefix = "feature." + Prefix
 )
 
 // TaintVirtualNode keeps ordinary pods off virtual nodes; its value is the
