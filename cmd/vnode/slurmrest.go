@@ -8,15 +8,19 @@ import (
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurm"
 	"github.com/isthmus-hpc/isthmus/backends/slurmrest"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/provider"
 )
 
 // restFields is where mistakes in the connection are told.
 const restFields = "spec.connection.rest"
 
-// slurmrestSystem drives Slurm through slurmrestd. Files go by the runner.
-func slurmrestSystem(c *hpcv1alpha1.BatchCluster, s secrets) (provider.System, error) {
+// slurmrestSystem drives Slurm through slurmrestd. Files go by the runner, and
+// so do exec and its like where the runner's host is a login node.
+func slurmrestSystem(c *hpcv1alpha1.BatchCluster, runner transport.Runner, s secrets) (provider.System, error) {
 	rest := c.Spec.Connection.REST
 	if rest == nil {
 		return provider.System{}, fmt.Errorf("%s is required for connection type rest", restFields)
@@ -37,7 +41,32 @@ func slurmrestSystem(c *hpcv1alpha1.BatchCluster, s secrets) (provider.System, e
 	if err != nil {
 		return provider.System{}, fmt.Errorf("%s.%w", restFields, err)
 	}
-	return provider.System{Backend: b, Launcher: "slurm"}, nil
+	if c.Spec.Connection.SSH == nil {
+		return provider.System{Backend: b, Launcher: "slurm"}, nil
+	}
+	commands, err := slurm.New(slurm.Config{Runner: runner, Env: environment(c)})
+	if err != nil {
+		return provider.System{}, err
+	}
+	return provider.System{Backend: entering{b, commands}, Launcher: "slurm"}, nil
+}
+
+// entering is slurmrestd with the one thing it cannot do: srun enters jobs.
+type entering struct {
+	*slurmrest.Backend
+	srun backends.Enterer
+}
+
+// Capabilities are those of slurmrestd, and Enter.
+func (e entering) Capabilities() backends.Capabilities {
+	c := e.Backend.Capabilities()
+	c.Enter = true
+	return c
+}
+
+// Enter gives the srun of package slurm.
+func (e entering) Enter(job backends.JobRef, host string, argv []string) (backends.Entry, error) {
+	return e.srun.Enter(job, host, argv)
 }
 
 // restTokens gives the tokens from the one source that is named.

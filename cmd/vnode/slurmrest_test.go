@@ -13,6 +13,9 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/transport/local"
 )
 
 func restCluster(r hpcv1alpha1.RESTConnection) *hpcv1alpha1.BatchCluster {
@@ -82,6 +85,31 @@ func TestRESTTokensFromSecrets(t *testing.T) {
 		r := hpcv1alpha1.RESTConnection{TokenSecretRef: &hpcv1alpha1.KeySelector{Name: "slurm"}}
 		if _, err := token(r, "alice"); err == nil || !strings.Contains(err.Error(), "namespace must be given") {
 			t.Errorf("outside of a pod: %v", err)
+		}
+	}
+}
+
+// exec needs srun, which slurmrestd cannot start: only a login node can.
+func TestRESTEnters(t *testing.T) {
+	c := restCluster(hpcv1alpha1.RESTConnection{URL: "unix:///run/s", JWTKeyFile: "/k"})
+	for _, login := range []bool{false, true} {
+		if login {
+			c.Spec.Connection.SSH = &hpcv1alpha1.SSHConnection{}
+		}
+		s, err := slurmrestSystem(c, local.New(), secrets{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		enterer, ok := s.Backend.(backends.Enterer)
+		if ok != login || s.Backend.Capabilities().Enter != login || !s.Backend.Capabilities().Heterogeneous {
+			t.Fatalf("login node %t: enters %t, capabilities %+v", login, ok, s.Backend.Capabilities())
+		}
+		if !login {
+			continue
+		}
+		entry, err := enterer.Enter(backends.JobRef{ID: "7", Key: "k", User: "alice"}, "n1", []string{"true"})
+		if err != nil || len(entry.Argv) == 0 || entry.Argv[0] != "srun" || entry.User != "alice" {
+			t.Errorf("entry %+v, %v", entry, err)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func systems(stateDir, podrun string, s secrets) map[string]provider.Factory {
 	return map[string]provider.Factory{
 		"slurm": func(c *hpcv1alpha1.BatchCluster, runner transport.Runner) (provider.System, error) {
 			if c.Spec.Connection.Type == "rest" {
-				return slurmrestSystem(c, s)
+				return slurmrestSystem(c, runner, s)
 			}
 			return slurmSystem(c, runner)
 		},
