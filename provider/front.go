@@ -188,6 +188,7 @@ func (f *front) applyNodes(cause error) {
 	state := inventory.State{
 		Cluster: f.cluster.Name, NodeIP: f.daemon.NodeIP, Port: f.port(), Version: f.daemon.Version,
 		System: f.inventory.System + " " + f.inventory.Version, Reachable: f.reachable, Since: f.since, Why: why,
+		Enter:       f.system.Backend.Capabilities().Enter,
 		Uncertified: f.certify(),
 	}
 	var desired []*corev1.Node

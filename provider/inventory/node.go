@@ -49,6 +49,8 @@ type State struct {
 	Port    int32
 	Version string // shown as the kubelet's version
 	System  string // batch system and version, such as "slurm 22.05.8"
+	// Enter: programs can be started in running jobs (backends.Capabilities).
+	Enter bool
 	// Reachable: the batch system answered last time; Since is when that changed
 	// and Why what it said otherwise.
 	Reachable bool
@@ -95,6 +97,10 @@ func Node(v View, s State) *corev1.Node {
 				OSImage: s.System, ContainerRuntimeVersion: "isthmus://host",
 			},
 		},
+	}
+	n.Annotations[wellknown.Streams] = "NotServed"
+	if s.Enter {
+		n.Annotations[wellknown.Streams] = "Served"
 	}
 	if v.Partition.MaxWalltime > 0 {
 		n.Annotations[wellknown.MaxWalltime] = strconv.FormatInt(int64(v.Partition.MaxWalltime/time.Second), 10)

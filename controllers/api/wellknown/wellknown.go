@@ -114,6 +114,10 @@ const (
 	PodGroupName = "scheduling.k8s.io/group-name"
 )
 
+// Streams is the annotation on a virtual node that says whether kubectl exec,
+// attach, port-forward and cp reach its pods: "Served" or "NotServed".
+const Streams = Prefix + "streams"
+
 // ResourceMetricsPath is the annotation on a node by which metrics-server finds
 // its resource metrics elsewhere than at /metrics/resource.
 const ResourceMetricsPath = "metrics.k8s.io/resource-metrics-path"
