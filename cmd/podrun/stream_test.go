@@ -530,6 +530,9 @@ func TestEphemeral(t *testing.T) {
 	if end := state("refused").Terminated; end.Reason != "CreateContainerError" || !strings.Contains(end.Message, "not here") {
 		t.Errorf("refused: %+v", end)
 	}
+	if log := b.logs(0, "refused"); !strings.Contains(log, "not here") {
+		t.Errorf("its log is %q", log)
+	}
 	c, _ := b.dial()
 	out := &lines{}
 	in, feed := io.Pipe()

@@ -3,6 +3,7 @@ package translate
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -49,6 +50,7 @@ func Ephemeral(in Input, m Member) (manifest.Ephemeral, error) {
 		if len(c.Command) == 0 && len(c.Args) == 0 && host {
 			c.Command = []string{debugShell}
 		}
+		c.SecurityContext = withoutPtrace(c.SecurityContext)
 		p.checkContainer(at, &c, false)
 		one := manifest.EphemeralContainer{
 			Target: m.Pod.Spec.EphemeralContainers[i].TargetContainerName,
@@ -67,6 +69,17 @@ func Ephemeral(in Input, m Member) (manifest.Ephemeral, error) {
 		out.Containers = append(out.Containers, one)
 	}
 	return out, nil
+}
+
+// withoutPtrace takes away the one capability that kubectl debug asks for by
+// default: processes of one user may trace each other without it (ptrace(2)).
+func withoutPtrace(s *corev1.SecurityContext) *corev1.SecurityContext {
+	if s == nil || s.Capabilities == nil {
+		return s
+	}
+	out := s.DeepCopy()
+	out.Capabilities.Add = slices.DeleteFunc(out.Capabilities.Add, func(c corev1.Capability) bool { return c == "SYS_PTRACE" })
+	return out
 }
 
 // runtimeOf is the runtime that a pod runs with.

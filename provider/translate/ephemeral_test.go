@@ -21,7 +21,8 @@ func debugPod(cs ...corev1.EphemeralContainerCommon) *corev1.Pod {
 // What cannot run bears its reason and holds nothing up.
 func TestEphemeral(t *testing.T) {
 	pod := debugPod(
-		corev1.EphemeralContainerCommon{Name: "shell", Image: "busybox", Stdin: true, TTY: true},
+		corev1.EphemeralContainerCommon{Name: "shell", Image: "busybox", Stdin: true, TTY: true,
+			SecurityContext: &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_PTRACE"}}}}, // kubectl's own
 		corev1.EphemeralContainerCommon{Name: "tool", Command: []string{"ps"}, Env: []corev1.EnvVar{{Name: "A", Value: "b"}}},
 		corev1.EphemeralContainerCommon{Name: "root", Command: []string{"ps"}, SecurityContext: &corev1.SecurityContext{Privileged: ptr(true)}},
 	)

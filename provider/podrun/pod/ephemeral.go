@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -131,6 +133,12 @@ func (r *runner) addEphemeral(i int, in *manifest.EphemeralContainer) {
 		}
 	}
 	if refused != "" {
+		// kubectl debug shows the log of a container that has ended, not its status.
+		log := crilog.NewWriter(r.gang, path.Join(r.dir, "logs", spec.Name), 0, r.opts.LogLimits, time.Now)
+		log.Copy("stderr", strings.NewReader(refused+"\n"))
+		if err := log.Close(); err != nil {
+			r.warn(fmt.Errorf("container %s: %w", spec.Name, err))
+		}
 		c.ended(time.Now(), &corev1.ContainerStateTerminated{ExitCode: codeNotStarted, Reason: reasonCreate, Message: refused})
 		return
 	}
