@@ -165,6 +165,7 @@ func (f *freshness) versions(pod *corev1.Pod, acct account.Account, id manifest.
 // issuing is the freshness with real tokens.
 type issuing struct{ *freshness }
 
+// Token implements reader.
 func (i issuing) Token(ctx context.Context, pod *corev1.Pod, audience string, lifetime time.Duration) (string, time.Time, error) {
 	return i.from.Token(ctx, pod, audience, lifetime)
 }

@@ -50,7 +50,7 @@ func openPath(name string) (*os.File, error) {
 
 // inside compares real paths, as the kernel knows them of open files.
 func inside(f *os.File, within []string) error {
-	real, err := os.Readlink(Named(f))
+	actual, err := os.Readlink(Named(f))
 	if err != nil {
 		return fmt.Errorf("find the real path of %s: %w", f.Name(), err)
 	}
@@ -61,11 +61,11 @@ func inside(f *os.File, within []string) error {
 		}
 		top, err := os.Readlink(Named(d))
 		_ = d.Close()
-		if err == nil && (top == "/" || real == top || strings.HasPrefix(real, top+"/")) {
+		if err == nil && (top == "/" || actual == top || strings.HasPrefix(actual, top+"/")) {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is %s: %w (%s)", f.Name(), real, ErrOutside, strings.Join(within, ", "))
+	return fmt.Errorf("%s is %s: %w (%s)", f.Name(), actual, ErrOutside, strings.Join(within, ", "))
 }
 
 // Beneath opens sub inside the open directory, O_PATH where the kernel can. No
