@@ -51,7 +51,7 @@ down: ## end what `make up` started
 # same run serves as `race`.
 test: prepare ## everything a change must pass, with the race detector (15 min on two cores when built)
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; \
-	KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 20m -json ./... | go run ./test/testbed/summary
+	KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 40m -json ./... | go run ./test/testbed/summary
 
 test-unit: ## the pure packages only, in seconds
 	go test $(PURE)

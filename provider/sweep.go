@@ -31,7 +31,7 @@ const (
 type sweepState struct {
 	jobs  map[backends.JobID]time.Time
 	dirs  map[backends.Key]ownerless
-	brake string                 // why the sweep stopped, "" when it runs
+	brake string // why the sweep stopped, "" when it runs
 }
 
 // ownerless says since when a directory has had no owner.
