@@ -391,7 +391,7 @@ func TestSharedCommandFails(t *testing.T) {
 		}
 		close(gate)
 		group.Wait()
-		time.Sleep(time.Minute) // the committer waits for more, then ends
+		<-time.After(time.Minute) // the committer waits for more, then ends
 		for i, err := range errs {
 			want := backends.Kind("")
 			if i == 3 {
