@@ -295,18 +295,6 @@ func (f *front) report(ctx context.Context, v View, cause error) error {
 			}
 		}
 	}
-	switch {
-	case cause == nil:
-		cond(hpcv1alpha1.ConditionCredentialsValid, true, "Accepted", "the batch system accepts our credentials")
-	case backends.KindOf(cause) == backends.KindDenied:
-		cond(hpcv1alpha1.ConditionCredentialsValid, false, "Refused", cause.Error())
-	default: // a silent batch system says nothing about them
-		for _, c := range f.reported.Conditions {
-			if c.Type == hpcv1alpha1.ConditionCredentialsValid {
-				status.Conditions = append(status.Conditions, c)
-			}
-		}
-	}
 	for _, user := range slices.Sorted(maps.Keys(v.Problems)) {
 		problems = append(problems, fmt.Sprintf("spec.accounts: user %s: %s", user, v.Problems[user]))
 	}
