@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	testruntimes "github.com/isthmus-hpc/isthmus/test/testbed/runtimes"
 )
 
 // podrunPath is the program under test, built once by TestMain.
@@ -81,6 +83,12 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	t.Parallel()
+	return newQuietBench(t)
+}
+
+// newQuietBench is newBench for tests that say themselves whether they are parallel.
+func newQuietBench(t *testing.T) *bench {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "podrun-case-")
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +111,28 @@ func newBench(t *testing.T) *bench {
 		}
 	})
 	return b
+}
+
+// emptyTemp removes what a killed program has left.
+func (b *bench) emptyTemp() {
+	b.t.Helper()
+	tmp := filepath.Join(filepath.Dir(b.root), "tmp")
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700), os.Chown(tmp, b.who.uid, b.who.gid)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// needs skips a test that needs a program which this machine cannot have.
+func needs(t *testing.T, program string) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		if err := testruntimes.EnsureInstalled(t.Context(), os.Stderr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		t.Skipf("%s is not here, and installing it needs root", program)
+	}
 }
 
 // command prepares the program under test.
@@ -134,6 +164,9 @@ type member struct {
 	volumes map[string]manifest.Volume
 	files   map[string]string // "volume/path" -> contents
 	grace   int64
+	runtime string // "" is host
+	images  *manifest.Images
+	secrets [][]byte // .dockerconfigjson documents
 }
 
 // sh is a container that runs a shell script. Kubernetes makes one "$" of two.
@@ -176,9 +209,12 @@ func archive(t *testing.T, members []member) []byte {
 		uid := fmt.Sprintf("uid-%d", rank)
 		g.Members = append(g.Members, manifest.Member{Rank: rank, Namespace: "ns", Name: name, UID: uid,
 			Hostnames: []string{name + "-host", name + "-host.sub", name + "-host.sub.ns.svc.cluster.local"}})
-		p := manifest.Pod{Version: manifest.Version, Rank: rank, Runtime: "host", Env: m.env, Volumes: m.volumes, GraceSeconds: m.grace,
+		p := manifest.Pod{Version: manifest.Version, Rank: rank, Runtime: cmp.Or(m.runtime, "host"), Images: m.images, Env: m.env, Volumes: m.volumes, GraceSeconds: m.grace,
 			Pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(uid)}, Spec: m.spec}}
 		encode(fmt.Sprintf("pods/%d/pod.json", rank), p)
+		if len(m.secrets) > 0 {
+			encode(fmt.Sprintf("pods/%d/%s", rank, manifest.PullSecrets), m.secrets)
+		}
 		for file, text := range m.files {
 			files[fmt.Sprintf("pods/%d/volumes/%s", rank, file)] = []byte(text)
 		}

@@ -29,7 +29,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/launch"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/pod"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 )
 
 const usage = `usage:
@@ -47,8 +47,8 @@ func run(args []string) int {
 		return agent.ExitInvalid
 	}
 	name, args := args[0], args[1:]
-	if name == host.StageCommand {
-		return host.Enter()
+	if name == stage.StageCommand {
+		return stage.Enter()
 	}
 	if name == supervise.Command {
 		return supervise.Main(args, os.Stderr)
@@ -177,7 +177,7 @@ func podMain(args []string) int {
 		}
 	}
 	return pod.Run(pod.Options{
-		Dir: f.Arg(0), Rank: *rank, Restart: count, Host: *node, Namespaces: !*bare,
+		Dir: f.Arg(0), Rank: *rank, Restart: count, Host: *node, Namespaces: !*bare, Runtimes: runtimes(),
 		Backoff: k, LogLimits: crilog.KubeletLimits(), Poll: max(*poll, time.Millisecond),
 		Env: env, Terminate: stop, Errors: os.Stderr,
 	})

@@ -107,6 +107,7 @@ func (w *writer) fromFile(old corev1.ContainerStatus, c *manifest.Container) cor
 	next.Ready = c.Ready && (next.State.Running != nil || next.State.Terminated != nil)
 	next.Started = ptr(c.Started && next.State.Running != nil)
 	next.ContainerID = clipTo(c.ContainerID, maxID)
+	next.ImageID = clipTo(c.ImageID, maxID)
 	// Each requeue of the batch job restarts all containers; the runner counts
 	// from zero again.
 	next.RestartCount = max(old.RestartCount, max(c.RestartCount, 0)+int32(min(max(w.file.Restart, 0), 1<<20)))

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
 )
 
@@ -38,6 +39,12 @@ func Archive(out translate.Output) ([]byte, error) {
 			if v.Kind == "files" {
 				dirs[dir+"/volumes/"+name] = true // a volume may be empty
 			}
+		}
+	}
+	for rank, secrets := range out.PullSecrets {
+		name := fmt.Sprintf("pods/%d/%s", rank, manifest.PullSecrets)
+		if files[name], err = json.Marshal(secrets); err != nil {
+			return nil, fmt.Errorf("encode %s: %w", name, err)
 		}
 	}
 	for rank, volumes := range out.Files {

@@ -14,8 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
-
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
@@ -28,7 +26,7 @@ var stopSignals = map[corev1.Signal]bool{
 	corev1.SIGUSR1: true, corev1.SIGUSR2: true, corev1.SIGKILL: true,
 }
 
-// check refuses everything that the host runtime cannot give.
+// check refuses everything that the pod's runtime cannot give.
 func (p *pod) check() {
 	if field := badText(reflect.ValueOf(&p.Pod.ObjectMeta).Elem(), "metadata"); field != "" {
 		p.refuse(field, "", "has a NUL byte or is not valid UTF-8; remove it")
@@ -62,18 +60,7 @@ func (p *pod) checkOwner() {
 	if _, mirror := p.Pod.Annotations[mirrorAnnotation]; mirror {
 		p.refuse("metadata.annotations["+mirrorAnnotation+"]", "", "static pods never run on HPC nodes")
 	}
-	asked, has := p.Pod.Annotations[wellknown.Runtime]
-	allowed := runtimes(p.in.Cluster)
-	if !has {
-		asked = string(allowed[0])
-	}
-	field := "metadata.annotations[" + wellknown.Runtime + "]"
-	switch {
-	case !slices.Contains(allowed, hpcv1alpha1.Runtime(asked)):
-		p.refuse(field, asked, fmt.Sprintf("BatchCluster %s allows the runtimes %v", p.in.Cluster.Name, allowed))
-	case asked != string(hpcv1alpha1.RuntimeHost):
-		p.refuse(field, asked, "this version has the runtime \"host\" only")
-	}
+	p.checkRuntime()
 }
 
 // checkNames guards what becomes file names and host names.
@@ -141,12 +128,7 @@ func (p *pod) checkSpec() {
 }
 
 func (p *pod) checkContainer(at string, c *corev1.Container, init bool) {
-	if len(c.Command) == 0 {
-		p.refuse(at+".command", "", "the runtime \"host\" runs bare processes and does not read the image, so it does not know the image's entrypoint; "+
-			"write the program to run as command")
-	} else if c.Command[0] == "" {
-		p.refuse(at+".command[0]", "", "the program is empty")
-	}
+	p.checkImage(at, c)
 	p.checkRestart(at, c)
 	for i, port := range c.Ports {
 		if port.HostPort != 0 && port.HostPort != port.ContainerPort {

@@ -57,6 +57,12 @@ func Gang(in Input) (Output, error) {
 		if len(files[i]) > 0 {
 			out.Files[rank] = files[i]
 		}
+		if s := g.pod(m).pullSecrets(); len(s) > 0 {
+			if out.PullSecrets == nil {
+				out.PullSecrets = map[int][][]byte{}
+			}
+			out.PullSecrets[rank] = s
+		}
 		out.Ranks[string(m.Pod.UID)] = rank
 		out.Gang.Members = append(out.Gang.Members, manifest.Member{
 			Rank: rank, Namespace: m.Pod.Namespace, Name: m.Pod.Name, UID: string(m.Pod.UID), Hostnames: hostnames(m.Pod),

@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -20,7 +19,7 @@ const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 // pod asked for.
 func (p *pod) manifest(s shape) (manifest.Pod, map[string]map[string]File) {
 	out := manifest.Pod{
-		Version: manifest.Version, Runtime: string(runtimes(p.in.Cluster)[0]),
+		Version: manifest.Version, Runtime: string(p.runtime()), Images: p.images(),
 		GraceSeconds: p.graceSeconds(p.Member), Env: map[string][]manifest.EnvVar{},
 	}
 	list := func(at string, containers []corev1.Container) {
@@ -36,9 +35,6 @@ func (p *pod) manifest(s shape) (manifest.Pod, map[string]map[string]File) {
 	out.Volumes, files = p.volumes(s)
 	out.Contents = p.contents(out.Volumes, files)
 	out.Pod = p.stripped(out.Volumes)
-	if r := p.Pod.Annotations[wellknown.Runtime]; r != "" {
-		out.Runtime = r
-	}
 	return out, files
 }
 

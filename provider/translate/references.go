@@ -13,12 +13,16 @@ import (
 const tokenVolumePrefix = "kube-api-access-"
 
 // References lists the ConfigMaps and Secrets that the pod's environment and
-// volumes name, each once, ordered by name. An object is optional when every
+// volumes name and those with which its images are pulled, each once, ordered by name. An object is optional when every
 // use of it is. The automatic service-account volume counts only with tokens:
 // without them it is not delivered.
 func References(pod *corev1.Pod, tokens bool) (configMaps, secrets []Ref) {
 	cms, secs := refs{}, refs{}
 	volumeReferences(pod, tokens, cms, secs)
+	for _, s := range pod.Spec.ImagePullSecrets {
+		optional := true // a kubelet pulls without those that are missing
+		secs.add(s.Name, &optional)
+	}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			for _, from := range list[i].EnvFrom {

@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 )
 
 const confined = "processes on HPC nodes run with the compute host's own confinement and the account's ordinary rights"
@@ -55,6 +57,18 @@ func (p *pod) checkSecurity(at string, s *corev1.SecurityContext) {
 }
 
 func (p *pod) checkIDs(at string, user, group *int64) {
+	if p.runtime() == hpcv1alpha1.RuntimePodman {
+		const root = "the runtime podman shows the job's user and group as root in the container; use 0, remove it, or use another runtime"
+		for _, id := range []struct {
+			name string
+			id   *int64
+		}{{".runAsUser", user}, {".runAsGroup", group}} {
+			if id.id != nil && *id.id != 0 {
+				p.refuse(at+id.name, strconv.FormatInt(*id.id, 10), root)
+			}
+		}
+		return
+	}
 	p.checkID(at+".runAsUser", user, p.in.UID, "jobs of this namespace run as user "+p.in.Account.User+" of the cluster")
 	p.checkID(at+".runAsGroup", group, p.in.GID, "jobs of this namespace run with the first group of user "+p.in.Account.User+" of the cluster")
 }

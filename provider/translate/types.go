@@ -91,6 +91,8 @@ type Output struct {
 	Pods []manifest.Pod
 	// Files holds the volumes of kind "files": task rank, volume, relative path.
 	Files map[int]map[string]map[string]File
+	// PullSecrets holds .dockerconfigjson documents by task rank.
+	PullSecrets map[int][][]byte
 	// Ranks maps a pod's UID to its task rank, which is its rank in the gang
 	// directory. It differs from the gang rank when unequal members were
 	// grouped into components.
@@ -129,6 +131,8 @@ const (
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonConfig: an object that the environment needs is missing; it may come.
 	ReasonConfig = "CreateContainerConfigError"
+	// ReasonImageName: the name of an image is none.
+	ReasonImageName = "InvalidImageName"
 	// ReasonMount: an object that a volume needs is missing; it may come.
 	ReasonMount = "FailedMount"
 )

@@ -72,8 +72,10 @@ type Pod struct {
 	// Pod is the API object, with env of containers removed (see Env) and
 	// without status.
 	Pod corev1.Pod `json:"pod"`
-	// Runtime is the driver to use: "host".
+	// Runtime is the runtime to use: "host", or one that runs images.
 	Runtime string `json:"runtime"`
+	// Images says where the images of such a runtime come from.
+	Images *Images `json:"images,omitempty"`
 	// Env maps a container's name to its environment, in order; a later entry
 	// of the same name wins.
 	Env map[string][]EnvVar `json:"env,omitempty"`
@@ -120,6 +122,27 @@ type Update struct {
 	Version  int               `json:"version"`
 	Contents Contents          `json:"contents"`
 	Volumes  map[string]Volume `json:"volumes"`
+}
+
+// PullSecrets is the file in a pod's directory with its pull secrets: a JSON list
+// of .dockerconfigjson documents, each in base64. The runner removes it once all
+// images are there.
+const PullSecrets = "pull.json"
+
+// Images says where images come from and where they are kept.
+type Images struct {
+	// Directory is the image store; "" is "images" in the user's staging root.
+	Directory string        `json:"directory,omitempty"`
+	Mirrors   []ImageMirror `json:"mirrors,omitempty"`
+	CAFile    string        `json:"caFile,omitempty"`
+	Insecure  []string      `json:"insecure,omitempty"`
+	Archives  []string      `json:"archives,omitempty"`
+}
+
+// ImageMirror replaces a registry by another.
+type ImageMirror struct {
+	Registry string `json:"registry"`
+	Endpoint string `json:"endpoint"`
 }
 
 // EnvVar is one environment variable. Value is bytes, since a Secret need not
@@ -233,7 +256,8 @@ type Event struct {
 // types, so that the provider copies rather than translates.
 type Container struct {
 	Name         string                `json:"name"`
-	ContainerID  string                `json:"containerID,omitempty"` // "host://<pod uid>/<name>/<restart>"
+	ContainerID  string                `json:"containerID,omitempty"` // "<runtime>://<pod uid>/<name>/<restart>"
+	ImageID      string                `json:"imageID,omitempty"`     // "<name>@<digest>", of image runtimes
 	State        corev1.ContainerState `json:"state"`
 	LastState    corev1.ContainerState `json:"lastState,omitzero"`
 	RestartCount int32                 `json:"restartCount"`

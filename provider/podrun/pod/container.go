@@ -17,10 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 )
 
 // Reasons in container states, as the kubelet spells them.
@@ -53,8 +54,9 @@ type container struct {
 	declared []manifest.EnvVar
 	stop     *stopper
 
-	restarts int32    // number of the next run
-	done     *outcome // it ended for good in an earlier run of the batch job
+	restarts int32       // number of the next run
+	image    image.Image // once it is there
+	done     *outcome    // it ended for good in an earlier run of the batch job
 	grace    time.Duration
 
 	// started is closed once the container has been up, its hook done and its
@@ -62,9 +64,8 @@ type container struct {
 	started     chan struct{}
 	startedOnce sync.Once
 
-	mu      sync.Mutex
-	sandbox host.Sandbox // of the current run, for hooks and probes
-	now     *present     // the current run while its main process lives
+	mu  sync.Mutex
+	now *present // the current run while its main process lives
 }
 
 // outcome is how one run ended.
@@ -90,6 +91,9 @@ func (c *container) number() int32 {
 func (c *container) run() outcome {
 	if c.done != nil {
 		return *c.done
+	}
+	if !c.fetch() {
+		return outcome{code: codeNotStarted}
 	}
 	wait := restart.NeverEnded
 	for {
@@ -133,29 +137,30 @@ func (c *container) env() []manifest.EnvVar {
 }
 
 // prepare makes what a run needs.
-func (c *container) prepare() (host.Sandbox, string, error) {
+func (c *container) prepare() (stage.Sandbox, string, error) {
 	p := c.pod
 	token := c.id()
-	env, err := newEnvironment(p.opts.Env, c.env(), p.volumes, p.at, p.hostname(), token)
+	env, err := newEnvironment(p.opts.Env, c.env(), p.volumes, p.at, p.hostname(), token, c.base())
 	if err != nil {
-		return host.Sandbox{}, "", err
+		return stage.Sandbox{}, "", err
 	}
-	sb := host.Sandbox{Env: env.vars, MountDir: p.scratch.mountDir()}
-	if sb.Argv, err = arguments(c.spec, env); err != nil {
-		return host.Sandbox{}, "", err
+	sb := stage.Sandbox{Env: env.vars, MountDir: p.scratch.mountDir()}
+	if sb.Argv, err = arguments(c.spec, c.image.Config, env); err != nil {
+		return stage.Sandbox{}, "", err
 	}
 	namespaces, _ := p.driver.Namespaces()
+	namespaces = namespaces || p.runtime.Image()
 	if sb.Mounts, err = mounts(c.spec, c.at, p.volumes, env, namespaces); err != nil {
-		return host.Sandbox{}, "", err
+		return stage.Sandbox{}, "", err
 	}
 	message, err := p.scratch.terminationFile(c.spec.Name, c.restarts)
 	if err != nil {
-		return host.Sandbox{}, "", err
+		return stage.Sandbox{}, "", err
 	}
 	if namespaces {
 		sb.Mounts = append(sb.Mounts,
-			host.Mount{Source: p.hostsFile, Target: "/etc/hosts", ReadOnly: true, Field: "spec.hostAliases"},
-			host.Mount{Source: message, Target: first(c.spec.TerminationMessagePath, corev1.TerminationMessagePathDefault), Optional: true})
+			stage.Mount{Source: p.hostsFile, Target: "/etc/hosts", ReadOnly: true, Field: "spec.hostAliases"},
+			stage.Mount{Source: message, Target: first(c.spec.TerminationMessagePath, corev1.TerminationMessagePathDefault), Optional: true})
 	} else {
 		sb.Env = env.with("ISTHMUS_HOSTS_FILE", p.hostsFile)
 		sb.Env = append(sb.Env, []byte("ISTHMUS_TERMINATION_LOG="+message))
@@ -163,10 +168,12 @@ func (c *container) prepare() (host.Sandbox, string, error) {
 	switch {
 	case c.spec.WorkingDir != "":
 		sb.Dirs = []string{c.spec.WorkingDir}
+	case p.runtime.Image():
+		sb.Dirs = []string{first(c.image.Config.WorkingDir, "/")}
 	case env.home != "":
-		sb.Dirs = []string{env.home, p.scratch.workDir()}
+		sb.Dirs = []string{env.home, p.scratch.workDir(), "/"} // a volume may hide them
 	default:
-		sb.Dirs = []string{p.scratch.workDir()}
+		sb.Dirs = []string{p.scratch.workDir(), "/"}
 	}
 	if s := c.spec.SecurityContext; s != nil && s.AllowPrivilegeEscalation != nil {
 		sb.NoNewPrivileges = !*s.AllowPrivilegeEscalation
@@ -178,7 +185,7 @@ func (c *container) prepare() (host.Sandbox, string, error) {
 }
 
 func (c *container) id() string {
-	return fmt.Sprintf("host://%s/%s/%d", c.pod.spec.Pod.UID, c.spec.Name, c.restarts)
+	return fmt.Sprintf("%s://%s/%s/%d", c.pod.spec.Runtime, c.pod.spec.Pod.UID, c.spec.Name, c.restarts)
 }
 
 // once runs the container one time.
@@ -218,24 +225,40 @@ func (c *container) once() outcome {
 		}
 	}
 	oom := oomKills()
-	child, err := c.pod.driver.Start(sb, std.child[0], std.child[1], std.child[2])
+	box, err := c.box(sb)
+	var child *stage.Process
+	var start stage.Sandbox
+	if err == nil {
+		start, err = c.pod.runtime.Run(box)
+	}
+	if err == nil {
+		child, err = c.pod.driver.Start(start, std.child[0], std.child[1], std.child[2])
+	}
 	std.started()
 	if err != nil {
 		finish()
-		var f *host.Failure
-		if errors.As(err, &f) && (f.Kind == "mount" || f.Kind == "stage") {
+		var f *stage.Failure
+		switch {
+		case !errors.As(err, &f), f.Kind == "mount", f.Kind == "stage":
 			return c.cannot(err)
+		case f.Kind == "runtime":
+			return c.cannot(fmt.Errorf("%w: %s", err, c.lastOutput()))
 		}
 		return c.ended(began, &corev1.ContainerStateTerminated{ExitCode: codeNotStarted, Reason: reasonStart, Message: err.Error()})
 	}
 	mark := process.Mark{PID: child.PID(), Token: c.id()}
-	if ok, _ := c.pod.driver.Namespaces(); ok {
+	main := child.PID()
+	if start.Keeps {
+		main = child.Main(mark)
+	}
+	if namespaces, _ := c.pod.driver.Namespaces(); namespaces && !start.Bare || main != child.PID() {
 		var release func()
-		mark.MountNS, release = process.PinMountNS(child.PID())
+		mark.MountNS, release = process.PinMountNS(main)
 		defer release()
 	}
+	mark.Main = main
 	c.mu.Lock()
-	c.sandbox, c.now = sb, &present{sandbox: sb, mark: mark, console: std}
+	c.now = &present{box: box, mark: mark, console: std}
 	c.mu.Unlock()
 	c.update(func(s *manifest.Container) {
 		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(began)}}
@@ -251,8 +274,12 @@ func (c *container) once() outcome {
 		c.pod.warn(fmt.Errorf("container %s: %w", c.spec.Name, err))
 	}
 	finish()
+	c.clear(box)
+	if err := child.Failed(); err != nil {
+		return c.ended(began, &corev1.ContainerStateTerminated{ExitCode: codeNotStarted, Reason: reasonStart, Message: err.Error()})
+	}
 	t := terminated(child.Status())
-	if t.Signal == int32(unix.SIGKILL) && oomKills() > oom {
+	if t.ExitCode == 128+int32(unix.SIGKILL) && oomKills() > oom {
 		t.Reason = reasonOOM
 	}
 	t.Message = readMessage(messageFile)
@@ -311,7 +338,7 @@ func (c *container) lastOutput() string {
 // watch stays with a running container until its main process has ended. It
 // runs hooks and probes and stops the container when asked to. The note says
 // why the container was stopped by its own settings.
-func (c *container) watch(child *process.Child, mark process.Mark, log *crilog.Writer) (note string) {
+func (c *container) watch(child *stage.Process, mark process.Mark, log *crilog.Writer) (note string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
@@ -416,7 +443,7 @@ func (c *container) probeGrace(p *corev1.Probe) time.Duration {
 
 // terminate ends a running container: preStop hook, stop signal, grace, SIGKILL.
 // It returns when the main process has ended.
-func (c *container) terminate(child *process.Child, mark process.Mark, by *stopper) {
+func (c *container) terminate(child *stage.Process, mark process.Mark, by *stopper) {
 	c.update(func(s *manifest.Container) { s.Ready = false })
 	if l := c.spec.Lifecycle; l != nil && l.PreStop != nil && by.left() > 0 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -441,12 +468,12 @@ func (c *container) terminate(child *process.Child, mark process.Mark, by *stopp
 		<-done
 		<-either
 	}
-	signal := syscall.SIGTERM
-	if l := c.spec.Lifecycle; l != nil && l.StopSignal != nil {
-		signal = unix.SignalNum(string(*l.StopSignal))
-	}
 	if by.left() > 0 {
-		mark.SignalSession(signal)
+		if signal := c.stopSignal(); mark.Main != mark.PID {
+			_ = syscall.Kill(mark.Main, signal) // the runtime's programs would pass it on, or not
+		} else {
+			mark.SignalSession(signal)
+		}
 		if by.wait(child.Done()) {
 			return
 		}
@@ -458,21 +485,44 @@ func (c *container) terminate(child *process.Child, mark process.Mark, by *stopp
 	<-child.Done()
 }
 
+// stopSignal is what asks the container to end.
+func (c *container) stopSignal() syscall.Signal {
+	if l := c.spec.Lifecycle; l != nil && l.StopSignal != nil {
+		return unix.SignalNum(string(*l.StopSignal))
+	}
+	text := strings.ToUpper(c.image.Config.StopSignal)
+	if n, err := strconv.Atoi(text); err == nil && n > 0 && n < 65 {
+		return syscall.Signal(n)
+	}
+	if text != "" && !strings.HasPrefix(text, "SIG") {
+		text = "SIG" + text
+	}
+	if n := unix.SignalNum(text); n != 0 {
+		return n
+	}
+	return syscall.SIGTERM
+}
+
+// base is what the container's environment starts from: its image's, or nil
+// for the node's.
+func (c *container) base() []string {
+	if !c.pod.runtime.Image() {
+		return nil
+	}
+	return append([]string{"HOME=" + home(c.image.Rootfs)}, c.image.Config.Env...)
+}
+
 // exec runs a command beside the container: with its mounts and environment. It
 // fails when the command does; at the end of ctx the command is killed.
 func (c *container) exec(ctx context.Context, command []string) error {
-	c.mu.Lock()
-	sb := c.sandbox
-	c.mu.Unlock()
-	sb.Argv = make([][]byte, len(command))
+	words := make([][]byte, len(command))
 	for i, w := range command {
-		sb.Argv[i] = []byte(w)
+		words[i] = []byte(w)
 	}
-	child, err := c.pod.driver.Start(sb, nil, nil, nil)
+	child, mark, err := c.beside(words, nil)
 	if err != nil {
 		return err
 	}
-	mark := process.Mark{PID: child.PID()}
 	select {
 	case <-child.Done():
 	case <-ctx.Done():

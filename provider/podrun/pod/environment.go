@@ -2,6 +2,7 @@ package pod
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"os/user"
@@ -11,10 +12,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/expand"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/peers"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 )
 
 // maxString is the kernel's limit for one argument or variable, its final zero
@@ -31,6 +34,16 @@ func inherited(name string) bool {
 		return true
 	}
 	return granted(name) || strings.HasPrefix(name, "SLURM_") || strings.HasPrefix(name, "SLURMD_")
+}
+
+// personal variables are about the user's account on the node, which an image
+// does not know.
+func personal(name string) bool {
+	switch name {
+	case "HOME", "USER", "LOGNAME", "TMPDIR", "LANG":
+		return true
+	}
+	return false
 }
 
 // granted reports whether a variable says which devices the batch system granted:
@@ -76,7 +89,7 @@ func (e environment) lookup(name string) (string, bool) {
 
 // newEnvironment makes the environment of a container: the declared variables in
 // order, over the few that are inherited. job is the batch job's environment.
-func newEnvironment(job []string, declared []manifest.EnvVar, volumes map[string]volume, at place, hostname, token string) (environment, error) {
+func newEnvironment(job []string, declared []manifest.EnvVar, volumes map[string]volume, at place, hostname, token string, base []string) (environment, error) {
 	own := make(map[string]string, len(declared))
 	files := envFiles{volumes: volumes, read: map[string]map[string]string{}}
 	lookup := func(name string) (string, bool) { v, ok := own[name]; return v, ok }
@@ -113,18 +126,23 @@ func newEnvironment(job []string, declared []manifest.EnvVar, volumes map[string
 		}
 		own[v.Name] = value
 	}
-	all := map[string]string{"PATH": host.DefaultPath, "HOSTNAME": hostname, process.TokenVariable: token}
+	all := map[string]string{"PATH": stage.DefaultPath, "HOSTNAME": hostname, process.TokenVariable: token}
 	devices := map[string]string{}
 	for _, kv := range job {
 		name, value, _ := strings.Cut(kv, "=")
-		if inherited(name) {
+		if inherited(name) && (base == nil || !personal(name)) {
 			all[name] = value
 		}
 		if granted(name) {
 			devices[name] = value
 		}
 	}
-	if all["HOME"] == "" || all["USER"] == "" {
+	for _, kv := range base {
+		if name, value, ok := strings.Cut(kv, "="); ok && !granted(name) {
+			all[name] = value
+		}
+	}
+	if base == nil && (all["HOME"] == "" || all["USER"] == "") {
 		if u, err := user.Current(); err == nil { // a directory service may not be readable here
 			all["HOME"], all["USER"] = first(all["HOME"], u.HomeDir), first(all["USER"], u.Username)
 		}
@@ -153,9 +171,25 @@ func (e environment) with(name, value string) [][]byte {
 	return append(slices.Clone(e.vars), []byte(name+"="+value))
 }
 
-// arguments gives the argument vector of a container.
-func arguments(c *corev1.Container, e environment) ([][]byte, error) {
-	return expandAll(append(slices.Clone(c.Command), c.Args...), e)
+// arguments gives the argument vector of a container: command stands for the
+// image's ENTRYPOINT and args for its CMD, and a command without args has none.
+// Source: the Kubernetes documentation, "Define a Command and Arguments for a
+// Container".
+func arguments(c *corev1.Container, img image.Config, e environment) ([][]byte, error) {
+	own, err := expandAll(append(slices.Clone(c.Command), c.Args...), e)
+	if err != nil || len(c.Command) > 0 {
+		return own, err
+	}
+	argv := runtime.Words(img.Entrypoint...)
+	if len(c.Args) > 0 {
+		argv = append(argv, own...)
+	} else {
+		argv = append(argv, runtime.Words(img.Cmd...)...)
+	}
+	if len(argv) == 0 {
+		return nil, errors.New("no command specified: neither the container nor its image says what to run")
+	}
+	return argv, nil
 }
 
 func expandAll(words []string, e environment) ([][]byte, error) {

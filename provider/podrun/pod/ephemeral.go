@@ -128,7 +128,7 @@ func (r *runner) addEphemeral(i int, in *manifest.EphemeralContainer) {
 	c.slot = func(s *manifest.Status) *manifest.Container { return &s.Ephemeral[at] }
 	refused := in.Refused
 	if refused == "" {
-		if err := refuseContainer(&spec); err != nil {
+		if err := refuseContainer(&spec, r.runtime.Image()); err != nil {
 			refused = c.at + "." + err.Error()
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -14,7 +15,8 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/pty"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
 )
 
@@ -34,7 +36,7 @@ const (
 
 // present is the present run of a container.
 type present struct {
-	sandbox host.Sandbox
+	box     *runtime.Container
 	mark    process.Mark
 	console *console
 }
@@ -61,7 +63,7 @@ func (s *server) exec(ctx context.Context, conn *stream.Conn, req stream.Request
 	defer std.close()
 	child, mark, err := c.beside(req.Command, std)
 	std.started()
-	var f *host.Failure
+	var f *stage.Failure
 	switch {
 	case errors.As(err, &f) && f.Kind == "exec":
 		code := codeNotExecutable
@@ -82,22 +84,30 @@ func (s *server) exec(ctx context.Context, conn *stream.Conn, req stream.Request
 }
 
 // beside starts a command beside a container's main program: with its view of
-// the filesystem, its environment and its limits. It fails when the container
-// has ended.
-func (c *container) beside(command [][]byte, std *console) (*process.Child, process.Mark, error) {
+// the filesystem, its environment and its limits. Without a console it has no
+// streams. It fails when the container has ended.
+func (c *container) beside(command [][]byte, std *console) (*stage.Process, process.Mark, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock() // so that the container's end, which kills what is in it, comes before or after
 	if c.now == nil {
 		return nil, process.Mark{}, refusal(stream.ReasonNotRunning, "container %q is not running: %s", c.spec.Name, c.words())
 	}
-	sb := c.now.sandbox
+	sb := c.now.box.Main
 	id := rand.Text()
 	sb.Argv = command
 	sb.Env = append(slices.Clone(sb.Env), []byte(process.ExecVariable+"="+id))
-	if sb.Terminal = std.master != nil; sb.Terminal && !has(sb.Env, "TERM=") {
-		sb.Env = append(sb.Env, []byte("TERM=xterm"))
+	files := []*os.File{nil, nil, nil}
+	if sb.Terminal = false; std != nil {
+		files = std.child
+		if sb.Terminal = std.master != nil; sb.Terminal && !has(sb.Env, "TERM=") {
+			sb.Env = append(sb.Env, []byte("TERM=xterm"))
+		}
 	}
-	child, err := c.pod.driver.Start(sb, std.child[0], std.child[1], std.child[2])
+	start, err := c.pod.runtime.Exec(c.now.box, c.now.mark.Main, sb)
+	if err != nil {
+		return nil, process.Mark{}, err
+	}
+	child, err := c.pod.driver.Start(start, files[0], files[1], files[2])
 	if err != nil {
 		return nil, process.Mark{}, err
 	}
@@ -110,7 +120,7 @@ func has(env [][]byte, prefix string) bool {
 
 // accompany passes streams to and fro until the program has ended, or kills it
 // when the other side goes.
-func (s *server) accompany(ctx context.Context, conn *stream.Conn, child *process.Child, mark process.Mark, std *console) {
+func (s *server) accompany(ctx context.Context, conn *stream.Conn, child *stage.Process, mark process.Mark, std *console) {
 	gone := make(chan struct{})
 	var once sync.Once
 	leave := func() { once.Do(func() { close(gone) }) }
@@ -152,7 +162,7 @@ func (s *server) accompany(ctx context.Context, conn *stream.Conn, child *proces
 }
 
 // dismiss ends a program whose user has gone, with all it has started.
-func (s *server) dismiss(child *process.Child, mark process.Mark, std *console) {
+func (s *server) dismiss(child *stage.Process, mark process.Mark, std *console) {
 	mark.SignalSession(syscall.SIGHUP)
 	mark.SignalSession(syscall.SIGTERM)
 	mark.SignalSession(syscall.SIGCONT)

@@ -22,12 +22,13 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/nodeaddr"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/peers"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/statusfile"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
 )
@@ -56,10 +57,12 @@ type Options struct {
 	Host    string // this node's name in the batch system
 	// Namespaces allows user namespaces; they are used where the node lets users make them.
 	Namespaces bool
-	Backoff    restart.Backoff
-	LogLimits  crilog.Limits
-	Poll       time.Duration // between looks at the control files
-	Env        []string      // the batch job's environment
+	// Runtimes by name.
+	Runtimes  map[string]Runtime
+	Backoff   restart.Backoff
+	LogLimits crilog.Limits
+	Poll      time.Duration // between looks at the control files
+	Env       []string      // the batch job's environment
 	// Terminate is closed when the batch system wants the job to end.
 	Terminate <-chan struct{}
 	// Errors receives one line for each problem that no status can tell.
@@ -76,7 +79,13 @@ type runner struct {
 	status    *statusfile.File
 	stop      *stopper
 	reaper    *process.Reaper
-	driver    *host.Driver
+	driver    *stage.Driver
+	runtime   Runtime
+	store     *image.Store // for runtimes of images
+	imagesMu  sync.Mutex
+	briefs    int
+	fetched   int    // containers that have their image
+	self      string // path of this program, once it was wanted
 	scratch   *scratch
 	volumes   map[string]volume
 	contents  *contents // nil when no volume has any; of one goroutine at a time
@@ -154,7 +163,10 @@ func (r *runner) start() (int, error) {
 	}
 	specErr := atomicfile.ReadJSON(r.gang, path.Join(r.dir, "pod.json"), maxPod, &r.spec)
 	if specErr == nil {
-		specErr = refuse(&r.spec)
+		specErr = refuse(&r.spec, r.opts.Runtimes)
+	}
+	if specErr == nil {
+		r.runtime = r.opts.Runtimes[r.spec.Runtime]
 	}
 	if specErr == nil {
 		r.plan(&first, before, known)
@@ -275,11 +287,17 @@ func (r *runner) run() error {
 	if r.scratch, err = newScratch(os.Getenv("TMPDIR"), fmt.Sprintf("%s-%d", r.gangFile.Key, r.opts.Rank)); err != nil {
 		return err
 	}
-	if r.driver, err = host.New(r.reaper, r.scratch.mountDir(), r.opts.Namespaces); err != nil {
+	if r.driver, err = stage.New(r.reaper, r.scratch.mountDir(), r.opts.Namespaces); err != nil {
 		return err
 	}
 	if err := r.furnish(); err != nil {
 		return err
+	}
+	if r.runtime.Image() {
+		if err := r.openStore(); err != nil {
+			return err
+		}
+		defer r.removeSecrets()
 	}
 	watch.volumes(r.volumes)
 	watch.wg.Go(watch.meter)
@@ -381,7 +399,7 @@ func (r *runner) furnish() error {
 	if err := r.gang.Chmod(path.Join(r.dir, "hosts"), 0o644); err != nil {
 		return err
 	}
-	if ok, why := r.driver.Namespaces(); ok {
+	if ok, why := r.driver.Namespaces(); ok || r.runtime.Image() {
 		r.at.names = nil // names resolve: nothing needs rewriting
 	} else if r.opts.Namespaces {
 		r.warn(errors.New("no user namespaces on this node: " + why))

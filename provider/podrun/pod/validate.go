@@ -11,11 +11,12 @@ import (
 
 // refuse looks for what this runner cannot give. A pod that asks for it must
 // fail with the field's name, never run without.
-func refuse(p *manifest.Pod) error {
+func refuse(p *manifest.Pod, runtimes map[string]Runtime) error {
 	if p.Version != manifest.Version {
 		return fmt.Errorf("pod.json has version %d, this runner knows %d", p.Version, manifest.Version)
 	}
-	if p.Runtime != "host" {
+	how := runtimes[p.Runtime]
+	if how == nil {
 		return fmt.Errorf("runtime %q is not supported by this runner", p.Runtime)
 	}
 	if len(p.Pod.Spec.Containers) == 0 {
@@ -30,7 +31,7 @@ func refuse(p *manifest.Pod) error {
 				return fmt.Errorf("%s.name: %q is not a name or not the only one", at, c.Name)
 			}
 			names[c.Name] = true
-			if err := refuseContainer(c); err != nil {
+			if err := refuseContainer(c, how.Image()); err != nil {
 				return fmt.Errorf("%s.%w", at, err)
 			}
 		}
@@ -38,9 +39,12 @@ func refuse(p *manifest.Pod) error {
 	return nil
 }
 
-func refuseContainer(c *corev1.Container) error {
-	if len(c.Command) == 0 {
+func refuseContainer(c *corev1.Container, image bool) error {
+	if len(c.Command) == 0 && !image {
 		return fmt.Errorf("command: it is required, since runtime \"host\" uses no image: an entrypoint of image %q needs an image runtime", c.Image)
+	}
+	if image && c.Image == "" {
+		return fmt.Errorf("image: it is required by this runtime")
 	}
 	if len(c.VolumeDevices) > 0 {
 		return fmt.Errorf("volumeDevices: block devices are not supported")

@@ -14,7 +14,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/expand"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/host"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/safepath"
 )
 
@@ -25,6 +25,7 @@ const sharedMemory = "/dev/shm"
 type scratch struct {
 	dir    string // below TMPDIR
 	memory string // below sharedMemory, "" until wanted
+	brief  string // of a short path, "" until wanted
 	key    string
 }
 
@@ -78,28 +79,49 @@ func (s *scratch) memoryDir() string {
 	return dir
 }
 
+// briefDir is a directory of a short path, for programs that name sockets in
+// there. It is made at the first call.
+func (s *scratch) briefDir() (string, error) {
+	if s.brief != "" {
+		return s.brief, nil
+	}
+	var err error
+	for _, parent := range []string{"/tmp", sharedMemory, "/var/tmp"} {
+		if s.brief, err = os.MkdirTemp(parent, "isthmus-"); err == nil {
+			return s.brief, nil
+		}
+	}
+	return "", fmt.Errorf("make scratch space: %w", err)
+}
+
 // remove deletes everything, also what a program has made unwritable.
 func (s *scratch) remove() error {
 	var errs []error
-	for _, dir := range []string{s.dir, s.memory} {
+	for _, dir := range []string{s.dir, s.memory, s.brief} {
 		if dir == "" {
 			continue
 		}
-		if err := os.RemoveAll(dir); err == nil {
-			continue
-		}
-		_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-			if d != nil && d.IsDir() {
-				_ = os.Chmod(p, 0o700) // the removal below reports what is left
-				if err != nil {
-					return fs.SkipDir
-				}
-			}
-			return nil
-		})
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, removeTree(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// removeTree removes a directory even when a program has made parts of it
+// unwritable.
+func removeTree(dir string) error {
+	if err := os.RemoveAll(dir); err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() {
+			_ = os.Chmod(p, 0o700) // the removal below reports what is left
+			if err != nil {
+				return fs.SkipDir
+			}
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
 }
 
 // volume is one prepared volume.
@@ -166,8 +188,8 @@ func makeOpen(dir string, group int) error {
 
 // mounts gives the mounts of one container's volumeMounts. at is the container's
 // field path.
-func mounts(c *corev1.Container, at string, volumes map[string]volume, e environment, namespaces bool) ([]host.Mount, error) {
-	var out []host.Mount
+func mounts(c *corev1.Container, at string, volumes map[string]volume, e environment, namespaces bool) ([]stage.Mount, error) {
+	var out []stage.Mount
 	for i, m := range c.VolumeMounts {
 		field := fmt.Sprintf("%s.volumeMounts[%d]", at, i)
 		v, ok := volumes[m.Name]
@@ -194,7 +216,7 @@ func mounts(c *corev1.Container, at string, volumes map[string]volume, e environ
 			}
 			return nil, fmt.Errorf("%s.mountPath: %s cannot be provided, since this node lets users make no namespaces", field, m.MountPath)
 		}
-		out = append(out, host.Mount{Source: v.path, Within: v.beneath, Sub: sub, Target: m.MountPath, ReadOnly: readOnly, Field: field + ".mountPath"})
+		out = append(out, stage.Mount{Source: v.path, Within: v.beneath, Sub: sub, Target: m.MountPath, ReadOnly: readOnly, Field: field + ".mountPath"})
 	}
 	return out, nil
 }

@@ -30,6 +30,9 @@ type Spec struct {
 	// Namespaces asks for a user and a mount namespace of its own, in which the
 	// user keeps its ids and the program may mount.
 	Namespaces bool
+	// Override gives the program the right to any file of the user's whatever its
+	// mode says: without it the kernel makes no overlays.
+	Override bool
 	// Terminal makes Files[0], a terminal, the controlling one of the session.
 	Terminal bool
 }
@@ -136,6 +139,9 @@ func (r *Reaper) fork(s Spec) (*Child, error) {
 		attr.Sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
 		attr.Sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
 		attr.Sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+		if s.Override {
+			attr.Sys.AmbientCaps = append(attr.Sys.AmbientCaps, unix.CAP_DAC_OVERRIDE)
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -26,6 +26,48 @@ type Mark struct {
 	MountNS string // /proc/<pid>/ns/mnt of the container, "" when it has none of its own
 	Token   string // value of TokenVariable
 	Exec    string // value of ExecVariable, "" outside an exec
+	// Main is the process to send signals to; it differs from PID when that is a
+	// runtime's program.
+	Main int
+}
+
+// Entered finds the first process that bears the mark and is in another mount
+// namespace than this process: the container's own, started by a runtime's
+// program. ok is false when there is none.
+func (m Mark) Entered() (pid int, ok bool) {
+	pids, err := m.pids()
+	if err != nil {
+		return 0, false
+	}
+	ours := MountNS(os.Getpid())
+	all, err := living()
+	if err != nil {
+		return 0, false
+	}
+	parents := map[int]int{}
+	for _, p := range all {
+		parents[p.pid] = p.parent
+	}
+	for _, pid := range pids {
+		ns := MountNS(pid)
+		// The container's first process is the one whose parent is not in there.
+		if ns != "" && ns != ours && root(pid) != root(os.Getpid()) && (MountNS(parents[pid]) != ns || root(parents[pid]) != root(pid)) {
+			return pid, true
+		}
+	}
+	return 0, false
+}
+
+// root tells a process's root directory from others'.
+func root(pid int) string {
+	st, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "root"))
+	if err != nil {
+		return ""
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return fmt.Sprint(sys.Dev, ":", sys.Ino)
+	}
+	return ""
 }
 
 // PinMountNS is MountNS, and keeps the namespace alive until release is called.

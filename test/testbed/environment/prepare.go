@@ -13,6 +13,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
+	"github.com/isthmus-hpc/isthmus/test/testbed/runtimes"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
@@ -42,11 +43,13 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 		tell("real Slurm", errors.New("it needs root"))
 		tell("real sshd", errors.New("it needs root"))
 		tell("mapped users", errors.New("they need root"))
+		tell("container runtimes", errors.New("they need root"))
 	} else {
 		tell("real Slurm", slurm.EnsureInstalled(ctx, progress))
 		tell("real sshd", sshd.EnsureInstalled(ctx, progress))
 		tell("slurmrestd", slurm.EnsureRESTInstalled(ctx, progress))
 		tell("mapped users "+account.Alice+" and "+account.Bob, account.Ensure(ctx, progress))
+		tell("container runtimes charliecloud and podman", runtimes.EnsureInstalled(ctx, progress))
 	}
 	tell("python3", ensurePython(ctx, progress))
 	if os.Geteuid() != 0 {

@@ -1,17 +1,14 @@
-// Package host is the runtime that runs containers as bare processes of the
-// node: no image, the node's own filesystem. Where the kernel lets users make
-// user namespaces, each program gets a mount namespace of its own, in which
-// volumes appear at their mount paths and /etc/hosts knows the gang. The
-// program is started in two steps: this process starts podrun again as a stage
-// inside the namespaces, and the stage mounts, gives up every capability and
-// executes the program.
-package host
+// Package stage starts the programs of containers, for all runtimes. A program is
+// started in steps: this process starts podrun again as a stage, where the
+// kernel lets users have them inside a user and a mount namespace of its own; the
+// stage mounts, gives up every capability and executes the program. For image
+// runtimes that program is the runtime's own, and podrun is once more the first
+// program inside the container.
+package stage
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -42,6 +39,25 @@ type Sandbox struct {
 	// Terminal says that the standard descriptors are a terminal, which becomes
 	// the program's controlling one.
 	Terminal bool `json:"-"`
+
+	// What follows is for image runtimes, whose program is what Argv names.
+
+	// Bare sandboxes have no namespaces of their own: the runtime's program makes them.
+	Bare bool `json:"bare,omitempty"`
+	// View is made before Argv is executed, and Setup run in it.
+	View  *View      `json:"view,omitempty"`
+	Setup [][]string `json:"setup,omitempty"`
+	// Next is handed on to podrun as the first program inside the container: so
+	// arguments, environment and errors need no command line to get in and out.
+	Next   *Sandbox `json:"next,omitempty"`
+	Inside bool     `json:"inside,omitempty"` // of Next
+	// Keeps says that programs of the runtime stay between podrun and the
+	// container: the report is open as long as they, and they are the parents.
+	Keeps bool `json:"keeps,omitempty"`
+	// PIDFile is where the runtime's program writes the process id, on the node, of
+	// the container's main process. Signals go there. "": the started process is
+	// the main one, or passes signals on.
+	PIDFile string `json:"-"`
 }
 
 // Mount shows Source, a file or directory of the node, at Target.
@@ -82,7 +98,7 @@ func (f *Failure) Error() string {
 type order struct {
 	Sandbox
 	Namespaces bool `json:"namespaces"`
-	Parent     int  `json:"parent"` // process whose end is the program's end
+	Parent     int  `json:"parent"` // process whose end is the program's end, 0 for none
 	Trial      bool `json:"trial,omitempty"`
 }
 
@@ -127,48 +143,39 @@ func (d *Driver) Namespaces() (bool, string) { return d.namespaces, d.why }
 // Start starts a program with the given standard descriptors (nil for none). It
 // blocks until the program runs or could not be started; the error is then a
 // *Failure. The child's process id is the program's.
-func (d *Driver) Start(s Sandbox, stdin, stdout, stderr *os.File) (*process.Child, error) {
-	if !d.namespaces && len(s.Mounts) > 0 {
+func (d *Driver) Start(s Sandbox, stdin, stdout, stderr *os.File) (*Process, error) {
+	if !d.namespaces && !s.Bare && s.Next != nil {
+		return nil, &Failure{Kind: "stage", Message: "this runtime needs user namespaces, which this node does not give: " + d.why}
+	}
+	if !d.namespaces && !s.Bare && len(s.Mounts) > 0 {
 		m := s.Mounts[0]
 		return nil, &Failure{Kind: "mount", Field: m.Field, Message: fmt.Sprintf("%s cannot be provided: no user namespaces on this node (%s)", m.Target, d.why)}
 	}
 	if !d.namespaces && s.ReadOnlyRoot {
 		return nil, &Failure{Kind: "mount", Field: "securityContext.readOnlyRootFilesystem", Message: "cannot be provided: no user namespaces on this node (" + d.why + ")"}
 	}
-	c, err := d.start(order{Sandbox: s}, []*os.File{stdin, stdout, stderr})
+	p, err := d.start(order{Sandbox: s}, []*os.File{stdin, stdout, stderr})
 	var f *Failure
 	if err != nil && !errors.As(err, &f) {
 		err = &Failure{Kind: "stage", Message: err.Error()}
 	}
-	return c, err
+	return p, err
 }
 
-func (d *Driver) start(o order, files []*os.File) (*process.Child, error) {
-	o.Namespaces, o.Parent = d.namespaces, os.Getpid()
-	data, err := json.Marshal(o)
+func (d *Driver) start(o order, files []*os.File) (*Process, error) {
+	o.Namespaces, o.Parent = d.namespaces && !o.Bare, os.Getpid()
+	in, err := memory(o)
 	if err != nil {
-		return nil, fmt.Errorf("encode order: %w", err)
+		return nil, err
 	}
-	fd, err := unix.MemfdCreate("podrun-order", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("create order: %w", err)
-	}
-	in := os.NewFile(uintptr(fd), "order")
 	defer in.Close()
-	if _, err := in.Write(data); err != nil {
-		return nil, fmt.Errorf("write order: %w", err)
-	}
-	if _, err := in.Seek(0, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("rewind order: %w", err)
-	}
 	report, out, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("create report pipe: %w", err)
 	}
-	defer report.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		_ = out.Close()
+		_, _ = out.Close(), report.Close()
 		return nil, fmt.Errorf("open null device: %w", err)
 	}
 	defer null.Close()
@@ -184,24 +191,18 @@ func (d *Driver) start(o order, files []*os.File) (*process.Child, error) {
 		Env:        []string{"GOMAXPROCS=1", "GOTRACEBACK=none"},
 		Dir:        "/",
 		Files:      std,
-		Namespaces: d.namespaces,
+		Namespaces: o.Namespaces,
+		Override:   o.View != nil,
 		Terminal:   o.Terminal,
 	})
 	_ = out.Close() // the stage has its own; the report ends when that is closed
 	if err != nil {
+		_ = report.Close()
 		return nil, err
 	}
-	said, err := io.ReadAll(io.LimitReader(report, 1<<20))
-	if err != nil {
-		return nil, fmt.Errorf("read report: %w", err)
+	p := &Process{Child: c, pidFile: o.PIDFile, noted: make(chan struct{})}
+	if err := p.await(report, o.Next != nil, o.Keeps); err != nil {
+		return nil, err
 	}
-	if len(said) == 0 {
-		return c, nil // closed by a successful exec, or the stage was killed: the child's status tells
-	}
-	<-c.Done()
-	var f Failure
-	if err := json.Unmarshal(said, &f); err != nil {
-		return nil, fmt.Errorf("decode report: %w", err)
-	}
-	return nil, &f
+	return p, nil
 }

@@ -1,4 +1,4 @@
-package host
+package stage
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -67,12 +68,28 @@ func enter() *Failure {
 				return &Failure{Kind: "mount", Field: "securityContext.readOnlyRootFilesystem", Message: err.Error()}
 			}
 		}
+		if o.View != nil {
+			if f := makeView(o.View); f != nil {
+				return f
+			}
+		}
+		if f := setUp(o.Setup); f != nil {
+			return f
+		}
 		if err := dropCapabilities(); err != nil {
 			return &Failure{Kind: "stage", Message: "give up capabilities: " + err.Error()}
 		}
 	}
 	if o.Trial {
 		return nil
+	}
+	if o.Inside {
+		if err := dropBounding(); err != nil {
+			return &Failure{Kind: "stage", Message: "give up capabilities: " + err.Error()}
+		}
+		if len(o.Dirs) > 0 {
+			_ = os.MkdirAll(o.Dirs[0], 0o755) // as the kubelet's runtimes do; whether it is there shows next
+		}
 	}
 	if f := chdir(o.Dirs); f != nil {
 		return f
@@ -85,15 +102,67 @@ func enter() *Failure {
 	if err := closeOnExec(); err != nil {
 		return &Failure{Kind: "stage", Message: "close descriptors: " + err.Error()}
 	}
-	// When podrun is killed, its containers must not live on without a keeper.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return &Failure{Kind: "stage", Message: "set parent-death signal: " + err.Error()}
+	// When podrun is killed, its containers must not live on without a keeper. A
+	// process whose parents are the runtime's programs is theirs to end.
+	if o.Parent != 0 {
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return &Failure{Kind: "stage", Message: "set parent-death signal: " + err.Error()}
+		}
+		if os.Getppid() != o.Parent {
+			return &Failure{Kind: "stage", Message: "the runner has gone"}
+		}
 	}
-	if os.Getppid() != o.Parent {
-		return &Failure{Kind: "stage", Message: "the runner has gone"}
+	if o.Next != nil {
+		next := order{Sandbox: *o.Next, Parent: o.Parent}
+		if o.Keeps {
+			next.Parent = 0
+		}
+		if err := handOn(next); err != nil {
+			return &Failure{Kind: "stage", Message: err.Error()}
+		}
 	}
-	return execute(o.Argv, o.Env)
+	return execute(o.Argv, o.Env, o.Inside)
 }
+
+// setUp runs the programs that prepare the view.
+func setUp(programs [][]string) *Failure {
+	for _, words := range programs {
+		cmd := exec.Command(words[0], words[1:]...)
+		cmd.Env = []string{"PATH=" + DefaultPath}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return &Failure{Kind: "stage", Message: fmt.Sprintf("%s: %v: %.500s", words[0], err, bytes.TrimSpace(out))}
+		}
+	}
+	return nil
+}
+
+// handOn puts the order for the stage inside the container, and the report, where
+// that stage looks for them.
+func handOn(next order) error {
+	f, err := memory(next)
+	if err != nil {
+		return err
+	}
+	// Duplicating leaves out the close-on-exec flag. Where the order got the right
+	// number by itself, since this stage's own was closed, the flag is taken away.
+	if fd := int(f.Fd()); fd != orderFD {
+		if err := unix.Dup3(fd, orderFD, 0); err != nil {
+			return fmt.Errorf("hand the order on: %w", err)
+		}
+		_ = f.Close() // its copy goes on
+	} else if _, err := unix.FcntlInt(orderFD, unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("hand the order on: %w", err)
+	} else {
+		handedOn = f
+	}
+	if _, err := unix.FcntlInt(reportFD, unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("hand the report on: %w", err)
+	}
+	return nil
+}
+
+// handedOn keeps the order from being closed as garbage before it is executed.
+var handedOn *os.File
 
 // chdir goes to the first directory that can be entered. Only the first was
 // asked for by the user when there is just one.
@@ -107,7 +176,7 @@ func chdir(dirs []string) *Failure {
 	return &Failure{Kind: "dir", Field: "workingDir", Message: err.Error()}
 }
 
-func execute(argv, env [][]byte) *Failure {
+func execute(argv, env [][]byte, inside bool) *Failure {
 	args, total := make([]string, len(argv)), 0
 	for i, a := range argv {
 		args[i] = string(a)
@@ -127,6 +196,9 @@ func execute(argv, env [][]byte) *Failure {
 	makeRoom(total)
 	file, err := lookPath(args[0], search)
 	if err == nil {
+		if inside && unix.Access(file, unix.X_OK) == nil {
+			_, _ = unix.Write(reportFD, []byte{executing}) // without a reader nobody waits for it
+		}
 		err = syscall.Exec(file, args, vars)
 	}
 	switch {
@@ -193,6 +265,22 @@ func dropCapabilities() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	return unix.Capset(&header, &none[0])
+}
+
+// dropBounding gives up every capability for good. A program that is root in its
+// container would get them back when it is executed, as far as they are in the
+// bounding set.
+func dropBounding() error {
+	for capability := uintptr(0); capability <= unix.CAP_LAST_CAP; capability++ {
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+			break // without CAP_SETPCAP there are none; newer ones than the kernel's do not exist
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return dropCapabilities()
 }
 
 // closeOnExec keeps every descriptor but the standard ones from the program:

@@ -1,4 +1,4 @@
-package host
+package stage
 
 import (
 	"cmp"
@@ -64,12 +64,7 @@ func mountAll(mounts []Mount, dir string) *Failure {
 	plans := make([]plan, 0, len(mounts))
 	for _, m := range mounts {
 		p := plan{Mount: m}
-		source, err := safepath.Open(m.Source, m.Within)
-		if err == nil && m.Sub != "" {
-			dir := source
-			source, err = safepath.Beneath(dir, m.Sub)
-			_ = dir.Close()
-		}
+		source, err := openSource(m)
 		if err == nil {
 			p.source = source
 			defer p.source.Close()
@@ -111,6 +106,17 @@ func mountAll(mounts []Mount, dir string) *Failure {
 		return fail("go to the root", err)
 	}
 	return nil
+}
+
+// openSource opens what a mount is to show.
+func openSource(m Mount) (*os.File, error) {
+	source, err := safepath.Open(m.Source, m.Within)
+	if err == nil && m.Sub != "" {
+		dir := source
+		source, err = safepath.Beneath(dir, m.Sub)
+		_ = dir.Close() // it was only looked up
+	}
+	return source, err
 }
 
 // path names an open file for a system call that wants a path.
@@ -174,13 +180,13 @@ func (b *builder) mount(p plan) error {
 	return readOnly(target)
 }
 
-// readOnly changes a mount of ours.
+// readOnly makes a mount read-only. Flags that the node's mount already has are
+// locked and must be repeated.
 func readOnly(target string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(target, &fs); err != nil {
 		return fmt.Errorf("look at mount: %w", err)
 	}
-	// Flags that the node's mount already has are locked and must be repeated.
 	keep := uintptr(fs.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME)
 	if fs.Flags&unix.ST_RELATIME != 0 {
 		keep |= unix.MS_RELATIME
@@ -217,7 +223,7 @@ func (b *builder) ensure(target string, isDir bool) (string, error) {
 	full := filepath.Join(parent, name)
 	err = makeEntry(full, isDir)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
-		if _, done := b.mirrored[parent]; done || parent == "/" {
+		if _, done := b.mirrored[parent]; done || parent == "/" || b.work == nil {
 			return "", err
 		}
 		dir, merr := b.mirror(parent)
