@@ -93,7 +93,7 @@ func TestRestartRules(t *testing.T) {
 	m.spec.RestartPolicy = corev1.RestartPolicyAlways
 	b.stage(m)
 	b.pod()
-	if s := b.final(0, manifest.PhaseFailed); s.Containers[0].RestartCount != 2 || exitCode(s, 0) != 7 || strings.Count(events(s), "BackOff") != 2 {
+	if s := b.final(0, manifest.PhaseFailed); s.Containers[0].RestartCount != 2 || exitCode(s, 0) != 7 || strings.Count(events(s), "BackOff") != 1 {
 		t.Errorf("status %+v", s)
 	}
 }
