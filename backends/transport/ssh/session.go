@@ -163,7 +163,7 @@ func (x *exchange) end(outDone <-chan struct{}) {
 	}
 	if group := x.group.Load(); group != 0 {
 		// Not the caller's context: it may have ended, which is why we are here.
-		ctx, stop := context.WithTimeout(context.Background(), killTime) //nolint:usetesting // no test: the kill must not end with the command's context
+		ctx, stop := context.WithTimeout(context.Background(), killTime)
 		defer stop()
 		x.session.kill(ctx, int(group))
 		wait(x.session.exited(), killTime)
