@@ -1,7 +1,7 @@
 # Isthmus: what a developer runs. `make` alone lists it.
 #
 # Nothing here needs more than Go, gcc and make on Debian 12; what else the tests
-# need (etcd and Kubernetes from source, Slurm and python3 from Debian) is built
+# need (etcd and Kubernetes from source; Slurm, containerd and python3 from Debian) is built
 # or installed by `make prepare`, which `make test` runs by itself.
 
 SHELL       := bash
@@ -32,7 +32,7 @@ build: ## build all programs into bin/ (podrun static, for any compute node)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/podrun ./cmd/podrun
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
-prepare: ## build the Kubernetes control plane, install Slurm and python3, make test users (first time about 7 min)
+prepare: ## build the Kubernetes control plane and a kubelet, install Slurm, containerd and python3, make test users (first time about 7 min)
 	@go run ./cmd/isthmus prepare
 
 demo: ## watch a four-member Volcano Job run as one Slurm job, then clear all away

@@ -19,7 +19,7 @@ import (
 )
 
 // Prepare builds and installs everything that environments and tests need:
-// the control plane, Slurm, python3 for the example, the mapped users. It tells
+// the control plane, a kubelet with containerd, Slurm, python3, the mapped users. It tells
 // progress what it did and what cannot be had here, which is no error: tests
 // that need it say so and are skipped. Prepared already, it takes no time.
 func Prepare(ctx context.Context, progress io.Writer) error {

@@ -72,6 +72,7 @@ resolvConf: %[9]q
 podLogsDir: %[10]q
 volumePluginDir: %[11]q
 syncFrequency: 5s
+volumeStatsAggPeriod: 5s
 maxPods: 250
 evictionHard: {memory.available: 1Mi, nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
 imageGCHighThresholdPercent: 100
