@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -275,7 +276,7 @@ func slurmEnter(t *testing.T, b *slurmBench) {
 			t.Fatal(err)
 		}
 		cmd := b.bench.command()
-		cmd.Path, cmd.Args, cmd.Env = "/usr/bin/"+entry.Argv[0], entry.Argv, append(entry.Env, "PATH=/usr/bin:/bin")
+		cmd.Path, cmd.Args, cmd.Env = "/usr/bin/"+entry.Argv[0], entry.Argv, slices.Concat(entry.Env, []string{"PATH=/usr/bin:/bin"})
 		began := time.Now()
 		c, _ := b.dialBy(cmd)
 		out, _, exit := do(t, c, script("echo $SLURMD_NODENAME $SLURM_PROCID $CUDA_VISIBLE_DEVICES; exit 5"), nil)

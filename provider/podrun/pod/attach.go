@@ -24,7 +24,7 @@ func (s *server) attach(ctx context.Context, conn *stream.Conn, req stream.Reque
 	}
 	defer std.leave(seat)
 	if err := accepted(conn); err != nil {
-		return nil //nolint:nilerr // the other side has gone, and the container goes on
+		return nil // the other side has gone, and the container goes on
 	}
 	in := stream.NewInput(conn)
 	var helpers sync.WaitGroup

@@ -71,7 +71,7 @@ func (s *server) exec(ctx context.Context, conn *stream.Conn, req stream.Request
 			code = codeNotFound
 		}
 		if err := accepted(conn); err != nil {
-			return nil //nolint:nilerr // the other side has gone, and nothing runs
+			return nil // the other side has gone, and nothing runs
 		}
 		_ = conn.Write(kindOf(!req.TTY), []byte(f.Error()+"\n"))
 		_ = conn.Send(stream.KindExit, stream.Exit{Code: code}) // one that has gone needs no code

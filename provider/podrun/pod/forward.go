@@ -28,7 +28,7 @@ func (s *server) forward(ctx context.Context, conn *stream.Conn, req stream.Requ
 	}
 	defer func() { _ = to.Close() }()
 	if err := accepted(conn); err != nil {
-		return nil //nolint:nilerr // the other side has gone
+		return nil // the other side has gone
 	}
 	in := stream.NewInput(conn)
 	var helpers sync.WaitGroup
