@@ -31,6 +31,11 @@ type slurmBench struct {
 // startSlurm starts a cluster for the cases of one test.
 func startSlurm(t *testing.T) *slurm.Cluster {
 	t.Helper()
+	return startSlurmOf(t, slurm.Config{Name: "podrun", KillWait: 10 * time.Second})
+}
+
+func startSlurmOf(t *testing.T, config slurm.Config) *slurm.Cluster {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: a real Slurm cluster starts jobs as their users")
 	}
@@ -40,7 +45,12 @@ func startSlurm(t *testing.T) *slurm.Cluster {
 	if err := slurm.EnsureInstalled(t.Context(), t.Output()); err != nil {
 		t.Fatal(err)
 	}
-	c, err := slurm.Start(t.Context(), slurm.Config{Name: "podrun", KillWait: 10 * time.Second})
+	if config.Networks {
+		if err := slurm.EnsureNetworksInstalled(t.Context(), t.Output()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := slurm.Start(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,6 +105,11 @@ func start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	}
 	ctx, stop := context.WithTimeout(ctx, limit)
 	defer stop()
+	if config.Networks {
+		if err := c.makeNetworks(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.startMunge(ctx); err != nil {
 		return nil, err
 	}
@@ -141,6 +146,7 @@ func prepare(config Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	at.Networks = config.Networks
 	c := &Cluster{record: record{Name: config.Name, Place: at, REST: config.REST, Accounting: config.Accounting}}
 	for i, n := range names {
 		c.record.Hosts = append(c.record.Hosts, host{Name: n, Address: at.host(i)})

@@ -67,6 +67,11 @@ type Config struct {
 	// (auth/jwt) as the only way in. It takes the programs that
 	// EnsureRESTInstalled installs.
 	REST bool
+	// Networks gives every host a network namespace and an address of its own
+	// there, joined by a bridge: programs of different hosts meet over a real
+	// network, and a port of one host is no other's. It takes the programs that
+	// EnsureNetworksInstalled installs.
+	Networks bool
 	// Extra lines for slurm.conf.
 	Extra []string
 	// KeepFiles leaves a directory that Start made in place after Stop.

@@ -89,7 +89,16 @@ func daemonOf(host string) string { return "slurmd-" + host }
 const stepMarker = "ISTHMUS_TESTBED_HOST"
 
 func (c *Cluster) startDaemon(host string) error {
-	_, err := c.daemonWith([]string{stepMarker + "=" + host}, daemonOf(host), "slurmd", "-D", "-N", host, "-f", c.layout.conf())
+	program, args := "slurmd", []string{"-D", "-N", host, "-f", c.layout.conf()}
+	if c.record.Place.Networks { // nsenter becomes the daemon: the process stays the same
+		path, err := find(program)
+		if err != nil {
+			return fmt.Errorf("start host %s: %w", host, err)
+		}
+		// Unlike "ip netns exec" it leaves /sys alone, where Slurm looks for cgroups.
+		program, args = "nsenter", append([]string{"--net=/run/netns/" + c.networkOf(host), path}, args...)
+	}
+	_, err := c.daemonWith([]string{stepMarker + "=" + host}, daemonOf(host), program, args...)
 	return err
 }
 
@@ -153,7 +162,7 @@ func (c *Cluster) waitHosts(ctx context.Context, names ...string) error {
 // that is stopped already is no error. It does its work to the end even when
 // ctx, which only completes the usual shape of such a method, has ended: it is
 // what a test calls when its own time is over.
-func (c *Cluster) Stop(context.Context) error {
+func (c *Cluster) Stop(ctx context.Context) error {
 	var errs []error
 	if c.processes != nil {
 		// Jobs are not children of slurmd: they would outlive it.
@@ -168,6 +177,9 @@ func (c *Cluster) Stop(context.Context) error {
 			}
 			<-time.After(20 * time.Millisecond) // they are not our children
 		}
+	}
+	if c.record.Place.Networks {
+		errs = append(errs, c.removeNetworks(context.WithoutCancel(ctx)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err

@@ -47,6 +47,12 @@ func withREST() software {
 	}
 }
 
+// withNetworks adds what makes network namespaces.
+func withNetworks() software {
+	s := plain()
+	return software{programs: append(s.programs, "ip", "nsenter"), packages: append(s.packages, "iproute2", "util-linux")}
+}
+
 // debianArch is Debian's name for the folder of this machine's libraries.
 func debianArch() string {
 	if runtime.GOARCH == "arm64" {
@@ -121,6 +127,11 @@ func EnsureAccountingInstalled(ctx context.Context, w io.Writer) error {
 
 // EnsureRESTInstalled is EnsureInstalled for a cluster with REST.
 func EnsureRESTInstalled(ctx context.Context, w io.Writer) error { return withREST().ensure(ctx, w) }
+
+// EnsureNetworksInstalled is EnsureInstalled for a cluster with Networks.
+func EnsureNetworksInstalled(ctx context.Context, w io.Writer) error {
+	return withNetworks().ensure(ctx, w)
+}
 
 func (s software) ensure(ctx context.Context, w io.Writer) error {
 	err := s.installed()

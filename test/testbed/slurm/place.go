@@ -16,17 +16,23 @@ const (
 	blocks    = (32000 - firstPort) / blockSize
 )
 
-// place is where on the loopback a cluster lives: a block of ports, and with
+// place is where a cluster lives, usually on the loopback: a block of ports, and with
 // it a /24 of addresses, so that two clusters that do not share ports share no
 // addresses either.
 type place struct {
 	// Port is the controller's; the hosts' follow. The last of the block is the
 	// accounting daemon's, the one before it slurmrestd's.
 	Port int `json:"port"`
+	// Networks: the hosts live in network namespaces, on a private network that
+	// this machine's other processes see a bridge of.
+	Networks bool `json:"networks,omitempty"`
 }
 
 func (p place) address(last int) string {
 	block := (p.Port - firstPort) / blockSize
+	if p.Networks {
+		return fmt.Sprintf("10.%d.%d.%d", 213+block/250, 1+block%250, last)
+	}
 	return fmt.Sprintf("127.%d.%d.%d", 64+block/250, 1+block%250, last)
 }
 

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+// meet serves a member's own name on one port and asks every member, itself
+// included, for theirs by host name.
+const meet = `
+import os, socket, sys, threading, time
+me, size = os.environ["SLURM_PROCID"], 4
+server = socket.create_server(("0.0.0.0", 7000))
+def serve():
+    while True:
+        conn, _ = server.accept()
+        conn.sendall(me.encode())
+        conn.close()
+threading.Thread(target=serve, daemon=True).start()
+seen = []
+for n in range(size):
+    name, end = "m-%d-host.sub" % n, time.time() + 60
+    while True:
+        try:
+            with socket.create_connection((name, 7000), timeout=5) as c:
+                got = c.recv(10).decode()
+            if got:
+                break
+        except OSError as e:
+            if time.time() > end:
+                sys.exit("%s: %s" % (name, e))
+            time.sleep(0.1)
+    seen.append("%d=%s@%s" % (n, got, socket.gethostbyname(name)))
+print("seen", " ".join(seen), flush=True)
+# All have asked everybody before anybody goes.
+open("seen-" + me, "w").close()
+while len([f for f in os.listdir(".") if f.startswith("seen-")]) < size:
+    time.sleep(0.1)
+`
+
+// TestNetworks: on hosts with a network and an address of their own each, the
+// members of a gang find each other by name: all of them use one port.
+func TestNetworks(t *testing.T) {
+	cluster := startSlurmOf(t, slurm.Config{
+		Name: "network", Networks: true,
+		Hosts:      []slurm.Hosts{{Prefix: "far", Count: 4, CPUs: 2, MemoryMiB: 4000}},
+		Partitions: []slurm.Partition{{Name: "all", Hosts: []string{"far[1-4]"}, Default: true}},
+	})
+	b := &slurmBench{bench: newBench(t), cluster: cluster}
+	m := one(corev1.Container{Name: "main", Command: []string{"python3", "-c", meet}, WorkingDir: b.file("")})
+	b.stage(m, m, m, m)
+	b.submit(manifest.Component{Tasks: 4, CPUs: 2}) // a whole host each
+	if e := b.end(0); e.ExitCode != 0 {
+		t.Errorf("end %+v", e)
+	}
+	addresses := map[string]bool{}
+	var want []string
+	for rank := range 4 {
+		s := b.final(rank, manifest.PhaseSucceeded)
+		if s.HostIP != cluster.Address(s.Host) || !strings.HasPrefix(s.HostIP, "10.") {
+			t.Errorf("rank %d: address %s of host %s, want %s", rank, s.HostIP, s.Host, cluster.Address(s.Host))
+		}
+		addresses[s.HostIP] = true
+		want = append(want, fmt.Sprintf("%d=%d@%s", rank, rank, s.HostIP))
+	}
+	if len(addresses) != 4 {
+		t.Errorf("the members have the addresses %v, want four", addresses)
+	}
+	for rank := range 4 {
+		if log := strings.TrimSpace(b.logs(rank, "main")); log != "seen "+strings.Join(want, " ") {
+			t.Errorf("rank %d: %q, want %q", rank, log, want)
+		}
+	}
+}
