@@ -94,7 +94,8 @@ func (s *streams) running(name string) {
 	s.Helper()
 	eventually(s.T, time.Minute, "pod "+name+" runs", func() (bool, string) {
 		p := s.must("get", "pod", name, "-o", "jsonpath={.status.phase} {.status.containerStatuses[*].state}")
-		return strings.HasPrefix(p, "Running"), p
+		// A pod is Running a moment before its containers are.
+		return strings.HasPrefix(p, "Running") && strings.Contains(p, `"running"`) && !strings.Contains(p, `"waiting"`), p
 	})
 }
 
@@ -590,7 +591,7 @@ func testDebug(s *streams) {
 		s.Errorf("debug gave %q, %q, code %d", out, errs, code)
 	}
 	eventually(s.T, time.Minute, "its end is in the status", func() (bool, string) {
-		got := s.must("get", "pod", "patient", "-o", "jsonpath={.status.ephemeralContainerStatuses[0].state.terminated.exitCode}/{.status.phase}")
+		got := s.must("get", "pod", "patient", "-o", `jsonpath={.status.ephemeralContainerStatuses[?(@.name=="doctor")].state.terminated.exitCode}/{.status.phase}`)
 		return got == "4/Running", got
 	})
 	if log := s.must("logs", "patient", "-c", "doctor"); !strings.Contains(log, "from-23") {
@@ -599,7 +600,7 @@ func testDebug(s *streams) {
 	// One that stays, is reached by exec, and ends with the pod.
 	s.must("debug", "patient", "--image=busybox", "--container=nurse", "--attach=false", "--", "sleep", "1000")
 	eventually(s.T, time.Minute, "the second one runs", func() (bool, string) {
-		got := s.must("get", "pod", "patient", "-o", "jsonpath={.status.ephemeralContainerStatuses[1].state}")
+		got := s.must("get", "pod", "patient", "-o", `jsonpath={.status.ephemeralContainerStatuses[?(@.name=="nurse")].state}`)
 		return strings.Contains(got, "running"), got
 	})
 	if out := s.must("exec", "patient", "-c", "nurse", "--", "/bin/sh", "-c", "echo $ISTHMUS_CONTAINER_ID"); !strings.Contains(out, "/nurse/0") {
@@ -608,7 +609,7 @@ func testDebug(s *streams) {
 	// What cannot be is told.
 	s.must("debug", "patient", "--image=busybox", "--container=surgeon", "--profile=sysadmin", "--attach=false", "--", "id")
 	eventually(s.T, time.Minute, "the third one is refused", func() (bool, string) {
-		got := s.must("get", "pod", "patient", "-o", "jsonpath={.status.ephemeralContainerStatuses[2].state.terminated.message}")
+		got := s.must("get", "pod", "patient", "-o", `jsonpath={.status.ephemeralContainerStatuses[?(@.name=="surgeon")].state.terminated.message}`)
 		return strings.Contains(got, "privileged"), got
 	})
 	s.must("delete", "pod", "patient", "--wait=true")
