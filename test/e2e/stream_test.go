@@ -292,18 +292,21 @@ func testTerminal(s *streams) {
 			s.Fatal(err)
 		}
 	}
-	write("test -t 0 && echo a-$((40+2))-tty; stty size\n")
+	write("test -t 0 && echo a-$((40+2))-tty\n")
 	c.until(s, "a-42-tty")
-	c.until(s, "31 101")
+	shows := func(size string) func() (bool, string) { // the client sends a size beside the input, in no fixed order
+		return func() (bool, string) {
+			write("stty size\n")
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return strings.Contains(c.buf.String(), size), c.buf.String()
+		}
+	}
+	eventually(s.T, 20*time.Second, "the size arrives", shows("31 101"))
 	if err := pty.Resize(master, 77, 22); err != nil {
 		s.Fatal(err)
 	}
-	eventually(s.T, 20*time.Second, "the new size arrives", func() (bool, string) {
-		write("stty size\n")
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return strings.Contains(c.buf.String(), "22 77"), c.buf.String()
-	})
+	eventually(s.T, 20*time.Second, "the new size arrives", shows("22 77"))
 	write("/bin/sh -c 'trap \"echo caught-\\$((1+1)); exit\" INT; echo armed-$((3+3)); while :; do sleep 0.1; done'\n")
 	c.until(s, "armed-6")
 	write("\x03")
