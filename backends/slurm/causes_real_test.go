@@ -158,8 +158,9 @@ func TestHistoryReal(t *testing.T) {
 		}
 	}
 	s.until(requeued, "requeued", time.Minute, func(j backends.Job) bool { return j.Restarts == 1 && j.State == backends.StatePending })
-	// One that never ran again would have no further row (measured on 22.05).
-	if _, err := c.Run(t.Context(), "scontrol", "update", "jobid="+string(requeued.ID), "starttime=now"); err != nil {
+	// One that never ran again would have no further row (measured on 22.05). The
+	// nodes take a new credential of the same job only some seconds after the old.
+	if _, err := c.Run(t.Context(), "scontrol", "update", "jobid="+string(requeued.ID), "starttime=now+4"); err != nil {
 		t.Fatal(err)
 	}
 	s.until(requeued, "running again", time.Minute, func(j backends.Job) bool { return j.State == backends.StateRunning && j.Restarts == 1 })

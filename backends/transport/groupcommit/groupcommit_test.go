@@ -68,6 +68,7 @@ func TestRequestsGoTogether(t *testing.T) {
 				t.Errorf("request %d: error %v", i, err)
 			}
 		}
+		synctest.Wait() // the lane's goroutine has gone
 		if len(c.lanes) != 0 {
 			t.Errorf("%d lanes stay", len(c.lanes))
 		}
@@ -88,6 +89,7 @@ func TestLanesAndParallel(t *testing.T) {
 		}
 		close(l.gate)
 		group.Wait()
+		synctest.Wait()
 		if want := []int{4, 5}; !slices.Equal(l.batches[3], want) || len(l.batches) != 5 {
 			t.Errorf("batches %v, want %v fourth: 6 more would cost too much", l.batches, want)
 		}
@@ -123,7 +125,7 @@ func TestLinger(t *testing.T) {
 			t.Errorf("a request to an idle lane took %v", took)
 		}
 		time.Sleep(2 * time.Second)
-		synctest.Wait()
+		synctest.Wait() // the lane's goroutine has gone
 		if len(c.lanes) != 0 {
 			t.Errorf("%d lanes stay", len(c.lanes))
 		}
