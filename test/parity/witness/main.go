@@ -33,7 +33,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: witness args|env|serve|signals|stdin ...")
+		return errors.New("usage: witness args|env|serve|signals|stdin and further words")
 	}
 	switch args[0] {
 	case "args":

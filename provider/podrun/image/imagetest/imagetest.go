@@ -54,7 +54,7 @@ type Entry struct {
 	Data []byte
 }
 
-// File, Dir, Link and Hard make entries.
+// File makes a regular file.
 func File(name, text string, mode int64) Entry {
 	return Entry{Header: tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: mode}, Data: []byte(text)}
 }
