@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/tracing"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
 )
 
@@ -48,7 +49,7 @@ type Objects interface {
 	NamespaceLabels(name string) (labels map[string]string, ok bool)
 }
 
-// Options make a Bridge. All fields but APIServer, Gate, Clock and Log are required.
+// Options make a Bridge. All fields but APIServer, Gate, Clock, Log and Tracer are required.
 type Options struct {
 	// Cluster is the spec to serve; the bridge never changes it.
 	Cluster *hpcv1alpha1.BatchCluster
@@ -72,6 +73,9 @@ type Options struct {
 	// Audit takes the record of every submission; nil is nobody. It must not block
 	// for long.
 	Audit func(account.Submission)
+	// Tracer tells what became of the gangs; nil tells nobody. Gate is the tracer's
+	// then, so that the effects are told as well.
+	Tracer *tracing.Tracer
 	// Workers bounds the gangs that are worked on at once; default 256. Most wait
 	// for others to share a command with, see staging and backends/slurm.
 	Workers int

@@ -32,6 +32,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/metrics"
 	"github.com/isthmus-hpc/isthmus/provider/servingcert"
 	"github.com/isthmus-hpc/isthmus/provider/staging"
+	"github.com/isthmus-hpc/isthmus/provider/tracing"
 )
 
 const (
@@ -90,6 +91,9 @@ type Config struct {
 	Certificates *servingcert.Manager
 	// Metrics takes the daemon's measurements; nil is nobody.
 	Metrics prometheus.Registerer
+	// Tracer tells a collector what became of each gang; nil tells nobody. Who gives
+	// it closes it.
+	Tracer *tracing.Tracer
 	// Gate is the door for effects; effect.Open when nil.
 	Gate effect.Gate
 	// Reload is how often the BatchCluster is looked at for changes; 5 s when 0.
@@ -136,6 +140,7 @@ func (c Config) Run(ctx context.Context) error {
 		}
 		d.Gate = m
 	}
+	d.Gate = d.Tracer.Gate(d.Gate)
 	if d.Audit == nil {
 		d.Audit = func(s account.Submission) { d.Log.Info("submission", "record", s) }
 	}
@@ -234,7 +239,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 		Pods:      &kubePods{client: d.Client, recorder: recorder, nodes: pods.Nodes, list: pods.List},
 		APIServer: d.APIServer,
 		Objects:   &kubeObjects{client: d.Client, namespaces: namespaces.Lister()},
-		Gate:      d.Gate, Log: d.Log, Audit: d.Audit,
+		Gate:      d.Gate, Log: d.Log, Audit: d.Audit, Tracer: d.Tracer,
 	})
 	d.mu.Lock()
 	d.serving = bridge

@@ -109,6 +109,7 @@ func versions(g lifecycle.Gang, pods map[string]*corev1.Pod) string {
 // goes on for drainTime.
 func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (quiet bool) {
 	g = refresh(g, pods)
+	work = b.traced(work, &g, pods)
 	b.report(work, &g, m, pods)
 	for range maxSteps {
 		if ctx.Err() != nil {
@@ -302,6 +303,9 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			b.wrote(written)
 			pods[member.UID] = written
 			wrote = true
+			if facts(written).Finished {
+				b.ended(ctx, g, written, ev)
+			}
 		case isGone(err):
 			delete(pods, member.UID)
 			gone = true

@@ -107,7 +107,7 @@ func (b *Bridge) addEphemeral(ctx context.Context, pod *corev1.Pod, p lifecycle.
 	if err != nil {
 		return err
 	}
-	member.Pod = pod
+	member.Pod, member.Traceparent = pod, b.Tracer.Parent(p.Intent, p.UID)
 	list, err := translate.Ephemeral(in, member)
 	var refusal *translate.Refusal
 	if errors.As(err, &refusal) {

@@ -14,6 +14,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
+	"github.com/isthmus-hpc/isthmus/provider/podstatus"
+	"github.com/isthmus-hpc/isthmus/provider/tracing"
 )
 
 const (
@@ -92,7 +94,7 @@ func (b *Bridge) writeIntent(ctx context.Context, g *lifecycle.Gang, m *memo, po
 	group.SetLimit(apiParallel)
 	for i, mem := range missing {
 		group.Go(func() error {
-			return b.Gate.Do(gctx, string(lifecycle.WriteIntent), func(ctx context.Context) error {
+			return b.Gate.Do(tracing.OnPod(gctx, mem.UID), string(lifecycle.WriteIntent), func(ctx context.Context) error {
 				p, err := b.Pods.WriteIntent(ctx, pods[mem.UID], g.Key)
 				written[i] = p
 				return err
@@ -140,6 +142,7 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	err := b.Gate.Do(ctx, string(lifecycle.Submit), func(ctx context.Context) error {
 		var err error
 		id, err = b.Backend.Submit(ctx, m.output.Spec)
+		tracing.SetJob(ctx, id)
 		return err
 	})
 	b.touched(m)
@@ -194,6 +197,7 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		user = acct.User
 	}
 	m.user = user
+	tracing.SetJob(ctx, a.JobID)
 	write := func(ctx context.Context, mem lifecycle.Pod) (*corev1.Pod, error) {
 		// The version alone is no lock: it may be newer than what the step was
 		// decided on.
@@ -201,7 +205,7 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			return nil, fmt.Errorf("record job %s: pod %s/%s has job %s: %w", a.JobID, mem.Namespace, mem.Name, have, ErrConflict)
 		}
 		var p *corev1.Pod
-		err := b.Gate.Do(ctx, string(lifecycle.Record), func(ctx context.Context) error {
+		err := b.Gate.Do(tracing.OnPod(ctx, mem.UID), string(lifecycle.Record), func(ctx context.Context) error {
 			var err error
 			p, err = b.Pods.Record(ctx, pods[mem.UID], a.JobID, user)
 			return err
@@ -257,6 +261,7 @@ func (b *Bridge) release(ctx context.Context, g *lifecycle.Gang, m *memo, id bac
 	if forged(g, m) {
 		return &waiting{"ForeignJob", fmt.Sprintf("batch job %s is not the job of this pod", id)}
 	}
+	tracing.SetJob(ctx, id)
 	err := b.Gate.Do(ctx, string(lifecycle.Release), func(ctx context.Context) error {
 		return b.Backend.Release(ctx, backends.JobRef{ID: id, Key: g.Key, User: userOf(g, m, id)})
 	})
@@ -289,6 +294,7 @@ func (b *Bridge) cancel(ctx context.Context, g *lifecycle.Gang, m *memo, id back
 			return false, fmt.Errorf("cancel job %s: it is not ours (owner %q, key %q)", id, j.Owner, j.Key)
 		}
 	}
+	tracing.SetJob(ctx, id)
 	err := b.Gate.Do(ctx, string(lifecycle.Cancel), func(ctx context.Context) error {
 		return b.Backend.Cancel(ctx, backends.JobRef{ID: id, Key: g.Key, User: userOf(g, m, id)})
 	})
@@ -317,7 +323,7 @@ func (b *Bridge) stopMember(ctx context.Context, g *lifecycle.Gang, m *memo, pod
 	} else if pod.Spec.TerminationGracePeriodSeconds != nil {
 		grace = *pod.Spec.TerminationGracePeriodSeconds
 	}
-	err := b.Gate.Do(ctx, string(lifecycle.StopMember), func(ctx context.Context) error {
+	err := b.Gate.Do(tracing.OnPod(ctx, mem.UID), string(lifecycle.StopMember), func(ctx context.Context) error {
 		return b.Stager.Stop(ctx, userOf(g, m, g.JobID), g.Key, rank, time.Duration(grace)*time.Second, "the pod was deleted")
 	})
 	if err != nil {
@@ -337,6 +343,9 @@ func (b *Bridge) forget(ctx context.Context, g *lifecycle.Gang, pods map[string]
 		})
 		if err != nil {
 			return err
+		}
+		if !mem.Finished { // no status will tell its end any more
+			b.ended(ctx, g, pod, podstatus.Evidence{})
 		}
 		// What remains of the pod needs nothing of us; the cache follows.
 		left := pod.DeepCopy()

@@ -75,6 +75,7 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 		group.Go(func() (err error) {
 			configMaps, secrets := translate.References(m.Pod, in.Account.ServiceAccountTokens)
 			in.Members[i], err = b.resolve(gctx, b.Objects, in.Account, m.Rank, m.Pod, configMaps, secrets)
+			in.Members[i].Traceparent = b.Tracer.Parent(g.Key, string(m.Pod.UID))
 			return err
 		})
 	}

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 	vklog "github.com/virtual-kubelet/virtual-kubelet/log"
@@ -33,6 +34,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider"
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
 	"github.com/isthmus-hpc/isthmus/provider/servingcert"
+	"github.com/isthmus-hpc/isthmus/provider/tracing"
 )
 
 type flags struct {
@@ -40,12 +42,15 @@ type flags struct {
 	listen, nodeIP                      string
 	certFile, keyFile, clientCA         string
 	certDir, signer, auditLog, metrics  string
-	stateDir                            string
+	stateDir, otlp                      string
 	qps                                 float64
 	burst                               int
 	verbosity                           int
 	validate                            bool
 }
+
+// lastTraces is how long the daemon may send traces before it ends.
+const lastTraces = 5 * time.Second
 
 func main() {
 	var f flags
@@ -61,6 +66,7 @@ func main() {
 	flag.StringVar(&f.certDir, "cert-dir", "/var/lib/isthmus/pki", "where certificates from the cluster's signer are kept")
 	flag.StringVar(&f.auditLog, "audit-log", "", "file that gets a JSON line for every submission: who in Kubernetes made which job run as whom (default: the log)")
 	flag.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:0", `loopback HOST:PORT of /metrics and /debug/pprof; "0" turns them off`)
+	flag.StringVar(&f.otlp, "otlp-endpoint", "", "http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of every gang; nothing is traced without it")
 	flag.StringVar(&f.signer, "cert-signer", certificatesv1.KubeletServingSignerName, "signer of the serving certificates")
 	flag.StringVar(&f.stateDir, "local-state-dir", "/var/lib/isthmus/local", "where a batch system of type local keeps its jobs")
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server")
@@ -125,6 +131,20 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 		return err
 	}
 	defer closeAudit()
+	var tracer *tracing.Tracer
+	if f.otlp != "" {
+		tracer, err = tracing.New(ctx, tracing.Config{
+			Endpoint: f.otlp, Service: "isthmus-vnode", Instance: f.cluster, Log: log.WithName("traces"),
+		})
+		if err != nil {
+			return fmt.Errorf("--otlp-endpoint: %w", err)
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTraces)
+			defer cancel()
+			tracer.Close(ctx)
+		}()
+	}
 	var certs *servingcert.Manager
 	if f.certFile == "" {
 		certs, err = servingcert.New(servingcert.Config{
@@ -142,7 +162,7 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	return provider.Config{
 		Client: kube, Source: source, Systems: systems(f.stateDir, podrun, secrets{kube}), Served: served(),
 		Connect: connector{secrets: secrets{kube}, podrun: podrun, log: log}.connect, Podrun: podrun,
-		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host), Certificates: certs, Audit: audit, Metrics: registry,
+		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host), Certificates: certs, Audit: audit, Metrics: registry, Tracer: tracer,
 		API: kubeletapi.Config{
 			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"),
 		},

@@ -44,6 +44,16 @@ func (p *pod) deniedEnv(name string) bool {
 
 const envAdvice = "is reserved for the batch system, the loader or the shell; set it in the command instead, for example [\"sh\", \"-c\", \"NAME=value exec program\"], or ask the administrator to allow it in spec.accounts[].allowEnv"
 
+// givenEnv is what every container has; what the pod sets itself comes after it
+// and wins.
+func (p *pod) givenEnv() []manifest.EnvVar {
+	out := p.apiServerEnv()
+	if p.Traceparent != "" {
+		out = append(out, manifest.EnvVar{Name: "TRACEPARENT", Value: []byte(p.Traceparent)})
+	}
+	return out
+}
+
 // env builds a container's environment in Kubernetes' order: envFrom first,
 // then env, a later entry of the same name wins.
 func (p *pod) env(at string, c *corev1.Container, s shape) []manifest.EnvVar {

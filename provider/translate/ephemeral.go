@@ -54,7 +54,7 @@ func Ephemeral(in Input, m Member) (manifest.Ephemeral, error) {
 		p.checkContainer(at, &c, false)
 		one := manifest.EphemeralContainer{
 			Target: m.Pod.Spec.EphemeralContainers[i].TargetContainerName,
-			Env:    append(p.apiServerEnv(), p.env(at, &c, p.shape())...),
+			Env:    append(p.givenEnv(), p.env(at, &c, p.shape())...),
 		}
 		if len(g.causes) > 0 {
 			err := g.refusal()

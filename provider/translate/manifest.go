@@ -24,7 +24,7 @@ func (p *pod) manifest(s shape) (manifest.Pod, map[string]map[string]File) {
 	}
 	list := func(at string, containers []corev1.Container) {
 		for i := range containers {
-			if env := append(p.apiServerEnv(), p.env(fmt.Sprintf("%s[%d]", at, i), &containers[i], s)...); len(env) > 0 {
+			if env := append(p.givenEnv(), p.env(fmt.Sprintf("%s[%d]", at, i), &containers[i], s)...); len(env) > 0 {
 				out.Env[containers[i].Name] = env
 			}
 		}

@@ -64,6 +64,9 @@ type Member struct {
 	// Tokens of the pod's service account, as Tokens asks for them. They count only
 	// where the account allows them.
 	Tokens map[TokenRequest]string
+	// Traceparent is what the containers are told of the trace that the pod is part
+	// of, in the form of W3C Trace Context; empty tells nothing.
+	Traceparent string
 	// RenewAt is when the first of Tokens wants to be renewed.
 	RenewAt metav1.Time
 }
