@@ -47,9 +47,6 @@ func served() validation.Served {
 		},
 		Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost, hpcv1alpha1.RuntimeApptainer, hpcv1alpha1.RuntimeCharliecloud,
 			hpcv1alpha1.RuntimePodman, hpcv1alpha1.RuntimeEnroot},
-		Unserved: []string{
-			"spec.images.directory", "spec.images.archives", "spec.images.mirrors", "spec.images.caFile", "spec.images.insecure",
-		},
 	}
 }
 

@@ -61,6 +61,7 @@ spec:
   - name: task
     replicas: 1
     template:
+      metadata: {annotations: {isthmus.sh/runtime: host}}
       spec:
         restartPolicy: Never
         containers: [{name: main, image: "docker.io/library/busybox:1", resources: {requests: {cpu: 1}}}]

@@ -5,6 +5,7 @@ package reference
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"regexp"
 	"strings"
@@ -96,7 +97,7 @@ func parseName(image string) (Reference, error) {
 		r.Tag = DefaultTag
 	}
 	first, rest, more := strings.Cut(name, "/")
-	if more && (strings.ContainsAny(first, ".:") || first == "localhost" || strings.ToLower(first) != first) {
+	if more && (strings.ContainsAny(first, ".:") || first == "localhost") {
 		r.Registry, r.Repository = first, rest
 	} else {
 		r.Registry, r.Repository = DefaultRegistry, name
@@ -104,7 +105,7 @@ func parseName(image string) (Reference, error) {
 	if r.Registry == "index.docker.io" {
 		r.Registry = DefaultRegistry
 	}
-	if !host.MatchString(r.Registry) {
+	if !host.MatchString(r.Registry) || !address(r.Registry) {
 		return Reference{}, fmt.Errorf("%q is no registry: it must be host[:port]", short(r.Registry))
 	}
 	if r.Registry == DefaultRegistry && !strings.Contains(r.Repository, "/") {
@@ -119,6 +120,17 @@ func parseName(image string) (Reference, error) {
 		}
 	}
 	return r, nil
+}
+
+// address checks what stands in brackets.
+func address(registry string) bool {
+	inside, ok := strings.CutPrefix(registry, "[")
+	if !ok {
+		return true
+	}
+	inside, _, _ = strings.Cut(inside, "]")
+	a, err := netip.ParseAddr(inside)
+	return err == nil && a.Is6()
 }
 
 // Name is the image without tag and digest.

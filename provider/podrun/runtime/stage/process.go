@@ -21,10 +21,10 @@ const executing = '+'
 // lateReport is how long Failed waits for a report that others hold open.
 const lateReport = 2 * time.Second
 
-// A runtime's program has pidTries times pidPause to write down its process.
+// A runtime's program has pidLimit to write down its process.
 const (
-	pidTries = 100
-	pidPause = 20 * time.Millisecond
+	pidLimit = 10 * time.Second
+	pidPause = 10 * time.Millisecond
 )
 
 // maxReport bounds a report, in bytes.
@@ -61,15 +61,25 @@ func (p *Process) Failed() error {
 // runtime's program wrote it, or found among the marked processes, or else the
 // started one.
 func (p *Process) Main(mark process.Mark) int {
-	for try := 0; p.pidFile != "" && try < pidTries; try++ {
-		data, err := os.ReadFile(p.pidFile)
-		var pid int
-		if err == nil {
-			if _, err := fmt.Sscanf(string(data), "%d", &pid); err == nil && pid > 1 {
-				return pid
+	if p.pidFile != "" {
+		tick, late := time.NewTicker(pidPause), time.NewTimer(pidLimit)
+		defer tick.Stop()
+		defer late.Stop()
+		for waiting := true; waiting; {
+			var pid int
+			if data, err := os.ReadFile(p.pidFile); err == nil {
+				if _, err := fmt.Sscanf(string(data), "%d", &pid); err == nil && pid > 1 {
+					return pid
+				}
+			}
+			select {
+			case <-tick.C: // the program runs already: its file is just being written
+			case <-p.Done():
+				waiting = false
+			case <-late.C:
+				waiting = false
 			}
 		}
-		time.Sleep(pidPause) // the program runs already: its file is just being written
 	}
 	if pid, ok := mark.Entered(); ok {
 		return pid
