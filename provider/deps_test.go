@@ -28,5 +28,30 @@ func TestImports(t *testing.T) {
 			Ban:  []string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/virtual-kubelet"},
 			Why:  "the runner is copied to every compute node and speaks to no API server",
 		},
+		{
+			From: []string{"./provider/podrun/runtime/apptainer"},
+			Ban:  []string{"./provider/podrun/runtime/charliecloud", "./provider/podrun/runtime/enroot", "./provider/podrun/runtime/host", "./provider/podrun/runtime/podman", "./provider/podrun/pod"},
+			Why:  "a runtime knows no other, and nothing of who uses it",
+		},
+		{
+			From: []string{"./provider/podrun/runtime/charliecloud"},
+			Ban:  []string{"./provider/podrun/runtime/apptainer", "./provider/podrun/runtime/enroot", "./provider/podrun/runtime/host", "./provider/podrun/runtime/podman", "./provider/podrun/pod"},
+			Why:  "a runtime knows no other, and nothing of who uses it",
+		},
+		{
+			From: []string{"./provider/podrun/runtime/enroot"},
+			Ban:  []string{"./provider/podrun/runtime/apptainer", "./provider/podrun/runtime/charliecloud", "./provider/podrun/runtime/host", "./provider/podrun/runtime/podman", "./provider/podrun/pod"},
+			Why:  "a runtime knows no other, and nothing of who uses it",
+		},
+		{
+			From: []string{"./provider/podrun/runtime/host"},
+			Ban:  []string{"./provider/podrun/runtime/apptainer", "./provider/podrun/runtime/charliecloud", "./provider/podrun/runtime/enroot", "./provider/podrun/runtime/podman", "./provider/podrun/pod"},
+			Why:  "a runtime knows no other, and nothing of who uses it",
+		},
+		{
+			From: []string{"./provider/podrun/runtime/podman"},
+			Ban:  []string{"./provider/podrun/runtime/apptainer", "./provider/podrun/runtime/charliecloud", "./provider/podrun/runtime/enroot", "./provider/podrun/runtime/host", "./provider/podrun/pod"},
+			Why:  "a runtime knows no other, and nothing of who uses it",
+		},
 	})
 }
