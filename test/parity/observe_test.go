@@ -71,6 +71,7 @@ func (o observation) state(at string, s corev1.ContainerState) {
 
 var (
 	stamps     = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d| \w+)?`)
+	waits      = regexp.MustCompile(`back-off (\d+m)?\d+s `)
 	containers = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 )
 
@@ -90,6 +91,7 @@ func (o observation) normal(names map[string]string) {
 			}
 		}
 		v = stamps.ReplaceAllString(v, "<time>")
+		v = waits.ReplaceAllString(v, "back-off <wait> ")
 		o[field] = containers.ReplaceAllString(v, "<container>")
 	}
 	maps.DeleteFunc(o, func(_, v string) bool { return v == "" })
