@@ -32,7 +32,7 @@ build: ## build all programs into bin/ (podrun static, for any compute node)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/podrun ./cmd/podrun
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
-prepare: ## build the Kubernetes control plane and a kubelet, install Slurm, containerd and python3, make test users (first time about 7 min)
+prepare: ## build the Kubernetes control plane and a kubelet, install Slurm, containerd and python3, make test users (first time 10 to 15 min)
 	@go run ./cmd/isthmus prepare
 
 demo: ## watch a four-member Volcano Job run as one Slurm job, then clear all away
@@ -49,7 +49,7 @@ down: ## end what `make up` started
 
 # The race detector costs the pure packages little and finds most there, so the
 # same run serves as `race`.
-test: prepare ## everything a change must pass, with the race detector (15 min on two cores when built)
+test: prepare ## everything a change must pass, with the race detector (30 to 40 min on two cores when built)
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; \
 	KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 40m -json ./... | go run ./test/testbed/summary
 
