@@ -27,10 +27,10 @@ func vnode(t *testing.T) *process.Process {
 	return nil
 }
 
-// The daemon is killed 50 times while jobs are submitted and run: no gang runs
+// The daemon is killed 25 times while jobs are submitted and run: no gang runs
 // twice, none is lost, nothing is left at the batch system or in the staging area.
 func TestKillDuringSubmitAndRun(t *testing.T) {
-	kills := 50
+	kills := 25
 	if testing.Short() {
 		kills = 10
 	}
