@@ -261,14 +261,14 @@ func signalled(t *testing.T, rt Runtime) {
 }
 
 func hooks(t *testing.T, rt Runtime) {
-	c := shell("main", "trap 'cat /tmp/stopping; exit 3' TERM; while ! test -e /tmp/started; do sleep 0.05; done; cat /tmp/started; while :; do sleep 0.05; done")
+	c := shell("main", "trap 'cat /tmp/stopping; exit 3' TERM; while ! test -e /tmp/started; do sleep 0.05; done; cat /tmp/started; touch /tmp/told; while :; do sleep 0.05; done")
 	run := func(s string) *corev1.LifecycleHandler {
 		return &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"/bin/sh", "-c", s}}}
 	}
 	// The directory is the container's own: a hook must see the container's view.
 	c.VolumeMounts = []corev1.VolumeMount{{Name: "tmp", MountPath: "/tmp"}}
 	c.Lifecycle = &corev1.Lifecycle{PostStart: run(`echo "post $FROM" > /tmp/started`), PreStop: run("echo pre > /tmp/stopping")}
-	c.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "-e", "/tmp/started"}}}, PeriodSeconds: 1, TimeoutSeconds: 20}
+	c.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "-e", "/tmp/told"}}}, PeriodSeconds: 1, TimeoutSeconds: 20}
 	p := once(c)
 	p.Spec.Volumes, p.Volumes = []corev1.Volume{{Name: "tmp"}}, map[string]manifest.Volume{"tmp": {Kind: "emptyDir"}}
 	p.Env = map[string][]manifest.EnvVar{"main": {{Name: "FROM", Value: []byte("env")}}}
