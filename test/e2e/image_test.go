@@ -40,7 +40,7 @@ spec:
         - name: main
           image: "%[3]s"
           resources: {requests: {cpu: 1}}
-          volumeMounts: [{name: cm, mountPath: /words}, {name: work, mountPath: /work/deep}]
+          volumeMounts: [{name: cm, mountPath: /words}, {name: work, mountPath: /scratch/deep}]
 %[5]s
 `, jobName, runtime, image, replicas, container)
 }
@@ -57,7 +57,7 @@ func TestImages(t *testing.T) {
 	registry := imagetest.NewRegistry(t, false, "puller", "canary-of-the-registry")
 	// The image says what runs: entrypoint, working directory and environment.
 	image := registry.Push(t, "team/app:v1", imagetest.Shell(t, v1.Config{
-		Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{`cat /etc/image /words/key; pwd; echo "$FROM_IMAGE"; echo w > /work/deep/f && cat /work/deep/f; echo error >&2; exit 3`},
+		Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{`cat /etc/image /words/key; pwd; echo "$FROM_IMAGE"; echo w > /scratch/deep/f && cat /scratch/deep/f; echo error >&2; exit 3`},
 		WorkingDir: "/made", Env: []string{"PATH=/bin", "FROM_IMAGE=yes"}}))
 	archives := t.TempDir()
 	for _, dir := range []string{archives, filepath.Dir(archives)} {
