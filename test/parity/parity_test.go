@@ -82,6 +82,9 @@ func TestGuide(t *testing.T) {
 }
 
 // Every case does the same on both nodes, but for what is listed.
+// mostAgain bounds the cases that are looked at twice: more of them have a cause.
+const mostAgain = 5
+
 func TestParity(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: a real kubelet and a real Slurm need root")
@@ -129,6 +132,25 @@ func TestParity(t *testing.T) {
 	for _, topic := range table {
 		for _, d := range topic.Seen {
 			listed[d.Case+" "+d.Field] = d
+		}
+	}
+	// What depends on the moment is looked at once more, by itself: a difference
+	// that is there twice is one.
+	unsteady := slices.DeleteFunc(slices.Clone(cases), func(c testCase) bool {
+		got := results[c.name]
+		return got[0].err == nil && got[1].err == nil && !slices.ContainsFunc(compare(c.name, got[0].seen, got[1].seen), func(d difference) bool {
+			_, everywhere := listed[anyCase+" "+d.Field]
+			return !everywhere && listed[c.name+" "+d.Field] != d
+		})
+	})
+	if len(unsteady) > 0 && len(unsteady) <= mostAgain {
+		for i := range columns {
+			columns[i].namespace += "-again"
+			makeNamespace(ctx, t, kube, columns[i].namespace)
+		}
+		for name, got := range runAll(ctx, t.Output(), env, kube, columns, unsteady) {
+			t.Logf("%s was looked at twice", name)
+			results[name] = got
 		}
 	}
 	for _, c := range cases {
