@@ -190,8 +190,9 @@ while :; do sleep 1; done`}.yaml())
 		}
 		return true, ""
 	})
+	gang := strings.Split(strings.TrimPrefix(files[0], filepath.Join(env.Staging, account.Alice, "g")+"/"), "/")[0]
 	eventually(t, time.Minute, "nothing of it is left in the staging directory", func() (bool, string) {
-		left, _ := filepath.Glob(filepath.Join(env.Staging, account.Alice, "g", "*"))
+		left, _ := filepath.Glob(filepath.Join(env.Staging, account.Alice, "g", "*"+gang+"*"))
 		return len(left) == 0, strings.Join(left, " ")
 	})
 }

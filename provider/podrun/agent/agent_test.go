@@ -358,6 +358,10 @@ func TestCollect(t *testing.T) {
 	put(t, g("k2/end.json"), `{"restart":1,"exitCode":2}`)
 	put(t, g("k2/batch.log"), strings.Repeat("0123456789", 1000)+"the end\xff")
 	put(t, g(".stage-abc/pods/0/status.json"), `{"rank":0}`)
+	put(t, g(".stage-old-1/f"), "x")
+	if err := os.Chtimes(g(".stage-old-1"), time.Time{}, time.Now().Add(-2*litterAge)); err != nil {
+		t.Fatal(err)
+	}
 	put(t, g("stray"), "a file")
 	if err := os.Symlink("/etc/passwd", g("k3/batch.log")); err != nil {
 		t.Fatal(err)
@@ -366,6 +370,12 @@ func TestCollect(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := collected(t, dir)
+	if _, err := os.Lstat(g(".stage-old-1")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what a killed verb left long ago is still there: %v", err)
+	}
+	if _, err := os.Lstat(g(".stage-abc")); err != nil {
+		t.Errorf("what a verb may be at work on: %v", err)
+	}
 	if len(c.Gangs) != 4 { // "stray" is a valid key of something that is no gang
 		t.Logf("gangs: %v", c.Gangs)
 	}
@@ -456,7 +466,9 @@ func TestRemove(t *testing.T) {
 	}
 	old := filepath.Join(dir, "g", ".trash-old")
 	put(t, filepath.Join(old, "f"), "x")
-	put(t, filepath.Join(dir, "g", ".stage-new", "f"), "x")
+	put(t, filepath.Join(dir, "g", ".stage-k2-new", "f"), "x")
+	put(t, filepath.Join(dir, "g", ".stage-k1-killed", "f"), "x") // whoever staged it again, or gave up, is done with it
+	put(t, filepath.Join(dir, "g", ".trash-k1-killed", "f"), "x")
 	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*litterAge)); err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +478,7 @@ func TestRemove(t *testing.T) {
 		}
 	}
 	names, err := os.ReadDir(filepath.Join(dir, "g"))
-	if err != nil || len(names) != 2 || names[0].Name() != ".stage-new" || names[1].Name() != "k2" {
+	if err != nil || len(names) != 2 || names[0].Name() != ".stage-k2-new" || names[1].Name() != "k2" {
 		t.Errorf("left: %v, %v", names, err)
 	}
 	if _, err := os.Stat(outside); err != nil {

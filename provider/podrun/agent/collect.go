@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
@@ -26,7 +27,8 @@ const (
 )
 
 // Collect writes manifest.Collected of all gangs beneath dir as JSON. A missing
-// directory is an empty answer; what is only half there is left out.
+// directory is an empty answer; what is only half there is left out, and removed
+// once it is old.
 func Collect(dir string, out io.Writer) error {
 	all := manifest.Collected{Gangs: map[string]manifest.CollectedGang{}, Identity: identity()}
 	root, err := openBase(dir, false)
@@ -126,6 +128,7 @@ func collect(root *os.Root, all *manifest.Collected) error {
 	}
 	close(jobs)
 	workers.Wait()
+	sweep(root, "", time.Now()) // no gang is named by what a killed verb has left, so no Remove comes for it
 	return nil
 }
 

@@ -33,7 +33,7 @@ func Refresh(dir, key string, in io.Reader) error {
 	if _, err := root.Lstat(gangPath(key)); err != nil {
 		return errors.Join(fmt.Errorf("open gang: %w", err), drain(in))
 	}
-	tmp := path.Join(gangsDir, staging+randomName())
+	tmp := path.Join(gangsDir, staging+key+"-"+randomName())
 	if err := root.Mkdir(tmp, 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", tmp, err)
 	}

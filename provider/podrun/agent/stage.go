@@ -31,8 +31,9 @@ const (
 	maxName    = 255 // of one path element in bytes
 )
 
-// litterAge is when an unfinished or removed directory is nobody's any more.
-const litterAge = time.Hour
+// litterAge is when an unfinished or removed directory is nobody's any more: no
+// caller waits for a verb that long.
+const litterAge = 15 * time.Minute
 
 var digestPattern = regexp.MustCompile(`\A[0-9a-f]{64}\z`)
 
@@ -128,7 +129,7 @@ func unpackGang(root *os.Root, header manifest.StageHeader, body io.Reader, bin 
 	if _, err := root.Lstat(gangPath(header.Key)); err == nil {
 		return "", 0, nil
 	}
-	tmp = path.Join(gangsDir, staging+randomName())
+	tmp = path.Join(gangsDir, staging+header.Key+"-"+randomName())
 	if err := root.Mkdir(tmp, 0o700); err != nil {
 		return "", 0, fmt.Errorf("make %s: %w", tmp, err)
 	}
@@ -395,7 +396,7 @@ func Remove(dir, key string) error {
 		return err
 	}
 	defer root.Close()
-	gone := path.Join(gangsDir, trash+randomName())
+	gone := path.Join(gangsDir, trash+key+"-"+randomName())
 	switch err := root.Rename(gangPath(key), gone); {
 	case err == nil:
 		if err := removeTree(root, gone); err != nil {
@@ -404,12 +405,14 @@ func Remove(dir, key string) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("remove gang: %w", err)
 	}
-	sweep(root, time.Now())
+	sweep(root, key, time.Now())
 	return nil
 }
 
-// sweep removes litter: directories that a killed verb has left long ago.
-func sweep(root *os.Root, now time.Time) {
+// sweep removes litter, the directories that a killed verb has left: those of
+// the gang key, which is on its way out whatever else is under way, and those of
+// any gang that are old.
+func sweep(root *os.Root, key string, now time.Time) {
 	names, err := listDir(root, gangsDir)
 	if err != nil {
 		return
@@ -419,7 +422,8 @@ func sweep(root *os.Root, now time.Time) {
 			continue
 		}
 		full := path.Join(gangsDir, name)
-		if st, err := root.Lstat(full); err == nil && now.Sub(st.ModTime()) > litterAge {
+		of, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(name, staging), trash), "-")
+		if st, err := root.Lstat(full); err == nil && (of == key || now.Sub(st.ModTime()) > litterAge) {
 			_ = removeTree(root, full) // the next sweep tries again
 		}
 	}
