@@ -50,8 +50,8 @@ down: ## end what `make up` started
 # The race detector costs the pure packages little and finds most there, so the
 # same run serves as `race`.
 test: prepare ## everything a change must pass, with the race detector (30 to 40 min on two cores when built)
-	@assets="$$(go run ./cmd/isthmus prepare --assets)"; \
-	KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 40m -json ./... | go run ./test/testbed/summary
+	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets"; \
+	{ go test -race -timeout 40m -json ./... && exit=0 || exit=$$?; echo "{\"Action\":\"exit\",\"Elapsed\":$$exit}"; } | go run ./test/testbed/summary -again 3 -- -race -timeout 20m
 
 test-unit: ## the pure packages only, in seconds
 	go test $(PURE)

@@ -1,26 +1,58 @@
 // Command summary reads the output of `go test -json` and writes what a person
 // wants to know: a line a package, the output of what failed, and every test
 // that was skipped with its reason. It exits 1 when anything failed or nothing ran.
+//
+// With -again N, up to N tests that failed are run once more, alone, with the
+// flags of `go test` that follow. One that passes then is listed as UNSTABLE, with
+// the output of its failure above: on a machine that does much at once a wait can
+// run out. A data race, a panic and a leak are failures whatever follows.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 )
 
 func main() {
-	if !summarize(os.Stdin, os.Stdout) {
+	again := flag.Int("again", 0, "run up to so many failed `tests` once more")
+	flag.Parse()
+	r := summarize(os.Stdin, os.Stdout)
+	unstable := r.again(*again, os.Stdout, func(pkg, run string) bool { return rerun(os.Stdout, flag.Args(), pkg, run) })
+	if !r.passed(unstable) {
 		os.Exit(1)
 	}
 }
 
-// event is one line of `go test -json`; see `go doc test2json`.
+// report is what there was to say about a run.
+type report struct {
+	failed []failure
+	sound  bool // something ran, and its output was read whole
+}
+
+// failure is a test that failed, or a package, when test is "".
+type failure struct {
+	pkg, test string
+	final     bool // whatever a second run says
+}
+
+func (f failure) top() string {
+	top, _, _ := strings.Cut(f.test, "/")
+	return top
+}
+
+// neverExcused is what the output of a failure may not hold to be looked at twice.
+var neverExcused = regexp.MustCompile(`DATA RACE|panic:|fatal error:|found unexpected goroutines|[1-9]\d* double run`)
+
+// event is one line of `go test -json`; see `go doc test2json`. A last one that
+// the Makefile writes, Action "exit", has the exit status of go test in Elapsed.
 type event struct {
 	Action     string
 	Package    string
@@ -33,12 +65,14 @@ type event struct {
 // maxKept bounds what is kept of one test's output, in lines.
 const maxKept = 400
 
-// summarize reports whether all that ran passed.
-func summarize(in io.Reader, out io.Writer) bool {
+// summarize reads a run and writes its summary.
+func summarize(in io.Reader, out io.Writer) report {
 	began := time.Now()
 	output := map[string][]string{} // by package and test, until it has passed
 	counts := map[string]int{}
-	var skipped, failed []string
+	var skipped []string
+	var failed []failure
+	unexplained := false // go test says it failed
 	scanner := bufio.NewScanner(in)
 	scanner.Buffer(nil, 16<<20)
 	for scanner.Scan() {
@@ -59,21 +93,28 @@ func summarize(in io.Reader, out io.Writer) bool {
 			}
 		case "build-fail":
 			fmt.Fprint(out, strings.Join(output[name], ""))
-			failed = append(failed, name)
+			failed = append(failed, failure{pkg: name, final: true})
 		case "skip":
 			if e.Test != "" {
 				skipped = append(skipped, fmt.Sprintf("%s: %s", name, reason(output[name])))
 			}
 			delete(output, name)
 		case "fail":
-			fmt.Fprint(out, strings.Join(output[name], ""))
+			said := strings.Join(output[name], "")
+			fmt.Fprint(out, said)
+			final := neverExcused.MatchString(said)
 			if e.Test == "" {
 				fmt.Fprintf(out, "FAIL  %-70s %6.1fs\n", e.Package, e.Elapsed)
+				// A package fails with its tests; without one, or beyond them, for itself.
+				if of := slices.ContainsFunc(failed, func(f failure) bool { return f.pkg == e.Package }); final || !of {
+					failed = append(failed, failure{pkg: e.Package, final: true})
+				}
 			} else {
-				failed = append(failed, name)
+				failed = append(failed, failure{e.Package, e.Test, final})
 			}
 			delete(output, name)
-			counts["fail"]++
+		case "exit":
+			unexplained = e.Elapsed != 0
 		case "pass":
 			if e.Test == "" {
 				fmt.Fprintf(out, "ok    %-70s %6.1fs\n", e.Package, e.Elapsed)
@@ -85,22 +126,32 @@ func summarize(in io.Reader, out io.Writer) bool {
 	}
 	if err := scanner.Err(); err != nil {
 		fmt.Fprintln(out, "read the output of go test:", err)
-		return false
+		return report{failed: failed}
 	}
 	slices.Sort(skipped)
+	tests := 0
+	for _, f := range failed {
+		if f.test != "" {
+			tests++
+		}
+	}
 	fmt.Fprintf(out, "\n%d tests passed, %d failed, %d skipped, in %s\n",
-		counts["pass"], len(failed), len(skipped), time.Since(began).Round(time.Second))
+		counts["pass"], tests, len(skipped), time.Since(began).Round(time.Second))
 	for _, s := range skipped {
 		fmt.Fprintln(out, "  skipped", s)
 	}
 	for _, f := range failed {
-		fmt.Fprintln(out, "  FAILED ", f)
+		fmt.Fprintln(out, "  FAILED ", f.pkg, f.test)
 	}
-	if counts["pass"] == 0 && len(failed) == 0 && counts["fail"] == 0 {
+	if counts["pass"] == 0 && len(failed) == 0 {
 		fmt.Fprintln(out, "nothing ran")
-		return false
+		return report{}
 	}
-	return len(failed) == 0 && counts["fail"] == 0
+	if unexplained && len(failed) == 0 {
+		fmt.Fprintln(out, "go test failed without a failing test")
+		return report{}
+	}
+	return report{failed: failed, sound: true}
 }
 
 // reason is what a skipped test said, without the frame around it.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 	"testing"
 )
@@ -12,8 +13,10 @@ func TestSummarize(t *testing.T) {
 		ok   bool
 		want []string
 	}{
-		"passed":  {pass, true, []string{"ok    p", "1 tests passed, 0 failed, 0 skipped"}},
-		"nothing": {"", false, []string{"nothing ran"}},
+		"passed":            {pass, true, []string{"ok    p", "1 tests passed, 0 failed, 0 skipped"}},
+		"failed for itself": {pass + `{"Action":"exit","Elapsed":2}`, false, []string{"without a failing test"}},
+		"passed to the end": {pass + `{"Action":"exit","Elapsed":0}`, true, nil},
+		"nothing":           {"", false, []string{"nothing ran"}},
 		"failed": {
 			pass + `{"Action":"output","Package":"p","Test":"TestB","Output":"why\n"}` + "\n" +
 				`{"Action":"fail","Package":"p","Test":"TestB"}` + "\n" + `{"Action":"fail","Package":"p"}` + "\n",
@@ -37,7 +40,7 @@ func TestSummarize(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
-			if ok := summarize(strings.NewReader(tt.in), &out); ok != tt.ok {
+			if ok := summarize(strings.NewReader(tt.in), &out).passed(nil); ok != tt.ok {
 				t.Errorf("ok is %v", ok)
 			}
 			for _, want := range tt.want {
@@ -46,5 +49,48 @@ func TestSummarize(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Only few failures are looked at twice, and never those that time does not cause.
+func TestAgain(t *testing.T) {
+	fail := func(test, said string) string {
+		return `{"Action":"output","Package":"p","Test":"` + test + `","Output":"` + said + `\n"}` + "\n" +
+			`{"Action":"fail","Package":"p","Test":"` + test + `"}` + "\n"
+	}
+	const end = `{"Action":"fail","Package":"p"}` + "\n"
+	always := func(string, string) bool { return true }
+	never := func(string, string) bool { return false }
+	for name, tt := range map[string]struct {
+		in   string
+		run  func(pkg, pattern string) bool
+		ok   bool
+		runs int
+	}{
+		"passes alone":          {fail("TestA/x", "waited in vain") + fail("TestA", "") + end, always, true, 1},
+		"fails alone":           {fail("TestA", "waited in vain") + end, never, false, 1},
+		"one of two":            {fail("TestA", "") + fail("TestB", "") + end, func(_, p string) bool { return p == "^TestA$" }, false, 2},
+		"too many":              {fail("TestA", "") + fail("TestB", "") + fail("TestC", "") + end, always, false, 0},
+		"a race":                {fail("TestA", "WARNING: DATA RACE") + end, always, false, 0},
+		"a panic":               {fail("TestA", "panic: boom") + end, always, false, 0},
+		"the package by itself": {`{"Action":"pass","Package":"p","Test":"TestA"}` + "\n" + end, always, false, 0},
+		"a leak after the tests": {fail("TestA", "") + `{"Action":"output","Package":"p","Output":"found unexpected goroutines\n"}` + "\n" + end,
+			always, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs := 0
+			var out strings.Builder
+			r := summarize(strings.NewReader(tt.in), &out)
+			unstable := r.again(2, &out, func(pkg, pattern string) bool { runs++; return tt.run(pkg, pattern) })
+			if r.passed(unstable) != tt.ok || runs != tt.runs {
+				t.Errorf("passed is %v after %d runs, want %v after %d\n%s", !tt.ok, runs, tt.ok, tt.runs, out.String())
+			}
+		})
+	}
+	if rerun(io.Discard, nil, ".", "^TestNoSuch$") {
+		t.Error("nothing ran, and that passed")
+	}
+	if !rerun(io.Discard, nil, ".", "^TestSummarize$") {
+		t.Error("a test that passes did not")
 	}
 }
