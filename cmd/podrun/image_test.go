@@ -211,6 +211,24 @@ func TestPullerKilled(t *testing.T) {
 	b.emptyTemp() // what the killed one could not remove
 }
 
+// waits waits until the first container of rank 0 waits for that reason.
+func (b *bench) waits(reason string) {
+	b.t.Helper()
+	var last corev1.ContainerState
+	seen := func() bool {
+		if s, ok := b.status(0); ok && len(s.Containers) > 0 {
+			last = s.Containers[0].State
+		}
+		return last.Waiting != nil && last.Waiting.Reason == reason
+	}
+	defer func() {
+		if b.t.Failed() {
+			b.t.Logf("the container's last state is %+v", last)
+		}
+	}()
+	until(b.t, "the reason is "+reason, seen)
+}
+
 // Reasons are the kubelet's, and the pod goes on once the cause has gone.
 func TestPullReasons(t *testing.T) {
 	needs(t, "ch-run")
@@ -230,12 +248,11 @@ func TestPullReasons(t *testing.T) {
 			m := pulled(r, r.Host+"/"+tc.image, sh("main", "echo ran"))
 			m.spec.Containers[0].ImagePullPolicy = tc.policy
 			b.stage(m)
-			p := b.startPod()
+			// The reasons take turns for as long as the cause is there, each for half a
+			// second: a look that comes late sees them the next time.
+			p := b.startPod("--backoff-base=1s", "--backoff-max=1s")
 			for _, want := range tc.reasons {
-				until(t, "the reason is "+want, func() bool {
-					s, ok := b.status(0)
-					return ok && len(s.Containers) > 0 && s.Containers[0].State.Waiting != nil && s.Containers[0].State.Waiting.Reason == want
-				})
+				b.waits(want)
 			}
 			if name == "comes late" {
 				r.Push(t, tc.image, imagetest.Shell(t, v1.Config{}))

@@ -118,9 +118,9 @@ func (c *container) fetch() bool {
 		abs = c.pod.opts.Dir
 	}
 	once := filepath.Join(abs, image.Record(c.spec.Image))
+	c.waiting(reasonCreating, fmt.Sprintf("getting image %q", c.spec.Image))
 	var pause time.Duration
 	for {
-		c.waiting(reasonCreating, fmt.Sprintf("getting image %q", c.spec.Image))
 		img, err := c.pod.store.Ensure(ctx, c.spec.Image, c.spec.ImagePullPolicy, once)
 		if err == nil {
 			c.image = img
@@ -143,13 +143,15 @@ func (c *container) fetch() bool {
 		c.waiting(reason, err.Error())
 		c.pod.event("Warning", "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.spec.Image, err))
 		pause = c.pod.opts.Backoff.Next(pause, 0)
-		if !c.pause(min(pause, time.Second)) { // long enough for the reason to be seen
+		shown := min(pause/2, time.Second) // long enough for the reason to be seen, and to leave time for the next one
+		if !c.pause(shown) {
 			return false
 		}
+		// As with a kubelet this stays while the next try is under way.
 		if again == reasonPullBackOff {
 			c.waiting(again, fmt.Sprintf("Back-off pulling image %q: %v", c.spec.Image, err))
 		}
-		if !c.pause(pause - min(pause, time.Second)) {
+		if !c.pause(pause - shown) {
 			return false
 		}
 	}
