@@ -32,6 +32,39 @@ func (s *Session) Domains() []Domain {
 	return out
 }
 
+// DomainsFor lists where a gang may go: where it already is, this cycle's
+// placements included, or anywhere. A gang that somebody else spread stays where
+// its first member is.
+func (s *Session) DomainsFor(g *snapshot.Gang) []Domain {
+	for _, p := range g.Pods {
+		if p.Node != "" && !p.Terminal() {
+			if d, ok := s.DomainOf(p.Node); ok {
+				return []Domain{d}
+			}
+		}
+	}
+	for _, pl := range s.Plan.Placements {
+		if pl.Gang == g.Key && len(pl.Binds) > 0 {
+			if d, ok := s.DomainOf(pl.Binds[0].Node); ok {
+				return []Domain{d}
+			}
+		}
+	}
+	return s.Domains()
+}
+
+// DomainOf returns the domain that a node is in, and whether there is such a node.
+func (s *Session) DomainOf(node string) (Domain, bool) {
+	i, ok := s.Snapshot.Node(node)
+	if !ok {
+		return Domain{}, false
+	}
+	if s.Snapshot.Nodes[i].Virtual {
+		return Domain{Name: node, Node: i}, true
+	}
+	return Domain{Name: plan.RealDomain, Node: -1}, true
+}
+
 // Fit is a way to put pods into a domain.
 type Fit struct {
 	Domain   Domain
@@ -68,11 +101,15 @@ func (s *Session) groups(pods []*snapshot.Pod) []group {
 	return out
 }
 
-// FindDomain looks for the best of domains for all the pods together. On
-// success the pods are in the transaction, and the caller commits the Fit or
-// rolls back; otherwise nothing has changed and the reasons tell why of each
-// domain. job is the batch job the pods belong to.
-func (s *Session) FindDomain(job string, pods []*snapshot.Pod, domains []Domain) (*Fit, []plan.DomainReason) {
+// FindDomain looks for the best of domains for all the pods of g together; nil
+// domains are those of DomainsFor. On success the pods are in the transaction,
+// and the caller commits the Fit or rolls back; otherwise nothing has changed and
+// the reasons tell why of each domain. job is the batch job the pods belong to.
+// It is the one search that every action uses: in a what-if, too.
+func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod, domains []Domain) (*Fit, []plan.DomainReason) {
+	if domains == nil {
+		domains = s.DomainsFor(g)
+	}
 	groups := s.groups(pods)
 	key := signature(groups, domains)
 	if reasons, ok := s.failed[key]; ok {
@@ -211,31 +248,31 @@ func (s *Session) beyond(c *snapshot.Class, largest resource.Vector) []snapshot.
 }
 
 // Extend puts as many more pods as fit into a domain, class by class, and
-// returns what it placed, already in the transaction.
-func (s *Session) Extend(job string, pods []*snapshot.Pod, d Domain) []Assignment {
+// returns what it placed, already in the transaction. The pods are of g.
+func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d Domain) []Assignment {
 	var out []Assignment
-	for _, g := range s.groups(pods) {
+	for _, gr := range s.groups(pods) {
 		if d.Virtual() {
-			if s.verdict(g.class).why[d.Node] != "" {
+			if s.verdict(gr.class).why[d.Node] != "" {
 				continue
 			}
 			// Fitting is monotonous in the count, so the largest count is found by halving.
-			lo, hi := 0, len(g.pods)
+			lo, hi := 0, len(gr.pods)
 			for lo < hi {
 				mid := (lo + hi + 1) / 2
-				if s.Txn.TryHosts(d.Node, []snapshot.Item{item(job, g.pods[:mid])}).Fits {
+				if s.Txn.TryHosts(d.Node, []snapshot.Item{item(job, gr.pods[:mid])}).Fits {
 					lo = mid
 				} else {
 					hi = mid - 1
 				}
 			}
 			if lo > 0 {
-				s.Txn.PutHosts(d.Node, []snapshot.Item{item(job, g.pods[:lo])})
-				out = append(out, Assignment{Node: d.Node, Pods: g.pods[:lo]})
+				s.Txn.PutHosts(d.Node, []snapshot.Item{item(job, gr.pods[:lo])})
+				out = append(out, Assignment{Node: d.Node, Pods: gr.pods[:lo]})
 			}
 			continue
 		}
-		assigned, _ := s.spread(job, g)
+		assigned, _ := s.spread(job, gr)
 		out = append(out, assigned...)
 	}
 	return out

@@ -157,7 +157,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		return
 	}
 	job := g.Key + "/new"
-	fit, reasons := s.FindDomain(job, must, domains(s, g))
+	fit, reasons := s.FindDomain(g, job, must, nil)
 	if fit == nil {
 		u := noFit(g, reasons)
 		u.Satisfied = satisfied
@@ -167,7 +167,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
 		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
 	})
-	extra := s.Extend(job, rest, fit.Domain)
+	extra := s.Extend(g, job, rest, fit.Domain)
 	assigned := slices.Concat(fit.Assigned, extra)
 	s.Commit(g, fit.Domain, "", 0, assigned, nil)
 	total := 0
@@ -279,43 +279,4 @@ func order(c plan.Code) int {
 		return 0
 	}
 	return 1
-}
-
-// domains lists where the gang may go: where it already is, or anywhere.
-func domains(s *framework.Session, g *snapshot.Gang) []framework.Domain {
-	all := s.Domains()
-	var here []framework.Domain
-	note := func(node string) {
-		if d, ok := domainOf(s, node); ok && !slices.Contains(here, d) {
-			here = append(here, d)
-		}
-	}
-	for _, p := range g.Pods {
-		if p.Node != "" && !p.Terminal() {
-			note(p.Node)
-		}
-	}
-	for _, pl := range s.Plan.Placements {
-		if pl.Gang == g.Key {
-			for _, b := range pl.Binds {
-				note(b.Node)
-			}
-		}
-	}
-	if len(here) == 0 {
-		return all
-	}
-	// A gang that somebody else spread stays where its first member is.
-	return here[:1]
-}
-
-func domainOf(s *framework.Session, node string) (framework.Domain, bool) {
-	i, ok := s.Snapshot.Node(node)
-	if !ok {
-		return framework.Domain{}, false
-	}
-	if s.Snapshot.Nodes[i].Virtual {
-		return framework.Domain{Name: node, Node: i}, true
-	}
-	return framework.Domain{Name: plan.RealDomain, Node: -1}, true
 }

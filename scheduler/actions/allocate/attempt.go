@@ -102,7 +102,7 @@ func (a attempt) between(p *snapshot.Pod, rank int64) bool {
 // complete binds the missing members of an attempt where the others are. It
 // returns the pods it used.
 func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snapshot.Pod) []*snapshot.Pod {
-	domain, ok := domainOf(s, a.node)
+	domain, ok := s.DomainOf(a.node)
 	pods, ranks, lacking := a.choose(waiting)
 	if ok && !domain.Virtual() && len(pods) == 0 {
 		return nil // pods on real nodes run without waiting for each other
@@ -110,9 +110,9 @@ func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snap
 	if len(pods) > 0 {
 		domains := []framework.Domain{domain}
 		if !ok {
-			domains = nil
+			domains = []framework.Domain{}
 		}
-		fit, reasons := s.FindDomain(a.id, pods, domains)
+		fit, reasons := s.FindDomain(g, a.id, pods, domains)
 		if fit == nil {
 			u := noFit(g, reasons)
 			if !ok {
