@@ -7,6 +7,7 @@ package plan
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -17,6 +18,49 @@ type Plan struct {
 	Placements    []Placement
 	Unschedulable []Unschedulable
 	Statuses      []Status
+	// Claims are the gangs that room is made for. Everything of one claim is
+	// carried out, or as good as nothing.
+	Claims []Claim
+	// Releases are pods that are sent away for their own gang's sake.
+	Releases []Eviction
+	// Heads are gangs that wait with a start time that nobody may put off.
+	Heads []Head
+}
+
+// Claim makes room for a gang: the room is written down first, then the pods in
+// the way are evicted.
+type Claim struct {
+	Gang, GangUID   string
+	Namespace, Name string
+	Plain           bool
+	// Action is what decided it: preempt, reclaim or elastic.
+	Action     string
+	Nomination snapshot.Nomination
+	// Evictions may be none: the room is about to become free by itself.
+	Evictions []Eviction
+}
+
+// Eviction sends one pod away.
+type Eviction struct {
+	UID, Namespace, Name string
+	Gang                 string // the pod's own
+	Node                 string
+	// Whole says that the pod's whole gang goes; otherwise it keeps its minimum.
+	Whole bool
+	// Reason is one word, Message one sentence for people.
+	Reason, Message string
+}
+
+// Head is a gang whose start is planned.
+type Head struct {
+	Gang   string
+	Domain string
+	// At is when it can start, in nanoseconds since 1970; Guessed says that a gang
+	// of unknown run time has to end first.
+	At      int64
+	Guessed bool
+	// For are the gangs that have to end first, in that order, at most a few.
+	For []string
 }
 
 // Placement is a set of pods to bind that were placed together.
@@ -63,6 +107,8 @@ const (
 	AttemptIncomplete  Code = "AttemptIncomplete"  // an attempt lacks a member that no longer exists
 	Held               Code = "Held"               // a binding failed a moment ago
 	UnsupportedRequest Code = "UnsupportedRequest" // a hard constraint that is not honoured yet
+	Nominated          Code = "Nominated"          // room is being made for it
+	Reserved           Code = "Reserved"           // it would fit, and put off the planned start of another
 )
 
 // CapacityKind reports whether more nodes could help: only then is a pod marked
@@ -136,6 +182,22 @@ func (p Plan) String() string {
 		for _, bind := range pl.Binds {
 			fmt.Fprintf(&b, "  bind %s -> %s rank=%d\n", bind.Name, bind.Node, bind.Rank)
 		}
+	}
+	for _, c := range p.Claims {
+		fmt.Fprintf(&b, "claim %s by %s domain=%s pods=%d\n", short(c.Gang), c.Action, c.Nomination.Domain, len(c.Nomination.Pods))
+		for _, e := range c.Evictions {
+			fmt.Fprintf(&b, "  evict %s from %s: %s\n", e.Name, e.Node, e.Message)
+		}
+	}
+	for _, e := range p.Releases {
+		fmt.Fprintf(&b, "release %s from %s: %s\n", e.Name, e.Node, e.Message)
+	}
+	for _, h := range p.Heads {
+		fmt.Fprintf(&b, "head %s domain=%s at=%s", short(h.Gang), h.Domain, time.Unix(0, h.At).UTC().Format(time.RFC3339))
+		if h.Guessed {
+			b.WriteString(" guessed")
+		}
+		b.WriteByte('\n')
 	}
 	for _, u := range p.Unschedulable {
 		fmt.Fprintf(&b, "wait %s %s: %s\n", short(u.Gang), u.Code, u.Message)

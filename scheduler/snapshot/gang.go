@@ -48,6 +48,14 @@ type Pod struct {
 	Submitted   bool `json:"submitted,omitempty"`
 	Gated       bool `json:"gated,omitempty"`
 	Terminating bool `json:"terminating,omitempty"`
+	// StartedAt is when the pod began to run, in nanoseconds since 1970; 0 before.
+	StartedAt int64 `json:"startedAt,omitempty"`
+	// Protected says why nobody may take the pod's place; "" when one may.
+	Protected string `json:"protected,omitempty"`
+	// Cooldown is how long after its start the pod is left alone, in nanoseconds.
+	Cooldown int64 `json:"cooldown,omitempty"`
+	// Budgets name the disruption budgets that cover the pod, in order.
+	Budgets []string `json:"budgets,omitempty"`
 }
 
 // Terminal reports whether no container of the pod will run again.
@@ -106,9 +114,48 @@ type GangSpec struct {
 	MinTask      []TaskMinimum `json:"minTask,omitempty"` // ordered by task
 	MinResources resource.List `json:"minResources,omitempty"`
 	Status       GroupStatus   `json:"status,omitzero"`
+	// Estimate is how long the gang runs, in nanoseconds; 0 when nobody knows.
+	// EstimateFrom says who says so: one of the constants below.
+	Estimate     int64  `json:"estimate,omitempty"`
+	EstimateFrom string `json:"estimateFrom,omitempty"`
+	// Patient gangs never take another's place: their pods' preemptionPolicy is Never.
+	Patient bool `json:"patient,omitempty"`
+	// Nominated is the place that was made for the gang by evicting others.
+	Nominated *Nomination `json:"nominated,omitempty"`
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.
 	Hold string `json:"hold,omitempty"`
+}
+
+// Who says how long a gang runs.
+const (
+	EstimateDeclared = "declared" // its owner
+	EstimateDeadline = "deadline" // activeDeadlineSeconds: it is ended then
+	EstimateLearnt   = "learnt"   // the runs of its like before it
+)
+
+// Nomination is room that is kept for a gang until its pods are bound there, or
+// time is up. It counts only the pods that still wait, so an old one does no harm.
+type Nomination struct {
+	Domain string         `json:"domain"`
+	Pods   []NominatedPod `json:"pods"`  // ordered as in the gang
+	Since  int64          `json:"since"` // nanoseconds since 1970
+	Until  int64          `json:"until"`
+	// Evicted is how many pods had to make room.
+	Evicted int `json:"evicted,omitempty"`
+}
+
+// NominatedPod is a pod and the node where room is kept for it.
+type NominatedPod struct {
+	UID  string `json:"uid"`
+	Node string `json:"node"`
+}
+
+// Budget is a disruption budget: how many more of the pods that it covers may be
+// evicted now.
+type Budget struct {
+	Name    string `json:"name"` // "<namespace>/<name>"
+	Allowed int64  `json:"allowed"`
 }
 
 // Gang is a GangSpec with its pods.

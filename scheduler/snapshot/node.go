@@ -127,6 +127,36 @@ func (s *nodeState) add(n *Node, it Item) {
 	s.items = append(s.items, it)
 }
 
+// remove undoes add.
+func (s *nodeState) remove(n *Node, it Item) {
+	s.used.SubScaled(it.Class.Request, it.Count)
+	if !n.Virtual {
+		for _, p := range it.Class.HostPorts {
+			for range it.Count {
+				if i := slices.Index(s.ports, p); i >= 0 {
+					s.ports = slices.Delete(s.ports, i, i+1)
+				}
+			}
+		}
+		return
+	}
+	if n.hosts == nil {
+		return
+	}
+	if !n.Shapes.ExclusiveComponents {
+		it.Job = ""
+	}
+	for i := range s.items {
+		if s.items[i].Job == it.Job && s.items[i].Class == it.Class {
+			s.items[i].Count -= min(it.Count, s.items[i].Count)
+			if s.items[i].Count == 0 {
+				s.items = slices.Delete(s.items, i, i+1)
+			}
+			return
+		}
+	}
+}
+
 func (s *nodeState) portsFree(c *Class) bool {
 	for _, p := range c.HostPorts {
 		for _, q := range s.ports {

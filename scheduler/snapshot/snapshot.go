@@ -17,6 +17,8 @@ type Snapshot struct {
 	Nodes  []*Node  // ordered by name
 	Gangs  []*Gang  // ordered by key
 	Queues []*Queue // ordered by name
+	// Budgets are ordered by name.
+	Budgets []Budget
 	// Total is what all nodes together offer.
 	Total resource.Vector
 }
@@ -85,6 +87,7 @@ type Document struct {
 	Queues  []Queue       `json:"queues"`
 	Gangs   []GangDoc     `json:"gangs"`
 	Others  []ResidentDoc `json:"others,omitempty"` // pods of other schedulers
+	Budgets []Budget      `json:"budgets,omitempty"`
 }
 
 // GangDoc is a gang as data.
@@ -166,13 +169,21 @@ func (d Document) Build() (*Snapshot, error) {
 	for _, q := range d.Queues {
 		queues = append(queues, &q)
 	}
-	return Assemble(dims, nodes, gangs, queues), nil
+	s := Assemble(dims, nodes, gangs, queues)
+	s.SetBudgets(d.Budgets)
+	return s, nil
+}
+
+// SetBudgets gives the snapshot its disruption budgets before it is used.
+func (s *Snapshot) SetBudgets(budgets []Budget) {
+	s.Budgets = slices.Clone(budgets)
+	slices.SortFunc(s.Budgets, func(a, b Budget) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version}
+	d := Document{Version: version, Budgets: s.Budgets}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}

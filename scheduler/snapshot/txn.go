@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"slices"
+
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
@@ -10,9 +12,11 @@ type Txn struct {
 	s      *Snapshot
 	states []*nodeState
 	undo   []change
+	guards []*Txn
 }
 
 type change struct {
+	txn  *Txn
 	node int
 	was  *nodeState
 }
@@ -35,17 +39,39 @@ func (t *Txn) Checkpoint() Mark { return Mark(len(t.undo)) }
 // Rollback takes back everything since m.
 func (t *Txn) Rollback(m Mark) {
 	for i := len(t.undo) - 1; i >= int(m); i-- {
-		t.states[t.undo[i].node] = t.undo[i].was
+		c := &t.undo[i]
+		c.txn.states[c.node] = c.was
 	}
 	t.undo = t.undo[:m]
 }
 
+// Fork returns a transaction that starts where this one is and shares nothing
+// with it from then on.
+func (t *Txn) Fork() *Txn { return &Txn{s: t.s, states: slices.Clone(t.states)} }
+
+// Guard makes the transaction answer for others as well: what is placed has to
+// fit all of them and is placed in all of them. Rollback takes it back in all.
+// Each call replaces the guards before.
+func (t *Txn) Guard(guards ...*Txn) { t.guards = guards }
+
 func (t *Txn) change(node int, f func(*nodeState)) {
-	was := t.states[node]
+	t.changeOne(t, node, f)
+	for _, g := range t.guards {
+		t.changeOne(g, node, f)
+	}
+}
+
+func (t *Txn) changeOne(in *Txn, node int, f func(*nodeState)) {
+	was := in.states[node]
 	next := was.clone()
 	f(next)
-	t.undo = append(t.undo, change{node, was})
-	t.states[node] = next
+	t.undo = append(t.undo, change{in, node, was})
+	in.states[node] = next
+}
+
+// Remove takes pods off a node. The caller knows that they are there.
+func (t *Txn) Remove(node int, it Item) {
+	t.change(node, func(st *nodeState) { st.remove(t.s.Nodes[node], it) })
 }
 
 // Free returns what is left of a node's sum; a dimension may be negative when
@@ -80,7 +106,13 @@ func (t *Txn) Room(node int, c *Class, limit int64) int64 {
 		if !st.portsFree(c) {
 			return 0
 		}
-		return 1
+		n = 1
+	}
+	for _, g := range t.guards {
+		if n == 0 {
+			break
+		}
+		n = g.Room(node, c, n)
 	}
 	return n
 }
@@ -93,6 +125,8 @@ func (t *Txn) Put(node int, it Item) {
 // HostFit is the answer to whether items fit a virtual node.
 type HostFit struct {
 	Fits bool
+	// Guarded says that only a guard of the transaction stands against it.
+	Guarded bool
 	// Short are the dimensions of the sum that lack something, as name, need and free.
 	Short []Shortage
 	// Placed is how many of each item found a host, when the sum sufficed.
@@ -116,6 +150,16 @@ type Shortage struct {
 // there: by the sum and, where the node tells its hosts, by packing. It changes
 // nothing.
 func (t *Txn) TryHosts(node int, items []Item) HostFit {
+	out := t.tryHosts(node, items)
+	for _, g := range t.guards {
+		if out.Fits && !g.tryHosts(node, items).Fits {
+			out.Fits, out.Guarded = false, true
+		}
+	}
+	return out
+}
+
+func (t *Txn) tryHosts(node int, items []Item) HostFit {
 	n, st := t.s.Nodes[node], t.states[node]
 	free := t.Free(node)
 	need := make(resource.Vector, t.s.Dims.Len())

@@ -43,9 +43,17 @@ const (
 	// Walltime asks for a run-time limit, a Go or Slurm duration; never above
 	// what the account mapping allows.
 	Walltime = Prefix + "walltime"
+	// RunningEstimate is how long the gang is expected to run, a Go duration; on a
+	// PodGroup, or on a pod without one. It promises nothing and ends nothing.
+	RunningEstimate = Prefix + "running-estimate"
 	// QOS chooses among the QOSs that the account mapping allows.
 	QOS = Prefix + "qos"
 )
+
+// Nomination is the scheduler's annotation on a PodGroup, or on a pod without
+// one: the room it made by evicting others and keeps until the pods are bound.
+// It is written before the first eviction, so that a new scheduler knows of it.
+const Nomination = Prefix + "nomination"
 
 // Labels and annotations of a virtual node.
 const (
