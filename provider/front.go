@@ -137,7 +137,7 @@ func (f *front) publish(ctx context.Context) error {
 		vnodes = inventory.Defaults(f.cluster.Name, f.inventory)
 	}
 	if len(f.inventory.Partitions) > 0 || len(f.base) == 0 {
-		f.base = inventory.Views(vnodes, f.inventory, f.bridge.Use(), f.system.Backend.Capabilities())
+		f.base = inventory.Views(vnodes, f.inventory, f.bridge.Use(), capabilities(f.cluster, f.system.Backend))
 	}
 	for i := range f.base {
 		if f.readAt.IsZero() {
@@ -173,7 +173,7 @@ func (f *front) retire(names []string) {
 			continue
 		}
 		f.retired[name] = true
-		views := inventory.Views([]hpcv1alpha1.VirtualNode{f.earlier[name]}, backends.Inventory{}, nil, f.system.Backend.Capabilities())
+		views := inventory.Views([]hpcv1alpha1.VirtualNode{f.earlier[name]}, backends.Inventory{}, nil, capabilities(f.cluster, f.system.Backend))
 		views[0].Problem = "the node is no longer part of BatchCluster " + f.cluster.Name + "; its pods are served to their end"
 		f.views = append(f.views, views[0])
 	}
@@ -188,7 +188,7 @@ func (f *front) applyNodes(cause error) {
 	state := inventory.State{
 		Cluster: f.cluster.Name, NodeIP: f.daemon.NodeIP, Port: f.port(), Version: f.daemon.Version,
 		System: f.inventory.System + " " + f.inventory.Version, Reachable: f.reachable, Since: f.since, Why: why,
-		Enter:       f.system.Backend.Capabilities().Enter,
+		Enter:       capabilities(f.cluster, f.system.Backend).Enter,
 		Uncertified: f.certify(),
 	}
 	var desired []*corev1.Node

@@ -40,6 +40,8 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 		Cluster: b.Cluster, Key: g.Key, Owner: b.Owner, Attempt: g.Attempt,
 		Launcher: b.Launcher, Capabilities: b.Backend.Capabilities(), APIServer: b.APIServer,
 	}
+	how, _ := streamsOf(b.Cluster, b.Backend)
+	in.Listen = how == hpcv1alpha1.StreamsNetwork
 	for i, mem := range g.Members {
 		pod := pods[mem.UID]
 		if mem.Deleting || mem.Finished {

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -22,20 +24,52 @@ import (
 // runner there through the batch system.
 type podStreams struct {
 	bridge *Bridge
-	pool   *podstream.Pool // nil when the batch system lets no program in
+	pool   *podstream.Pool // nil when there is no way
 	why    string
 }
 
 var _ kubeletapi.Streams = (*podStreams)(nil)
 
+// streamsOf is how exec, attach and port-forward reach the pods of a cluster:
+// as it says, else through the batch system where that lets programs into
+// running jobs, else over the network. enter is for StreamsBatch only.
+func streamsOf(cluster *hpcv1alpha1.BatchCluster, backend backends.Backend) (how string, enter backends.Enterer) {
+	enter, ok := backend.(backends.Enterer)
+	ok = ok && backend.Capabilities().Enter
+	how = cluster.Spec.Streams
+	switch {
+	case how == "" && ok:
+		how = hpcv1alpha1.StreamsBatch
+	case how == "":
+		how = hpcv1alpha1.StreamsNetwork
+	case how == hpcv1alpha1.StreamsBatch && !ok:
+		how = hpcv1alpha1.StreamsOff
+	}
+	return how, enter
+}
+
+// capabilities are those of the batch system and of what stands in for one that
+// it lacks.
+func capabilities(cluster *hpcv1alpha1.BatchCluster, backend backends.Backend) backends.Capabilities {
+	c := backend.Capabilities()
+	how, _ := streamsOf(cluster, backend)
+	c.Enter = how != hpcv1alpha1.StreamsOff
+	return c
+}
+
 func newPodStreams(b *Bridge, system System, runner transport.Runner) *podStreams {
 	s := &podStreams{bridge: b}
-	enter, ok := system.Backend.(backends.Enterer)
-	if !ok || !system.Backend.Capabilities().Enter {
-		s.why = "exec, attach and port-forward are not served: this batch system has no way to start a program in a running job"
-		return s
+	how, enter := streamsOf(b.Cluster, system.Backend)
+	switch {
+	case how == hpcv1alpha1.StreamsBatch:
+		s.pool = podstream.New(podstream.Through(enter), runner)
+	case how == hpcv1alpha1.StreamsNetwork:
+		s.pool = podstream.New(podstream.Network, runner)
+	case b.Cluster.Spec.Streams == hpcv1alpha1.StreamsBatch:
+		s.why = "exec, attach and port-forward are not served: this batch system has no way to start a program in a running job, and spec.streams of BatchCluster " + b.Cluster.Name + " allows no other"
+	default:
+		s.why = "exec, attach and port-forward are not served: spec.streams of BatchCluster " + b.Cluster.Name + " is off"
 	}
-	s.pool = podstream.New(enter, runner)
 	return s
 }
 

@@ -78,6 +78,8 @@ type bench struct {
 	root string
 	env  []string
 	args []string // of launch
+	// far has runners listen on the network, and dial reach them there.
+	far bool
 }
 
 func newBench(t *testing.T) *bench {
@@ -182,7 +184,7 @@ func one(cs ...corev1.Container) member {
 // stage stages a gang with key "g1".
 func (b *bench) stage(members ...member) {
 	b.t.Helper()
-	data := archive(b.t, members)
+	data := archive(b.t, members, b.far)
 	frame := append(fmt.Appendf(nil, `{"key":"g1","bytes":%d}`+"\n", len(data)), data...)
 	if out, stderr, code := b.agent(frame, "stage"); code != 0 || strings.TrimSpace(out) != `{"key":"g1","code":0}` {
 		stderr += out
@@ -192,9 +194,9 @@ func (b *bench) stage(members ...member) {
 
 func (b *bench) dir() string { return filepath.Join(b.root, "g", "g1") }
 
-func archive(t *testing.T, members []member) []byte {
+func archive(t *testing.T, members []member, listen bool) []byte {
 	t.Helper()
-	g := manifest.Gang{Version: manifest.Version, Key: "g1", Attempt: "attempt-" + t.Name(), Launcher: "local",
+	g := manifest.Gang{Version: manifest.Version, Key: "g1", Attempt: "attempt-" + t.Name(), Launcher: "local", Listen: listen,
 		Components: []manifest.Component{{Tasks: len(members), CPUs: 1}}}
 	files := map[string][]byte{}
 	encode := func(name string, v any) {

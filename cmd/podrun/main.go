@@ -3,10 +3,12 @@
 //
 //	podrun launch DIR     start all members of a gang and wait (the batch script)
 //	podrun pod DIR        run one member
-//	podrun stream DIR     join standard streams with a pod's runner: exec, attach, forward
+//	podrun stream DIR     join standard streams with a pod's runner: exec, attach, forward;
+//	                      with --network from another host
 //	podrun agent VERB     stage, refresh, collect, stop, remove, logs: the provider's hand
 //
-// It speaks to no network service but the pod's own probes.
+// It speaks to no network service but the pod's own probes, registries, and with
+// "stream --network" the pod's runner.
 package main
 
 import (
@@ -35,7 +37,7 @@ import (
 const usage = `usage:
   podrun launch [--no-namespaces] DIR
   podrun pod [--rank N] [--host NAME] [--no-namespaces] DIR
-  podrun stream --rank N DIR
+  podrun stream --rank N [--network] DIR
   podrun agent stage|refresh|collect|stop|remove|logs --root DIR [flags]
 `
 

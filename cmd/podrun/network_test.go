@@ -45,14 +45,20 @@ while len([f for f in os.listdir(".") if f.startswith("seen-")]) < size:
 `
 
 // TestNetworks: on hosts with a network and an address of their own each, the
-// members of a gang find each other by name: all of them use one port.
+// members of a gang find each other by name: all of them use one port. Streams
+// reach them there.
 func TestNetworks(t *testing.T) {
 	cluster := startSlurmOf(t, slurm.Config{
 		Name: "network", Networks: true,
 		Hosts:      []slurm.Hosts{{Prefix: "far", Count: 4, CPUs: 2, MemoryMiB: 4000}},
 		Partitions: []slurm.Partition{{Name: "all", Hosts: []string{"far[1-4]"}, Default: true}},
 	})
-	b := &slurmBench{bench: newBench(t), cluster: cluster}
+	t.Run("names", func(t *testing.T) { networkNames(t, cluster) })
+	t.Run("streams", func(t *testing.T) { networkStreams(t, cluster) })
+}
+
+func networkNames(t *testing.T, cluster *slurm.Cluster) {
+	b := &slurmBench{bench: newQuietBench(t), cluster: cluster}
 	m := one(corev1.Container{Name: "main", Command: []string{"python3", "-c", meet}, WorkingDir: b.file("")})
 	b.stage(m, m, m, m)
 	b.submit(manifest.Component{Tasks: 4, CPUs: 2}) // a whole host each

@@ -37,10 +37,31 @@ type Target struct {
 	WorkDir string // of the gang
 }
 
-// Pool opens connections through a batch system. Its methods may be called
+// Way gives the command that, run by the connection's runner, joins its standard
+// streams with the runner of a pod. It does no I/O.
+type Way func(to Target) (backends.Entry, error)
+
+// Through starts that command in the pod's batch job.
+func Through(system backends.Enterer) Way {
+	return func(to Target) (backends.Entry, error) { return system.Enter(to.Job, to.Host, joining(to)) }
+}
+
+// Network starts it where the batch system's commands are, from where it reaches
+// a runner that listens (manifest.Gang.Listen).
+func Network(to Target) (backends.Entry, error) {
+	return backends.Entry{Argv: joining(to, "--network"), User: to.Job.User, Env: []string{"LC_ALL=C"}}, nil
+}
+
+// joining is the command line of the joining program.
+func joining(to Target, options ...string) []string {
+	argv := append([]string{to.WorkDir + "/podrun", "stream", "--rank=" + strconv.Itoa(to.Rank)}, options...)
+	return append(argv, to.WorkDir)
+}
+
+// Pool opens connections to pods in one way. Its methods may be called
 // concurrently.
 type Pool struct {
-	enter  backends.Enterer
+	way    Way
 	runner transport.Runner
 	linger time.Duration
 
@@ -52,8 +73,8 @@ type Pool struct {
 
 // New gives a Pool without connections. runner is where the batch system's
 // commands are run.
-func New(enter backends.Enterer, runner transport.Runner) *Pool {
-	return &Pool{enter: enter, runner: runner, linger: linger, lines: map[Target]*line{}}
+func New(way Way, runner transport.Runner) *Pool {
+	return &Pool{way: way, runner: runner, linger: linger, lines: map[Target]*line{}}
 }
 
 // line is one connection. Its fields but ready belong to the Pool's lock.
@@ -213,7 +234,7 @@ func (p *Pool) open(to Target, l *line) {
 
 // run joins the pipes with the pod's runner and gives the reason when that fails.
 func (p *Pool) run(ctx context.Context, to Target, in io.Reader, out io.Writer) error {
-	e, err := p.enter.Enter(to.Job, to.Host, []string{to.WorkDir + "/podrun", "stream", "--rank=" + strconv.Itoa(to.Rank), to.WorkDir})
+	e, err := p.way(to)
 	if err != nil {
 		return err
 	}

@@ -73,6 +73,7 @@ func Gang(in Input) (Output, error) {
 		return Output{}, g.refusal()
 	}
 	out.Gang.Version, out.Gang.Key, out.Gang.Attempt, out.Gang.Launcher = manifest.Version, string(in.Key), in.Attempt, in.Launcher
+	out.Gang.Listen = in.Listen
 	for _, c := range components {
 		out.Gang.Components = append(out.Gang.Components, manifest.Component{
 			Tasks: c.Tasks, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, GPUs: maps.Clone(c.GPUs),

@@ -35,6 +35,7 @@ type Input struct {
 	Attempt      string
 	Launcher     string // "slurm", "pbs", "torque" or "local"
 	WorkDir      string // the gang directory
+	Listen       bool   // runners take requests over the network
 	Capabilities backends.Capabilities
 
 	// GPUTypes are the GRES types that the node's hosts have, when they are

@@ -56,6 +56,9 @@ func TestPBS(t *testing.T) {
 	t.Run("killed by the site", testCancelledBySite)
 	t.Run("hostile values", TestHostileValues)
 	t.Run("hostile names", TestHostileNames)
+	t.Run("streams", func(t *testing.T) {
+		runStreams(t, env, "exec", "terminal", "cp", "attach", "port-forward", "top", "daemon")
+	})
 	t.Run("outage", testPBSOutage)
 	t.Run("kill", func(t *testing.T) { killDuringSubmitAndRun(t, 15) })
 }

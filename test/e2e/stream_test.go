@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,7 +31,7 @@ import (
 )
 
 // streams are the tests of exec, attach, port-forward, cp, debug and top. They
-// run on Slurm and on the local batch system alike.
+// run on Slurm, on the local batch system and over the network on PBS alike.
 type streams struct {
 	*testing.T
 	env *environment.Environment
@@ -122,7 +123,8 @@ func TestStreamsLocal(t *testing.T) {
 	runStreams(t, e)
 }
 
-func runStreams(t *testing.T, e *environment.Environment) {
+// runStreams runs the tests that only names, all without it.
+func runStreams(t *testing.T, e *environment.Environment, only ...string) {
 	s := &streams{T: t, env: e, ns: "default"}
 	s.ns = "streams"
 	s.must("create", "namespace", s.ns)
@@ -142,6 +144,9 @@ func runStreams(t *testing.T, e *environment.Environment) {
 		{"attach", testAttach}, {"port-forward", testPortForward}, {"many", testMany}, {"killed client", testKilledClient},
 		{"debug", testDebug}, {"top", testTop}, {"daemon", testDaemonRestart},
 	} {
+		if len(only) > 0 && !slices.Contains(only, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) { c.run(&streams{T: t, env: e, ns: s.ns}) })
 	}
 }

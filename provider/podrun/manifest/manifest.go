@@ -13,6 +13,7 @@
 //	pods/<rank>/ctl/ephemeral.json  Ephemeral, written when containers are added to the running pod
 //	pods/<rank>/ctl/stop    Stop, written by the provider when the pod is deleted
 //	pods/<rank>/addr.json   Address, renamed into place by the runner
+//	pods/<rank>/listen.json Listening, renamed into place by the runner
 //	pods/<rank>/status.json Status, renamed into place by the runner on every change
 //	pods/<rank>/logs/<container>/<restart>.log  CRI log format
 //	end.json                End, renamed into place when the launcher ends
@@ -37,6 +38,9 @@ type Gang struct {
 	// Launcher says how members are started: "slurm" (srun), "pbs" (pbs_tmrsh),
 	// "torque" (pbsdsh) or "local".
 	Launcher string `json:"launcher"`
+	// Listen has runners take requests over the network (Listening), where the
+	// batch system lets no program into a running job.
+	Listen bool `json:"listen,omitempty"`
 	// Components in the order of the job's components. Ranks run through: the
 	// first component has ranks 0 to Tasks-1, and so on.
 	Components []Component `json:"components"`
@@ -197,6 +201,21 @@ type Address struct {
 	Host    string `json:"host"`
 	IP      string `json:"ip"`
 	Restart int    `json:"restart"` // the batch job's restart count: an older file is stale
+}
+
+// ListeningFile is where a Listening lies in the pod's directory.
+const ListeningFile = "listen.json"
+
+// Listening says where a runner takes requests over the network, and from whom:
+// those who hold the secret. It is for programs of the pod's user only, and never
+// leaves the gang's directory.
+type Listening struct {
+	Version int    `json:"version"`
+	Restart int    `json:"restart"` // the batch job's restart count
+	Address string `json:"address,omitempty"`
+	Secret  []byte `json:"secret,omitempty"`
+	// Problem is why it does not listen.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Phase is where a pod is in its life on the node.

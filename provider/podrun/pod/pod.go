@@ -284,6 +284,9 @@ func (r *runner) run() error {
 	if err := r.meet(); err != nil || r.stop.stopping() {
 		return err
 	}
+	if r.gangFile.Listen {
+		r.requests.overNetwork(r.at.ip)
+	}
 	if r.scratch, err = newScratch(os.Getenv("TMPDIR"), fmt.Sprintf("%s-%d", r.gangFile.Key, r.opts.Rank)); err != nil {
 		return err
 	}

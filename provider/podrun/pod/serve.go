@@ -36,6 +36,9 @@ type server struct {
 	slots  chan struct{}
 	lines  chan struct{}
 	once   sync.Once
+
+	network net.Listener // nil unless it listens on the network
+	left    string       // the file that tells of it
 }
 
 // serve begins to take requests on l.
@@ -62,6 +65,12 @@ func (s *server) end() {
 	s.cancel()
 	if d, ok := s.l.(interface{ SetDeadline(time.Time) error }); ok {
 		_ = d.SetDeadline(time.Now()) // wakes accept
+	}
+	if s.left != "" {
+		_ = s.r.gang.Remove(s.left) // its secret opens nothing any more
+	}
+	if s.network != nil {
+		_ = s.network.Close()
 	}
 	s.wg.Wait()
 	<-told
@@ -99,7 +108,7 @@ func (s *server) accept() {
 }
 
 // connection serves one connection until it ends or the pod does.
-func (s *server) connection(c *net.UnixConn) {
+func (s *server) connection(c net.Conn) {
 	defer func() { _ = c.Close() }()
 	if err := stream.Hello(c); err != nil {
 		return // gone already

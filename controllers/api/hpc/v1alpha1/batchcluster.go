@@ -89,10 +89,27 @@ type BatchClusterSpec struct {
 	// +optional
 	Poll Poll `json:"poll,omitempty"`
 
+	// Streams says how exec, attach and port-forward reach pods: "batch" by a
+	// program that the batch system starts in the pod's job; "network" by a TCP
+	// port of the compute host, which takes only who holds the pod's own secret
+	// and must be reachable from where the batch system's commands run; "off" not
+	// at all. Default: batch where the batch system can, else network. Pods that
+	// run stay with what held when they were handed over.
+	// +kubebuilder:validation:Enum=batch;network;off
+	// +optional
+	Streams string `json:"streams,omitempty"`
+
 	// Local describes the hosts of a batch system of type local.
 	// +optional
 	Local *Local `json:"local,omitempty"`
 }
+
+// The values of spec.streams.
+const (
+	StreamsBatch   = "batch"
+	StreamsNetwork = "network"
+	StreamsOff     = "off"
+)
 
 // Runtime is a way to run a container.
 // +kubebuilder:validation:Enum=host;apptainer;charliecloud;podman;enroot

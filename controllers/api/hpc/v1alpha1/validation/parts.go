@@ -219,6 +219,16 @@ func labelsAndTaints(n *hpc.VirtualNode, at *field.Path) field.ErrorList {
 	return errs
 }
 
+func streams(s *hpc.BatchClusterSpec, at *field.Path) field.ErrorList {
+	switch {
+	case s.Streams == "":
+		return nil
+	case s.Streams == hpc.StreamsBatch && (s.Type == "pbs" || s.Type == "torque"):
+		return field.ErrorList{field.Invalid(at, s.Streams, "type "+s.Type+" starts no program in a running job: want network or off")}
+	}
+	return oneOf(at, s.Streams, hpc.StreamsBatch, hpc.StreamsNetwork, hpc.StreamsOff)
+}
+
 func images(i *hpc.Images, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if i.Directory != "" {

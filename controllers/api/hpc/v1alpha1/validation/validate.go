@@ -63,6 +63,7 @@ func BatchCluster(c *hpc.BatchCluster, served Served) field.ErrorList {
 	errs = append(errs, staging(&c.Spec.Staging, spec.Child("staging"))...)
 	errs = append(errs, runtimes(c.Spec.Runtimes, spec.Child("runtimes"), served)...)
 	errs = append(errs, images(&c.Spec.Images, spec.Child("images"))...)
+	errs = append(errs, streams(&c.Spec, spec.Child("streams"))...)
 	for i, p := range c.Spec.HostPaths {
 		errs = append(errs, path(p, spec.Child("hostPaths").Index(i))...)
 	}

@@ -174,6 +174,8 @@ var mistakes = []mistake{
 	{"spec.runtimes[0]", func(c *hpc.BatchCluster) { c.Spec.Runtimes = []hpc.Runtime{hpc.RuntimeEnroot} }}, // known, not served
 	{"spec.runtimes[1]", func(c *hpc.BatchCluster) { c.Spec.Runtimes = []hpc.Runtime{hpc.RuntimeHost, hpc.RuntimeHost} }},
 	{"spec.images.directory", func(c *hpc.BatchCluster) { c.Spec.Images.Directory = "images" }},
+	{"spec.streams", func(c *hpc.BatchCluster) { c.Spec.Streams = "ssh" }},
+	{"spec.streams", func(c *hpc.BatchCluster) { c.Spec.Type, c.Spec.Streams = "pbs", "batch" }},
 	{"spec.images.pull", func(c *hpc.BatchCluster) { c.Spec.Images.Pull = "always" }},
 	{"spec.images.archives[0]", func(c *hpc.BatchCluster) { c.Spec.Images.Archives = []string{"x"} }},
 	{"spec.images.mirrors[0].registry", func(c *hpc.BatchCluster) {
