@@ -55,3 +55,26 @@ func BenchmarkGang512(b *testing.B) {
 	gangs(w, 1, 512, 4, 1)
 	run(b, w, 1)
 }
+
+// BenchmarkTier512 is one gang of 512 that has to keep to one of 10 blocks, on
+// 5,000 nodes in racks of 20 that are half full.
+func BenchmarkTier512(b *testing.B) {
+	w := schedtest.NewWorld()
+	blocks := map[int][]snapshot.Member{}
+	for r := range 250 {
+		h := snapshot.HyperNodeSpec{Name: fmt.Sprintf("rack%03d", r), Tier: 1}
+		for i := range 20 {
+			name := fmt.Sprintf("n%03d-%02d", r, i)
+			w.SetNode(schedtest.Real(name, append(amounts(64, int64(4+i%2*4)), resource.Quantity{Name: "pods", Amount: 110})...))
+			h.Members = append(h.Members, snapshot.Member{Exact: name})
+		}
+		w.HyperNodes = append(w.HyperNodes, h)
+		blocks[r/25] = append(blocks[r/25], snapshot.Member{HyperNode: true, Exact: h.Name})
+	}
+	for i := range 10 {
+		w.HyperNodes = append(w.HyperNodes, snapshot.HyperNodeSpec{Name: fmt.Sprintf("block%d", i), Tier: 2, Members: blocks[i]})
+	}
+	gangs(w, 1, 512, 4, 4)
+	w.Gangs[0].Topology = &snapshot.Topology{Hard: true, Tier: 2}
+	run(b, w, 1)
+}

@@ -20,8 +20,9 @@ func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan 
 	}
 	for _, g := range s.Gangs {
 		if want, changed := groupStatus(ses, g); changed {
-			ses.Plan.Statuses = append(ses.Plan.Statuses, plan.Status{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want})
+			ses.Plan.Statuses = append(ses.Plan.Statuses, plan.Status{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want, Native: g.Native})
 		}
 	}
+	ses.Plan.HyperNodes = nodeCounts(s)
 	return ses.Plan
 }

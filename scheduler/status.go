@@ -27,6 +27,9 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	if g.Plain || g.Absent {
 		return snapshot.GroupStatus{}, false
 	}
+	if g.Native {
+		return nativeStatus(s, g)
+	}
 	wait := s.Waits(g)
 	want := snapshot.GroupStatus{Phase: g.Status.Phase}
 	var allocated, live int64
@@ -67,6 +70,47 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	}
 	want.Conditions = conditions(g, wait, stuck, allocated >= g.Minimum(), s.Admitted(g))
 	return want, !want.Equal(g.Status)
+}
+
+// nativeStatus works out the one condition of a PodGroup of Kubernetes' own API:
+// whether it has been scheduled once. That it has stays true.
+func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, bool) {
+	const initially = "PodGroupInitiallyScheduled"
+	want := snapshot.GroupStatus{Conditions: slices.Clone(g.Status.Conditions)}
+	if slices.ContainsFunc(want.Conditions, func(c snapshot.Condition) bool { return c.Type == initially && c.Status == isTrue }) {
+		return want, false
+	}
+	var placed int64
+	for _, p := range g.Pods {
+		if p.Phase == snapshot.PodSucceeded || p.Node != "" && !p.Assumed && !p.Terminating {
+			placed++
+		}
+	}
+	switch wait := s.Waits(g); {
+	case placed >= g.Minimum():
+		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isTrue, Reason: scheduled})
+	case wait != nil && wait.Code != plan.Held:
+		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isFalse, Reason: unschedulable, Message: wait.Message})
+	}
+	return want, !want.Equal(g.Status)
+}
+
+// nodeCounts lists the HyperNodes whose status tells another number of nodes.
+func nodeCounts(s *snapshot.Snapshot) []plan.NodeCounts {
+	if len(s.HyperNodes) == 0 {
+		return nil
+	}
+	places := make(map[string]*snapshot.Place, len(s.Places))
+	for _, p := range s.Places {
+		places[p.Name] = p
+	}
+	var out []plan.NodeCounts
+	for _, h := range s.HyperNodes {
+		if p := places[h.Name]; p != nil && p.Count != h.NodeCount {
+			out = append(out, plan.NodeCounts{HyperNode: h.Name, UID: h.UID, Count: p.Count, Problem: p.Problem})
+		}
+	}
+	return out
 }
 
 // conditions carries the conditions over, changed by what this cycle found.

@@ -6,9 +6,11 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/sla"
 )
 
 // pipeline lists the actions in the order they run and the plugins in the order
@@ -22,8 +24,10 @@ func pipeline() framework.Pipeline {
 		Plugins: []framework.Plugin{
 			priority.Plugin{},
 			gang.Plugin{},
+			sla.Plugin{},
 			proportion.Plugin{},
 			predicates.Plugin{},
+			locality.Plugin{},
 			binpack.Plugin{},
 		},
 	}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	topologyv1 "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -21,6 +22,7 @@ import (
 // wish is the latest of what an object's status should say.
 type wish struct {
 	group *plan.Status
+	nodes *plan.NodeCounts
 	pod   *podWish
 }
 
@@ -46,12 +48,24 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 	}
 	for i := range p.Statuses {
 		s := &p.Statuses[i]
+		if _, recent := b.written[s.GangUID]; recent && s.Native {
+			continue
+		}
 		shown := b.Cache.Conditions(s.Gang)
 		if _, recent := b.written[s.GangUID]; recent && sameButMessage(s.Want, shown) && b.sameCounts(s) {
 			continue
 		}
 		b.wishes[s.GangUID] = wish{group: s}
 		b.writes.Add(s.GangUID)
+	}
+	for i := range p.HyperNodes {
+		h := &p.HyperNodes[i]
+		if _, recent := b.written[h.UID]; recent {
+			continue
+		}
+		b.wishes[h.UID] = wish{nodes: h}
+		b.written[h.UID] = now
+		b.writes.Add(h.UID)
 	}
 	for _, u := range p.Unschedulable {
 		if !u.Code.CapacityKind() {
@@ -106,9 +120,14 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	kind, err := "podgroup", error(nil)
-	if w.group != nil {
+	switch {
+	case w.nodes != nil:
+		kind, err = "hypernode", b.writeNodes(call, w.nodes)
+	case w.group != nil && w.group.Native:
+		err = b.writeNative(call, w.group)
+	case w.group != nil:
 		err = b.writeGroup(call, w.group)
-	} else {
+	default:
 		kind, err = "pod", b.writePod(call, w.pod)
 	}
 	switch {
@@ -157,6 +176,41 @@ func (b *Binder) writeGroup(ctx context.Context, s *plan.Status) error {
 	if news != nil {
 		ref := &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "PodGroup", Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.GangUID)}
 		b.Events.Event(ref, corev1.EventTypeWarning, string(volcanov1.PodGroupUnschedulableType), news.Reason+": "+news.Message)
+	}
+	return nil
+}
+
+// writeNative writes the condition of a PodGroup of Kubernetes' own API.
+func (b *Binder) writeNative(ctx context.Context, s *plan.Status) error {
+	conditions := make([]map[string]any, 0, len(s.Want.Conditions))
+	for _, c := range s.Want.Conditions {
+		conditions = append(conditions, map[string]any{"type": c.Type, "status": c.Status, "reason": c.Reason, "message": c.Message, "lastTransitionTime": metav1.NewTime(b.Now())})
+	}
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": s.GangUID}, "status": map[string]any{"conditions": conditions}})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	if _, err := b.Client.SchedulingV1beta1().PodGroups(s.Namespace).Patch(ctx, s.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+		return fmt.Errorf("patch PodGroup %s/%s: %w", s.Namespace, s.Name, err)
+	}
+	b.mu.Lock()
+	b.written[s.GangUID] = b.Now()
+	b.mu.Unlock()
+	return nil
+}
+
+// writeNodes writes how many nodes a HyperNode has.
+func (b *Binder) writeNodes(ctx context.Context, h *plan.NodeCounts) error {
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": h.UID}, "status": map[string]any{"nodeCount": h.Count}})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	if _, err := b.Volcano.TopologyV1alpha1().HyperNodes().Patch(ctx, h.HyperNode, types.MergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+		return fmt.Errorf("patch HyperNode %s: %w", h.HyperNode, err)
+	}
+	if h.Problem != "" {
+		ref := &corev1.ObjectReference{APIVersion: topologyv1.SchemeGroupVersion.String(), Kind: "HyperNode", Name: h.HyperNode, UID: types.UID(h.UID)}
+		b.Events.Event(ref, corev1.EventTypeWarning, "InvalidMember", h.Problem)
 	}
 	return nil
 }

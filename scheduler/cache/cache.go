@@ -37,6 +37,9 @@ type Cache struct {
 	queues     map[string]*snapshot.Queue
 	priorities map[string]priorityClass
 	assumed    map[string]Assumption // by pod UID
+	hyperNodes map[string]snapshot.HyperNodeSpec
+	levels     []string
+	places     []*snapshot.Place // nil when out of date
 
 	changed chan struct{}
 }
@@ -80,6 +83,7 @@ func New() *Cache {
 		classes: map[string]*snapshot.Class{},
 		nodes:   map[string]*nodeEntry{}, pods: map[string]*podEntry{}, gangs: map[string]*gangEntry{},
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
+		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(),
 		assumed: map[string]Assumption{}, changed: make(chan struct{}, 1),
 	}
 }
@@ -121,6 +125,9 @@ func (c *Cache) SetNode(n *corev1.Node) {
 	if e.spec != nil && reflect.DeepEqual(*e.spec, spec) {
 		return // a heartbeat
 	}
+	if e.spec == nil || e.spec.Virtual != spec.Virtual || !maps.Equal(e.spec.Labels, spec.Labels) {
+		c.places = nil
+	}
 	e.spec, e.snap = &spec, nil
 	if c.dims != nil && !c.knows(spec) {
 		c.dims = nil
@@ -147,7 +154,7 @@ func (c *Cache) DeleteNode(name, uid string) {
 	if e == nil || e.spec == nil || e.spec.UID != uid {
 		return
 	}
-	e.spec, e.snap = nil, nil
+	e.spec, e.snap, c.places = nil, nil, nil
 	if len(e.pods) == 0 {
 		delete(c.nodes, name)
 	}
@@ -264,9 +271,12 @@ func older(a, b string) bool {
 
 // DeleteGroup forgets a PodGroup; its pods stay and wait for one.
 func (c *Cache) DeleteGroup(namespace, name, uid string) {
+	c.deleteGroup(groupKey(namespace, name), uid)
+}
+
+func (c *Cache) deleteGroup(key, uid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := groupKey(namespace, name)
 	e := c.gangs[key]
 	if e == nil || e.group == nil || e.group.UID != uid {
 		return
@@ -352,7 +362,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 		}
 		gangs = append(gangs, e.snap)
 	}
-	return snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
+	return c.topology(snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues))))
 }
 
 // recompile starts over with the table of names and the classes.
@@ -403,6 +413,12 @@ func (c *Cache) compileGang(key string, e *gangEntry) *snapshot.Gang {
 	case e.group != nil:
 		spec = e.group.GangSpec
 		spec.Priority = c.priority(e.group.priorityClass, priority, len(pods) > 0)
+		if e.group.nativePriority != nil {
+			spec.Priority = *e.group.nativePriority
+		}
+		if len(e.group.policies) > 0 {
+			assign(e.group.policies, pods, func(uid string) map[string]string { return e.pods[uid].labels })
+		}
 		if e.written != nil {
 			spec.Status = *e.written
 		}

@@ -27,6 +27,7 @@ type podEntry struct {
 	stand    snapshot.GangSpec // the gang when there is no PodGroup object
 	priority int32
 
+	labels                  map[string]string
 	waitReason, waitMessage string // the PodScheduled=False condition shown now
 
 	on string // the node entry this pod is linked to
@@ -77,6 +78,8 @@ func newPodEntry(p *corev1.Pod) *podEntry {
 // ourPod fills in what matters for placing and grouping a pod.
 func ourPod(e *podEntry, p *corev1.Pod) {
 	e.pod.Task = firstOf(p.Annotations[batchv1.TaskSpecKey], p.Labels[batchv1.TaskSpecKey])
+	e.labels = p.Labels
+	e.pod.Priority = podPriority(p.Annotations, p.Spec.Priority)
 	e.pod.Index = number(firstOf(p.Annotations[batchv1.TaskIndex], p.Labels[batchv1.TaskIndex]))
 	e.spec.NodeSelector = p.Spec.NodeSelector
 	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil {
@@ -95,14 +98,23 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 		Key: groupKey(p.Namespace, group), Namespace: p.Namespace, Name: group, Absent: true, MinMember: 1,
 		Queue: firstOf(p.Annotations[volcanov1.QueueNameAnnotationKey], volcanov1.DefaultQueue),
 	}
-	if group == "" {
+	native := ""
+	if p.Spec.SchedulingGroup != nil && p.Spec.SchedulingGroup.PodGroupName != nil {
+		native = *p.Spec.SchedulingGroup.PodGroupName
+	}
+	switch {
+	case native != "" && group == "":
+		e.stand.Key, e.stand.Name, e.stand.Native = nativeKey(p.Namespace, native), native, true
+		e.gang = e.stand.Key
+	case group == "":
 		e.stand.Key, e.stand.Name = "pod/"+p.Namespace+"/"+p.Name, p.Name
 		e.stand.UID, e.stand.Plain, e.stand.Absent = e.pod.UID, true, false
 		e.stand.CreatedAt = p.CreationTimestamp.UnixNano()
+		e.stand.WaitAtMost = waitAtMost(p.Annotations)
 		// Two pods of one name may overlap in the watch; each is its own gang.
 		e.gang = e.stand.Key + "/" + e.pod.UID
 		e.stand.Key = e.gang
-	} else {
+	default:
 		e.gang = e.stand.Key
 	}
 	for _, c := range p.Status.Conditions {
@@ -167,6 +179,9 @@ func nodeSpec(n *corev1.Node) snapshot.NodeSpec {
 		Name: n.Name, UID: string(n.UID), Labels: n.Labels, Taints: n.Spec.Taints,
 		Unschedulable: n.Spec.Unschedulable, Virtual: n.Labels[wellknown.VirtualNode] == "true",
 	}
+	if spec.Virtual {
+		spec.Wait = number(n.Annotations[wellknown.QueueWait])
+	}
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
 			spec.Ready = c.Status == corev1.ConditionTrue
@@ -191,8 +206,10 @@ func nodeSpec(n *corev1.Node) snapshot.NodeSpec {
 // groupSpec is a PodGroup; its priority class is resolved when compiled.
 type groupSpec struct {
 	snapshot.GangSpec
-	priorityClass string
-	version       string
+	priorityClass  string
+	nativePriority *int32 // resolved by the API server
+	policies       []subGroupPolicy
+	version        string
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
@@ -201,9 +218,14 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 			Key: groupKey(pg.Namespace, pg.Name), UID: string(pg.UID), Namespace: pg.Namespace, Name: pg.Name,
 			Queue: firstOf(pg.Spec.Queue, volcanov1.DefaultQueue), CreatedAt: pg.CreationTimestamp.UnixNano(),
 			MinMember: int64(pg.Spec.MinMember), Status: groupStatus(pg.Status),
+			Topology: topologyOf(pg.Spec.NetworkTopology, pg.Annotations), WaitAtMost: waitAtMost(pg.Annotations),
 		},
 		priorityClass: pg.Spec.PriorityClassName,
+		policies:      subGroupsOf(pg.Spec.SubGroupPolicy),
 		version:       pg.ResourceVersion,
+	}
+	for _, p := range g.policies {
+		g.SubGroups = append(g.SubGroups, p.SubGroup)
 	}
 	for task, n := range pg.Spec.MinTaskMember {
 		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})

@@ -3,15 +3,19 @@ package cache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	kcache "k8s.io/client-go/tools/cache"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	topologyv1 "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 	"volcano.sh/apis/pkg/client/clientset/versioned"
 	"volcano.sh/apis/pkg/client/informers/externalversions"
 )
@@ -36,16 +40,26 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 		synced = append(synced, reg.HasSynced)
 		return nil
 	}
-	for _, k := range []struct {
+	type kind struct {
 		informer kcache.SharedIndexInformer
 		set, del func(any)
-	}{
+	}
+	kinds := []kind{
 		{core.Core().V1().Nodes().Informer(), on(c.SetNode), on(func(n *corev1.Node) { c.DeleteNode(n.Name, string(n.UID)) })},
 		{core.Core().V1().Pods().Informer(), on(c.SetPod), on(func(p *corev1.Pod) { c.DeletePod(string(p.UID)) })},
 		{core.Scheduling().V1().PriorityClasses().Informer(), on(c.SetPriorityClass), on(func(p *schedulingv1.PriorityClass) { c.DeletePriorityClass(p.Name) })},
 		{vol.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetGroup), on(func(g *volcanov1.PodGroup) { c.DeleteGroup(g.Namespace, g.Name, string(g.UID)) })},
 		{vol.Scheduling().V1beta1().Queues().Informer(), on(c.SetQueue), on(func(q *volcanov1.Queue) { c.DeleteQueue(q.Name, string(q.UID)) })},
-	} {
+	}
+	// Kinds that a cluster may do without are watched where the server has them at
+	// the start.
+	if served(client.Discovery(), topologyv1.SchemeGroupVersion.String(), "hypernodes") {
+		kinds = append(kinds, kind{vol.Topology().V1alpha1().HyperNodes().Informer(), on(c.SetHyperNode), on(func(h *topologyv1.HyperNode) { c.DeleteHyperNode(h.Name, string(h.UID)) })})
+	}
+	if served(client.Discovery(), schedulingv1beta1.SchemeGroupVersion.String(), "podgroups") {
+		kinds = append(kinds, kind{core.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetNativeGroup), on(func(g *schedulingv1beta1.PodGroup) { c.DeleteNativeGroup(g.Namespace, g.Name, string(g.UID)) })})
+	}
+	for _, k := range kinds {
 		if err := watch(k.informer, k.set, k.del); err != nil {
 			return wait, err
 		}
@@ -56,6 +70,16 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 		return wait, fmt.Errorf("list the cluster: %w", context.Cause(sync))
 	}
 	return wait, nil
+}
+
+// served reports whether the API server has a resource. One that it does not
+// tell of is not there.
+func served(d discovery.DiscoveryInterface, groupVersion, resource string) bool {
+	list, err := d.ServerResourcesForGroupVersion(groupVersion)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource })
 }
 
 // dropManagedFields halves what the informers keep.

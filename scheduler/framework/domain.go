@@ -11,10 +11,12 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// Domain is where a whole gang goes: one virtual node, or all real nodes.
+// Domain is where a whole gang goes: one virtual node, or real nodes.
 type Domain struct {
 	Name string
 	Node int // position of the virtual node; -1 for the real nodes
+	// Place narrows the real nodes down; nil is all of them.
+	Place *snapshot.Place
 }
 
 // Virtual reports whether the domain is a virtual node.
@@ -69,6 +71,11 @@ func (s *Session) DomainOf(node string) (Domain, bool) {
 type Fit struct {
 	Domain   Domain
 	Assigned []Assignment
+	// Start is how many seconds the gang is expected to wait there for a batch system.
+	Start int64
+	// Tier is how far apart the pods are: 0 on a virtual node or where no demand
+	// for closeness chose the place.
+	Tier int64
 	// Left is what stays free, of the resource that matters most to the gang, on
 	// the hosts or nodes touched; Rest is the same over the whole domain.
 	Left, Rest int64
@@ -110,18 +117,15 @@ func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod,
 	if domains == nil {
 		domains = s.DomainsFor(g)
 	}
-	groups := s.groups(pods)
-	key := signature(groups, domains)
+	a := s.newAsk(g, job, pods)
+	key := signature(a, domains)
 	if reasons, ok := s.failed[key]; ok {
 		return nil, reasons // capacity only shrinks within a cycle
 	}
-	dim := s.dominant(groups)
 	var best *Fit
 	var reasons []plan.DomainReason
 	for _, d := range domains {
-		mark := s.Txn.Checkpoint()
-		fit, reason := s.try(job, groups, d, dim)
-		s.Txn.Rollback(mark)
+		fit, reason := s.try(a, d)
 		if fit == nil {
 			reasons = append(reasons, *reason)
 		} else if best == nil || s.compareFits(fit, best) < 0 {
@@ -136,14 +140,43 @@ func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod,
 	return best, nil
 }
 
-func signature(groups []group, domains []Domain) string {
+// ask is a question to the domain search.
+type ask struct {
+	gang  *snapshot.Gang
+	job   string
+	pods  []*snapshot.Pod
+	all   []group // all pods
+	units []unit
+	fixed []int // real nodes that placed members are on
+	dim   int
+}
+
+func (s *Session) newAsk(g *snapshot.Gang, job string, pods []*snapshot.Pod) *ask {
+	a := &ask{gang: g, job: job, pods: pods, all: s.groups(pods)}
+	a.dim = s.dominant(a.all)
+	if a.units = []unit{{groups: a.all}}; len(g.SubGroups) > 0 {
+		a.units = s.units(g, pods, nil)
+	}
+	if g.Topology != nil {
+		a.fixed = s.seats(g, nil, func(*snapshot.Pod) bool { return true })
+	}
+	return a
+}
+
+func signature(a *ask, domains []Domain) string {
 	var b strings.Builder
 	for _, d := range domains {
 		fmt.Fprintf(&b, "%d ", d.Node)
+		if d.Place != nil {
+			b.WriteString(d.Place.Name)
+		}
 	}
-	for _, g := range groups {
-		fmt.Fprintf(&b, "%p*%d ", g.class, len(g.pods))
+	for _, u := range a.units {
+		for _, g := range u.groups {
+			fmt.Fprintf(&b, "%p*%d ", g.class, len(g.pods))
+		}
 	}
+	b.WriteString(topologyKey(a))
 	return b.String()
 }
 
@@ -178,11 +211,12 @@ func (s *Session) dominant(groups []group) int {
 
 func isDevice(name string) bool { return strings.Contains(name, "/") }
 
-func (s *Session) try(job string, groups []group, d Domain, dim int) (*Fit, *plan.DomainReason) {
+// try asks one domain. It changes nothing.
+func (s *Session) try(a *ask, d Domain) (*Fit, *plan.DomainReason) {
 	if d.Virtual() {
-		return s.tryVirtual(job, groups, d, dim)
+		return s.tryVirtual(a.job, a.all, d, a.dim)
 	}
-	return s.tryReal(job, groups, d, dim)
+	return s.tryReal(a, d)
 }
 
 func (s *Session) apply(job string, f *Fit) {
@@ -205,7 +239,7 @@ func item(job string, pods []*snapshot.Pod) snapshot.Item {
 
 func (s *Session) tryVirtual(job string, groups []group, d Domain, dim int) (*Fit, *plan.DomainReason) {
 	reason := &plan.DomainReason{Domain: d.Name, Code: plan.NodesDontMatch}
-	fit := &Fit{Domain: d}
+	fit := &Fit{Domain: d, Start: s.Snapshot.Nodes[d.Node].Wait}
 	var items []snapshot.Item
 	for _, g := range groups {
 		if why := s.verdict(g.class).why[d.Node]; why != "" {
@@ -247,12 +281,112 @@ func (s *Session) beyond(c *snapshot.Class, largest resource.Vector) []snapshot.
 	return out
 }
 
-// Extend puts as many more pods as fit into a domain, class by class, and
-// returns what it placed, already in the transaction. The pods are of g.
-func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d Domain) []Assignment {
+// Extend puts as many more pods of g as fit into a domain, class by class, and
+// returns what it placed, already in the transaction. A part of the gang of which
+// nothing is placed yet gets its size at once or nothing; beside is what the
+// caller has placed and not committed.
+func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d Domain, beside []Assignment) []Assignment {
+	if d.Virtual() {
+		return s.extendVirtual(g, job, pods, d, beside)
+	}
 	var out []Assignment
-	for _, gr := range s.groups(pods) {
-		if d.Virtual() {
+	for _, u := range s.units(g, pods, beside) {
+		place := d
+		if need := s.missingOf(g, u, beside); need > 0 {
+			first, rest := u.split(need)
+			if first.count() < need {
+				continue
+			}
+			fit, _ := s.fillPart(&ask{gang: g, job: job, dim: -1}, first, d)
+			if fit == nil {
+				continue
+			}
+			s.apply(job, fit)
+			out = append(out, fit.Assigned...)
+			u, place = rest, fit.Domain
+		} else if u.topology != nil {
+			var ok bool
+			if place, ok = s.roomiest(u, d); !ok {
+				continue
+			}
+		}
+		for _, gr := range u.groups {
+			assigned, _ := s.spread(job, gr, place)
+			out = append(out, assigned...)
+		}
+	}
+	return out
+}
+
+// missingOf is how many pods the unit's part lacks to be placed at all.
+func (s *Session) missingOf(g *snapshot.Gang, u unit, beside []Assignment) int {
+	if u.name == "" {
+		return 0
+	}
+	placed := map[*snapshot.Pod]bool{}
+	for _, a := range beside {
+		for _, p := range a.Pods {
+			placed[p] = true
+		}
+	}
+	for _, part := range g.Parts() {
+		if len(part.Pods) > 0 && part.Pods[0].PartOf() == u.name {
+			return int(max(part.Need()-part.Placed(func(p *snapshot.Pod) bool { return placed[p] }), 0))
+		}
+	}
+	return 0
+}
+
+// split takes the first n pods off a unit.
+func (u unit) split(n int) (first, rest unit) {
+	first, rest = u, u
+	first.groups, rest.groups = nil, nil
+	for _, g := range u.groups {
+		k := min(n, len(g.pods))
+		n -= k
+		if k > 0 {
+			first.groups = append(first.groups, group{g.class, g.pods[:k]})
+		}
+		if k < len(g.pods) {
+			rest.groups = append(rest.groups, group{g.class, g.pods[k:]})
+		}
+	}
+	return first, rest
+}
+
+// roomiest is the closest place that takes all further pods of a placed part, or
+// else the one that takes most of them.
+func (s *Session) roomiest(u unit, d Domain) (Domain, bool) {
+	r := s.rooms([]unit{u})
+	tiers, _ := s.places(d.Place, u.topology, u.fixed)
+	best, most := Domain{}, int64(-1)
+	for _, tier := range tiers {
+		for _, p := range tier {
+			if n := r.sum(p); n > most {
+				best, most = placeDomain(p), n
+			}
+		}
+	}
+	return best, most >= 0
+}
+
+func (s *Session) extendVirtual(g *snapshot.Gang, job string, pods []*snapshot.Pod, d Domain, beside []Assignment) []Assignment {
+	var out []Assignment
+	for _, u := range s.units(g, pods, beside) {
+		if need := s.missingOf(g, u, beside); need > 0 {
+			first, rest := u.split(need)
+			if first.count() < need {
+				continue
+			}
+			fit, _ := s.tryVirtual(job, first.groups, d, -1)
+			if fit == nil {
+				continue
+			}
+			s.apply(job, fit)
+			out = append(out, fit.Assigned...)
+			u = rest
+		}
+		for _, gr := range u.groups {
 			if s.verdict(gr.class).why[d.Node] != "" {
 				continue
 			}
@@ -270,10 +404,7 @@ func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d D
 				s.Txn.PutHosts(d.Node, []snapshot.Item{item(job, gr.pods[:lo])})
 				out = append(out, Assignment{Node: d.Node, Pods: gr.pods[:lo]})
 			}
-			continue
 		}
-		assigned, _ := s.spread(job, gr)
-		out = append(out, assigned...)
 	}
 	return out
 }

@@ -17,13 +17,13 @@ type candidate struct {
 	free  int64 // what is free of the class's dominant resource
 }
 
-// tryReal places every pod on some real node. It leaves its changes in the
-// transaction; the caller rolls back. Placing is greedy, so a second order is
-// tried when the first fails: classes with the fewest nodes to choose from first,
-// lest the others take exactly those.
-func (s *Session) tryReal(job string, groups []group, d Domain, dim int) (*Fit, *plan.DomainReason) {
+// fillAny places every pod in d. It leaves its changes in the transaction; the
+// caller rolls back. Placing is greedy, so a second order is tried when the first
+// fails: classes with the fewest nodes to choose from first, lest the others take
+// exactly those.
+func (s *Session) fillAny(job string, groups []group, d Domain, dim int) (*Fit, *plan.DomainReason) {
 	mark := s.Txn.Checkpoint()
-	fit, at, placed := s.fill(job, groups, d, dim)
+	fit, at, placed := s.fill(job, groups, d)
 	if fit != nil {
 		return fit, nil
 	}
@@ -34,47 +34,77 @@ func (s *Session) tryReal(job string, groups []group, d Domain, dim int) (*Fit, 
 		return cmp.Compare(len(s.verdict(a.class).real), len(s.verdict(b.class).real))
 	})
 	if len(groups) > 1 {
-		if fit, _, _ = s.fill(job, picky, d, dim); fit != nil {
+		if fit, _, _ = s.fill(job, picky, d); fit != nil {
 			return fit, nil
 		}
+		s.Txn.Rollback(mark)
 	}
 	return nil, reason
 }
 
 // fill places groups in order. When one does not fit it returns its position and
 // how many of its pods did.
-func (s *Session) fill(job string, groups []group, d Domain, dim int) (fit *Fit, at, placed int) {
+func (s *Session) fill(job string, groups []group, d Domain) (fit *Fit, at, placed int) {
 	fit = &Fit{Domain: d}
-	touched := map[int]bool{}
 	for i, g := range groups {
-		assigned, left := s.spread(job, g)
+		assigned, left := s.spread(job, g, d)
 		if left > 0 {
 			return nil, i, len(g.pods) - left
 		}
 		fit.Assigned = append(fit.Assigned, assigned...)
-		for _, a := range assigned {
-			touched[a.Node] = true
-		}
 	}
+	return fit, 0, 0
+}
+
+// remainder works out what a fit on real nodes, which is in the transaction,
+// leaves behind.
+func (s *Session) remainder(fit *Fit, dim int) {
 	if dim < 0 {
-		return fit, 0, 0
+		return
 	}
-	for _, i := range s.real {
+	touched := map[int]bool{}
+	for _, a := range fit.Assigned {
+		touched[a.Node] = true
+	}
+	fit.Left, fit.Rest = 0, 0
+	for _, i := range s.nodesOf(fit.Domain) {
 		free := max(s.Txn.FreeOf(i, dim), 0)
 		fit.Rest = resource.Add(fit.Rest, free)
 		if touched[i] {
 			fit.Left = resource.Add(fit.Left, free)
 		}
 	}
-	return fit, 0, 0
+}
+
+// nodesOf lists the real nodes of a domain.
+func (s *Session) nodesOf(d Domain) []int {
+	if d.Place != nil {
+		return d.Place.Nodes
+	}
+	return s.real
+}
+
+// admitted lists the real nodes of a domain that the filters let a class on.
+func (s *Session) admitted(c *snapshot.Class, d Domain) []int {
+	v := s.verdict(c)
+	if d.Place == nil {
+		return v.real
+	}
+	out := make([]int, 0, len(d.Place.Nodes))
+	for _, i := range d.Place.Nodes {
+		if v.why[i] == "" {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 // spread puts pods of one class on real nodes, the tightest node first, and
 // returns how many found none.
-func (s *Session) spread(job string, g group) ([]Assignment, int) {
+func (s *Session) spread(job string, g group, d Domain) ([]Assignment, int) {
 	left := g.pods
 	var out []Assignment
-	for _, c := range s.candidates(g.class, int64(len(left))) {
+	for _, c := range s.candidates(g.class, int64(len(left)), d) {
 		if len(left) == 0 {
 			break
 		}
@@ -86,7 +116,7 @@ func (s *Session) spread(job string, g group) ([]Assignment, int) {
 	return out, len(left)
 }
 
-func (s *Session) candidates(c *snapshot.Class, limit int64) []candidate {
+func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candidate {
 	_, dim := c.Request.Dominant(s.Snapshot.Total)
 	for d, a := range c.Request {
 		if a > 0 && isDevice(s.Snapshot.Dims.Name(d)) {
@@ -94,9 +124,9 @@ func (s *Session) candidates(c *snapshot.Class, limit int64) []candidate {
 			break
 		}
 	}
-	v := s.verdict(c)
-	out := make([]candidate, 0, len(v.real))
-	for _, i := range v.real {
+	nodes := s.admitted(c, in)
+	out := make([]candidate, 0, len(nodes))
+	for _, i := range nodes {
 		room := s.Txn.Room(i, c, limit)
 		if room == 0 {
 			continue
@@ -122,9 +152,8 @@ func (s *Session) candidates(c *snapshot.Class, limit int64) []candidate {
 // what all members need of what the nodes that admit any of them have free, or,
 // should that suffice, what this group needs of the nodes that admit it.
 func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.DomainReason {
-	v := s.verdict(groups[at].class)
-	r := &plan.DomainReason{Domain: d.Name, Code: plan.NoCapacity, Nodes: v.counts}
-	if len(v.real) == 0 {
+	r := &plan.DomainReason{Domain: d.Name, Code: plan.NoCapacity, Nodes: s.counts(groups[at].class, d)}
+	if len(s.admitted(groups[at].class, d)) == 0 {
 		r.Code = plan.NodesDontMatch
 		return r
 	}
@@ -136,8 +165,8 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 	}
 	r.Placed += int64(placed)
 	var largest resource.Vector
-	if r.Short, _ = s.shortage(groups); len(r.Short) == 0 {
-		if r.Short, largest = s.shortage(groups[at : at+1]); len(r.Short) == 0 {
+	if r.Short, _ = s.shortage(groups, d); len(r.Short) == 0 {
+		if r.Short, largest = s.shortage(groups[at:at+1], d); len(r.Short) == 0 {
 			r.Member = s.beyond(groups[at].class, largest)
 		}
 	}
@@ -146,17 +175,17 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 
 // shortage compares what groups need with what the nodes that admit any of them
 // have free, and returns the most that one such node has.
-func (s *Session) shortage(groups []group) ([]snapshot.Shortage, resource.Vector) {
+func (s *Session) shortage(groups []group, d Domain) ([]snapshot.Shortage, resource.Vector) {
 	need := make(resource.Vector, s.Snapshot.Dims.Len())
 	free, largest := need.Clone(), need.Clone()
-	admitted := map[int]bool{}
+	seen := map[int]bool{}
 	for _, g := range groups {
 		need.AddScaled(g.class.Request, int64(len(g.pods)))
-		for _, i := range s.verdict(g.class).real {
-			if admitted[i] {
+		for _, i := range s.admitted(g.class, d) {
+			if seen[i] {
 				continue
 			}
-			admitted[i] = true
+			seen[i] = true
 			for dim := range need {
 				f := max(s.Txn.FreeOf(i, dim), 0)
 				free[dim] = resource.Add(free[dim], f)

@@ -30,6 +30,7 @@ type Session struct {
 	real     []int // positions of real nodes
 	virtual  []int // positions of virtual nodes
 	failed   map[string][]plan.DomainReason
+	byLabel  map[string][]*snapshot.Place
 }
 
 // NewSession opens a cycle over s.
@@ -41,6 +42,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		waiting:  map[string]int{},
 		verdicts: map[*snapshot.Class]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
+		byLabel:  map[string][]*snapshot.Place{},
 	}
 	for _, pl := range p.Plugins {
 		if x, ok := pl.(GangOrderer); ok {

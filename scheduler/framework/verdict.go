@@ -35,10 +35,31 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 			counts[v.why[i]]++
 		}
 	}
-	for why, n := range counts {
-		v.counts = append(v.counts, plan.NodeCount{Why: why, Count: n})
-	}
-	slices.SortFunc(v.counts, func(a, b plan.NodeCount) int { return strings.Compare(a.Why, b.Why) })
+	v.counts = sortedCounts(counts)
 	s.verdicts[c] = v
 	return v
+}
+
+// counts counts the real nodes of a domain by what rules a class out there.
+func (s *Session) counts(c *snapshot.Class, d Domain) []plan.NodeCount {
+	v := s.verdict(c)
+	if d.Place == nil {
+		return v.counts
+	}
+	by := map[string]int{}
+	for _, i := range d.Place.Nodes {
+		if v.why[i] != "" {
+			by[v.why[i]]++
+		}
+	}
+	return sortedCounts(by)
+}
+
+func sortedCounts(by map[string]int) []plan.NodeCount {
+	var out []plan.NodeCount
+	for why, n := range by {
+		out = append(out, plan.NodeCount{Why: why, Count: n})
+	}
+	slices.SortFunc(out, func(a, b plan.NodeCount) int { return strings.Compare(a.Why, b.Why) })
+	return out
 }

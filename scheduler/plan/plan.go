@@ -18,6 +18,7 @@ type Plan struct {
 	Placements    []Placement
 	Unschedulable []Unschedulable
 	Statuses      []Status
+	HyperNodes    []NodeCounts
 	// Claims are the gangs that room is made for. Everything of one claim is
 	// carried out, or as good as nothing.
 	Claims []Claim
@@ -144,6 +145,10 @@ type PodRef struct {
 type DomainReason struct {
 	Domain string
 	Code   Code // NoCapacity or NodesDontMatch
+	// Tier, when set, names the closeness that is demanded and cannot be had, Best
+	// the place that comes closest, which the rest is about, and Part the part of
+	// the gang that demands it.
+	Tier, Best, Part string
 	// Short are the resources that do not suffice.
 	Short []snapshot.Shortage
 	// Member is what one member alone needs beyond what any host or node has.
@@ -154,7 +159,8 @@ type DomainReason struct {
 	Nodes []NodeCount
 }
 
-// NodeCount is a number of nodes ruled out for one reason.
+// NodeCount is a number of nodes ruled out for one reason; 0 is a reason that is
+// about no node in particular.
 type NodeCount struct {
 	Why   string
 	Count int
@@ -168,6 +174,18 @@ type Status struct {
 	Namespace string
 	Name      string
 	Want      snapshot.GroupStatus
+	// Native says that the group is of Kubernetes' own API, of whose status only
+	// the conditions are ours.
+	Native bool
+}
+
+// NodeCounts is how many nodes a HyperNode has, where its status says otherwise.
+type NodeCounts struct {
+	HyperNode string
+	UID       string
+	Count     int64
+	// Problem says which of its members could not be understood.
+	Problem string
 }
 
 // String is the stable text form: one line a fact.
@@ -209,6 +227,13 @@ func (p Plan) String() string {
 			if c.Reason != "" {
 				fmt.Fprintf(&b, "(%s)", c.Reason)
 			}
+		}
+		b.WriteByte('\n')
+	}
+	for _, h := range p.HyperNodes {
+		fmt.Fprintf(&b, "hypernode %s nodes=%d", h.HyperNode, h.Count)
+		if h.Problem != "" {
+			fmt.Fprintf(&b, " problem=%q", h.Problem)
 		}
 		b.WriteByte('\n')
 	}

@@ -50,7 +50,7 @@ func (r DomainReason) Words() string {
 		parts = append(parts, fmt.Sprintf("%d of %d members find a %s", r.Placed, r.Wanted, host))
 	}
 	for _, n := range r.Nodes {
-		if r.Domain == RealDomain {
+		if r.Domain == RealDomain && n.Count > 0 {
 			nodes := "nodes"
 			if n.Count == 1 {
 				nodes = "node"
@@ -60,7 +60,17 @@ func (r DomainReason) Words() string {
 			parts = append(parts, n.Why)
 		}
 	}
-	return r.Domain + ": " + strings.Join(parts, ", ")
+	text := strings.Join(parts, ", ")
+	if r.Best != "" {
+		text = r.Best + " comes closest: " + text
+	}
+	if r.Tier != "" {
+		text = "no " + r.Tier + " has room, " + text
+	}
+	if r.Part != "" {
+		text = "for part " + r.Part + " " + text
+	}
+	return r.Domain + ": " + text
 }
 
 // DomainWords joins the reasons of domains to one message of bounded length.

@@ -23,9 +23,12 @@ import (
 //	node NAME cpu=8 memory=16Gi gpu=8 label.KEY=V taint=KEY:EFFECT notready cordoned
 //	virtual NAME shape=COUNT*cpu=8,memory=16Gi,gpu=8 ... exclusive label.KEY=V taint=KEY:EFFECT
 //	queue NAME weight=2 priority=1 state=Closed
-//	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8
-//	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated
+//	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8 sla=1h
+//	    topology=hard:1|hard:TIERNAME|soft:1|key:LABEL sub=POLICY,size=2,min=2,topology=hard:1
+//	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated part=POLICY/PART priority=1
 //	plain NAME queue=Q cpu=1 gpu=1
+//	hypernode NAME tier=1 name=rack nodes=n1,n2 pattern=REGEX label.KEY=V hyper=h1,h2
+//	levels KEY ...
 //	cycle | later 15s | drop NODE
 //	run|succeed|fail|terminate|submit|delete|lose|ungate PODPREFIX
 //
@@ -95,6 +98,11 @@ func (w *World) command(words []string) (string, error) {
 			}
 		}
 		return "", fmt.Errorf("no node %s", words[1])
+	case "hypernode":
+		return "", w.hyperNodeCommand(words[1], words[2:])
+	case "levels":
+		w.Levels = words[1:]
+		return "", nil
 	case "queue":
 		return "", w.queueCommand(words[1], words[2:])
 	case "group", "plain":
@@ -171,6 +179,12 @@ func (w *World) nodeCommand(virtual bool, name string, options []string) error {
 		case key == "taint":
 			k, effect, _ := strings.Cut(value, ":")
 			n.Taints = append(n.Taints, corev1.Taint{Key: k, Effect: corev1.TaintEffect(effect)})
+		case key == "wait":
+			v, err := strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				return fmt.Errorf("node: %s: %w", o, err)
+			}
+			n.Wait = v
 		case key == "notready":
 			ready = false
 		case key == "cordoned":
@@ -199,7 +213,7 @@ func (w *World) nodeCommand(virtual bool, name string, options []string) error {
 			base.Allocatable = resource.MakeList(append(qs, resource.Quantity{Name: "pods", Amount: 100000})...)
 		}
 	}
-	base.Labels, base.Ready, base.Unschedulable = n.Labels, ready, n.Unschedulable
+	base.Labels, base.Ready, base.Unschedulable, base.Wait = n.Labels, ready, n.Unschedulable, n.Wait
 	base.Taints = append(base.Taints, n.Taints...)
 	w.SetNode(base)
 	return nil
@@ -273,8 +287,21 @@ func (w *World) groupCommand(plain bool, name string, options []string) error {
 			g.Hold, err = value, nil
 		case key == "absent":
 			g.Absent, err = true, nil
+		case key == "native":
+			g.Native, g.Status, err = true, snapshot.GroupStatus{}, nil
 		case key == "young":
 			g.CreatedAt, err = w.Now.UnixNano(), nil
+		case key == "topology":
+			g.Topology, err = parseTopology(value)
+		case key == "sub":
+			var sub snapshot.SubGroup
+			_, text, _ := strings.Cut(o, "=")
+			sub, err = parseSubGroup(text)
+			g.SubGroups = append(g.SubGroups, sub)
+		case key == "sla":
+			var d time.Duration
+			d, err = time.ParseDuration(value)
+			g.WaitAtMost = int64(d)
 		case key == "min":
 			g.MinMember = n
 		case key == "priority":
@@ -308,6 +335,8 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 	}
 	c := snapshot.ClassSpec{}
 	gated := false
+	var priority int64
+	var policy, part string
 	for _, o := range options {
 		key, value := option(o)
 		label, isSelector := strings.CutPrefix(key, "select.")
@@ -331,6 +360,12 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			c.Unsupported = value
 		case key == "gated":
 			gated = true
+		case key == "part":
+			policy, part, _ = strings.Cut(value, "/")
+		case key == "priority":
+			if priority, err = strconv.ParseInt(value, 10, 32); err != nil {
+				return fmt.Errorf("pods: %s: %w", o, err)
+			}
 		default:
 			q, err := quantity(key, value)
 			if err != nil {
@@ -340,7 +375,7 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 		}
 	}
 	for _, p := range g.AddPods(task, n, c) {
-		p.Gated = gated
+		p.Gated, p.Priority, p.Policy, p.SubGroup = gated, int32(priority), policy, part
 	}
 	return nil
 }

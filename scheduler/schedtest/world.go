@@ -16,9 +16,11 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/sla"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -27,16 +29,19 @@ import (
 func Pipeline() framework.Pipeline {
 	return framework.Pipeline{
 		Actions: []framework.Action{enqueue.Action{}, allocate.Action{}},
-		Plugins: []framework.Plugin{priority.Plugin{}, gang.Plugin{}, proportion.Plugin{}, predicates.Plugin{}, binpack.Plugin{}},
+		Plugins: []framework.Plugin{priority.Plugin{}, gang.Plugin{}, sla.Plugin{}, proportion.Plugin{}, predicates.Plugin{}, locality.Plugin{}, binpack.Plugin{}},
 	}
 }
 
 // World is a cluster as data.
 type World struct {
-	Now      time.Time
-	Nodes    []snapshot.NodeSpec
-	Queues   []snapshot.Queue
-	Gangs    []*Gang
+	Now        time.Time
+	Nodes      []snapshot.NodeSpec
+	Queues     []snapshot.Queue
+	Gangs      []*Gang
+	HyperNodes []snapshot.HyperNodeSpec
+	// Levels are the labels that stand for tiers where there are no HyperNodes.
+	Levels   []string
 	attempts int
 	made     int
 }
@@ -132,7 +137,7 @@ func (w *World) Gang(name string) *Gang {
 
 // Document is the world as snapshot data.
 func (w *World) Document() snapshot.Document {
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues)}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}
@@ -178,6 +183,13 @@ func (w *World) Apply(p plan.Plan) {
 		for _, b := range pl.Binds {
 			pod := byUID[b.UID]
 			pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, attempt, pl.Size, b.Rank
+		}
+	}
+	for _, h := range p.HyperNodes {
+		for i := range w.HyperNodes {
+			if w.HyperNodes[i].Name == h.HyperNode {
+				w.HyperNodes[i].NodeCount = h.Count
+			}
 		}
 	}
 	for _, s := range p.Statuses {

@@ -33,7 +33,13 @@ type Pod struct {
 	Class     *Class `json:"-"`
 	Task      string `json:"task,omitempty"`
 	Index     int64  `json:"index,omitempty"` // within the task
-	Phase     string `json:"phase"`
+	// Priority is the pod's own within its gang: higher ones are placed first.
+	Priority int32 `json:"priority,omitempty"`
+	// Policy is the gang's SubGroup policy the pod falls under, "" for none, and
+	// SubGroup the part within it.
+	Policy   string `json:"policy,omitempty"`
+	SubGroup string `json:"subGroup,omitempty"`
+	Phase    string `json:"phase"`
 	// Node is where the pod is bound or assumed to be; "" while it waits.
 	Node string `json:"node,omitempty"`
 	// Attempt, Size and Rank are the placement the pod was bound with.
@@ -104,6 +110,9 @@ type GangSpec struct {
 	Name      string `json:"name"`
 	// Plain is a pod without a PodGroup: no status is written for it.
 	Plain bool `json:"plain,omitempty"`
+	// Native is a PodGroup of Kubernetes' own API: it has no phases and nothing
+	// lets it in.
+	Native bool `json:"native,omitempty"`
 	// Absent says that pods name a PodGroup that does not exist.
 	Absent    bool   `json:"absent,omitempty"`
 	Queue     string `json:"queue"`
@@ -125,6 +134,14 @@ type GangSpec struct {
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.
 	Hold string `json:"hold,omitempty"`
+
+	// Topology is what all of the gang demands, nil for nothing.
+	Topology *Topology `json:"topology,omitempty"`
+	// SubGroups are the policies for parts of it, in the order of the PodGroup.
+	SubGroups []SubGroup `json:"subGroups,omitempty"`
+	// WaitAtMost is how long, in nanoseconds, the gang should wait at most; 0 is
+	// no such promise.
+	WaitAtMost int64 `json:"waitAtMost,omitempty"`
 }
 
 // Who says how long a gang runs.

@@ -27,6 +27,9 @@ type NodeSpec struct {
 	Shapes *hostshape.Shapes `json:"shapes,omitempty"`
 	// Broken says why a virtual node's shapes cannot be trusted; nothing is placed there.
 	Broken string `json:"broken,omitempty"`
+	// Wait is how many seconds a job submitted now is expected to wait at the
+	// batch system of a virtual node.
+	Wait int64 `json:"wait,omitempty"`
 }
 
 // Resident is a pod that holds resources of a node.

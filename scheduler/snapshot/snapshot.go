@@ -19,6 +19,11 @@ type Snapshot struct {
 	Queues []*Queue // ordered by name
 	// Budgets are ordered by name.
 	Budgets []Budget
+	// HyperNodes are ordered by name; Levels are the labels that stand for tiers
+	// where there are none. Places is what they come to, by tier and name.
+	HyperNodes []HyperNodeSpec
+	Levels     []string
+	Places     []*Place
 	// Total is what all nodes together offer.
 	Total resource.Vector
 }
@@ -32,6 +37,18 @@ func Assemble(dims *resource.Dims, nodes []*Node, gangs []*Gang, queues []*Queue
 	s := &Snapshot{Dims: dims, Nodes: nodes, Gangs: gangs, Queues: queues, Total: make(resource.Vector, dims.Len())}
 	for _, n := range nodes {
 		s.Total.AddScaled(n.Total, 1)
+	}
+	return s
+}
+
+// WithTopology gives a new snapshot its HyperNodes, or the labels that stand for
+// them. A cache that knows that neither they nor the nodes' names and labels have
+// changed hands in the places of before, and nil otherwise.
+func (s *Snapshot) WithTopology(specs []HyperNodeSpec, levels []string, places []*Place) *Snapshot {
+	slices.SortFunc(specs, func(a, b HyperNodeSpec) int { return strings.Compare(a.Name, b.Name) })
+	s.HyperNodes, s.Levels, s.Places = specs, levels, places
+	if places == nil {
+		s.Places = placesOf(specs, levels, s.Nodes)
 	}
 	return s
 }
@@ -88,6 +105,9 @@ type Document struct {
 	Gangs   []GangDoc     `json:"gangs"`
 	Others  []ResidentDoc `json:"others,omitempty"` // pods of other schedulers
 	Budgets []Budget      `json:"budgets,omitempty"`
+	// HyperNodes and Levels are as in Snapshot.
+	HyperNodes []HyperNodeSpec `json:"hyperNodes,omitempty"`
+	Levels     []string        `json:"levels,omitempty"`
 }
 
 // GangDoc is a gang as data.
@@ -169,7 +189,7 @@ func (d Document) Build() (*Snapshot, error) {
 	for _, q := range d.Queues {
 		queues = append(queues, &q)
 	}
-	s := Assemble(dims, nodes, gangs, queues)
+	s := Assemble(dims, nodes, gangs, queues).WithTopology(slices.Clone(d.HyperNodes), d.Levels, nil)
 	s.SetBudgets(d.Budgets)
 	return s, nil
 }
@@ -183,7 +203,7 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets}
+	d := Document{Version: version, Budgets: s.Budgets, HyperNodes: s.HyperNodes, Levels: s.Levels}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}

@@ -69,6 +69,9 @@ const (
 	// document decoded by controllers/api/hostshape. The scheduler packs gangs
 	// against it, so that 8 GPUs of one host means one host.
 	HostShapes = Prefix + "host-shapes"
+	// QueueWait is the annotation with the decimal number of seconds that a job
+	// submitted now is expected to wait at the batch system.
+	QueueWait = Prefix + "queue-wait-seconds"
 	// MaxWalltime is the annotation and the label with the partition's time limit
 	// in seconds, which node affinity can compare (Gt, Lt).
 	MaxWalltime = Prefix + "max-walltime-seconds"
@@ -120,6 +123,12 @@ const (
 const (
 	// PodGroupName is the annotation on a pod with its PodGroup's name.
 	PodGroupName = "scheduling.k8s.io/group-name"
+	// TaskPriority is the annotation on a pod with its decimal priority within its
+	// gang; it counts for more than the pod's own.
+	TaskPriority = "volcano.sh/task-priority"
+	// PlainWaitingTime is the annotation with the longest time a gang should wait,
+	// a Go duration, under the name without a domain that Volcano takes as well.
+	PlainWaitingTime = "sla-waiting-time"
 )
 
 // Streams is the annotation on a virtual node that says whether kubectl exec,

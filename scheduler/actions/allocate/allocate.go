@@ -72,7 +72,7 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 			s.Wait(g, plan.Unschedulable{Code: plan.PodGroupNotFound, Message: fmt.Sprintf("PodGroup %q does not exist", g.Name)})
 		}
 		return false
-	case !g.Plain && (g.Status.Phase == "" || g.Status.Phase == snapshot.GroupPending):
+	case !g.Plain && !g.Native && (g.Status.Phase == "" || g.Status.Phase == snapshot.GroupPending):
 		return false // enqueue has to let it in first, and that has to be seen
 	case g.Waiting == 0 && !gated(g) && len(openAttempts(g)) == 0:
 		return false
@@ -126,6 +126,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 			waiting = append(waiting, p)
 		}
 	}
+	slices.SortStableFunc(waiting, snapshot.ComparePlacing)
 	have := g.Have()
 	var used []*snapshot.Pod
 	for _, a := range openAttempts(g) {
@@ -137,7 +138,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		return // an attempt of it still lacks members: nothing is added beside it
 	}
 	have += int64(len(used))
-	must, reason := minimum(s, g, waiting, have, used)
+	must, reason := minimum(g, waiting, have, used)
 	if reason != nil {
 		if have > 0 || s.Now.Sub(time.Unix(0, g.CreatedAt)) >= grace {
 			s.Wait(g, *reason)
@@ -149,7 +150,9 @@ func place(s *framework.Session, g *snapshot.Gang) {
 	}
 	satisfied := have >= g.Minimum() && len(must) == 0
 	if satisfied {
-		must = waiting[:1]
+		if must = next(g, waiting, used); must == nil {
+			return // parts of which too few pods exist
+		}
 	}
 	if u := refused(s, g, must); u != nil {
 		u.Satisfied = satisfied
@@ -167,7 +170,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
 		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
 	})
-	extra := s.Extend(g, job, rest, fit.Domain)
+	extra := s.Extend(g, job, rest, fit.Domain, fit.Assigned)
 	assigned := slices.Concat(fit.Assigned, extra)
 	s.Commit(g, fit.Domain, "", 0, assigned, nil)
 	total := 0
@@ -178,56 +181,6 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		s.Wait(g, plan.Unschedulable{Code: plan.NoCapacity, Satisfied: true,
 			Message: fmt.Sprintf("%d members beyond the minimum of %d do not fit on %s", len(waiting)-total, g.Minimum(), fit.Domain.Name)})
 	}
-}
-
-// minimum picks the members that must be placed together so that the gang has
-// its minimum, or says why there are not enough of them.
-func minimum(s *framework.Session, g *snapshot.Gang, waiting []*snapshot.Pod, have int64, used []*snapshot.Pod) ([]*snapshot.Pod, *plan.Unschedulable) {
-	var must []*snapshot.Pod
-	taken := map[string]bool{}
-	take := func(p *snapshot.Pod) { must, taken[p.UID] = append(must, p), true }
-	for _, t := range g.TaskMinimums() {
-		var placed, exist int64
-		for _, p := range g.Pods {
-			if p.Task != t.Task {
-				continue
-			}
-			if p.Counts() || slices.Contains(used, p) {
-				placed++
-			}
-			if alive(p) {
-				exist++
-			}
-		}
-		for _, p := range waiting {
-			if p.Task == t.Task && placed < t.Min {
-				take(p)
-				placed++
-			}
-		}
-		if placed < t.Min {
-			return nil, tooFew(g, plan.NotEnoughTaskPods, fmt.Sprintf("task %q", t.Task), exist, t.Min)
-		}
-	}
-	for _, p := range waiting {
-		if have+int64(len(must)) >= g.Minimum() {
-			break
-		}
-		if !taken[p.UID] {
-			take(p)
-		}
-	}
-	if have+int64(len(must)) < g.Minimum() {
-		var exist int64
-		for _, p := range g.Pods {
-			if alive(p) {
-				exist++
-			}
-		}
-		return nil, tooFew(g, plan.NotEnoughPods, "the gang", exist, g.Minimum())
-	}
-	slices.SortFunc(must, snapshot.ComparePods)
-	return must, nil
 }
 
 // alive reports whether the pod is, or can become, a placed member.

@@ -23,7 +23,7 @@ func (Action) Name() string { return "enqueue" }
 // domain could hold if it were empty.
 func (Action) Run(s *framework.Session) {
 	for _, g := range s.Snapshot.Gangs {
-		if g.Plain || g.Absent || g.Status.Phase != snapshot.GroupPending {
+		if g.Plain || g.Native || g.Absent || g.Status.Phase != snapshot.GroupPending {
 			continue
 		}
 		if u, ok := framework.QueueReason(s.Snapshot, g); !ok {
