@@ -8,7 +8,7 @@ import (
 
 // pure are the packages that decide: rings 0 and 1.
 var pure = []string{
-	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan",
+	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/entitlement",
 	"./scheduler/framework", "./scheduler/actions", "./scheduler/plugins",
 }
 
@@ -33,7 +33,7 @@ func TestImports(t *testing.T) {
 			Why: "a decision depends on its input alone: no environment, no log, no goroutine, no randomness",
 		},
 		{
-			From: pure[:3],
+			From: pure[:4],
 			Ban:  []string{"./scheduler/framework", "./scheduler/actions", "./scheduler/plugins"},
 			Why:  "leaves know nothing of what decides over them",
 		},

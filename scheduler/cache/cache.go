@@ -293,7 +293,7 @@ func (c *Cache) SetQueue(q *volcanov1.Queue) {
 	m := queueSpec(q)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old := c.queues[m.Name]; old != nil && *old == m {
+	if old := c.queues[m.Name]; old != nil && reflect.DeepEqual(*old, m) {
 		return
 	}
 	c.queues[m.Name] = &m

@@ -250,10 +250,6 @@ func groupStatus(s volcanov1.PodGroupStatus) snapshot.GroupStatus {
 	return out
 }
 
-func queueSpec(q *volcanov1.Queue) snapshot.Queue {
-	return snapshot.Queue{Name: q.Name, UID: string(q.UID), Weight: int64(q.Spec.Weight), Priority: q.Spec.Priority, State: string(q.Status.State)}
-}
-
 // number reads a decimal annotation; anything else is 0, as is a negative one.
 func number(s string) int64 {
 	v, err := strconv.ParseInt(s, 10, 32)

@@ -5,7 +5,7 @@
 package framework
 
 import (
-	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -24,9 +24,21 @@ type GangOrderer interface {
 	CompareGangs(a, b *snapshot.Gang) int
 }
 
-// QueueOrderer orders queues: negative means a is served before b.
+// QueueOrderer orders queues right below the same one: negative means a is
+// served before b.
 type QueueOrderer interface {
-	CompareQueues(a, b QueueUse, total resource.Vector) int
+	CompareQueues(a, b *entitlement.Queue) int
+}
+
+// Entitler chooses what queues deserve. Each is given the choices of those before it.
+type Entitler interface {
+	Entitlement(entitlement.Options) entitlement.Options
+}
+
+// Opener is a plugin that needs to know the cycle: Open returns the plugin that
+// is asked in this cycle in its place.
+type Opener interface {
+	Open(*Session) Plugin
 }
 
 // NodeFilter rules out nodes for a class of pods. Why is "" for an admitted
@@ -38,12 +50,6 @@ type NodeFilter interface {
 // DomainOrderer orders domains that a gang fits: negative means a is better.
 type DomainOrderer interface {
 	CompareFits(a, b *Fit) int
-}
-
-// QueueUse is a queue and what its gangs hold, with this cycle's placements.
-type QueueUse struct {
-	Queue *snapshot.Queue
-	Held  resource.Vector
 }
 
 // Pipeline is what a scheduler is made of. Earlier plugins decide before later ones.

@@ -14,7 +14,7 @@ func QueueReason(s *snapshot.Snapshot, g *snapshot.Gang) (plan.Unschedulable, bo
 	switch {
 	case q == nil:
 		return plan.Unschedulable{Code: plan.QueueNotFound, Message: fmt.Sprintf("queue %q does not exist", g.Queue)}, false
-	case !q.Open():
+	case !q.Open() && (!q.Serves() || g.Plain || g.Status.Phase == snapshot.GroupPending):
 		return plan.Unschedulable{Code: plan.QueueClosed, Message: fmt.Sprintf("queue %q is %s", g.Queue, q.State)}, false
 	}
 	return plan.Unschedulable{}, true

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
-	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -17,13 +17,14 @@ type Session struct {
 	Txn      *snapshot.Txn
 	Now      time.Time
 	Plan     plan.Plan
+	// Ledger says what every queue is owed and holds, with this cycle's placements.
+	Ledger *entitlement.Ledger
 
 	gangOrder   []GangOrderer
 	queueOrder  []QueueOrderer
 	filters     []NodeFilter
 	domainOrder []DomainOrderer
 
-	held     map[string]resource.Vector // by queue
 	inqueue  map[string]bool            // gangs admitted in this cycle
 	waiting  map[string]int             // gang key to position in Plan.Unschedulable
 	verdicts map[*snapshot.Class]*verdict
@@ -37,14 +38,23 @@ type Session struct {
 func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 	ses := &Session{
 		Snapshot: s, Txn: s.Begin(), Now: now,
-		held:     map[string]resource.Vector{},
 		inqueue:  map[string]bool{},
 		waiting:  map[string]int{},
 		verdicts: map[*snapshot.Class]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
 		byLabel:  map[string][]*snapshot.Place{},
 	}
+	var options entitlement.Options
 	for _, pl := range p.Plugins {
+		if x, ok := pl.(Entitler); ok {
+			options = x.Entitlement(options)
+		}
+	}
+	ses.Ledger = entitlement.New(s, options)
+	for _, pl := range p.Plugins {
+		if x, ok := pl.(Opener); ok {
+			pl = x.Open(ses)
+		}
 		if x, ok := pl.(GangOrderer); ok {
 			ses.gangOrder = append(ses.gangOrder, x)
 		}
@@ -65,19 +75,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 			ses.real = append(ses.real, i)
 		}
 	}
-	for _, g := range s.Gangs {
-		ses.hold(g.Queue, g.Held, 1)
-	}
 	return ses
-}
-
-func (s *Session) hold(queue string, v resource.Vector, n int64) {
-	h := s.held[queue]
-	if h == nil {
-		h = make(resource.Vector, s.Snapshot.Dims.Len())
-		s.held[queue] = h
-	}
-	h.AddScaled(v, n)
 }
 
 // CompareGangs is the order in which gangs are served: by the plugins, then
@@ -92,12 +90,13 @@ func (s *Session) CompareGangs(a, b *snapshot.Gang) int {
 }
 
 // CompareQueues is the order in which queues are served at this moment: by the
-// plugins, then name.
+// plugins, which compare the two where their ways from the root part, then name.
 func (s *Session) CompareQueues(a, b *snapshot.Queue) int {
-	ua, ub := QueueUse{a, s.held[a.Name]}, QueueUse{b, s.held[b.Name]}
-	for _, o := range s.queueOrder {
-		if c := o.CompareQueues(ua, ub, s.Snapshot.Total); c != 0 {
-			return c
+	if x, y := s.Ledger.Branches(a.Name, b.Name); x != y {
+		for _, o := range s.queueOrder {
+			if c := o.CompareQueues(x, y); c != 0 {
+				return c
+			}
 		}
 	}
 	return strings.Compare(a.Name, b.Name)
@@ -162,7 +161,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 	for _, a := range assigned {
 		for _, pod := range a.Pods {
 			all = append(all, bound{pod, a.Node})
-			s.hold(g.Queue, pod.Class.Request, 1)
+			s.Ledger.Take(g.Queue, pod.Class.Request, 1)
 		}
 	}
 	slices.SortFunc(all, func(a, b bound) int { return snapshot.ComparePods(a.pod, b.pod) })

@@ -124,3 +124,20 @@ func Offered(name string, q kresource.Quantity) int64 {
 	}
 	return v
 }
+
+// Part returns a*b/c, rounded down, without overflow in between; it saturates. A
+// negative a or b counts as nothing, and so does every part of no c.
+func Part(a, b, c int64) int64 {
+	if a <= 0 || b <= 0 || c <= 0 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	if hi >= uint64(c) {
+		return Max
+	}
+	q, _ := bits.Div64(hi, lo, uint64(c))
+	if q > Max {
+		return Max
+	}
+	return int64(q)
+}

@@ -182,6 +182,9 @@ type Gang struct {
 
 	// Held is what the gang's bound, non-terminal pods hold.
 	Held resource.Vector
+	// Wants is what its pods that nobody has placed ask for, gated ones included;
+	// of a gang without pods, its minimum resources.
+	Wants resource.Vector
 	// Waiting counts pods to be placed.
 	Waiting int
 }
@@ -189,8 +192,14 @@ type Gang struct {
 // NewGang compiles a gang. It takes ownership of pods.
 func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 	slices.SortFunc(pods, ComparePods)
-	g := &Gang{GangSpec: spec, Pods: pods, Held: make(resource.Vector, dims.Len())}
+	g := &Gang{GangSpec: spec, Pods: pods, Held: make(resource.Vector, dims.Len()), Wants: make(resource.Vector, dims.Len())}
+	if len(pods) == 0 {
+		g.Wants, _ = dims.Vector(spec.MinResources)
+	}
 	for _, p := range pods {
+		if p.Node == "" && !p.Terminal() && !p.Terminating {
+			g.Wants.AddScaled(p.Class.Request, 1)
+		}
 		if p.Waits() {
 			g.Waiting++
 		}
@@ -214,20 +223,6 @@ func (p *Pod) Job(gangKey string) string {
 	}
 	return gangKey
 }
-
-// Queue is a queue of gangs.
-type Queue struct {
-	Name     string `json:"name"`
-	UID      string `json:"uid,omitempty"`
-	Weight   int64  `json:"weight"`
-	Priority int32  `json:"priority,omitempty"`
-	// State is Open, Closed, Closing or Unknown; "" is a queue whose status
-	// nobody has written yet, which is open.
-	State string `json:"state,omitempty"`
-}
-
-// Open reports whether the queue takes gangs.
-func (q *Queue) Open() bool { return q.State == "" || q.State == "Open" }
 
 // Minimum is how many members the gang needs, at least one.
 func (g *Gang) Minimum() int64 { return max(g.MinMember, 1) }

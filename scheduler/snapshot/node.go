@@ -170,3 +170,6 @@ func (s *nodeState) portsFree(c *Class) bool {
 	}
 	return true
 }
+
+// Used is what the node's residents take; the caller must not change it.
+func (n *Node) Used() resource.Vector { return n.state.used }

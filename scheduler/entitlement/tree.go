@@ -1,0 +1,261 @@
+package entitlement
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Root is the name of the queue that all others are below.
+const Root = "root"
+
+// maxWeight is the largest weight of a queue, as in the Queue's schema.
+const maxWeight = 65535
+
+// Fault is what is wrong with a queue's declaration.
+type Fault struct {
+	Queue string
+	// Reason is one word, Message one sentence for people.
+	Reason, Message string
+	// Stops says that gangs of the queue are not placed until it is mended. Other
+	// faults are made good by taking less than was declared.
+	Stops bool
+}
+
+// The reasons of faults.
+const (
+	ParentNotFound      = "ParentNotFound"
+	ParentCycle         = "ParentCycle"
+	BadHierarchy        = "BadHierarchy"
+	GuaranteeAboveLimit = "GuaranteeAboveLimit" // more than the capability, of itself or of one above
+	GuaranteeAboveTotal = "GuaranteeAboveTotal" // the queues below one are guaranteed more than there is for them
+	DeservedAboveParent = "DeservedAboveParent" // the queues below one deserve more than it does
+)
+
+// build makes the tree. It fills queues, byName and faults.
+func (l *Ledger) build(s *snapshot.Snapshot) {
+	root := &Queue{Name: Root, Weight: 1, parent: -1}
+	l.queues = []*Queue{root}
+	l.byName = map[string]int{Root: 0}
+	for _, q := range s.Queues {
+		if q.Name == Root {
+			root.Spec = q
+			continue
+		}
+		l.byName[q.Name] = len(l.queues)
+		l.queues = append(l.queues, &Queue{Name: q.Name, Spec: q, Weight: min(max(q.Weight, 1), maxWeight), Priority: q.Priority})
+	}
+	declared := len(l.queues)
+	for i := 1; i < declared; i++ {
+		l.queues[i].parent = l.parentOf(l.queues[i])
+	}
+	for i := 1; i < declared; i++ {
+		l.breakCycle(i)
+	}
+	// Children follow in the order of their names.
+	order := make([]int, 0, len(l.queues))
+	for i := 1; i < len(l.queues); i++ {
+		order = append(order, i)
+	}
+	slices.SortFunc(order, func(a, b int) int { return strings.Compare(l.queues[a].Name, l.queues[b].Name) })
+	for _, i := range order {
+		p := l.queues[l.queues[i].parent]
+		p.children = append(p.children, i)
+	}
+	// A queue with others below it may have gangs of its own; they share with
+	// those others as if they were in one more queue.
+	for i, n := 0, len(l.queues); i < n; i++ {
+		q := l.queues[i]
+		q.home = i
+		if len(q.children) == 0 || q.Spec == nil {
+			continue
+		}
+		q.home = len(l.queues)
+		q.children = append(q.children, q.home)
+		l.queues = append(l.queues, &Queue{Name: q.Name, Spec: q.Spec, Weight: 1, Own: true, Priority: q.Priority, parent: i, home: q.home})
+	}
+	l.queues[0].rank(l, nil)
+}
+
+// rank notes the way from the root to each queue and the order from the root down.
+func (q *Queue) rank(l *Ledger, path []int) {
+	i := 0
+	if q.parent >= 0 {
+		i = path[len(path)-1]
+	} else {
+		path = []int{0}
+	}
+	q.path = path
+	l.down = append(l.down, i)
+	for _, c := range q.children {
+		l.queues[c].rank(l, append(slices.Clone(path), c))
+	}
+}
+
+// parentOf finds or makes the queue above q.
+func (l *Ledger) parentOf(q *Queue) int {
+	switch {
+	case q.Spec.Parent != "":
+		if at, ok := l.byName[q.Spec.Parent]; ok {
+			return at
+		}
+		l.fault(q, Fault{Reason: ParentNotFound, Stops: true, Message: fmt.Sprintf("queue %q: its parent %q does not exist", q.Name, q.Spec.Parent)})
+	case l.options.Annotations && q.Spec.Hierarchy != "":
+		at, err := l.annotated(q)
+		if err == nil {
+			return at
+		}
+		l.fault(q, Fault{Reason: BadHierarchy, Message: fmt.Sprintf("queue %q: %v; it is taken to be below %s", q.Name, err, Root)})
+	}
+	return 0
+}
+
+// maxDepth bounds the annotation's path.
+const maxDepth = 64
+
+// annotated reads Volcano's hierarchy annotations: the steps between the root and
+// the queue are made where no queue of that path is there yet.
+func (l *Ledger) annotated(q *Queue) (int, error) {
+	steps := strings.Split(strings.Trim(q.Spec.Hierarchy, "/"), "/")
+	weights := strings.Split(strings.Trim(q.Spec.HierarchyWeights, "/"), "/")
+	switch {
+	case steps[0] != Root:
+		return 0, fmt.Errorf("its hierarchy %q does not begin with %s", q.Spec.Hierarchy, Root)
+	case len(steps) > maxDepth:
+		return 0, fmt.Errorf("its hierarchy has %d steps, at most %d are allowed", len(steps), maxDepth)
+	case len(steps) != len(weights):
+		return 0, fmt.Errorf("its hierarchy has %d steps and %d weights", len(steps), len(weights))
+	}
+	at := 0
+	for i, step := range steps {
+		w, err := strconv.ParseInt(weights[i], 10, 64)
+		if err != nil || w < 1 || step == "" {
+			return 0, fmt.Errorf("its hierarchy-weights %q are not whole numbers of at least 1, or a step of %q is empty", q.Spec.HierarchyWeights, q.Spec.Hierarchy)
+		}
+		w = min(w, maxWeight)
+		switch {
+		case i == 0:
+		case i == len(steps)-1:
+			q.Weight = w
+		default:
+			path := strings.Join(steps[:i+1], "/")
+			next, ok := l.byName[path]
+			if !ok { // a queue's name has no slash, so a path is never one
+				next = len(l.queues)
+				l.byName[path] = next
+				l.queues = append(l.queues, &Queue{Name: path, Weight: w, parent: at})
+			}
+			at = next
+		}
+	}
+	return at, nil
+}
+
+// breakCycle hangs every queue of a cycle below the root.
+func (l *Ledger) breakCycle(i int) {
+	seen := map[int]bool{}
+	at := i
+	for at > 0 && !seen[at] {
+		seen[at] = true
+		at = l.queues[at].parent
+	}
+	if at <= 0 {
+		return
+	}
+	// at is in the cycle, i perhaps only below it.
+	ring := []int{at}
+	for next := l.queues[at].parent; next != at; next = l.queues[next].parent {
+		ring = append(ring, next)
+	}
+	first := slices.Index(ring, slices.Min(ring)) // the same words whoever finds it
+	ring = append(ring[first:], ring[:first]...)
+	names := make([]string, 0, len(ring)+1)
+	for _, r := range append(ring, ring[0]) {
+		names = append(names, l.queues[r].Name)
+	}
+	for _, r := range ring {
+		q := l.queues[r]
+		l.fault(q, Fault{Reason: ParentCycle, Stops: true, Message: fmt.Sprintf("queue %q: its parents go round in a circle: %s", q.Name, strings.Join(names, ", "))})
+		q.parent = 0
+	}
+}
+
+func (l *Ledger) fault(q *Queue, f Fault) {
+	f.Queue = q.Name
+	l.Faults = append(l.Faults, f)
+	if f.Stops && q.stop == nil {
+		q.stop = &f
+	}
+}
+
+// limits sets floor and limit of every queue, from what is declared: bottom up
+// what it is guaranteed, top down the most it can hold.
+func (l *Ledger) limits() {
+	n := l.dims.Len()
+	for _, i := range l.down {
+		q := l.queues[i]
+		q.Capability = make(resource.Vector, n)
+		for d := range q.Capability {
+			q.Capability[d] = resource.Max
+			if q.parent >= 0 {
+				q.Capability[d] = l.queues[q.parent].Capability[d]
+			} else {
+				q.Capability[d] = l.total[d]
+			}
+		}
+		q.Guarantee = make(resource.Vector, n)
+		if q.Spec == nil || q.Own {
+			continue
+		}
+		for _, c := range q.Spec.Capability {
+			if d, ok := l.dims.Index(c.Name); ok {
+				q.Capability[d] = min(q.Capability[d], max(c.Amount, 0))
+			}
+		}
+		q.Guarantee, _ = l.dims.Vector(q.Spec.Guarantee)
+		for d := range q.Guarantee {
+			q.Guarantee[d] = max(q.Guarantee[d], 0)
+		}
+	}
+	for _, i := range slices.Backward(l.down) {
+		q := l.queues[i]
+		below := make(resource.Vector, n)
+		for _, c := range q.children {
+			below.AddScaled(l.queues[c].Guarantee, 1)
+		}
+		for d := range q.Guarantee {
+			q.Guarantee[d] = max(q.Guarantee[d], below[d])
+			if q.Guarantee[d] <= q.Capability[d] {
+				continue
+			}
+			if own := q.Spec != nil && q.Spec.Guarantee.Get(l.dims.Name(d)) > q.Capability[d]; own {
+				l.fault(q, Fault{Reason: GuaranteeAboveLimit, Message: fmt.Sprintf("queue %q is guaranteed %d of %s and can hold at most %d", q.Name, q.Guarantee[d], l.dims.Name(d), q.Capability[d])})
+			}
+			q.Guarantee[d] = q.Capability[d]
+		}
+	}
+	// What the queues below one are guaranteed has to fit into what it has.
+	for _, i := range l.down {
+		q := l.queues[i]
+		if len(q.children) == 0 {
+			continue
+		}
+		for d := range n {
+			var sum int64
+			for _, c := range q.children {
+				sum = resource.Add(sum, l.queues[c].Guarantee[d])
+			}
+			if sum <= q.Guarantee[d] {
+				continue
+			}
+			l.fault(q, Fault{Reason: GuaranteeAboveTotal, Message: fmt.Sprintf("the queues below %q are guaranteed %d of %s in sum and there is %d for them: each gets its part of that", q.Name, sum, l.dims.Name(d), q.Guarantee[d])})
+			for _, c := range q.children {
+				l.queues[c].Guarantee[d] = resource.Part(l.queues[c].Guarantee[d], q.Guarantee[d], sum)
+			}
+		}
+	}
+}
