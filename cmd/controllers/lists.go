@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
@@ -33,6 +34,7 @@ func schemes() []func(*runtime.Scheme) error {
 		clientgoscheme.AddToScheme,
 		batch.AddToScheme,
 		scheduling.AddToScheme,
+		bus.AddToScheme,
 		hpc.AddToScheme,
 	}
 }

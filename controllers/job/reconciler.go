@@ -18,7 +18,9 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
@@ -74,11 +76,21 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 	if err != nil {
 		return fmt.Errorf("index pods by job: %w", err)
 	}
+	err = mgr.GetFieldIndexer().IndexField(ctx, &bus.Command{}, commandsByJob, func(o client.Object) []string {
+		if name := targetJob(o); name != "" {
+			return []string{name}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("index commands by job: %w", err)
+	}
 	err = ctrl.NewControllerManagedBy(mgr).
 		Named(Name).
 		For(&batch.Job{}).
 		Owns(&corev1.Pod{}).
 		Owns(&scheduling.PodGroup{}).
+		Watches(&bus.Command{}, handler.EnqueueRequestsFromMapFunc(toJob)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.Workers, ReconciliationTimeout: 2 * time.Minute}).
 		Complete(r)
 	if err != nil {
@@ -90,8 +102,11 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 // Reconcile handles one job.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	job := &batch.Job{}
-	if err := r.Client.Get(ctx, req.NamespacedName, job); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+	if err := r.Client.Get(ctx, req.NamespacedName, job); apierrors.IsNotFound(err) {
+		_, err := r.commands(ctx, req.NamespacedName, "")
+		return ctrl.Result{}, err
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("get job: %w", err)
 	}
 	if job.DeletionTimestamp != nil {
 		return ctrl.Result{}, nil // the garbage collector does the rest
@@ -169,6 +184,9 @@ func (r *Reconciler) read(ctx context.Context, job *batch.Job) (machine.Input, m
 		}
 	}
 	var err error
+	if in.Commands, err = r.commands(ctx, client.ObjectKeyFromObject(job), job.UID); err != nil {
+		return in, nil, err
+	}
 	if in.Pods, err = r.pods(ctx, job); err != nil {
 		return in, nil, err
 	}
@@ -259,6 +277,11 @@ func (r *Reconciler) remove(ctx context.Context, job *batch.Job, pg *scheduling.
 	if err != nil {
 		return err
 	}
+	if out.DeleteCommand != nil {
+		if err := r.deleteCommand(ctx, out.DeleteCommand); err != nil {
+			return err
+		}
+	}
 	if out.DeletePodGroup && pg != nil {
 		if err := r.Client.Delete(ctx, pg, client.Preconditions{UID: &pg.UID}); err != nil && !gone(err) {
 			return fmt.Errorf("delete PodGroup: %w", err)
@@ -282,7 +305,9 @@ func podGroupPatch(pg *scheduling.PodGroup, want *scheduling.PodGroupSpec) (*sch
 	changed := pg.DeepCopy()
 	groups := changed.Spec.SubGroupPolicy
 	changed.Spec = *want.DeepCopy()
-	changed.Spec.SubGroupPolicy = groups
+	if len(want.SubGroupPolicy) == 0 {
+		changed.Spec.SubGroupPolicy = groups
+	}
 	changed.Spec.MinTaskMember = maps.Clone(want.MinTaskMember)
 	return changed, client.MergeFrom(pg)
 }

@@ -35,7 +35,7 @@ func TestInvalidJobIsExplainedAndCorrected(t *testing.T) {
 	plane.Play(t, ns, controllertest.Succeed)
 	j := newJob(ns, "wrong", 1)
 	j.Spec.Plugins = map[string][]string{"env": {"--x"}, "mpi": {}}
-	j.Spec.Policies = []batch.LifecyclePolicy{{Action: bus.RestartTaskAction, Event: bus.PodFailedEvent}}
+	j.Spec.Policies = []batch.LifecyclePolicy{{Action: bus.SyncJobAction, Event: bus.PodFailedEvent}}
 	create(t, j)
 	got := &batch.Job{}
 	controllertest.Eventually(t, patience, func(ctx context.Context) string {
@@ -43,7 +43,7 @@ func TestInvalidJobIsExplainedAndCorrected(t *testing.T) {
 			return err.Error()
 		}
 		st := got.Status.State
-		for _, want := range []string{`spec.plugins[env]`, `spec.plugins[mpi]`, `spec.policies[0].action: Unsupported value: "RestartTask"`} {
+		for _, want := range []string{`spec.plugins[env]`, `spec.plugins[mpi]`, `spec.policies[0].action: Unsupported value: "SyncJob"`} {
 			if st.Phase != batch.Pending || st.Reason != "InvalidSpec" || !strings.Contains(st.Message, want) {
 				return fmt.Sprintf("state %+v lacks %s", st, want)
 			}

@@ -14,6 +14,9 @@ type member struct {
 	task    string
 	index   int32
 	version int32
+	retry   int32 // during which it was made
+	// partition of the task, 0 when the task has none.
+	partition int32
 	// wanted is false for a pod beyond its task's replicas or of no task.
 	wanted bool
 }
@@ -28,16 +31,23 @@ func (m *member) finished() bool {
 // census sorts the pods by name and UID, so that every decision is the same
 // whatever order they were listed in.
 func census(job *batch.Job, pods []*corev1.Pod) []member {
-	replicas := map[string]int32{}
+	replicas, sizes := map[string]int32{}, map[string]int32{}
 	for i := range job.Spec.Tasks {
-		replicas[job.Spec.Tasks[i].Name] = job.Spec.Tasks[i].Replicas
+		task := &job.Spec.Tasks[i]
+		replicas[task.Name] = task.Replicas
+		if pp := task.PartitionPolicy; pp != nil && pp.PartitionSize > 0 {
+			sizes[task.Name] = pp.PartitionSize
+		}
 	}
 	members := make([]member, 0, len(pods))
 	for _, pod := range pods {
-		m := member{pod: pod, version: versionOf(pod.Annotations)}
+		m := member{pod: pod, version: versionOf(pod.Annotations), retry: retryOf(pod)}
 		if task, index, ok := indexOf(pod); ok {
 			m.task, m.index = task, index
 			n, known := replicas[task]
+			if size := sizes[task]; size > 0 {
+				m.partition = index / size
+			}
 			m.wanted = known && index < n && pod.Name == PodName(job.Name, task, index)
 		}
 		members = append(members, m)
@@ -117,19 +127,20 @@ func Vanished(job *batch.Job, pods []*corev1.Pod) bool {
 	if !active(job.Status.State.Phase) {
 		return false
 	}
-	members := census(job, pods)
+	members, past := census(job, pods), recall(&job.Status)
 	for i := range job.Spec.Tasks {
-		if vanishedOf(job, &job.Spec.Tasks[i], members) > 0 {
+		if vanishedOf(job, &job.Spec.Tasks[i], members, past) > 0 {
 			return true
 		}
 	}
 	return false
 }
 
-func vanishedOf(job *batch.Job, task *batch.TaskSpec, members []member) int32 {
+func vanishedOf(job *batch.Job, task *batch.TaskSpec, members []member, past memory) int32 {
 	var present int32
 	for i := range members {
-		if members[i].task == task.Name && members[i].version == job.Status.Version {
+		// What a restart deletes was not counted.
+		if m := &members[i]; m.task == task.Name && m.version == job.Status.Version && !past.restarted(m) {
 			present++
 		}
 	}

@@ -35,6 +35,10 @@ func Default(job *batch.Job) *batch.Job {
 		}
 		if task.MinAvailable == nil {
 			task.MinAvailable = ptr.To(task.Replicas)
+			if pp := task.PartitionPolicy; pp != nil && pp.MinPartitions > 0 {
+				least := int64(pp.MinPartitions) * int64(pp.PartitionSize)
+				task.MinAvailable = ptr.To(int32(max(0, min(least, int64(task.Replicas))))) //nolint:gosec // at most replicas
+			}
 		}
 		if task.MaxRetry == 0 {
 			task.MaxRetry = defaultMaxRetry

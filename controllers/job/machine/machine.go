@@ -26,6 +26,8 @@ type Input struct {
 	Taken map[string]string
 	// Trouble is why the last attempt to create an object failed, if it did.
 	Trouble *Reason
+	// Commands are the Command objects that name this job by UID, oldest first.
+	Commands []*bus.Command
 	// Resources are the objects made for the job beyond pods and PodGroup, as
 	// status.controlledResources shows them.
 	Resources map[string]string
@@ -58,6 +60,8 @@ type Output struct {
 	// EnsureObjects says that the objects of the plugins and of spec.volumes must
 	// exist and be up to date before anything is created.
 	EnsureObjects bool
+	// DeleteCommand is the Command that the new status has on record.
+	DeleteCommand *bus.Command
 	// DeleteJob says that the job's time to live is over.
 	DeleteJob bool
 	// RequeueAfter is how long until time alone changes the answer; 0 means never.
@@ -93,20 +97,21 @@ func Next(in Input) Output {
 		// nobody any more.
 		return Output{Status: *old.DeepCopy()}
 	}
-	p := &pass{in: in, job: job, members: census(job, in.Pods)}
+	p := &pass{in: in, job: job, members: census(job, in.Pods), memory: recall(&old)}
+	p.release = released(job, p.members)
 	p.out.Status = *old.DeepCopy()
 	st := &p.out.Status
 	if st.State.Phase == "" {
 		st.State.Phase = batch.Pending
 	}
 	st.MinAvailable = job.Spec.MinAvailable
-	if len(in.Resources) > 0 {
-		st.ControlledResources = copyOf(in.Resources)
-	}
 	valid := len(in.Problems) == 0
 	why := Reason{}
 	moved := old.State.Phase == ""
-	if valid && active(st.State.Phase) && !p.enough() {
+	if reason, did := p.command(); did {
+		why, moved = reason, true
+	}
+	if !moved && valid && active(st.State.Phase) && !p.enough() {
 		if v := p.judge(); v != nil {
 			p.act(v)
 			why, moved = Reason{string(v.event), v.text}, true
@@ -129,6 +134,8 @@ func Next(in Input) Output {
 		p.grow()
 	}
 	p.explain(why, moved)
+	p.memory.forget(p.members)
+	p.memory.writeTo(st, in.Resources)
 	p.record()
 	p.expire()
 	return p.out
@@ -139,6 +146,8 @@ type pass struct {
 	in      Input
 	job     *batch.Job // completed by Default, with the stored status
 	members []member
+	memory  memory
+	release release
 	doomed  map[*corev1.Pod]bool
 	out     Output
 }
@@ -153,15 +162,23 @@ func (p *pass) enough() bool {
 }
 
 func (p *pass) judge() *verdict {
-	v, wait := judge(p.job, p.members, p.in.PodGroup, p.in.Now)
+	hs := happenings(p.job, p.members, p.memory, p.in.PodGroup, p.in.Now)
+	v, since, wait := judge(p.job, hs, p.in.Now)
+	p.memory.since = since
+	p.memory.generation = 0
+	if namesEvent(p.job, bus.JobUpdatedEvent) {
+		p.memory.generation = p.job.Generation
+	}
 	p.wake(wait)
 	return v
 }
 
-// act starts what a policy's action asks for. Raising the version is what makes
-// all pods and the PodGroup go, see doom and grow.
+// act starts what an action asks for. Raising the version is what makes all pods
+// and the PodGroup go, a scope in the memory makes a part of the pods go: see
+// doom and grow.
 func (p *pass) act(v *verdict) {
 	st := &p.out.Status
+	p.memory.since = nil
 	switch v.action {
 	case bus.AbortJobAction:
 		st.State.Phase = batch.Aborting
@@ -169,13 +186,19 @@ func (p *pass) act(v *verdict) {
 		st.State.Phase = batch.Terminating
 	case bus.CompleteJobAction:
 		st.State.Phase = batch.Completing
-	case bus.RestartJobAction:
+	case bus.RestartJobAction, bus.ResumeJobAction:
 		st.State.Phase = batch.Restarting
 		st.RetryCount++
+	case bus.RestartTaskAction, bus.RestartPartitionAction, bus.RestartPodAction:
+		st.State.Phase = batch.Restarting
+		st.RetryCount++
+		p.memory.restarts = append(p.memory.restarts, scope{action: v.action, task: v.task, number: v.number, retry: st.RetryCount})
+		return
 	default:
 		panic("machine: action " + string(v.action) + " passed validation but is not handled")
 	}
 	st.Version++
+	p.memory.restarts = nil // all pods are of an older version
 }
 
 // doom chooses the pods to delete in the phase that was decided on.
@@ -192,9 +215,9 @@ func (p *pass) doom() {
 		var dies bool
 		switch {
 		case goesOn:
-			// A pod of an older version makes room for its successor, and a pod
-			// that is not wanted any more was scaled away.
-			dies = m.version < st.Version || !m.wanted && len(p.in.Problems) == 0
+			// A pod of an older version or of an earlier retry makes room for its
+			// successor, and a pod that is not wanted any more was scaled away.
+			dies = m.version < st.Version || p.memory.restarted(m) || !m.wanted && len(p.in.Problems) == 0
 		default:
 			// Pods that ended by themselves stay for their logs and exit codes.
 			dies = !m.finished()
@@ -218,13 +241,13 @@ func (p *pass) grow() {
 	pg := p.in.PodGroup
 	switch {
 	case pg == nil:
-		p.out.CreatePodGroup = newPodGroup(p.job, st.Version)
+		p.out.CreatePodGroup = newPodGroup(p.job, st.Version, p.release)
 		p.out.EnsureObjects = true
 		return
 	case pg.DeletionTimestamp != nil || versionOf(pg.Annotations) != st.Version:
 		return // the old one has to be gone first
 	}
-	if want := podGroupSpec(p.job); !samePodGroup(&pg.Spec, &want) {
+	if want := podGroupSpec(p.job, p.release); !samePodGroup(&pg.Spec, &want) {
 		p.out.UpdatePodGroup = &want
 		p.out.EnsureObjects = true
 	}
@@ -237,6 +260,9 @@ func (p *pass) grow() {
 	}
 	for i := range p.job.Spec.Tasks {
 		task := &p.job.Spec.Tasks[i]
+		if !p.release.tasks[task.Name] {
+			continue
+		}
 		for index := range task.Replicas {
 			name := PodName(p.job.Name, task.Name, index)
 			if held[name] {

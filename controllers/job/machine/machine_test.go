@@ -22,6 +22,8 @@ type scene struct {
 	pods []*corev1.Pod
 	pg   *scheduling.PodGroup
 	now  time.Time
+
+	commands []*bus.Command
 }
 
 // newScene is a job of one task "w" with the replicas, in the phase, with an
@@ -43,7 +45,7 @@ func task(name string, replicas int32) batch.TaskSpec {
 }
 
 func (s *scene) admit(phase scheduling.PodGroupPhase) {
-	s.pg = newPodGroup(Default(s.job), s.job.Status.Version)
+	s.pg = newPodGroup(Default(s.job), s.job.Status.Version, released(Default(s.job), census(Default(s.job), s.pods)))
 	s.pg.Status.Phase = phase
 }
 
@@ -80,7 +82,7 @@ func setPhase(pod *corev1.Pod, phase corev1.PodPhase, code int32, at time.Time) 
 }
 
 func (s *scene) next() Output {
-	in := Input{Job: s.job, Pods: s.pods, PodGroup: s.pg, Now: s.now}
+	in := Input{Job: s.job, Pods: s.pods, PodGroup: s.pg, Now: s.now, Commands: s.commands}
 	in.Problems = Validate(Default(s.job), func(name string, _ []string) error {
 		if name == "env" {
 			return nil

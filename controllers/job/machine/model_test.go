@@ -35,9 +35,15 @@ func TestModel(t *testing.T) {
 		if rapid.Bool().Draw(t, "minSuccess") {
 			job.Spec.MinSuccess = ptr.To[int32](1)
 		}
+		if rapid.Bool().Draw(t, "dependsOn") {
+			job.Spec.Tasks[1].DependsOn = &batch.DependsOn{Name: []string{"w"}}
+		}
 		for _, e := range []bus.Event{bus.PodFailedEvent, bus.PodEvictedEvent, bus.TaskCompletedEvent, bus.JobUnknownEvent} {
 			if rapid.Bool().Draw(t, "policy") {
 				w.s.policy(rapid.SampledFrom(supportedActions()).Draw(t, "action"), e)
+				if rapid.Bool().Draw(t, "timeout") {
+					job.Spec.Policies[len(job.Spec.Policies)-1].Timeout = &metav1.Duration{Duration: 5 * time.Second}
+				}
 			}
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
@@ -80,10 +86,20 @@ func (w *world) disturb(t *rapid.T) {
 			}
 		}
 	}
+	if len(w.s.commands) < 2 && rapid.IntRange(0, 19).Draw(t, "command") == 0 {
+		w.serial++
+		w.s.commands = append(w.s.commands, command(rapid.SampledFrom(supportedActions()).Draw(t, "action"), types.UID(fmt.Sprint("c-", w.serial))))
+	}
 	if rapid.IntRange(0, 9).Draw(t, "scale") == 0 {
 		w.s.job.Spec.Tasks[1].Replicas = rapid.Int32Range(0, 2).Draw(t, "to")
 		w.s.job.Spec.Tasks[1].MinAvailable = nil
 	}
+}
+
+// resumes says that the pass may count a retry beyond the last: a resumed job
+// uses one up, and fails when there was none left.
+func resumes(out Output) bool {
+	return out.DeleteCommand != nil && out.DeleteCommand.Action == string(bus.ResumeJobAction)
 }
 
 // reconcile does what the reconciler does, and stops after a random write.
@@ -96,10 +112,14 @@ func (w *world) reconcile(t *rapid.T) {
 	if n := int(st.Pending + st.Running + st.Succeeded + st.Failed + st.Terminating + st.Unknown); n != len(w.s.pods) {
 		t.Fatalf("counts add up to %d, there are %d pods", n, len(w.s.pods))
 	}
-	if st.Version < before.Version || st.RetryCount < before.RetryCount || st.RetryCount > Default(job).Spec.MaxRetry {
+	if st.Version < before.Version || st.RetryCount < before.RetryCount || st.RetryCount > max(before.RetryCount, Default(job).Spec.MaxRetry) && !resumes(out) {
 		t.Fatalf("version %d -> %d, retries %d -> %d", before.Version, st.Version, before.RetryCount, st.RetryCount)
 	}
-	if (Finished(before.State.Phase) || before.State.Phase == batch.Aborted) &&
+	if st.RetryCount > before.RetryCount+1 {
+		t.Fatalf("one pass counts %d retries", st.RetryCount-before.RetryCount)
+	}
+	resumed := resumes(out) && before.State.Phase == batch.Aborted
+	if (Finished(before.State.Phase) || before.State.Phase == batch.Aborted) && !resumed &&
 		(st.State.Phase != before.State.Phase || len(out.CreatePods) > 0 || out.CreatePodGroup != nil) {
 		t.Fatalf("a finished job went on: %s -> %s", before.State.Phase, st.State.Phase)
 	}
@@ -151,6 +171,9 @@ func (w *world) reconcile(t *rapid.T) {
 	for _, pod := range out.DeletePods {
 		write(func() { terminating(pod) })
 	}
+	if out.DeleteCommand != nil {
+		write(func() { w.s.commands = w.s.commands[1:] })
+	}
 	if out.DeletePodGroup {
 		write(func() { w.s.pg = nil })
 	}
@@ -186,6 +209,10 @@ func (w *world) settle(t *rapid.T) {
 		}
 		if out.DeletePodGroup {
 			w.s.pg = nil
+		}
+		if out.DeleteCommand != nil {
+			w.s.commands = w.s.commands[1:]
+			continue
 		}
 		if phase := out.Status.State.Phase; Finished(phase) || phase == batch.Aborted {
 			return

@@ -279,9 +279,22 @@ func TestValidate(t *testing.T) {
 		"task minAvailable": {func(j *batch.Job) { j.Spec.Tasks[0].MinAvailable = ptr.To[int32](3); j.Spec.MinAvailable = 1 }, "spec.tasks[0].minAvailable: Invalid value: 3: must be between 0 and replicas (2)"},
 		"minSuccess":        {func(j *batch.Job) { j.Spec.MinSuccess = ptr.To[int32](3) }, "spec.minSuccess"},
 		"no container":      {func(j *batch.Job) { j.Spec.Tasks[0].Template.Spec.Containers = nil }, "spec.tasks[0].template.spec.containers"},
-		"dependsOn":         {func(j *batch.Job) { j.Spec.Tasks[0].DependsOn = &batch.DependsOn{} }, "spec.tasks[0].dependsOn: Forbidden: is not supported"},
-		"partitionPolicy":   {func(j *batch.Job) { j.Spec.Tasks[0].PartitionPolicy = &batch.PartitionPolicySpec{} }, "spec.tasks[0].partitionPolicy: Forbidden"},
-		"topologyPolicy":    {func(j *batch.Job) { j.Spec.Tasks[0].TopologyPolicy = batch.Restricted }, "spec.tasks[0].topologyPolicy: Unsupported"},
+		"dependsOn nobody":  {func(j *batch.Job) { j.Spec.Tasks[0].DependsOn = &batch.DependsOn{Name: []string{"x"}} }, `spec.tasks[0].dependsOn.name[0]: Not found: "x"`},
+		"dependsOn itself":  {func(j *batch.Job) { j.Spec.Tasks[0].DependsOn = &batch.DependsOn{Name: []string{"w"}} }, "spec.tasks[0].dependsOn: Invalid value: \"w\": the task depends on itself"},
+		"dependsOn in a circle": {func(j *batch.Job) {
+			j.Spec.Tasks = append(j.Spec.Tasks, task("x", 1), task("y", 1))
+			j.Spec.Tasks[1].DependsOn = &batch.DependsOn{Name: []string{"w", "y"}}
+			j.Spec.Tasks[2].DependsOn = &batch.DependsOn{Name: []string{"x"}}
+		}, "spec.tasks[1].dependsOn"},
+		"iteration": {func(j *batch.Job) { j.Spec.Tasks[0].DependsOn = &batch.DependsOn{Iteration: "some"} }, "spec.tasks[0].dependsOn.iteration: Unsupported"},
+		"partitions": {func(j *batch.Job) {
+			j.Spec.Tasks[0].PartitionPolicy = &batch.PartitionPolicySpec{TotalPartitions: 2, PartitionSize: 2}
+		}, `spec.tasks[0].partitionPolicy: Invalid value: "2 x 2": totalPartitions x partitionSize must be replicas (2)`},
+		"minPartitions": {func(j *batch.Job) {
+			j.Spec.Tasks[0].PartitionPolicy = &batch.PartitionPolicySpec{TotalPartitions: 2, PartitionSize: 1, MinPartitions: 3}
+		}, "spec.tasks[0].partitionPolicy.minPartitions"},
+		"topologyPolicy":    {func(j *batch.Job) { j.Spec.Tasks[0].TopologyPolicy = batch.Restricted }, "whole number of CPUs for topologyPolicy restricted"},
+		"no such policy":    {func(j *batch.Job) { j.Spec.Tasks[0].TopologyPolicy = "tight" }, "spec.tasks[0].topologyPolicy: Unsupported"},
 		"plugin":            {func(j *batch.Job) { j.Spec.Plugins = map[string][]string{"nope": {"a"}} }, "spec.plugins[nope]: Invalid value"},
 		"name too long":     {func(j *batch.Job) { j.Name = strings.Repeat("x", 64) }, "metadata.name"},
 		"too many replicas": {func(j *batch.Job) { j.Spec.Tasks[0].Replicas = 200_000; j.Spec.MinAvailable = 1 }, "at most 100000"},
@@ -289,17 +302,25 @@ func TestValidate(t *testing.T) {
 		"both tiers": {func(j *batch.Job) {
 			j.Spec.NetworkTopology = &batch.NetworkTopologySpec{HighestTierAllowed: ptr.To(1), HighestTierName: "a"}
 		}, "spec.networkTopology.highestTierName"},
-		"event and exit code":      {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodFailedEvent, ExitCode: ptr.To[int32](1)}), "spec.policies[0].exitCode"},
-		"neither":                  {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction}), "spec.policies[0].event: Required"},
-		"exit code 0":              {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, ExitCode: ptr.To[int32](0)}), "must not be 0"},
-		"duplicate event":          {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodFailedEvent}, batch.LifecyclePolicy{Action: bus.RestartJobAction, Events: []bus.Event{bus.PodFailedEvent}}), "spec.policies[1].event: Duplicate"},
-		"duplicate code":           {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, ExitCode: ptr.To[int32](1)}, batch.LifecyclePolicy{Action: bus.RestartJobAction, ExitCode: ptr.To[int32](1)}), "spec.policies[1].exitCode: Duplicate"},
-		"any is alone":             {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Events: []bus.Event{bus.AnyEvent, bus.PodFailedEvent}}), "must be the only event"},
-		"action not handled yet":   {policies(batch.LifecyclePolicy{Action: bus.RestartPodAction, Event: bus.PodFailedEvent}), `spec.policies[0].action: Unsupported value: "RestartPod"`},
-		"internal action":          {policies(batch.LifecyclePolicy{Action: bus.SyncJobAction, Event: bus.PodFailedEvent}), "spec.policies[0].action"},
-		"event not handled yet":    {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.JobUpdatedEvent}), "spec.policies[0].event: Unsupported"},
-		"PodPending no timeout":    {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodPendingEvent}), "spec.policies[0].timeout: Required"},
-		"timeout of another event": {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodEvictedEvent, Timeout: &metav1.Duration{Duration: 1}}), "spec.policies[0].timeout"},
+		"event and exit code": {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodFailedEvent, ExitCode: ptr.To[int32](1)}), "spec.policies[0].exitCode"},
+		"neither":             {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction}), "spec.policies[0].event: Required"},
+		"exit code 0":         {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, ExitCode: ptr.To[int32](0)}), "must not be 0"},
+		"duplicate event":     {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodFailedEvent}, batch.LifecyclePolicy{Action: bus.RestartJobAction, Events: []bus.Event{bus.PodFailedEvent}}), "spec.policies[1].event: Duplicate"},
+		"duplicate code":      {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, ExitCode: ptr.To[int32](1)}, batch.LifecyclePolicy{Action: bus.RestartJobAction, ExitCode: ptr.To[int32](1)}), "spec.policies[1].exitCode: Duplicate"},
+		"any is alone":        {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Events: []bus.Event{bus.AnyEvent, bus.PodFailedEvent}}), "must be the only event"},
+		"internal action":     {policies(batch.LifecyclePolicy{Action: bus.SyncJobAction, Event: bus.PodFailedEvent}), "spec.policies[0].action"},
+		"internal event":      {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.OutOfSyncEvent}), "spec.policies[0].event: Unsupported"},
+		"every action of the API": {policies(
+			batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodFailedEvent, Timeout: &metav1.Duration{Duration: 1}},
+			batch.LifecyclePolicy{Action: bus.RestartJobAction, Event: bus.PodEvictedEvent, Timeout: &metav1.Duration{Duration: 1}},
+			batch.LifecyclePolicy{Action: bus.RestartTaskAction, Event: bus.PodPendingEvent, Timeout: &metav1.Duration{Duration: 1}},
+			batch.LifecyclePolicy{Action: bus.RestartPodAction, Event: bus.JobUnknownEvent, Timeout: &metav1.Duration{Duration: 1}},
+			batch.LifecyclePolicy{Action: bus.RestartPartitionAction, Event: bus.TaskCompletedEvent},
+			batch.LifecyclePolicy{Action: bus.TerminateJobAction, Event: bus.TaskFailedEvent, Timeout: &metav1.Duration{Duration: 1}},
+			batch.LifecyclePolicy{Action: bus.CompleteJobAction, Event: bus.JobUpdatedEvent},
+			batch.LifecyclePolicy{Action: bus.ResumeJobAction, ExitCode: ptr.To[int32](3)}), ""},
+		"PodPending no timeout": {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.PodPendingEvent}), "spec.policies[0].timeout: Required"},
+		"timeout of JobUpdated": {policies(batch.LifecyclePolicy{Action: bus.AbortJobAction, Event: bus.JobUpdatedEvent, Timeout: &metav1.Duration{Duration: 1}}), "spec.policies[0].timeout"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -57,6 +57,14 @@ func newPod(job *batch.Job, task *batch.TaskSpec, index int32) *corev1.Pod {
 	} {
 		pod.Labels[key] = value
 	}
+	if pp := task.PartitionPolicy; pp != nil && pp.PartitionSize > 0 {
+		partition := strconv.Itoa(int(index / pp.PartitionSize))
+		pod.Annotations[batch.TaskPartitionID] = partition
+		pod.Labels[batch.TaskPartitionID] = partition
+	}
+	if task.TopologyPolicy != "" {
+		pod.Annotations[scheduling.NumaPolicyKey] = string(task.TopologyPolicy)
+	}
 	for _, key := range carried() {
 		if v, ok := job.Annotations[key]; ok {
 			pod.Annotations[key] = v

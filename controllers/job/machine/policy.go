@@ -15,11 +15,15 @@ import (
 // happening is something that a policy may react to.
 type happening struct {
 	event bus.Event
-	task  string // empty for an event of the whole job
-	codes []int32
-	at    time.Time
-	key   string // breaks ties: pod name and UID
-	text  string
+	task  string  // empty for an event of the whole job
+	pod   *member // nil for an event of a task or of the whole job
+	// unseen says that no object shows when it began: at is now, or what the
+	// memory says.
+	unseen bool
+	codes  []int32
+	at     time.Time
+	key    string // breaks ties: pod name and UID
+	text   string
 }
 
 // verdict is a policy that applies now.
@@ -27,20 +31,30 @@ type verdict struct {
 	action bus.Action
 	event  bus.Event
 	text   string
+	// task and number say which part a partial restart is about.
+	task   string
+	number int32
 }
 
 // judge looks for the first happening that a policy reacts to. Happenings are
 // taken in the order in which they happened; the policies of the pod's task are
-// looked at before those of the job. wait is how long until the first policy
-// with a timeout takes effect, 0 if there is none.
-func judge(job *batch.Job, members []member, podGroup *scheduling.PodGroup, now time.Time) (v *verdict, wait time.Duration) {
-	for _, h := range happenings(job, members, podGroup, now) {
+// looked at before those of the job. since is what to remember the beginnings of,
+// and wait how long until the first policy with a timeout takes effect, 0 if there
+// is none.
+func judge(job *batch.Job, hs []happening, now time.Time) (v *verdict, since map[string]time.Time, wait time.Duration) {
+	since = map[string]time.Time{}
+	for _, h := range hs {
 		p, where := match(job, h)
 		if p == nil {
 			continue
 		}
 		if p.Timeout != nil {
 			if rest := h.at.Add(p.Timeout.Duration).Sub(now); rest > 0 {
+				if key := h.since(); key != "" {
+					if at, ok := since[key]; !ok || h.at.Before(at) {
+						since[key] = h.at
+					}
+				}
 				if wait == 0 || rest < wait {
 					wait = rest
 				}
@@ -48,10 +62,58 @@ func judge(job *batch.Job, members []member, podGroup *scheduling.PodGroup, now 
 			}
 		}
 		if v == nil {
-			v = &verdict{action: p.Action, event: h.event, text: fmt.Sprintf("%s: %s says %s", h.text, where, p.Action)}
+			v = &verdict{event: h.event, text: fmt.Sprintf("%s: %s says %s", h.text, where, p.Action)}
+			v.aim(job, p.Action, h)
 		}
 	}
-	return v, wait
+	return v, since, wait
+}
+
+// aim sets the action and its part of the job. A part that the happening does not
+// name is widened to the next larger one: what a task went through restarts the
+// task, what the job went through restarts the job.
+func (v *verdict) aim(job *batch.Job, action bus.Action, h happening) {
+	if action == bus.RestartPartitionAction && h.pod != nil && !partitioned(job, h.task) {
+		action = bus.RestartTaskAction
+	}
+	switch action {
+	case bus.RestartPodAction, bus.RestartPartitionAction:
+		if h.pod == nil {
+			v.aim(job, bus.RestartTaskAction, h)
+			return
+		}
+		v.task, v.number = h.task, h.pod.index
+		if action == bus.RestartPartitionAction {
+			v.number = h.pod.partition
+		}
+	case bus.RestartTaskAction:
+		if h.task == "" {
+			action = bus.RestartJobAction
+		}
+		v.task = h.task
+	}
+	v.action = action
+}
+
+func partitioned(job *batch.Job, task string) bool {
+	return slices.ContainsFunc(job.Spec.Tasks, func(t batch.TaskSpec) bool { return t.Name == task && t.PartitionPolicy != nil })
+}
+
+// since is the key under which the beginning is remembered, "" when the objects
+// show it as long as it lasts.
+func (h happening) since() string {
+	if !h.unseen && h.event != bus.PodEvictedEvent {
+		return ""
+	}
+	return string(h.event) + "-" + h.task
+}
+
+// namesEvent says that a policy of the job is about the event by name.
+func namesEvent(job *batch.Job, event bus.Event) bool {
+	in := func(policies []batch.LifecyclePolicy) bool {
+		return slices.ContainsFunc(policies, func(p batch.LifecyclePolicy) bool { return slices.Contains(policyEvents(&p), event) })
+	}
+	return in(job.Spec.Policies) || slices.ContainsFunc(job.Spec.Tasks, func(t batch.TaskSpec) bool { return in(t.Policies) })
 }
 
 func match(job *batch.Job, h happening) (policy *batch.LifecyclePolicy, where string) {
@@ -72,33 +134,48 @@ func match(job *batch.Job, h happening) (policy *batch.LifecyclePolicy, where st
 
 func matchIn(policies []batch.LifecyclePolicy, h happening) int {
 	return slices.IndexFunc(policies, func(p batch.LifecyclePolicy) bool {
+		if p.Action == bus.ResumeJobAction {
+			return false // a job that events are looked at in has nothing to resume
+		}
 		if p.ExitCode != nil {
 			return slices.Contains(h.codes, *p.ExitCode)
 		}
 		events := policyEvents(&p)
 		// That a pod waits is not an event of its own: only a policy that names
-		// PodPending, and so a timeout, is about it.
+		// PodPending, and so a timeout, is about it. Nor is that a user edits the
+		// job: a job that restarts on any trouble is not to restart when scaled.
 		return slices.Contains(events, h.event) ||
-			h.event != bus.PodPendingEvent && slices.Contains(events, bus.AnyEvent)
+			h.event != bus.PodPendingEvent && h.event != bus.JobUpdatedEvent && slices.Contains(events, bus.AnyEvent)
 	})
 }
 
-// happenings reads the events out of the objects. Pods of an older version and
-// pods that are not wanted any more tell nothing about the job.
-func happenings(job *batch.Job, members []member, podGroup *scheduling.PodGroup, now time.Time) []happening {
+// happenings reads the events out of the objects. Pods of an older version, pods
+// that a restart has done with and pods that are not wanted any more tell nothing
+// about the job.
+func happenings(job *batch.Job, members []member, past memory, podGroup *scheduling.PodGroup, now time.Time) []happening {
 	var out []happening
 	for i := range members {
 		m := &members[i]
-		if m.wanted && m.version == job.Status.Version {
+		if m.wanted && m.version == job.Status.Version && !past.restarted(m) {
 			out = append(out, ofPod(m)...)
 		}
 	}
 	for i := range job.Spec.Tasks {
-		out = append(out, ofTask(job, &job.Spec.Tasks[i], members, now)...)
+		out = append(out, ofTask(job, &job.Spec.Tasks[i], members, past, now)...)
 	}
 	if podGroup != nil && versionOf(podGroup.Annotations) == job.Status.Version && podGroup.Status.Phase == scheduling.PodGroupUnknown {
-		out = append(out, happening{event: bus.JobUnknownEvent, at: now,
+		out = append(out, happening{event: bus.JobUnknownEvent, at: now, unseen: true,
 			text: "a part of the pods runs and the others cannot be scheduled"})
+	}
+	if past.generation != 0 && past.generation != job.Generation {
+		out = append(out, happening{event: bus.JobUpdatedEvent, at: now, text: "the job was updated"})
+	}
+	for i := range out {
+		if h := &out[i]; h.unseen {
+			if at, ok := past.since[h.since()]; ok {
+				h.at = at
+			}
+		}
 	}
 	slices.SortStableFunc(out, func(a, b happening) int {
 		return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.key, b.key), cmp.Compare(a.event, b.event))
@@ -113,28 +190,34 @@ func ofPod(m *member) []happening {
 	switch {
 	case m.terminating() && phase != corev1.PodSucceeded:
 		// A pod that had succeeded has done its work: deleting it evicts nothing.
-		return []happening{{event: bus.PodEvictedEvent, task: m.task, key: key,
+		return []happening{{event: bus.PodEvictedEvent, task: m.task, pod: m, key: key,
 			at: deletedAt(pod), text: fmt.Sprintf("pod %s was deleted", pod.Name)}}
 	case m.terminating():
 		return nil
 	case phase == corev1.PodFailed:
 		codes, text := exitCodes(pod)
-		return []happening{{event: bus.PodFailedEvent, task: m.task, key: key, codes: codes,
+		return []happening{{event: bus.PodFailedEvent, task: m.task, pod: m, key: key, codes: codes,
 			at: endedAt(pod), text: text}}
 	case phase == corev1.PodPending || phase == "":
-		return []happening{{event: bus.PodPendingEvent, task: m.task, key: key,
+		return []happening{{event: bus.PodPendingEvent, task: m.task, pod: m, key: key,
 			at: pod.CreationTimestamp.Time, text: fmt.Sprintf("pod %s is still pending", pod.Name)}}
 	}
 	return nil
 }
 
-func ofTask(job *batch.Job, task *batch.TaskSpec, members []member, now time.Time) []happening {
-	var succeeded, restarts int32
+func ofTask(job *batch.Job, task *batch.TaskSpec, members []member, past memory, now time.Time) []happening {
+	var succeeded, running, failed, restarts int32
 	var last time.Time
 	for i := range members {
 		m := &members[i]
-		if !m.wanted || m.task != task.Name || m.version != job.Status.Version || m.terminating() {
+		if !m.wanted || m.task != task.Name || m.version != job.Status.Version || m.terminating() || past.restarted(m) {
 			continue
+		}
+		switch m.pod.Status.Phase {
+		case corev1.PodRunning:
+			running++
+		case corev1.PodFailed:
+			failed++
 		}
 		switch m.pod.Status.Phase {
 		case corev1.PodSucceeded:
@@ -158,12 +241,19 @@ func ofTask(job *batch.Job, task *batch.TaskSpec, members []member, now time.Tim
 	}
 	// maxRetry -1 means that containers may restart for ever.
 	if task.MaxRetry >= 0 && restarts > task.MaxRetry {
-		out = append(out, happening{event: bus.TaskFailedEvent, task: task.Name, key: task.Name, at: now,
+		out = append(out, happening{event: bus.TaskFailedEvent, task: task.Name, key: task.Name, at: now, unseen: true,
 			text: fmt.Sprintf("task %s: containers restarted %d times, more than maxRetry %d", task.Name, restarts, task.MaxRetry)})
 	}
-	if n := vanishedOf(job, task, members); n > 0 {
-		out = append(out, happening{event: bus.PodEvictedEvent, task: task.Name, key: task.Name, at: now,
-			text: fmt.Sprintf("task %s: %d pods were deleted", task.Name, n)})
+	n := vanishedOf(job, task, members, past)
+	gone := happening{event: bus.PodEvictedEvent, task: task.Name, key: task.Name, at: now, unseen: true,
+		text: fmt.Sprintf("task %s: %d pods were deleted", task.Name, n)}
+	switch _, waits := past.since[gone.since()]; {
+	case n > 0:
+		out = append(out, gone)
+	case waits && running+succeeded+failed < task.Replicas:
+		// A policy waits for it: until the successors run, it goes on.
+		gone.text = fmt.Sprintf("task %s: pods that were deleted do not run again", task.Name)
+		out = append(out, gone)
 	}
 	return out
 }

@@ -24,6 +24,8 @@ const (
 	reasonMinSuccess  = "MinSuccessReached"
 	reasonSucceeded   = "PodsSucceeded"
 	reasonPending     = "PodsPending"
+	reasonDepends     = "WaitingForTasks"
+	reasonDependLost  = "DependencyFailed"
 )
 
 // transit is the table of transitions that follow from the counts alone.
@@ -35,6 +37,9 @@ func (p *pass) transit(c counts) (batch.JobPhase, Reason) {
 	case batch.Pending:
 		if int64(c.running)+int64(c.succeeded)+int64(c.failed) >= least {
 			return batch.Running, Reason{}
+		}
+		if why, lost := p.dependencyLost(c); lost {
+			return batch.Failed, why
 		}
 	case batch.Running:
 		return p.running(c, total, least)
@@ -91,10 +96,27 @@ func (p *pass) running(c counts, total, least int64) (batch.JobPhase, Reason) {
 		}
 		return batch.Failed, Reason{reasonTasksFailed, p.failure(fmt.Sprintf("%d of %d pods succeeded, minAvailable is %d", c.succeeded, total, least))}
 	}
+	if why, lost := p.dependencyLost(c); lost {
+		return batch.Failed, why
+	}
 	if int64(c.pending) > total-least {
 		return batch.Pending, Reason{reasonPending, fmt.Sprintf("%d of %d pods are pending again, minAvailable is %d", c.pending, total, least)}
 	}
 	return batch.Running, Reason{}
+}
+
+// dependencyLost says that nothing runs and that the task which is next waits for
+// what cannot come any more: nobody would ever create its pods.
+func (p *pass) dependencyLost(c counts) (Reason, bool) {
+	if c.pending+c.running+c.terminating+c.unknown > 0 {
+		return Reason{}, false
+	}
+	for i := range p.job.Spec.Tasks {
+		if name := p.job.Spec.Tasks[i].Name; p.release.lost[name] {
+			return Reason{reasonDependLost, p.failure(p.release.wait[name] + ", which will not come")}, true
+		}
+	}
+	return Reason{}, false
 }
 
 // failure adds how the first failed pod ended.
@@ -191,6 +213,8 @@ func (p *pass) waiting() Reason {
 		return Reason{reasonScheduling, withHint(fmt.Sprintf("%d pods wait to be scheduled", unbound), pg)}
 	case old > 0:
 		return Reason{reasonReplacing, fmt.Sprintf("%d earlier pods are still ending", old)}
+	case p.release.first(p.job) != "":
+		return Reason{reasonDepends, p.release.first(p.job)}
 	case bound > 0:
 		return Reason{reasonStarting, "the pods are scheduled and wait to run"}
 	}
@@ -208,9 +232,12 @@ func withHint(text string, pg *scheduling.PodGroup) string {
 	return text
 }
 
-// samePodGroup compares the part of a PodGroup's spec that the job owns.
+// samePodGroup compares a PodGroup's spec with what it is to be. Sub-groups that
+// the job does not ask for are somebody else's.
 func samePodGroup(have, want *scheduling.PodGroupSpec) bool {
 	h := *have
-	h.SubGroupPolicy = want.SubGroupPolicy
+	if len(want.SubGroupPolicy) == 0 {
+		h.SubGroupPolicy = nil
+	}
 	return equality.Semantic.DeepEqual(&h, want)
 }

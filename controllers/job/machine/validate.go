@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -18,8 +19,7 @@ import (
 const maxReplicas = 100_000
 
 // Validate checks a job that Default has completed. Each error names the field,
-// the value and the rule that it breaks; fields of the Volcano API that are not
-// supported yet are errors as well, so that none is ignored in silence.
+// the value and the rule that it breaks.
 // checkPlugin is asked once for every entry of spec.plugins.
 func Validate(job *batch.Job, checkPlugin func(name string, args []string) error) field.ErrorList {
 	var errs field.ErrorList
@@ -30,9 +30,7 @@ func Validate(job *batch.Job, checkPlugin func(name string, args []string) error
 	errs = append(errs, validateTasks(job, spec)...)
 	errs = append(errs, validatePolicies(job.Spec.Policies, spec.Child("policies"))...)
 	errs = append(errs, validateVolumes(job, spec.Child("volumes"))...)
-	if nt := job.Spec.NetworkTopology; nt != nil && nt.HighestTierAllowed != nil && nt.HighestTierName != "" {
-		errs = append(errs, field.Invalid(spec.Child("networkTopology", "highestTierName"), nt.HighestTierName, "must be unset when highestTierAllowed is set"))
-	}
+	errs = append(errs, validateTopology(job.Spec.NetworkTopology, spec.Child("networkTopology"))...)
 	names := make([]string, 0, len(job.Spec.Plugins))
 	for name := range job.Spec.Plugins {
 		names = append(names, name)
@@ -70,17 +68,11 @@ func validateTasks(job *batch.Job, spec *field.Path) field.ErrorList {
 		if len(task.Template.Spec.Containers) == 0 {
 			errs = append(errs, field.Required(path.Child("template", "spec", "containers"), "a pod needs at least one container"))
 		}
-		if task.DependsOn != nil {
-			errs = append(errs, field.Forbidden(path.Child("dependsOn"), "is not supported by this version of Isthmus; remove it or split the job"))
-		}
-		if task.PartitionPolicy != nil {
-			errs = append(errs, field.Forbidden(path.Child("partitionPolicy"), "is not supported by this version of Isthmus"))
-		}
-		if task.TopologyPolicy != "" && task.TopologyPolicy != batch.None {
-			errs = append(errs, field.NotSupported(path.Child("topologyPolicy"), task.TopologyPolicy, []batch.NumaPolicy{batch.None}))
-		}
+		errs = append(errs, validatePartitions(task, path.Child("partitionPolicy"))...)
+		errs = append(errs, validateNUMA(task, path)...)
 		errs = append(errs, validatePolicies(task.Policies, path.Child("policies"))...)
 	}
+	errs = append(errs, validateDepends(job, spec.Child("tasks"))...)
 	total := totalReplicas(job)
 	if total > maxReplicas {
 		errs = append(errs, field.Invalid(spec.Child("tasks"), total, fmt.Sprintf("the replicas of all tasks must be at most %d together", maxReplicas)))
@@ -90,6 +82,60 @@ func validateTasks(job *batch.Job, spec *field.Path) field.ErrorList {
 	}
 	if least := job.Spec.MinSuccess; least != nil && (*least < 1 || int64(*least) > total && total > 0) {
 		errs = append(errs, field.Invalid(spec.Child("minSuccess"), *least, fmt.Sprintf("must be between 1 and the replicas of all tasks (%d)", total)))
+	}
+	return errs
+}
+
+func validateTopology(nt *batch.NetworkTopologySpec, path *field.Path) field.ErrorList {
+	if nt != nil && nt.HighestTierAllowed != nil && nt.HighestTierName != "" {
+		return field.ErrorList{field.Invalid(path.Child("highestTierName"), nt.HighestTierName, "must be unset when highestTierAllowed is set")}
+	}
+	return nil
+}
+
+func validatePartitions(task *batch.TaskSpec, path *field.Path) field.ErrorList {
+	pp := task.PartitionPolicy
+	if pp == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if pp.TotalPartitions < 1 {
+		errs = append(errs, field.Invalid(path.Child("totalPartitions"), pp.TotalPartitions, "must be at least 1"))
+	}
+	if pp.PartitionSize < 1 {
+		errs = append(errs, field.Invalid(path.Child("partitionSize"), pp.PartitionSize, "must be at least 1"))
+	}
+	if int64(pp.TotalPartitions)*int64(pp.PartitionSize) != int64(task.Replicas) {
+		errs = append(errs, field.Invalid(path, fmt.Sprintf("%d x %d", pp.TotalPartitions, pp.PartitionSize),
+			fmt.Sprintf("totalPartitions x partitionSize must be replicas (%d)", task.Replicas)))
+	}
+	if pp.MinPartitions < 0 || pp.MinPartitions > pp.TotalPartitions {
+		errs = append(errs, field.Invalid(path.Child("minPartitions"), pp.MinPartitions, fmt.Sprintf("must be between 0 and totalPartitions (%d)", pp.TotalPartitions)))
+	}
+	return append(errs, validateTopology(pp.NetworkTopology, path.Child("networkTopology"))...)
+}
+
+// validateNUMA holds a task with a NUMA policy to whole CPUs: others are never
+// given CPUs of their own, see the static CPU manager policy of the kubelet.
+func validateNUMA(task *batch.TaskSpec, path *field.Path) field.ErrorList {
+	policies := []batch.NumaPolicy{batch.None, batch.BestEffort, batch.Restricted, batch.SingleNumaNode}
+	switch {
+	case task.TopologyPolicy == "" || task.TopologyPolicy == batch.None:
+		return nil
+	case !slices.Contains(policies, task.TopologyPolicy):
+		return field.ErrorList{field.NotSupported(path.Child("topologyPolicy"), task.TopologyPolicy, policies)}
+	}
+	var errs field.ErrorList
+	for i := range task.Template.Spec.Containers {
+		r := &task.Template.Spec.Containers[i].Resources
+		cpu, ok := r.Requests[corev1.ResourceCPU]
+		if !ok {
+			cpu, ok = r.Limits[corev1.ResourceCPU]
+		}
+		if !ok || cpu.MilliValue() <= 0 || cpu.MilliValue()%1000 != 0 {
+			errs = append(errs, field.Invalid(path.Child("template", "spec", "containers").Index(i).Child("resources", "requests").Key("cpu"),
+				cpu.String(), fmt.Sprintf("must be a whole number of CPUs for topologyPolicy %s", task.TopologyPolicy)))
+		}
 	}
 	return errs
 }
@@ -119,16 +165,17 @@ func validateVolumes(job *batch.Job, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// supportedEvents are the events that a policy may name. Those of the Volcano
-// API that are missing here are refused with a message that lists these.
+// supportedEvents are the events that a policy may name, those of the Volcano
+// API that are not internal to a controller.
 func supportedEvents() []bus.Event {
 	return []bus.Event{bus.AnyEvent, bus.PodFailedEvent, bus.PodEvictedEvent, bus.PodPendingEvent,
-		bus.JobUnknownEvent, bus.TaskCompletedEvent, bus.TaskFailedEvent}
+		bus.JobUnknownEvent, bus.TaskCompletedEvent, bus.TaskFailedEvent, bus.JobUpdatedEvent}
 }
 
 // supportedActions are the actions that a policy may name.
 func supportedActions() []bus.Action {
-	return []bus.Action{bus.AbortJobAction, bus.RestartJobAction, bus.TerminateJobAction, bus.CompleteJobAction}
+	return []bus.Action{bus.AbortJobAction, bus.RestartJobAction, bus.RestartTaskAction, bus.RestartPodAction, bus.RestartPartitionAction,
+		bus.TerminateJobAction, bus.CompleteJobAction, bus.ResumeJobAction}
 }
 
 func validatePolicies(policies []batch.LifecyclePolicy, path *field.Path) field.ErrorList {
@@ -179,11 +226,8 @@ func validateTimeout(p *batch.LifecyclePolicy, named []bus.Event, at *field.Path
 	if p.Timeout.Duration < 0 {
 		return field.ErrorList{field.Invalid(at.Child("timeout"), p.Timeout.Duration.String(), "must not be negative")}
 	}
-	for _, e := range named {
-		if e != bus.PodPendingEvent && e != bus.PodFailedEvent {
-			return field.ErrorList{field.Invalid(at.Child("timeout"), p.Timeout.Duration.String(),
-				fmt.Sprintf("is not supported with event %s by this version of Isthmus, only with PodPending, PodFailed and exitCode", e))}
-		}
+	if slices.Contains(named, bus.JobUpdatedEvent) {
+		return field.ErrorList{field.Invalid(at.Child("timeout"), p.Timeout.Duration.String(), "must be unset with event JobUpdated, which is over at once")}
 	}
 	return nil
 }
