@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -110,7 +111,9 @@ func versions(g lifecycle.Gang, pods map[string]*corev1.Pod) string {
 func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (quiet bool) {
 	g = refresh(g, pods)
 	work = b.traced(work, &g, pods)
-	b.report(work, &g, m, pods)
+	if !beginning(lifecycle.Next(g, b.knowledge(m), b.Clock.Now())) {
+		b.report(work, &g, m, pods)
+	}
 	for range maxSteps {
 		if ctx.Err() != nil {
 			return false
@@ -133,9 +136,16 @@ func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pod
 			b.tell(m, pods, corev1.EventTypeWarning, step.Reason, step.Message)
 		}
 		b.want(m, step.Observe)
+		// Meanwhile the members tell what is under way, or why it failed last time.
+		if slow(actions) && m.failures == 0 {
+			b.report(work, &g, m, pods)
+		}
 		acted, err := b.perform(ctx, work, &g, m, pods, actions)
 		if err != nil || !paused {
 			b.settle(g, m, pods, err)
+		}
+		if err == nil && acted && onward(actions) {
+			continue
 		}
 		if acted || m.words() != told {
 			b.report(work, &g, m, pods)
@@ -145,6 +155,32 @@ func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pod
 		}
 	}
 	return false
+}
+
+// A status that the next step replaces at once is not written: for a thousand
+// jobs that would be thousands of writes. The three below say which.
+
+// beginning reports whether the step is the first of a submission.
+func beginning(s lifecycle.Step) bool {
+	return slices.ContainsFunc(s.Actions, func(a lifecycle.Action) bool { return a.Verb == lifecycle.WriteIntent })
+}
+
+// slow reports whether the actions wait for the batch system while the members
+// have nothing else to tell.
+func slow(actions []lifecycle.Action) bool {
+	return slices.ContainsFunc(actions, func(a lifecycle.Action) bool { return a.Verb == lifecycle.Submit })
+}
+
+// onward reports whether another step of the submission follows when these
+// actions have succeeded.
+func onward(actions []lifecycle.Action) bool {
+	return len(actions) > 0 && !slices.ContainsFunc(actions, func(a lifecycle.Action) bool {
+		switch a.Verb {
+		case lifecycle.WriteIntent, lifecycle.Stage, lifecycle.Submit, lifecycle.Record:
+			return false
+		}
+		return true
+	})
 }
 
 // want asks the loop for a fresh observation, once.

@@ -126,8 +126,7 @@ const maxRemoved = 128
 func (b *Bridge) removeDirs(ctx context.Context, v View, dirs []backends.Key) {
 	ctx, cancel := context.WithTimeout(ctx, readDeadline)
 	defer cancel()
-	var group errgroup.Group
-	group.SetLimit(collectParallel)
+	var group errgroup.Group // all at once, as they share commands
 	for _, key := range dirs {
 		group.Go(func() error {
 			user := v.Files[key].user

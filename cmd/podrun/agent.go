@@ -67,6 +67,9 @@ func verb(name string, args []string) error {
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)
 		}
+		if *key == "" {
+			return agent.RemoveMany(*root, os.Stdin, os.Stdout)
+		}
 		return agent.Remove(*root, *key)
 	case "stop":
 		var s manifest.Stop

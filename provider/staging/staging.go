@@ -58,8 +58,9 @@ type Client struct {
 	// Env is the environment of the verbs, NAME=value.
 	Env []string
 
-	once   sync.Once
-	stages *groupcommit.Committer[parcel]
+	once     sync.Once
+	stages   *groupcommit.Committer[parcel]
+	removals *groupcommit.Committer[backends.Key]
 }
 
 // Program puts the pod runner where the verbs run.
@@ -123,7 +124,7 @@ func (c *Client) WorkDir(user string, key backends.Key) string {
 
 // Collect reads the status of all gangs of a user. No directory is no gangs.
 func (c *Client) Collect(ctx context.Context, user string) (manifest.Collected, error) {
-	res, err := c.verb(ctx, "collect", user, "", call{limit: maxCollected})
+	res, err := c.verb(ctx, "collect", user, "", call{limit: maxCollected, keyless: true})
 	if err != nil {
 		return manifest.Collected{}, err
 	}
@@ -154,12 +155,6 @@ func (c *Client) Stop(ctx context.Context, user string, key backends.Key, rank i
 		args = append(args, "--reason", reason)
 	}
 	_, err := c.verb(ctx, "stop", user, key, call{args: args})
-	return err
-}
-
-// Remove deletes the gang directory. A missing one is success.
-func (c *Client) Remove(ctx context.Context, user string, key backends.Key) error {
-	_, err := c.verb(ctx, "remove", user, key, call{})
 	return err
 }
 
@@ -204,10 +199,11 @@ func (c *Client) Logs(ctx context.Context, user string, key backends.Key, rank i
 
 // call is what differs between the verbs.
 type call struct {
-	args   []string
-	stdin  io.Reader
-	stdout io.Writer
-	limit  int64
+	args    []string
+	stdin   io.Reader
+	stdout  io.Writer
+	limit   int64
+	keyless bool // about no gang, or about several that stdin names
 }
 
 // verb runs one verb and sorts its outcome. All verbs are idempotent, so an
@@ -224,7 +220,7 @@ func (c *Client) verb(ctx context.Context, name, user string, key backends.Key, 
 		}
 	}
 	argv := []string{podrun, "agent", name, "--root", root}
-	if name != "collect" && name != "stage" {
+	if !in.keyless {
 		if !keyPattern.MatchString(string(key)) {
 			return transport.Result{}, c.fail(name, user, key, backends.KindInvalid, errors.New("the key is malformed"))
 		}

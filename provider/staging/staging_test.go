@@ -10,7 +10,9 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
@@ -26,10 +28,14 @@ type runner struct {
 	stdin []byte
 	out   transport.Result
 	err   error
+	wait  chan struct{} // unless nil, Run ends with it
 }
 
 func (r *runner) Run(_ context.Context, c transport.Command) (transport.Result, error) {
 	r.got = append(r.got, c)
+	if r.wait != nil {
+		<-r.wait
+	}
 	if c.Stdin != nil {
 		b, err := io.ReadAll(c.Stdin)
 		if err != nil {
@@ -158,6 +164,35 @@ func TestStageTellsEachGang(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Directories of one user that are removed at the same time share a command,
+// and the failure of one is its own.
+func TestRemoveTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := client()
+		r.wait = make(chan struct{})
+		errs := make([]error, 4)
+		var group sync.WaitGroup
+		for i := range errs {
+			group.Go(func() { errs[i] = c.Remove(t.Context(), "alice", backends.Key(fmt.Sprint("k", i))) })
+			synctest.Wait()
+		}
+		r.out.Stdout = []byte(`{"key":"k1","code":0}` + "\n" + `{"key":"k2","code":5,"error":"why"}` + "\n")
+		close(r.wait)
+		group.Wait()
+		if len(r.got) != 2 || strings.Join(r.got[1].Argv, " ") != "/opt/podrun agent remove --root /shared/alice/k8s" ||
+			string(r.stdin) != `{"key":"k1"}`+"\n"+`{"key":"k2"}`+"\n"+`{"key":"k3"}`+"\n" {
+			t.Errorf("ran %v with input %q", r.got, r.stdin)
+		}
+		<-time.After(time.Minute) // of the bubble: what waits for more gives up
+		want := []backends.Kind{"", "", backends.KindDenied, backends.KindTransient}
+		for i, err := range errs {
+			if backends.KindOf(err) != want[i] {
+				t.Errorf("remove k%d: %v, want kind %q", i, err, want[i])
+			}
+		}
+	})
 }
 
 func TestNothingMalformedIsRun(t *testing.T) {

@@ -489,6 +489,34 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+func TestRemoveMany(t *testing.T) {
+	dir := staged(t, "k1", "k2", "k3")
+	remove := func(dir, in string) (string, error) {
+		var out strings.Builder
+		err := RemoveMany(dir, strings.NewReader(in), &out)
+		return out.String(), err
+	}
+	got, err := remove(dir, `{"key":"k1"}`+"\n"+`{"key":"../k2"}`+"\n"+`{"key":"k3"}`+"\n"+`{"key":"k9"}`+"\n")
+	want := `{"key":"k1","code":0}` + "\n" + `{"key":"../k2","code":3,"error":"key \"../k2\": invalid input"}` + "\n" +
+		`{"key":"k3","code":0}` + "\n" + `{"key":"k9","code":0}` + "\n"
+	if err != nil || got != want {
+		t.Errorf("answers %v:\n%swant:\n%s", err, got, want)
+	}
+	names, err := os.ReadDir(filepath.Join(dir, "g"))
+	if err != nil || len(names) != 1 || names[0].Name() != "k2" {
+		t.Errorf("left: %v, %v", names, err)
+	}
+	if got, err := remove(dir, `{"key":"k2"}`+"\n{"); Code(err) != ExitInvalid || got != `{"key":"k2","code":0}`+"\n" {
+		t.Errorf("broken input: %v, answers %q", err, got)
+	}
+	if got, err := remove(filepath.Join(t.TempDir(), "missing"), `{"key":"k1"}`); err != nil || got != `{"key":"k1","code":0}`+"\n" {
+		t.Errorf("of nothing: %v, answers %q", err, got)
+	}
+	if _, err := remove(dir, strings.Repeat(`{"key":"k1"}`+"\n", maxGangs+1)); Code(err) != ExitInvalid {
+		t.Errorf("too many keys: %v", err)
+	}
+}
+
 func TestLogsErrors(t *testing.T) {
 	dir := staged(t, "k1")
 	q := func(c string) LogQuery { return LogQuery{Container: c, Query: crilog.Query{Tail: -1, LimitBytes: -1}} }

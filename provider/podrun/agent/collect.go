@@ -128,7 +128,7 @@ func collect(root *os.Root, all *manifest.Collected) error {
 	}
 	close(jobs)
 	workers.Wait()
-	sweep(root, "", time.Now()) // no gang is named by what a killed verb has left, so no Remove comes for it
+	sweep(root, nil, time.Now()) // no gang is named by what a killed verb has left, so no Remove comes for it
 	return nil
 }
 

@@ -396,6 +396,51 @@ func Remove(dir, key string) error {
 		return err
 	}
 	defer root.Close()
+	err = removeGang(root, key)
+	sweep(root, map[string]bool{key: true}, time.Now())
+	return err
+}
+
+// RemoveMany is Remove for every key of in, each a manifest.StageHeader as one
+// line of JSON. It writes one manifest.StageAnswer a key to out, in order; the
+// failure of one is its own. The error is about all keys that have no answer.
+func RemoveMany(dir string, in io.Reader, out io.Writer) error {
+	root, err := openBase(dir, false)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return err
+	}
+	keys := map[string]bool{}
+	if !missing {
+		defer root.Close()
+		defer func() { sweep(root, keys, time.Now()) }()
+	}
+	dec, enc := json.NewDecoder(io.LimitReader(in, maxGangs<<8)), json.NewEncoder(out)
+	for range maxGangs {
+		var header manifest.StageHeader
+		err := dec.Decode(&header)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read keys: %w: %w", err, ErrInvalid)
+		}
+		if err = checkKey(header.Key); err == nil && !missing {
+			keys[header.Key] = true
+			err = removeGang(root, header.Key)
+		}
+		answer := manifest.StageAnswer{Key: header.Key, Code: Code(err)}
+		if err != nil {
+			answer.Error = err.Error()
+		}
+		if err := enc.Encode(answer); err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+	}
+	return fmt.Errorf("more than %d keys: %w", maxGangs-1, ErrInvalid)
+}
+
+func removeGang(root *os.Root, key string) error {
 	gone := path.Join(gangsDir, trash+key+"-"+randomName())
 	switch err := root.Rename(gangPath(key), gone); {
 	case err == nil:
@@ -405,14 +450,13 @@ func Remove(dir, key string) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("remove gang: %w", err)
 	}
-	sweep(root, key, time.Now())
 	return nil
 }
 
 // sweep removes litter, the directories that a killed verb has left: those of
-// the gang key, which is on its way out whatever else is under way, and those of
-// any gang that are old.
-func sweep(root *os.Root, key string, now time.Time) {
+// the gangs keys, which are on their way out whatever else is under way, and those
+// of any gang that are old.
+func sweep(root *os.Root, keys map[string]bool, now time.Time) {
 	names, err := listDir(root, gangsDir)
 	if err != nil {
 		return
@@ -423,7 +467,7 @@ func sweep(root *os.Root, key string, now time.Time) {
 		}
 		full := path.Join(gangsDir, name)
 		of, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(name, staging), trash), "-")
-		if st, err := root.Lstat(full); err == nil && (of == key || now.Sub(st.ModTime()) > litterAge) {
+		if st, err := root.Lstat(full); err == nil && (keys[of] || now.Sub(st.ModTime()) > litterAge) {
 			_ = removeTree(root, full) // the next sweep tries again
 		}
 	}

@@ -310,10 +310,10 @@ type End struct {
 }
 
 // StageHeader stands before each gang's tar in the input of `podrun agent
-// stage`, as one line of JSON.
+// stage`, as one line of JSON, and alone in that of `podrun agent remove`.
 type StageHeader struct {
 	Key   string `json:"key"`
-	Bytes int64  `json:"bytes"` // of the tar that follows
+	Bytes int64  `json:"bytes"` // of the tar that follows; 0 where none does
 }
 
 // StageAnswer is what became of one gang, one line of JSON in the order of the

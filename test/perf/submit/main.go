@@ -144,6 +144,7 @@ func (l load) print(ways []*way, b *bench) {
 		fmt.Printf("  provider takes %.2f times as long as %s (%.2f to %.2f)\n",
 			ratio(ours[len(ours)/2], w.took[len(w.took)/2]), w.name, ratio(ours[0], w.took[len(w.took)-1]), ratio(ours[len(ours)-1], w.took[0]))
 	}
+	fmt.Printf("  writes of the provider to the API server: %.1f a job\n", float64(b.writes)/float64(l.rounds*l.jobs))
 	fmt.Println("  commands of the provider, with the time each takes while others run beside it:")
 	c := &b.commands
 	for _, name := range slices.Sorted(maps.Keys(c.count)) {

@@ -42,6 +42,7 @@ type bench struct {
 	cluster  *testbed.Cluster
 	podrun   string
 	commands commands // run by the provider in all rounds
+	writes   int64    // of the provider to the API server in all rounds
 }
 
 // commands says how often each kind of command was run and how long all runs
@@ -79,14 +80,17 @@ func (t timing) Run(ctx context.Context, cmd transport.Command) (transport.Resul
 	return t.Runner.Run(ctx, cmd)
 }
 
-// releases counts jobs that were released.
-type releases struct{ n atomic.Int64 }
+// releases counts jobs that were released, and writes to the API server.
+type releases struct{ n, writes atomic.Int64 }
 
 // Do implements effect.Gate.
 func (r *releases) Do(ctx context.Context, name string, fn func(context.Context) error) error {
 	err := fn(ctx)
-	if err == nil && name == "release" {
+	switch {
+	case err == nil && name == "release":
 		r.n.Add(1)
+	case name == "write-intent" || name == "record" || name == "patch-status":
+		r.writes.Add(1)
 	}
 	return err
 }
@@ -139,6 +143,7 @@ func (b *bench) provider(ctx context.Context, round int) (time.Duration, error) 
 		bridge.Wait()
 	}
 	took := time.Since(start)
+	b.writes += released.writes.Load()
 	return took, b.check(ctx, system, owner)
 }
 
