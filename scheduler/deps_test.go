@@ -48,7 +48,7 @@ func TestImports(t *testing.T) {
 	}
 	for folder, names := range map[string][]string{
 		"./scheduler/actions/": {"enqueue", "allocate"},
-		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "predicates", "locality", "binpack"},
+		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack"},
 	} {
 		for _, name := range names {
 			var siblings []string

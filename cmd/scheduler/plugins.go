@@ -5,8 +5,10 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodegroup"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
@@ -26,7 +28,9 @@ func pipeline() framework.Pipeline {
 			gang.Plugin{},
 			sla.Plugin{},
 			proportion.Plugin{},
+			drf.Plugin{},
 			predicates.Plugin{},
+			nodegroup.Plugin{},
 			locality.Plugin{},
 			binpack.Plugin{},
 		},

@@ -259,7 +259,7 @@ func (c *Cache) SetGroup(pg *volcanov1.PodGroup) {
 			return
 		}
 	}
-	e.group, e.snap = &spec, nil
+	c.regroup(e, &spec)
 	c.signal()
 }
 
@@ -281,33 +281,12 @@ func (c *Cache) deleteGroup(key, uid string) {
 	if e == nil || e.group == nil || e.group.UID != uid {
 		return
 	}
-	e.group, e.snap, e.written, e.raw = nil, nil, nil, nil
+	c.regroup(e, nil)
+	e.written, e.raw = nil, nil
 	if len(e.pods) == 0 {
 		delete(c.gangs, key)
 	}
 	c.signal()
-}
-
-// SetQueue takes in a queue.
-func (c *Cache) SetQueue(q *volcanov1.Queue) {
-	m := queueSpec(q)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if old := c.queues[m.Name]; old != nil && reflect.DeepEqual(*old, m) {
-		return
-	}
-	c.queues[m.Name] = &m
-	c.signal()
-}
-
-// DeleteQueue forgets a queue.
-func (c *Cache) DeleteQueue(name, uid string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if q := c.queues[name]; q != nil && q.UID == uid {
-		delete(c.queues, name)
-		c.signal()
-	}
 }
 
 // SetPriorityClass takes in a priority class.
@@ -379,15 +358,6 @@ func (c *Cache) recompile() {
 	}
 	c.dims = snapshot.DimsOf(specs)
 	c.classes = map[string]*snapshot.Class{}
-}
-
-func (c *Cache) class(e *podEntry) *snapshot.Class {
-	cl := c.classes[e.class]
-	if cl == nil {
-		cl = snapshot.NewClass(e.spec, e.class, c.dims)
-		c.classes[e.class] = cl
-	}
-	return cl
 }
 
 func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {

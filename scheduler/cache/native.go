@@ -25,7 +25,7 @@ func (c *Cache) SetNativeGroup(pg *schedulingv1beta1.PodGroup) {
 			return
 		}
 	}
-	e.group, e.snap = &spec, nil
+	c.regroup(e, &spec)
 	c.signal()
 }
 

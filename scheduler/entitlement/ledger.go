@@ -54,8 +54,9 @@ type Queue struct {
 
 	parent   int
 	children []int
-	home     int   // where its own gangs are counted
-	path     []int // from the root to itself
+	home     int    // where its own gangs are counted
+	path     []int  // from the root to itself
+	limits   []bool // the resources that its own capability names; nil for none
 	stop     *Fault
 }
 
@@ -77,6 +78,10 @@ func (q *Queue) Excess() resource.Vector {
 	}
 	return out
 }
+
+// Limits reports whether the queue's own capability, and not only what there is,
+// bounds a resource.
+func (q *Queue) Limits(dim int) bool { return q.limits != nil && q.limits[dim] }
 
 // Over reports whether the queue holds more than it deserves of some resource.
 func (q *Queue) Over() bool {
@@ -378,7 +383,7 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 				continue
 			}
 			after := resource.Add(q.Held[d], a)
-			if after > q.Capability[d] && q.parent >= 0 { // beyond the root's there is nothing to take
+			if after > q.Capability[d] && q.Limits(d) {
 				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d], Limit: q.Capability[d]}
 			}
 			if q.parent < 0 || after <= q.Guarantee[d] {
@@ -397,7 +402,7 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 					}
 				}
 			}
-			if whose != nil && a > resource.Sub(left, kept) {
+			if whose != nil && a <= left && a > resource.Sub(left, kept) {
 				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d],
 					Limit: resource.Add(q.Held[d], max(resource.Sub(left, kept), 0)), For: whose.Name}
 			}

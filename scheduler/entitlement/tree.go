@@ -213,6 +213,10 @@ func (l *Ledger) limits() {
 		}
 		for _, c := range q.Spec.Capability {
 			if d, ok := l.dims.Index(c.Name); ok {
+				if q.limits == nil {
+					q.limits = make([]bool, n)
+				}
+				q.limits[d] = true
 				q.Capability[d] = min(q.Capability[d], max(c.Amount, 0))
 			}
 		}

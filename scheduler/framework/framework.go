@@ -6,6 +6,7 @@ package framework
 
 import (
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -33,6 +34,12 @@ type QueueOrderer interface {
 // Entitler chooses what queues deserve. Each is given the choices of those before it.
 type Entitler interface {
 	Entitlement(entitlement.Options) entitlement.Options
+}
+
+// Admitter may keep a pending PodGroup out for now; nil lets it in, as far as this
+// plugin is concerned. It is asked once for each in a cycle.
+type Admitter interface {
+	Refuse(g *snapshot.Gang) *plan.Unschedulable
 }
 
 // Opener is a plugin that needs to know the cycle: Open returns the plugin that

@@ -9,15 +9,56 @@ import (
 )
 
 // QueueReason reports whether the gang's queue takes gangs, and why not.
-func QueueReason(s *snapshot.Snapshot, g *snapshot.Gang) (plan.Unschedulable, bool) {
-	q := s.Queue(g.Queue)
+func QueueReason(s *Session, g *snapshot.Gang) (plan.Unschedulable, bool) {
+	q := s.Snapshot.Queue(g.Queue)
+	fault := s.Ledger.Stopped(g.Queue)
 	switch {
 	case q == nil:
 		return plan.Unschedulable{Code: plan.QueueNotFound, Message: fmt.Sprintf("queue %q does not exist", g.Queue)}, false
 	case !q.Open() && (!q.Serves() || g.Plain || g.Status.Phase == snapshot.GroupPending):
 		return plan.Unschedulable{Code: plan.QueueClosed, Message: fmt.Sprintf("queue %q is %s", g.Queue, q.State)}, false
+	case fault != nil:
+		return plan.Unschedulable{Code: plan.QueueInvalid, Message: fault.Message}, false
 	}
 	return plan.Unschedulable{}, true
+}
+
+// OverQuota returns why a gang's queue, or one above it, may not hold pods as
+// well, nil when it may.
+func (s *Session) OverQuota(g *snapshot.Gang, pods []*snapshot.Pod) *plan.Unschedulable {
+	if r := s.Ledger.Refuses(g.Queue, s.sum(pods)); r != nil {
+		return &plan.Unschedulable{Code: plan.OverQuota, Message: r.Words()}
+	}
+	return nil
+}
+
+// WithinQuota returns those of more, in order, that the gang's queue may hold
+// beside must.
+func (s *Session) WithinQuota(g *snapshot.Gang, must, more []*snapshot.Pod) []*snapshot.Pod {
+	sum := s.sum(must)
+	all := sum.Clone()
+	all.AddScaled(s.sum(more), 1)
+	if s.Ledger.Refuses(g.Queue, all) == nil {
+		return more // as nearly always
+	}
+	var out []*snapshot.Pod
+	for _, p := range more {
+		sum.AddScaled(p.Class.Request, 1)
+		if s.Ledger.Refuses(g.Queue, sum) != nil {
+			sum.SubScaled(p.Class.Request, 1)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func (s *Session) sum(pods []*snapshot.Pod) resource.Vector {
+	out := make(resource.Vector, s.Snapshot.Dims.Len())
+	for _, p := range pods {
+		out.AddScaled(p.Class.Request, 1)
+	}
+	return out
 }
 
 // Whole is all that a domain offers, used or not, and the most that one node or

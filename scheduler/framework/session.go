@@ -24,9 +24,10 @@ type Session struct {
 	queueOrder  []QueueOrderer
 	filters     []NodeFilter
 	domainOrder []DomainOrderer
+	admission   []Admitter
 
-	inqueue  map[string]bool            // gangs admitted in this cycle
-	waiting  map[string]int             // gang key to position in Plan.Unschedulable
+	inqueue  map[string]bool // gangs admitted in this cycle
+	waiting  map[string]int  // gang key to position in Plan.Unschedulable
 	verdicts map[*snapshot.Class]*verdict
 	real     []int // positions of real nodes
 	virtual  []int // positions of virtual nodes
@@ -67,6 +68,9 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		if x, ok := pl.(DomainOrderer); ok {
 			ses.domainOrder = append(ses.domainOrder, x)
 		}
+		if x, ok := pl.(Admitter); ok {
+			ses.admission = append(ses.admission, x)
+		}
 	}
 	for i, n := range s.Nodes {
 		if n.Virtual {
@@ -100,6 +104,16 @@ func (s *Session) CompareQueues(a, b *snapshot.Queue) int {
 		}
 	}
 	return strings.Compare(a.Name, b.Name)
+}
+
+// Refused returns why a plugin keeps a pending PodGroup out for now, nil when none does.
+func (s *Session) Refused(g *snapshot.Gang) *plan.Unschedulable {
+	for _, a := range s.admission {
+		if u := a.Refuse(g); u != nil {
+			return u
+		}
+	}
+	return nil
 }
 
 // Admit notes that a gang's PodGroup becomes Inqueue.

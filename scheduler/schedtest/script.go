@@ -22,7 +22,8 @@ import (
 //
 //	node NAME cpu=8 memory=16Gi gpu=8 label.KEY=V taint=KEY:EFFECT notready cordoned
 //	virtual NAME shape=COUNT*cpu=8,memory=16Gi,gpu=8 ... exclusive label.KEY=V taint=KEY:EFFECT
-//	queue NAME weight=2 priority=1 state=Closed
+//	queue NAME weight=2 priority=1 state=Closed parent=P cap.gpu=8 deserved.gpu=4 guarantee.gpu=2 fifo keep
+//	  groups=A,B prefer=A forbid=C avoid=D hierarchy=root/x weights=1/2
 //	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8 sla=1h
 //	    topology=hard:1|hard:TIERNAME|soft:1|key:LABEL sub=POLICY,size=2,min=2,topology=hard:1
 //	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated part=POLICY/PART priority=1
@@ -238,35 +239,6 @@ func parseShape(text string) (hostshape.Shape, error) {
 	return sh, nil
 }
 
-func (w *World) queueCommand(name string, options []string) error {
-	q := snapshot.Queue{Name: name, Weight: 1, State: "Open"}
-	for _, o := range options {
-		key, value := option(o)
-		n, err := strconv.ParseInt(value, 10, 32)
-		switch {
-		case key == "state":
-			q.State, err = value, nil
-		case key == "weight":
-			q.Weight = n
-		case key == "priority":
-			q.Priority = int32(n)
-		default:
-			return fmt.Errorf("queue: unknown option %q", o)
-		}
-		if err != nil {
-			return fmt.Errorf("queue: %s: %w", o, err)
-		}
-	}
-	for i := range w.Queues {
-		if w.Queues[i].Name == name {
-			w.Queues[i] = q
-			return nil
-		}
-	}
-	w.Queues = append(w.Queues, q)
-	return nil
-}
-
 func (w *World) groupCommand(plain bool, name string, options []string) error {
 	g := w.AddGang(name, 1)
 	var needs []string
@@ -334,6 +306,11 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 		return fmt.Errorf("pods: no group %q or bad count %q", group, count)
 	}
 	c := snapshot.ClassSpec{}
+	for _, q := range w.Queues {
+		if q.Name == g.Queue {
+			c.Groups = q.Groups
+		}
+	}
 	gated := false
 	var priority int64
 	var policy, part string

@@ -15,8 +15,10 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodegroup"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
@@ -29,7 +31,7 @@ import (
 func Pipeline() framework.Pipeline {
 	return framework.Pipeline{
 		Actions: []framework.Action{enqueue.Action{}, allocate.Action{}},
-		Plugins: []framework.Plugin{priority.Plugin{}, gang.Plugin{}, sla.Plugin{}, proportion.Plugin{}, predicates.Plugin{}, locality.Plugin{}, binpack.Plugin{}},
+		Plugins: []framework.Plugin{priority.Plugin{}, gang.Plugin{}, sla.Plugin{}, proportion.Plugin{}, drf.Plugin{}, predicates.Plugin{}, nodegroup.Plugin{}, locality.Plugin{}, binpack.Plugin{}},
 	}
 }
 

@@ -21,6 +21,8 @@ type ClassSpec struct {
 	HostPorts    []HostPort           `json:"hostPorts,omitempty"`
 	// DaemonSet pods get no implicit toleration of virtual nodes.
 	DaemonSet bool `json:"daemonSet,omitempty"`
+	// Groups are the node groups of the pod's queue.
+	Groups *NodeGroups `json:"groups,omitempty"`
 	// Unsupported names a hard constraint that this scheduler cannot honour; a
 	// pod with one waits rather than being placed against its constraint.
 	Unsupported string `json:"unsupported,omitempty"`

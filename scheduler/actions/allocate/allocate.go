@@ -56,12 +56,33 @@ func (Action) Run(s *framework.Session) {
 	for h.Len() > 0 {
 		l := h.lines[0]
 		place(s, l.gangs[0])
+		if inOrder(s, l) {
+			l.gangs = l.gangs[:1]
+		}
 		if l.gangs = l.gangs[1:]; len(l.gangs) == 0 {
 			heap.Pop(h)
 		} else {
 			heap.Fix(h, 0) // only this queue's share has changed
 		}
 	}
+}
+
+// inOrder reports whether the queue is served in order and the gang that was just
+// looked at found no place; those behind it then wait.
+func inOrder(s *framework.Session, l *line) bool {
+	first := l.gangs[0]
+	u := s.Waits(first)
+	if l.queue.Dequeue != snapshot.DequeueFIFO || u == nil || u.Satisfied {
+		return false
+	}
+	switch u.Code {
+	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.UnsupportedRequest:
+		return false // it has no claim to a place yet
+	}
+	for _, g := range l.gangs[1:] {
+		s.Wait(g, plan.Unschedulable{Code: plan.OutOfTurn, Message: fmt.Sprintf("queue %q is served in order, and %s is before it", l.queue.Name, first.Name)})
+	}
+	return true
 }
 
 // candidate reports whether the gang is to be looked at, and notes why not.
@@ -80,7 +101,7 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 		s.Wait(g, plan.Unschedulable{Code: plan.Held, Message: g.Hold})
 		return false
 	}
-	if u, ok := framework.QueueReason(s.Snapshot, g); !ok {
+	if u, ok := framework.QueueReason(s, g); !ok {
 		s.Wait(g, u)
 		return false
 	}
@@ -159,6 +180,11 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		s.Wait(g, *u)
 		return
 	}
+	if u := s.OverQuota(g, must); u != nil {
+		u.Satisfied = satisfied
+		s.Wait(g, *u)
+		return
+	}
 	job := g.Key + "/new"
 	fit, reasons := s.FindDomain(g, job, must, nil)
 	if fit == nil {
@@ -170,6 +196,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
 		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
 	})
+	rest = s.WithinQuota(g, must, rest)
 	extra := s.Extend(g, job, rest, fit.Domain, fit.Assigned)
 	assigned := slices.Concat(fit.Assigned, extra)
 	s.Commit(g, fit.Domain, "", 0, assigned, nil)

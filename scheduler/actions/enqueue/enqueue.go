@@ -20,14 +20,18 @@ type Action struct{}
 func (Action) Name() string { return "enqueue" }
 
 // Run admits every pending PodGroup whose queue is open and whose minimum some
-// domain could hold if it were empty.
+// domain and the queue could hold if they were empty, unless a plugin is against it.
 func (Action) Run(s *framework.Session) {
 	for _, g := range s.Snapshot.Gangs {
 		if g.Plain || g.Native || g.Absent || g.Status.Phase != snapshot.GroupPending {
 			continue
 		}
-		if u, ok := framework.QueueReason(s.Snapshot, g); !ok {
+		if u, ok := framework.QueueReason(s, g); !ok {
 			s.Wait(g, u)
+			continue
+		}
+		if u := aboveQueue(s, g); u != nil {
+			s.Wait(g, *u)
 			continue
 		}
 		if reasons := never(s, g); reasons != nil {
@@ -35,8 +39,28 @@ func (Action) Run(s *framework.Session) {
 				Message: "the gang's minimum is more than there is: " + plan.DomainWords(reasons)})
 			continue
 		}
+		if u := s.Refused(g); u != nil {
+			s.Wait(g, *u)
+			continue
+		}
 		s.Admit(g)
 	}
+}
+
+// aboveQueue returns why the gang's queue, or one above it, could never hold the
+// gang's minimum, nil when they could.
+func aboveQueue(s *framework.Session, g *snapshot.Gang) *plan.Unschedulable {
+	need, _ := s.Snapshot.Dims.Vector(g.MinResources)
+	for _, q := range s.Ledger.Above(g.Queue) {
+		for d, a := range need {
+			if a > q.Capability[d] && q.Limits(d) {
+				name := s.Snapshot.Dims.Name(d)
+				return &plan.Unschedulable{Code: plan.OverQuota, Message: fmt.Sprintf("the gang's minimum is %s %s and queue %q may hold at most %s",
+					plan.Amount(name, a), name, q.Name, plan.Amount(name, q.Capability[d]))}
+			}
+		}
+	}
+	return nil
 }
 
 // never returns why no domain can hold the gang's minimum resources even when

@@ -1,0 +1,28 @@
+// Package capacity gives each queue what it declares to deserve. A queue may hold
+// more while nobody else wants it, up to its capability, and what it holds beyond
+// can be reclaimed. It takes the place of plugin proportion.
+package capacity
+
+import (
+	"cmp"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
+)
+
+// Plugin orders queues and takes what they declare. It holds no state.
+type Plugin struct{}
+
+// Name is the plugin's name in configuration.
+func (Plugin) Name() string { return "capacity" }
+
+// Entitlement takes what the queues declare.
+func (Plugin) Entitlement(o entitlement.Options) entitlement.Options {
+	o.Mode = entitlement.Declared
+	return o
+}
+
+// CompareQueues puts the queue of higher priority first, then the one that holds
+// the smaller part of what it deserves.
+func (Plugin) CompareQueues(a, b *entitlement.Queue) int {
+	return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Share(), b.Share()))
+}
