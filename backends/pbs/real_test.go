@@ -65,7 +65,12 @@ func (c *counting) Run(ctx context.Context, cmd transport.Command) (transport.Re
 
 func backendOn(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect) (*pbs.Backend, *counting) {
 	t.Helper()
-	runner := &counting{Runner: local.New()}
+	return backendBy(t, c, dialect, local.New())
+}
+
+func backendBy(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect, way transport.Runner) (*pbs.Backend, *counting) {
+	t.Helper()
+	runner := &counting{Runner: way}
 	b, err := pbs.New(pbs.Config{
 		Runner: runner, Dialect: dialect, Env: c.Env(),
 		Records: func(user string) (string, error) { return filepath.Join(c.StagingDir, user, "records"), nil },
@@ -106,28 +111,36 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			config := c.config
-			config.Hosts = []testbed.Host{{Name: "n1", CPUs: 4, MemoryMiB: 4000}, {Name: "n2", CPUs: 4, MemoryMiB: 4000}}
-			config.Queues = []testbed.Queue{{Name: "workq"}, {Name: "suite", Hosts: []string{"n1", "n2"}}}
-			cluster := standin(t, config)
-			b, runner := backendOn(t, cluster, c.dialect)
-			n := 0
-			backendtest.Run(t, func(t *testing.T) backendtest.Harness {
-				n++
-				d := disk(t, account.Alice)
-				return backendtest.Harness{
-					Backend: b, Owner: fmt.Sprintf("suite-%d-x", n), OtherOwner: fmt.Sprintf("suite-%d-y", n),
-					User: account.Alice, Users: []string{account.Alice},
-					Partition: "suite", Slots: 8, MemoryMiB: 100,
-					Place: d.Place, Trace: d.Trace, Log: d.Log,
-					Interval: 50 * time.Millisecond, Rounds: 1200, Walltime: 3 * time.Second,
-					Queries: func() int { return int(runner.queries.Load()) },
-					Reopen: func(t *testing.T) backends.Backend {
-						b, _ := backendOn(t, cluster, c.dialect)
-						return b
-					},
-				}
-			})
+			conform(t, standin(t, suiteConfig(c.config)), c.dialect, local.New())
 		})
 	}
+}
+
+// suiteConfig is config with what the suite needs.
+func suiteConfig(config testbed.Config) testbed.Config {
+	config.Hosts = []testbed.Host{{Name: "n1", CPUs: 4, MemoryMiB: 4000}, {Name: "n2", CPUs: 4, MemoryMiB: 4000}}
+	config.Queues = []testbed.Queue{{Name: "workq"}, {Name: "suite", Hosts: []string{"n1", "n2"}}}
+	return config
+}
+
+// conform runs the suite through a runner.
+func conform(t *testing.T, cluster *testbed.Cluster, dialect pbs.Dialect, way transport.Runner) {
+	b, runner := backendBy(t, cluster, dialect, way)
+	n := 0
+	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
+		n++
+		d := disk(t, account.Alice)
+		return backendtest.Harness{
+			Backend: b, Owner: fmt.Sprintf("suite-%d-x", n), OtherOwner: fmt.Sprintf("suite-%d-y", n),
+			User: account.Alice, Users: []string{account.Alice},
+			Partition: "suite", Slots: 8, MemoryMiB: 100,
+			Place: d.Place, Trace: d.Trace, Log: d.Log,
+			Interval: 50 * time.Millisecond, Rounds: 1200, Walltime: 3 * time.Second,
+			Queries: func() int { return int(runner.queries.Load()) },
+			Reopen: func(t *testing.T) backends.Backend {
+				b, _ := backendBy(t, cluster, dialect, way)
+				return b
+			},
+		}
+	})
 }
