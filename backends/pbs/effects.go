@@ -49,6 +49,7 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	if err != nil {
 		return fail(backends.KindUnknownOutcome, err)
 	}
+	b.past.expect(id, spec.User)
 	return id, nil
 }
 

@@ -18,8 +18,9 @@ const maxHosts = 100_000
 // answer is read as it comes and only the owner's jobs are kept of it. When
 // users is empty all users' jobs are looked at.
 //
-// Where the server forgets ended jobs, one more command a user reads their
-// records; where it hides the jobs of others, qstat runs once for each user.
+// Where the server keeps ended jobs, a second qstat asks for those that have
+// left the queue since. Where it forgets them, one more command a user reads
+// their records; where it hides the jobs of others, qstat runs once for each user.
 func (b *Backend) Observe(ctx context.Context, owner string, users []string) (backends.Observation, error) {
 	fail := func(kind backends.Kind, err error) (backends.Observation, error) {
 		return backends.Observation{}, &backends.Error{Op: "observe", Kind: kind, Err: err}
@@ -44,12 +45,12 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 		asked = users
 	}
 	found := listing{dialect: b.config.Dialect, owner: owner, users: users, jobs: map[backends.JobID]backends.Job{}, complete: true}
-	for _, user := range asked {
-		if err := b.list(ctx, user, &settings, &found); err != nil {
-			return backends.Observation{}, err
-		}
+	if settings.history && len(users) > 0 {
+		err = b.listPast(ctx, asked, &settings, &found)
+	} else {
+		err = b.listAll(ctx, asked, &settings, &found)
 	}
-	if err := b.settle(ctx, &found); err != nil {
+	if err != nil {
 		return backends.Observation{}, err
 	}
 	if !settings.history {
@@ -57,27 +58,41 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	}
 	out := backends.Observation{Complete: found.complete}
 	for _, j := range found.jobs {
-		out.Jobs = append(out.Jobs, j)
+		if j.Owner == owner {
+			out.Jobs = append(out.Jobs, j)
+		}
 	}
 	slices.SortFunc(out.Jobs, func(a, b backends.Job) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return out, nil
 }
 
-// listing gathers the owner's jobs.
+// listing gathers jobs that carry a tag of ours, of any owner.
 type listing struct {
 	dialect  Dialect
-	owner    string
+	owner    string // whose jobs are wanted
 	users    []string
 	jobs     map[backends.JobID]backends.Job
-	doubtful []backends.JobID // listed more than once
+	doubtful []backends.JobID // listed more than once, or as they cannot be
+	live     bool             // what is added now is of the queue alone
 	complete bool
 }
 
-// list reads the queue as user sees it.
-func (b *Backend) list(ctx context.Context, user string, settings *server, into *listing) error {
+// listAll reads the queue, with all that the server knows of ended jobs.
+func (b *Backend) listAll(ctx context.Context, asked []string, settings *server, into *listing) error {
+	for _, user := range asked {
+		if err := b.list(ctx, user, true, settings, into); err != nil {
+			return err
+		}
+	}
+	return b.settle(ctx, into)
+}
+
+// list reads the queue as user sees it, with the history when past is true and
+// the server has one.
+func (b *Backend) list(ctx context.Context, user string, past bool, settings *server, into *listing) error {
 	for {
 		argv := []string{"qstat", "-f"}
-		if settings.history { // never in Torque, where -x is XML
+		if past && settings.history { // never in Torque, where -x is XML
 			argv = []string{"qstat", "-x", "-f"}
 		}
 		wide := b.config.Dialect == Pro && !b.isNarrow()
@@ -90,7 +105,7 @@ func (b *Backend) list(ctx context.Context, user string, settings *server, into 
 			return err
 		}
 		complaint := oneLine(string(res.Stderr))
-		if settings.history && strings.Contains(complaint, textNoHistory) {
+		if past && settings.history && strings.Contains(complaint, textNoHistory) {
 			// Switched off meanwhile; qstat says so and exits with 0.
 			settings.history = false
 			b.keep(*settings)
@@ -122,22 +137,24 @@ func (b *Backend) isNarrow() bool {
 	return b.narrow
 }
 
-// add takes one job of the list when it is the owner's.
+// add takes one job of the list when it is one of ours.
 func (l *listing) add(r *block) error {
 	owner, key, ok := parseTag(variable(r.get("variable_list"), variableTag))
 	user, _, _ := strings.Cut(r.first("euser", "job_owner"), "@")
-	if !ok || owner != l.owner || !idForm.MatchString(r.name) || len(l.users) > 0 && !slices.Contains(l.users, user) {
+	if !ok || !idForm.MatchString(r.name) || len(l.users) > 0 && !slices.Contains(l.users, user) {
 		return nil
 	}
 	j := backends.Job{ID: backends.JobID(r.name), Key: key, Owner: owner, User: user}
-	if err := fill(&j, l.dialect, r); err != nil {
+	if err := fill(&j, l.dialect, r); err != nil && owner != l.owner {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("job %s: %w", j.ID, err)
 	}
-	if _, twice := l.jobs[j.ID]; twice {
+	if _, twice := l.jobs[j.ID]; twice || l.live && j.State.Terminal() {
 		l.doubtful = append(l.doubtful, j.ID)
 	}
 	if len(l.jobs) >= maxHosts {
-		return fmt.Errorf("more than %d jobs of owner %s", maxHosts, l.owner)
+		return fmt.Errorf("more than %d jobs of ours", maxHosts)
 	}
 	l.jobs[j.ID] = j
 	return nil
@@ -146,8 +163,9 @@ func (l *listing) add(r *block) error {
 // settle asks once more for each job that was listed twice: the values of
 // another user's job can hold line ends, and so look like a job of ours.
 func (b *Backend) settle(ctx context.Context, l *listing) error {
-	slices.Sort(l.doubtful)
-	for _, id := range slices.Compact(l.doubtful) {
+	doubtful := slices.Compact(slices.Sorted(slices.Values(l.doubtful)))
+	l.doubtful = nil
+	for _, id := range doubtful {
 		delete(l.jobs, id)
 		argv := []string{"qstat", "-f", string(id)}
 		if b.config.Dialect == Pro {

@@ -83,7 +83,7 @@ func TestRecordedJobs(t *testing.T) {
 	if err != nil || !o.Complete {
 		t.Fatalf("%v, complete %t", err, o.Complete)
 	}
-	if got := strings.Join(r.asked[len(r.asked)-1].Argv, " "); got != "qstat -x -f -w" || len(r.asked) != 3 {
+	if got := strings.Join(r.asked[len(r.asked)-1].Argv, " "); got != "qstat -x -f -w" || len(r.asked) != 4 { // there is no qselect here
 		t.Errorf("%d commands, the last %q", len(r.asked), got)
 	}
 	if !b.Capabilities().History {
@@ -248,6 +248,11 @@ func TestTheOtherFamily(t *testing.T) {
 func TestNarrowQstat(t *testing.T) {
 	r := recorded(t)
 	r.files["qstat -x -f"] = testdata(t, "qstat-jobs.txt")
+	for block := range strings.SplitAfterSeq(testdata(t, "qstat-jobs.txt"), "\n\n") {
+		if !strings.Contains(block, "job_state = F") {
+			r.files["qstat -f"] += block // the queue alone
+		}
+	}
 	r.say = func(c transport.Command) (transport.Result, error) {
 		if slices.Contains(c.Argv, "-w") {
 			return transport.Result{Exit: 2, Stderr: []byte("usage: qstat [-f] [-J] [-p] [-t] [-x]")}, nil
@@ -260,8 +265,8 @@ func TestNarrowQstat(t *testing.T) {
 			t.Fatalf("%+v, %v", o, err)
 		}
 	}
-	wide := slices.IndexFunc(r.asked[3:], func(c transport.Command) bool { return slices.Contains(c.Argv, "-w") })
-	if wide >= 0 || len(r.asked) != 5 {
+	wide := slices.IndexFunc(r.asked[4:], func(c transport.Command) bool { return slices.Contains(c.Argv, "-w") })
+	if wide >= 0 || len(r.asked) != 6 {
 		t.Errorf("%d commands, and -w once more", len(r.asked))
 	}
 }

@@ -67,9 +67,10 @@ type Config struct {
 }
 
 // Backend is a backends.Backend for one PBS or Torque server. It holds no state
-// but what it read of the server's settings.
+// but what it read of the server's settings and history.
 type Backend struct {
 	config Config
+	past   past
 
 	mu       sync.Mutex
 	version  string  // of the commands; "" before it was read
