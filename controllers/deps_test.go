@@ -1,13 +1,29 @@
 package controllers_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/isthmus-hpc/isthmus/test/importrules"
 )
 
 func TestImports(t *testing.T) {
-	importrules.Check(t, []string{"github.com/isthmus-hpc/isthmus/controllers/...", "github.com/isthmus-hpc/isthmus/cmd/controllers"}, []importrules.Rule{
+	folders, err := os.ReadDir("job/plugins")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules []importrules.Rule
+	for _, one := range folders {
+		for _, other := range folders {
+			if one.IsDir() && other.IsDir() && one != other {
+				rules = append(rules, importrules.Rule{
+					From: []string{"./controllers/job/plugins/" + one.Name()}, Ban: []string{"./controllers/job/plugins/" + other.Name()},
+					Why: "a job plugin is one folder: plugins never import each other",
+				})
+			}
+		}
+	}
+	importrules.Check(t, []string{"github.com/isthmus-hpc/isthmus/controllers/...", "github.com/isthmus-hpc/isthmus/cmd/controllers"}, append(rules, []importrules.Rule{
 		{
 			From: []string{"./controllers", "./cmd/controllers"},
 			Ban:  []string{"./provider", "./backends", "./scheduler"},
@@ -37,14 +53,6 @@ func TestImports(t *testing.T) {
 			Why: "plugins answer with objects; the controller alone writes them",
 		},
 		{
-			From: []string{"./controllers/job/plugins/env"}, Ban: []string{"./controllers/job/plugins/svc"},
-			Why: "a job plugin is one folder: plugins never import each other",
-		},
-		{
-			From: []string{"./controllers/job/plugins/svc"}, Ban: []string{"./controllers/job/plugins/env"},
-			Why: "a job plugin is one folder: plugins never import each other",
-		},
-		{
 			From: []string{"./controllers/job"}, Ban: []string{"./controllers/queue", "./controllers/certificate"},
 			Why: "controllers meet in API objects",
 		},
@@ -60,5 +68,5 @@ func TestImports(t *testing.T) {
 			From: []string{"./cmd/controllers"}, Ban: []string{"./controllers/controllertest"},
 			Why: "test support is never linked into a program",
 		},
-	})
+	}...))
 }

@@ -24,7 +24,14 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/job"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/env"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/hcclrank"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/mindspore"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/mpi"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/pytorch"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/ray"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/ssh"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/svc"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/tensorflow"
 	"github.com/isthmus-hpc/isthmus/controllers/queue"
 )
 
@@ -44,6 +51,13 @@ func jobPlugins() plugins.Set {
 	return plugins.Set{
 		env.Factory(),
 		svc.Factory(),
+		ssh.Factory(),
+		pytorch.Factory(),
+		tensorflow.Factory(),
+		mpi.Factory(),
+		ray.Factory(),
+		hcclrank.Factory(),
+		mindspore.Factory(),
 	}
 }
 

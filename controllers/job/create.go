@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -28,7 +29,7 @@ func (r *Reconciler) create(ctx context.Context, in machine.Input, out machine.O
 	names := slices.Sorted(maps.Keys(active))
 	for _, name := range names {
 		for _, object := range active[name].Objects(completed) {
-			if err := r.ensure(ctx, completed, object); err != nil {
+			if err := r.ensure(ctx, completed, active[name], object); err != nil {
 				return err
 			}
 		}
@@ -79,7 +80,7 @@ func (r *Reconciler) createPod(ctx context.Context, job *batch.Job, pod *corev1.
 }
 
 // ensure creates one object of a plugin, or brings its data up to date.
-func (r *Reconciler) ensure(ctx context.Context, job *batch.Job, want plugins.Object) error {
+func (r *Reconciler) ensure(ctx context.Context, job *batch.Job, plugin plugins.Plugin, want plugins.Object) error {
 	want.SetNamespace(job.Namespace)
 	want.SetOwnerReferences([]metav1.OwnerReference{machine.OwnerOf(job)})
 	gvk, err := r.Client.GroupVersionKindFor(want)
@@ -92,6 +93,11 @@ func (r *Reconciler) ensure(ctx context.Context, job *batch.Job, want plugins.Ob
 	}
 	err = r.Client.Get(ctx, client.ObjectKeyFromObject(want), have)
 	if apierrors.IsNotFound(err) {
+		if c, ok := plugin.(plugins.Completer); ok {
+			if err := c.Complete(job, want); err != nil {
+				return fmt.Errorf("complete %s %s: %w", gvk.Kind, want.GetName(), err)
+			}
+		}
 		if err := r.Client.Create(ctx, want, client.FieldOwner(Name)); err != nil {
 			return fmt.Errorf("create %s %s: %w", gvk.Kind, want.GetName(), err)
 		}
@@ -149,7 +155,11 @@ func explainCreate(err error) *machine.Reason {
 	if errors.As(err, &taken) {
 		return &machine.Reason{Reason: "NameTaken", Message: err.Error()}
 	}
-	return &machine.Reason{Reason: "FailedCreate", Message: err.Error()}
+	text := err.Error()
+	if apierrors.IsForbidden(err) && strings.Contains(text, `"secrets"`) {
+		text += "; the job plugin ssh needs this right: the administrator gives it with controllers.sshNamespaces of the chart"
+	}
+	return &machine.Reason{Reason: "FailedCreate", Message: text}
 }
 
 // inParallel calls do for every item, at most limit at a time. All are tried;

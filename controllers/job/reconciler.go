@@ -43,7 +43,7 @@ const conflictRetry = 100 * time.Millisecond
 // looks at few of them, and a cache would hold those of the whole cluster. The
 // manager's client must be told so.
 func Uncached() []client.Object {
-	return []client.Object{&corev1.ConfigMap{}, &corev1.Service{}, &networking.NetworkPolicy{}, &corev1.PersistentVolumeClaim{}}
+	return []client.Object{&corev1.ConfigMap{}, &corev1.Service{}, &networking.NetworkPolicy{}, &corev1.PersistentVolumeClaim{}, &corev1.Secret{}}
 }
 
 // Reconciler brings the cluster to what the machine says, one job at a time.

@@ -28,6 +28,16 @@ func Default(job *batch.Job) *batch.Job {
 	if spec.MaxRetry == 0 {
 		spec.MaxRetry = defaultMaxRetry
 	}
+	// Frameworks whose processes look for each other by name get the names, and
+	// mpirun, which starts its processes by ssh, the keys.
+	for _, name := range []string{"tensorflow", "mpi", "pytorch", "ray", "mindspore"} {
+		if _, ok := spec.Plugins[name]; ok {
+			addPlugin(spec, "svc")
+		}
+	}
+	if _, ok := spec.Plugins["mpi"]; ok {
+		addPlugin(spec, "ssh")
+	}
 	for i := range spec.Tasks {
 		task := &spec.Tasks[i]
 		if task.Name == "" {
@@ -51,6 +61,12 @@ func Default(job *batch.Job) *batch.Job {
 		spec.MinAvailable = int32(min(sumOfTaskMins(job), int64(maxReplicas)))
 	}
 	return job
+}
+
+func addPlugin(spec *batch.JobSpec, name string) {
+	if _, ok := spec.Plugins[name]; !ok {
+		spec.Plugins[name] = []string{}
+	}
 }
 
 // totalReplicas is 64 bits wide so that no spec makes it overflow.

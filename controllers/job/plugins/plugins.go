@@ -33,6 +33,14 @@ type Plugin interface {
 	MutatePod(job *batch.Job, task *batch.TaskSpec, index int32, pod *corev1.Pod)
 }
 
+// Completer is a plugin with objects that hold what may be made only once, such as
+// keys.
+type Completer interface {
+	// Complete fills in one of the plugin's objects just before it is created.
+	// It need not give the same answer twice.
+	Complete(job *batch.Job, o Object) error
+}
+
 // Object is an API object.
 type Object interface {
 	metav1.Object

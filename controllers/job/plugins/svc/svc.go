@@ -5,10 +5,7 @@
 package svc
 
 import (
-	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 
@@ -19,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/job/address"
 	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
 )
@@ -43,19 +41,12 @@ type plugin struct {
 
 func newPlugin(args []string) (plugins.Plugin, error) {
 	p := plugin{}
-	flags := flag.NewFlagSet(Name, flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
+	flags := plugins.Flags(Name)
 	flags.BoolVar(&p.publishNotReady, "publish-not-ready-addresses", false, "")
 	flags.BoolVar(&p.disableNetworkPolicy, "disable-network-policy", false, "")
 	flags.BoolVar(&p.injectHosts, "inject-hosts-env", true, "")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, errors.New("flag provided but not defined: -help")
-		}
+	if err := plugins.Parse(flags, args); err != nil {
 		return nil, err
-	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("plugin %s takes flags only, got %q", Name, flags.Args())
 	}
 	return p, nil
 }
@@ -122,20 +113,7 @@ func hosts(job *batch.Job) map[string]string {
 	data := map[string]string{}
 	for i := range job.Spec.Tasks {
 		task := &job.Spec.Tasks[i]
-		names := make([]string, 0, task.Replicas)
-		for index := range task.Replicas {
-			host, domain := task.Template.Spec.Hostname, task.Template.Spec.Subdomain
-			if host == "" {
-				host = machine.PodName(job.Name, task.Name, index)
-			}
-			if domain == "" {
-				domain = job.Name
-			}
-			names = append(names, host+"."+domain)
-			if task.Template.Spec.Hostname != "" {
-				break // all pods of the task share the one name
-			}
-		}
+		names := address.All(job, task)
 		key := envKey(task.Name)
 		data[task.Name+".host"] = strings.Join(names, "\n")
 		data["VC_"+key+"_HOSTS"] = strings.Join(names, ",")

@@ -1,0 +1,225 @@
+package plugins_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/hcclrank"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/mindspore"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/mpi"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/pytorch"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/ray"
+	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/tensorflow"
+)
+
+func frameworks() plugins.Set {
+	return plugins.Set{pytorch.Factory(), tensorflow.Factory(), mpi.Factory(), ray.Factory(), hcclrank.Factory(), mindspore.Factory()}
+}
+
+// jobOf is a job "j" of tasks, each "name:replicas".
+func jobOf(tasks ...string) *batch.Job {
+	job := &batch.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "j"}}
+	for _, text := range tasks {
+		name, replicas, _ := strings.Cut(text, ":")
+		task := batch.TaskSpec{Name: name}
+		if _, err := fmt.Sscan(replicas, &task.Replicas); err != nil {
+			panic(err)
+		}
+		task.Template.Spec.Containers = []corev1.Container{{Name: name, Image: "x"}}
+		job.Spec.Tasks = append(job.Spec.Tasks, task)
+	}
+	return job
+}
+
+// The variables that each framework reads, by task and index, and the ports. They
+// are those of the plugins of Volcano with the same names.
+func TestFrameworks(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		plugin string
+		args   []string
+		job    *batch.Job
+		want   map[string]string // pod to what its first container has
+	}{
+		"pytorch": {"pytorch", nil, jobOf("master:1", "worker:2", "other:1"), map[string]string{
+			"master-0": "MASTER_ADDR=j-master-0.j MASTER_PORT=23456 WORLD_SIZE=3 RANK=0 pytorchjob-port:23456",
+			"worker-1": "MASTER_ADDR=j-master-0.j MASTER_PORT=23456 WORLD_SIZE=3 RANK=2",
+			"other-0":  "",
+		}},
+		"pytorch, a master alone and other names": {"pytorch", []string{"--master=m", "--port=99"}, jobOf("m:1"), map[string]string{
+			"m-0": "MASTER_ADDR=j-m-0.j MASTER_PORT=99 WORLD_SIZE=1 RANK=0 pytorchjob-port:99",
+		}},
+		"tensorflow": {"tensorflow", []string{"--chief=boss"}, jobOf("ps:1", "worker:2", "boss:1", "other:1"), map[string]string{
+			"worker-1": `TF_CONFIG={"cluster":{"chief":["j-boss-0.j:2222"],"ps":["j-ps-0.j:2222"],"worker":["j-worker-0.j:2222","j-worker-1.j:2222"]},"task":{"type":"worker","index":1}} tfjob-port:2222`,
+			"boss-0":   `TF_CONFIG={"cluster":{"chief":["j-boss-0.j:2222"],"ps":["j-ps-0.j:2222"],"worker":["j-worker-0.j:2222","j-worker-1.j:2222"]},"task":{"type":"chief","index":0}} tfjob-port:2222`,
+			"other-0":  "",
+		}},
+		"mpi": {"mpi", nil, jobOf("master:1", "worker:2", "other:1"), map[string]string{
+			"master-0": "MPI_HOST=j-worker-0.j,j-worker-1.j mpijob-port:22",
+			"worker-0": "mpijob-port:22",
+			"other-0":  "",
+		}},
+		"hcclrank": {"hcclrank", nil, jobOf("master:1", "worker:2", "other:1"), map[string]string{
+			"master-0": "RANK=0 hccl/rankIndex=0",
+			"worker-1": "RANK=2 hccl/rankIndex=2",
+			"other-0":  "",
+		}},
+		"mindspore": {"mindspore", nil, jobOf("scheduler:1", "server:2", "worker:4"), map[string]string{
+			"scheduler-0": "MS_ROLE=MS_SCHED MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=4 MS_SERVER_NUM=2 ms-sched-port:8118",
+			"server-1":    "MS_ROLE=MS_PSERVER MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=4 MS_SERVER_NUM=2 MS_NODE_ID=1",
+			"worker-3":    "MS_ROLE=MS_WORKER MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=4 MS_SERVER_NUM=2 MS_NODE_ID=3",
+		}},
+		"ray": {"ray", nil, jobOf("head:1", "worker:2"), map[string]string{
+			"head-0":   "$ray start --head --block --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265 --ray-client-server-port=10001 client-server:10001 dashboard:8265 gcs:6379",
+			"worker-1": "$ray start --block --address=j-head-0.j:6379",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := frameworks().New(tt.plugin, tt.args)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Validate(tt.job); err != nil {
+				t.Fatal(err)
+			}
+			seen := 0
+			for i := range tt.job.Spec.Tasks {
+				task := &tt.job.Spec.Tasks[i]
+				for index := range task.Replicas {
+					want, ok := tt.want[fmt.Sprintf("%s-%d", task.Name, index)]
+					if !ok {
+						continue
+					}
+					seen++
+					pod := &corev1.Pod{Spec: *task.Template.Spec.DeepCopy()}
+					p.MutatePod(tt.job, task, index, pod)
+					if got := told(pod); got != want {
+						t.Errorf("%s-%d has\n  %s, want\n  %s", task.Name, index, got, want)
+					}
+				}
+			}
+			if seen != len(tt.want) {
+				t.Errorf("looked at %d pods", seen)
+			}
+		})
+	}
+}
+
+// told is what a pod's first container was given, as text.
+func told(pod *corev1.Pod) string {
+	c := &pod.Spec.Containers[0]
+	var out []string
+	if len(c.Command) > 0 {
+		out = append(out, "$"+strings.Join(c.Command, " "))
+	}
+	for _, e := range c.Env {
+		out = append(out, e.Name+"="+e.Value)
+	}
+	for k, v := range pod.Annotations {
+		out = append(out, k+"="+v)
+	}
+	var ports []string
+	for _, p := range c.Ports {
+		ports = append(ports, fmt.Sprintf("%s:%d", p.Name, p.ContainerPort))
+	}
+	slices.Sort(ports)
+	return strings.Join(append(out, ports...), " ")
+}
+
+func TestWaitForMaster(t *testing.T) {
+	t.Parallel()
+	job := jobOf("master:1", "worker:1")
+	p, err := frameworks().New("pytorch", []string{"--wait-master-enabled", "--wait-master-timeout=7", "--wait-master-image=tiny"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{0, 1} {
+		pod := &corev1.Pod{Spec: *job.Spec.Tasks[i].Template.Spec.DeepCopy()}
+		p.MutatePod(job, &job.Spec.Tasks[i], 0, pod)
+		if len(pod.Spec.InitContainers) != want {
+			t.Fatalf("%s has %d init containers", job.Spec.Tasks[i].Name, len(pod.Spec.InitContainers))
+		}
+		if want == 1 {
+			c := pod.Spec.InitContainers[0]
+			if c.Image != "tiny" || c.Env[0].Value != "7" || c.Env[1].Value != "j-master-0.j" || c.Env[2].Value != "23456" {
+				t.Errorf("%+v", c)
+			}
+		}
+	}
+}
+
+// A container that starts Ray itself is left alone; a rank that is there counts.
+func TestWhatTheTemplateSaysStays(t *testing.T) {
+	t.Parallel()
+	job := jobOf("head:1")
+	job.Spec.Tasks[0].Template.Spec.Containers[0].Command = []string{"mine"}
+	p, err := frameworks().New("ray", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{Spec: *job.Spec.Tasks[0].Template.Spec.DeepCopy()}
+	p.MutatePod(job, &job.Spec.Tasks[0], 0, pod)
+	if got := told(pod); !strings.HasPrefix(got, "$mine ") {
+		t.Errorf("%s", got)
+	}
+	service := p.Objects(job)[0].(*corev1.Service)
+	if service.Name != "j-head-svc" || len(service.Spec.Ports) != 3 || service.Spec.Selector[batch.TaskSpecKey] != "head" {
+		t.Errorf("%+v", service)
+	}
+	if p, err = frameworks().New("hcclrank", nil); err != nil {
+		t.Fatal(err)
+	}
+	job = jobOf("worker:1")
+	pod = &corev1.Pod{Spec: *job.Spec.Tasks[0].Template.Spec.DeepCopy()}
+	pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "RANK", Value: "5"}}
+	p.MutatePod(job, &job.Spec.Tasks[0], 0, pod)
+	if got := told(pod); got != "RANK=5 hccl/rankIndex=5" {
+		t.Errorf("%s", got)
+	}
+}
+
+// What is wrong is said with the flag or the task.
+func TestBadArguments(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ plugin, arg, want string }{
+		{"pytorch", "--port=0", "--port=0"},
+		{"pytorch", "--wait-master-timeout=0", "--wait-master-timeout"},
+		{"pytorch", "--wait-master-image=", "--wait-master-image"},
+		{"tensorflow", "--nope", "-nope"},
+		{"mpi", "--master=worker", "different tasks"},
+		{"mpi", "surplus", "takes flags only"},
+		{"ray", "--dashboardPort=70000", "--dashboardPort"},
+		{"mindspore", "--port=x", "port"},
+		{"hcclrank", "-help", "not defined"},
+	} {
+		if _, err := frameworks().New(tt.plugin, []string{tt.arg}); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s %s: %v, want %q", tt.plugin, tt.arg, err, tt.want)
+		}
+	}
+	for plugin, want := range map[string]string{
+		"pytorch": "--master", "tensorflow": "--worker", "mpi": "the job has no task", "ray": "--head", "mindspore": "the job has no task",
+	} {
+		p, err := frameworks().New(plugin, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Validate(jobOf("x:1")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", plugin, err, want)
+		}
+	}
+	p, err := frameworks().New("ray", []string{"--headContainer=main"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Validate(jobOf("head:1")); err == nil || !strings.Contains(err.Error(), `no container "main"`) {
+		t.Errorf("%v", err)
+	}
+}
