@@ -33,6 +33,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/servingcert"
 	"github.com/isthmus-hpc/isthmus/provider/staging"
 	"github.com/isthmus-hpc/isthmus/provider/tracing"
+	"github.com/isthmus-hpc/isthmus/provider/translate"
 )
 
 const (
@@ -214,6 +215,9 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 		return fmt.Errorf("connect to %s: %w", cluster.Name, err)
 	}
 	stager := &staging.Client{Runner: connection.Runner, Directory: cluster.Spec.Staging.Directory, Podrun: cluster.Spec.Staging.Podrun}
+	if translate.RunsImages(cluster) {
+		stager.Images = &cluster.Spec.Images
+	}
 	if stager.Podrun == "" { // the site has none: ours is handed over
 		stager.Podrun, stager.Program = d.Podrun, connection.Program
 		if stager.Digest, err = staging.DigestOf(d.Podrun); err != nil {

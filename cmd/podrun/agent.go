@@ -11,6 +11,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/agent"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -49,10 +50,20 @@ func verb(name string, args []string) error {
 		}
 		return agent.Stage(*root, os.Stdin, "/proc/self/exe", *digest, os.Stdout)
 	case "collect":
+		store := f.String("images", "", "the user's image store (default: beneath the root)")
+		var l image.Limits
+		f.DurationVar(&l.Unused, "images-unused", 0, "remove images that nobody has used for that long; 0 is never")
+		f.Int64Var(&l.Bytes, "images-bytes", 0, "remove images beyond so many bytes; 0 is no limit")
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)
 		}
-		return agent.Collect(*root, os.Stdout)
+		if err := agent.Collect(*root, os.Stdout); err != nil {
+			return err
+		}
+		if err := agent.CollectImages(context.Background(), *root, *store, l); err != nil {
+			fmt.Fprintf(os.Stderr, "podrun: agent collect: %v\n", err) // the answer is whole without it
+		}
+		return nil
 	case "refresh":
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)

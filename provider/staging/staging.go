@@ -25,11 +25,16 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/translate"
 )
 
 // maxCollected bounds what one collection may print, in bytes.
 const maxCollected = 64 << 20
+
+// imageRetention is spec.images.retention where it is not given.
+const imageRetention = 720 * time.Hour
 
 // maxGrace bounds the grace period of a stop.
 const maxGrace = 365 * 24 * time.Hour
@@ -55,6 +60,8 @@ type Client struct {
 	Digest string
 	// Directory is spec.staging.directory of the BatchCluster.
 	Directory string
+	// Images, when set, are the users' images and how long they are kept.
+	Images *hpcv1alpha1.Images
 	// Env is the environment of the verbs, NAME=value.
 	Env []string
 
@@ -122,9 +129,10 @@ func (c *Client) WorkDir(user string, key backends.Key) string {
 	return path.Join(root, "g", string(key))
 }
 
-// Collect reads the status of all gangs of a user. No directory is no gangs.
+// Collect reads the status of all gangs of a user, and now and then removes images
+// of the user that are not used any more. No directory is no gangs.
 func (c *Client) Collect(ctx context.Context, user string) (manifest.Collected, error) {
-	res, err := c.verb(ctx, "collect", user, "", call{limit: maxCollected, keyless: true})
+	res, err := c.verb(ctx, "collect", user, "", call{limit: maxCollected, keyless: true, args: c.imageArgs(user)})
 	if err != nil {
 		return manifest.Collected{}, err
 	}
@@ -141,6 +149,28 @@ func (c *Client) Collect(ctx context.Context, user string) (manifest.Collected, 
 		}
 	}
 	return out, nil
+}
+
+// imageArgs tell the agent which images of the user to remove.
+func (c *Client) imageArgs(user string) []string {
+	if c.Images == nil {
+		return nil
+	}
+	var args []string
+	unused := imageRetention
+	if r := c.Images.Retention; r != nil {
+		unused = r.Duration
+	}
+	if unused > 0 {
+		args = append(args, "--images-unused", unused.String())
+	}
+	if q := c.Images.MaxSize; q != nil {
+		args = append(args, "--images-bytes", strconv.FormatInt(q.Value(), 10))
+	}
+	if dir := translate.ImageStore(c.Images, user); dir != "" && len(args) > 0 {
+		args = append(args, "--images", dir)
+	}
+	return args
 }
 
 // Stop asks the runner of one member to end it as a kubelet would. It does not

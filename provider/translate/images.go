@@ -114,13 +114,24 @@ func (p *pod) images() *manifest.Images {
 	for _, m := range in.Mirrors {
 		out.Mirrors = append(out.Mirrors, manifest.ImageMirror{Registry: m.Registry, Endpoint: m.Endpoint})
 	}
-	if in.Directory != "" {
-		out.Directory = strings.ReplaceAll(in.Directory, "{user}", p.in.Account.User)
-		if !strings.Contains(in.Directory, "{user}") {
-			out.Directory = path.Join(in.Directory, p.in.Account.User) // a store is one user's
-		}
-	}
+	out.Directory = ImageStore(in, p.in.Account.User)
 	return out
+}
+
+// ImageStore is a user's image store, "" for the one in his staging directory.
+func ImageStore(in *hpcv1alpha1.Images, user string) string {
+	if in.Directory == "" {
+		return ""
+	}
+	if !strings.Contains(in.Directory, "{user}") {
+		return path.Join(in.Directory, user) // a store is one user's
+	}
+	return path.Clean(strings.ReplaceAll(in.Directory, "{user}", user))
+}
+
+// RunsImages reports whether pods of the cluster may run images.
+func RunsImages(c *hpcv1alpha1.BatchCluster) bool {
+	return slices.ContainsFunc(runtimes(c), runsImages)
 }
 
 // pullSecrets are the pod's pull secrets as .dockerconfigjson documents. A

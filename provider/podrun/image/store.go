@@ -6,6 +6,7 @@
 //	<store>/sha256/<digest>/image.json  Image, written before the rename
 //	<store>/refs/<hash of name>.json    what a name stood for last
 //	<store>/locks/...                   locks of names and digests
+//	<store>/uses/<digest>               held, and touched, by those who use the image
 //	<store>/.pull-<digest>-<random>     an image in the making
 //
 // A directory is renamed into place when all of it has been written, so that a
@@ -28,6 +29,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -67,6 +69,9 @@ type Store struct {
 	Insecure    []string // registries, host:port, without TLS
 	Archives    []string // prefixes beneath which archives may lie
 	Credentials []Credential
+
+	mu     sync.Mutex
+	leases map[string]*os.File // by digest
 }
 
 // Config is what an image says about running it.
@@ -84,6 +89,8 @@ type Image struct {
 	// Digest of the image's manifest, its name in the store.
 	Digest string `json:"digest"`
 	Config Config `json:"config"`
+	// Bytes is what it takes on the disk.
+	Bytes int64 `json:"bytes,omitempty"`
 	// Rootfs is its directory; ID is name@digest, as the kubelet reports it.
 	Rootfs string `json:"-"`
 	ID     string `json:"-"`
@@ -100,7 +107,8 @@ type record struct {
 // Ensure makes the image be there. It blocks while it is pulled, here or by
 // another; it ends with ctx. once is a file in a directory of the gang that
 // keeps what the name stands for: so all members, and later starts, run the
-// same image and ask the registry once. The error wraps ErrInvalidName or
+// same image and ask the registry once. The image stays until this process ends,
+// or Close. The error wraps ErrInvalidName or
 // ErrNeverPull, or tells why pulling failed and may be tried again.
 func (s *Store) Ensure(ctx context.Context, image string, policy corev1.PullPolicy, once string) (Image, error) {
 	ref, err := reference.Parse(image)
@@ -124,7 +132,7 @@ func (s *Store) Ensure(ctx context.Context, image string, policy corev1.PullPoli
 	defer unlock()
 	var rec record
 	if known := readFile(once, &rec); known {
-		if img, err := s.present(root, ref, rec); err == nil {
+		if img, err := s.present(ctx, root, ref, rec); err == nil {
 			return img, nil
 		}
 		ref.Digest, ref.Tag = rec.Named, "" // gone from the store: the very same again
@@ -133,7 +141,7 @@ func (s *Store) Ensure(ctx context.Context, image string, policy corev1.PullPoli
 		}
 	} else if policy != corev1.PullAlways || ref.Transport != "" {
 		if err := atomicfile.ReadJSON(root, path.Join("refs", name+".json"), maxRecord, &rec); err == nil {
-			if img, err := s.present(root, ref, rec); err == nil {
+			if img, err := s.present(ctx, root, ref, rec); err == nil {
 				return img, writeFile(once, rec)
 			}
 		}
@@ -144,7 +152,7 @@ func (s *Store) Ensure(ctx context.Context, image string, policy corev1.PullPoli
 	if rec, err = s.pull(ctx, root, ref); err != nil {
 		return Image{}, err
 	}
-	img, err := s.present(root, ref, rec)
+	img, err := s.present(ctx, root, ref, rec)
 	if err == nil {
 		err = atomicfile.WriteJSON(root, path.Join("refs", name+".json"), rec)
 	}
@@ -193,7 +201,7 @@ func (s *Store) root() (*os.Root, error) {
 			err = fmt.Errorf("image store %s belongs to user %d with mode %o; it must be user %d's and nobody else's to write", s.Dir, sys.Uid, st.Mode().Perm(), os.Geteuid())
 		}
 	}
-	for _, d := range []string{"sha256", "refs", "locks"} {
+	for _, d := range []string{"sha256", "refs", "locks", "uses"} {
 		if err == nil {
 			if err = root.Mkdir(d, 0o700); errors.Is(err, fs.ErrExist) {
 				err = nil
@@ -207,11 +215,16 @@ func (s *Store) root() (*os.Root, error) {
 	return root, nil
 }
 
-// present gives an image that is in the store.
-func (s *Store) present(root *os.Root, ref reference.Reference, rec record) (Image, error) {
+// present gives an image that is in the store, and keeps it there. The error is
+// that it is not, or why that cannot be told.
+func (s *Store) present(ctx context.Context, root *os.Root, ref reference.Reference, rec record) (Image, error) {
 	hexa, ok := strings.CutPrefix(rec.Digest, "sha256:")
 	if !ok || len(hexa) != 64 || strings.ContainsAny(hexa, "/.") {
 		return Image{}, fmt.Errorf("%q is no digest", rec.Digest)
+	}
+	// First held, then looked for: what is found then stays.
+	if err := s.hold(ctx, root, hexa); err != nil {
+		return Image{}, err
 	}
 	dir := path.Join("sha256", hexa)
 	var img Image
@@ -246,7 +259,7 @@ func (s *Store) pull(ctx context.Context, root *os.Root, ref reference.Reference
 		return record{}, err
 	}
 	defer unlock()
-	if _, err := s.present(root, ref, rec); err == nil {
+	if _, err := s.present(ctx, root, ref, rec); err == nil {
 		return rec, nil
 	}
 	return rec, s.fetch(ctx, root, src, d.Hex)
@@ -304,7 +317,7 @@ func (s *Store) write(ctx context.Context, root *os.Root, src *source, tmp, dige
 		return err
 	}
 	c := config.Config
-	return atomicfile.WriteJSON(root, path.Join(tmp, "image.json"), Image{Digest: digest, Config: Config{
+	return atomicfile.WriteJSON(root, path.Join(tmp, "image.json"), Image{Digest: digest, Bytes: size(root, tmp), Config: Config{
 		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User, StopSignal: c.StopSignal}})
 }
 

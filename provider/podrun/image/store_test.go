@@ -124,7 +124,7 @@ func TestOnce(t *testing.T) {
 	images := make([]image.Image, 8)
 	for i := range images {
 		wg.Go(func() {
-			own := *s
+			own := &image.Store{Dir: s.Dir, Insecure: s.Insecure}
 			var err error
 			if images[i], err = own.Ensure(ctx, full, corev1.PullAlways, once); err != nil {
 				t.Error(err)

@@ -5,6 +5,7 @@
 package pod
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -301,6 +302,10 @@ func (r *runner) run() error {
 			return err
 		}
 		defer r.removeSecrets()
+		defer r.store.Close()
+		using, done := context.WithCancel(context.Background())
+		defer done()
+		go r.store.Keep(using)
 	}
 	watch.volumes(r.volumes)
 	watch.wg.Go(watch.meter)

@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -152,6 +153,14 @@ type Images struct {
 	// Insecure registries, host:port, are spoken to without TLS.
 	// +optional
 	Insecure []string `json:"insecure,omitempty"`
+	// Retention is how long an image is kept that no pod uses, at least 2h; 0s is
+	// for ever. Default: 720h. An image in use is never removed.
+	// +optional
+	Retention *metav1.Duration `json:"retention,omitempty"`
+	// MaxSize is what one user's images may take; beyond it those are removed that
+	// no pod has used for longest. Default: no limit.
+	// +optional
+	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
 }
 
 // ImageMirror replaces one registry by another.

@@ -229,6 +229,9 @@ func streams(s *hpc.BatchClusterSpec, at *field.Path) field.ErrorList {
 	return oneOf(at, s.Streams, hpc.StreamsBatch, hpc.StreamsNetwork, hpc.StreamsOff)
 }
 
+// minImageRetention is how seldom the users of images say that they still are.
+const minImageRetention = 2 * time.Hour
+
 func images(i *hpc.Images, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if i.Directory != "" {
@@ -252,6 +255,12 @@ func images(i *hpc.Images, at *field.Path) field.ErrorList {
 	}
 	for j, r := range i.Insecure {
 		errs = append(errs, hostPort(r, at.Child("insecure").Index(j))...)
+	}
+	if r := i.Retention; r != nil && r.Duration != 0 && r.Duration < minImageRetention {
+		errs = append(errs, field.Invalid(at.Child("retention"), r.Duration.String(), "must be at least "+minImageRetention.String()+", or 0s to keep images for ever"))
+	}
+	if q := i.MaxSize; q != nil && q.Sign() <= 0 {
+		errs = append(errs, field.Invalid(at.Child("maxSize"), q.String(), "must be more than nothing; leave it out for no limit"))
 	}
 	return errs
 }

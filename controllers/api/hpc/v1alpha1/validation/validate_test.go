@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
@@ -185,6 +186,9 @@ var mistakes = []mistake{
 		c.Spec.Images.Mirrors = []hpc.ImageMirror{{Registry: "docker.io", Endpoint: "m/../x"}}
 	}},
 	{"spec.images.caFile", func(c *hpc.BatchCluster) { c.Spec.Images.CAFile = "ca" }},
+	{"spec.images.retention", func(c *hpc.BatchCluster) { c.Spec.Images.Retention = &metav1.Duration{Duration: time.Hour} }},
+	{"spec.images.retention", func(c *hpc.BatchCluster) { c.Spec.Images.Retention = &metav1.Duration{Duration: -time.Hour} }},
+	{"spec.images.maxSize", func(c *hpc.BatchCluster) { c.Spec.Images.MaxSize = new(resource.Quantity) }},
 	{"spec.images.insecure[0]", func(c *hpc.BatchCluster) { c.Spec.Images.Insecure = []string{"http://x"} }},
 	{"spec.hostPaths[0]", func(c *hpc.BatchCluster) { c.Spec.HostPaths = []string{"data"} }},
 	{"spec.hostPaths[0]", func(c *hpc.BatchCluster) { c.Spec.HostPaths = []string{"/home/{user}"} }},
@@ -285,10 +289,11 @@ func TestEverySettingIsChecked(t *testing.T) {
 		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
 			typ = typ.Elem()
 		}
-		if slices.Contains(free, at) || (typ.Kind() != reflect.Struct || typ == reflect.TypeFor[metav1.Duration]()) && covered[at] {
+		value := typ == reflect.TypeFor[metav1.Duration]() || typ == reflect.TypeFor[resource.Quantity]()
+		if slices.Contains(free, at) || (typ.Kind() != reflect.Struct || value) && covered[at] {
 			return
 		}
-		if typ.Kind() != reflect.Struct || typ == reflect.TypeFor[metav1.Duration]() || typ == reflect.TypeFor[metav1.Time]() {
+		if typ.Kind() != reflect.Struct || value || typ == reflect.TypeFor[metav1.Time]() {
 			t.Errorf("%s: no mistake of the table is about it", at)
 			return
 		}
