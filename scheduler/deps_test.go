@@ -8,7 +8,7 @@ import (
 
 // pure are the packages that decide: rings 0 and 1.
 var pure = []string{
-	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/entitlement",
+	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/gputopology", "./scheduler/gpushare", "./scheduler/entitlement",
 	"./scheduler/framework", "./scheduler/actions", "./scheduler/plugins",
 }
 

@@ -143,7 +143,7 @@ func (b *Binder) Carry(p plan.Plan) {
 			attempt = b.NewID()
 		}
 		for _, bind := range pl.Binds {
-			a := cache.Assumption{Node: bind.Node, Attempt: attempt, Size: pl.Size, Rank: bind.Rank}
+			a := cache.Assumption{Node: bind.Node, Attempt: attempt, Size: pl.Size, Rank: bind.Rank, Devices: cache.Devices(bind.Devices)}
 			if !b.Cache.Assume(bind.UID, a) {
 				continue // deleted since the snapshot: the next cycle sees what is left
 			}
@@ -157,14 +157,19 @@ func (b *Binder) Carry(p plan.Plan) {
 func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	annotations := map[string]string{
+		wellknown.GangAttempt: t.attempt,
+		wellknown.GangSize:    strconv.FormatInt(t.size, 10),
+		wellknown.GangRank:    strconv.FormatInt(t.bind.Rank, 10),
+	}
+	if t.bind.Devices != "" {
+		annotations[wellknown.GPUIDs] = t.bind.Devices
+		annotations[wellknown.ActualGPUIDs] = "" // what the pod's author may have written there
+	}
 	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: t.bind.Namespace, Name: t.bind.Name, UID: types.UID(t.bind.UID),
-			Annotations: map[string]string{
-				wellknown.GangAttempt: t.attempt,
-				wellknown.GangSize:    strconv.FormatInt(t.size, 10),
-				wellknown.GangRank:    strconv.FormatInt(t.bind.Rank, 10),
-			},
+			Annotations: annotations,
 		},
 		Target: corev1.ObjectReference{Kind: "Node", Name: t.bind.Node},
 	}, metav1.CreateOptions{})

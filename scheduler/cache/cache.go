@@ -73,6 +73,7 @@ type Assumption struct {
 	Attempt string
 	Size    int64
 	Rank    int64
+	Devices []string
 	// Until is when the assumption is given up; zero while the binding is under way.
 	Until time.Time
 }
@@ -197,7 +198,7 @@ func (c *Cache) DeletePod(uid string) {
 func (c *Cache) seat(e *podEntry) snapshot.Pod {
 	p := e.pod
 	if a, ok := c.assumed[p.UID]; ok && p.Node == "" {
-		p.Node, p.Attempt, p.Size, p.Rank, p.Assumed = a.Node, a.Attempt, a.Size, a.Rank, true
+		p.Node, p.Attempt, p.Size, p.Rank, p.Devices, p.Assumed = a.Node, a.Attempt, a.Size, a.Rank, a.Devices, true
 	}
 	return p
 }
@@ -364,7 +365,7 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 	out := make([]snapshot.Resident, 0, len(n.pods))
 	for uid, e := range n.pods {
 		p := c.seat(e)
-		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang)})
+		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang), Devices: p.Devices})
 	}
 	return out
 }

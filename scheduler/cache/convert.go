@@ -12,6 +12,7 @@ import (
 	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/gpubox"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -62,12 +63,14 @@ func newPodEntry(p *corev1.Pod) *podEntry {
 	if e.pod.Phase == "" || e.pod.Phase == string(corev1.PodUnknown) {
 		e.pod.Phase = snapshot.PodPending
 	}
+	e.pod.Devices = listOf(firstOf(p.Annotations[wellknown.ActualGPUIDs], p.Annotations[wellknown.GPUIDs]))
 	if p.Spec.NodeName == "" {
 		// Only a binding of ours writes these; on an unbound pod they mean nothing.
-		e.pod.Attempt, e.pod.Size, e.pod.Rank = "", 0, 0
+		e.pod.Attempt, e.pod.Size, e.pod.Rank, e.pod.Devices = "", 0, 0, nil
 	}
 	e.spec.Requests = requests(p)
 	e.spec.HostPorts = hostPorts(p)
+	e.spec.GPU = gpuSpec(p, e.spec.Requests)
 	if Ours(p) {
 		ourPod(e, p)
 	}
@@ -187,6 +190,14 @@ func nodeSpec(n *corev1.Node) snapshot.NodeSpec {
 			spec.Ready = c.Status == corev1.ConditionTrue
 		}
 	}
+	if text, ok := n.Annotations[wellknown.GPUBox]; ok && !spec.Virtual {
+		box, err := gpubox.Parse(text)
+		if err != nil {
+			spec.Broken = err.Error()
+		} else {
+			spec.GPUs = &box
+		}
+	}
 	var qs []resource.Quantity
 	for name, q := range n.Status.Allocatable {
 		qs = append(qs, resource.Quantity{Name: string(name), Amount: resource.Offered(string(name), q)})
@@ -247,6 +258,38 @@ func groupStatus(s volcanov1.PodGroupStatus) snapshot.GroupStatus {
 		out.Conditions = append(out.Conditions, snapshot.Condition{Type: string(c.Type), Status: string(c.Status), Reason: c.Reason, Message: c.Message})
 	}
 	slices.SortStableFunc(out.Conditions, func(a, b snapshot.Condition) int { return strings.Compare(a.Type, b.Type) })
+	return out
+}
+
+// gpuSpec is what a pod says about its GPUs, nil for nothing.
+func gpuSpec(p *corev1.Pod, requests resource.List) *snapshot.GPUSpec {
+	a := p.Annotations
+	s := snapshot.GPUSpec{
+		Joined: a[wellknown.GPULink] == "required",
+		Models: listOf(strings.ToLower(a[wellknown.UseGPUType])), NotModels: listOf(strings.ToLower(a[wellknown.NoUseGPUType])),
+		UUIDs: listOf(a[wellknown.UseGPUUUID]), NotUUIDs: listOf(a[wellknown.NoUseGPUUUID]),
+		Modes: listOf(a[wellknown.GPUModes]),
+	}
+	if snapshot.SharesGPUs(requests) {
+		s.Tenant = p.Namespace
+	}
+	if reflect.DeepEqual(s, snapshot.GPUSpec{}) {
+		return nil
+	}
+	return &s
+}
+
+// Devices splits a list of UUIDs as GPUIDs holds them.
+func Devices(text string) []string { return listOf(text) }
+
+// listOf splits a list with commas, leaving out what is empty.
+func listOf(text string) []string {
+	var out []string
+	for _, part := range strings.Split(text, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			out = append(out, part)
+		}
+	}
 	return out
 }
 

@@ -228,8 +228,9 @@ func (s *Session) apply(job string, f *Fit) {
 		s.Txn.PutHosts(f.Domain.Node, items)
 		return
 	}
-	for _, a := range f.Assigned {
-		s.Txn.Put(a.Node, item(job, a.Pods))
+	for i := range f.Assigned {
+		a := &f.Assigned[i]
+		a.Devices = s.Txn.Put(a.Node, item(job, a.Pods))
 	}
 }
 

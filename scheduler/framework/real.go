@@ -109,8 +109,8 @@ func (s *Session) spread(job string, g group, d Domain) ([]Assignment, int) {
 			break
 		}
 		n := int(min(c.room, int64(len(left))))
-		s.Txn.Put(c.node, item(job, left[:n]))
-		out = append(out, Assignment{Node: c.node, Pods: left[:n]})
+		devices := s.Txn.Put(c.node, item(job, left[:n]))
+		out = append(out, Assignment{Node: c.node, Pods: left[:n], Devices: devices})
 		left = left[n:]
 	}
 	return out, len(left)
@@ -168,9 +168,27 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 	if r.Short, _ = s.shortage(groups, d); len(r.Short) == 0 {
 		if r.Short, largest = s.shortage(groups[at:at+1], d); len(r.Short) == 0 {
 			r.Member = s.beyond(groups[at].class, largest)
+			r.Nodes = s.withGPUs(r.Nodes, groups[at].class, d)
 		}
 	}
 	return r
+}
+
+// withGPUs adds the nodes that only lack the right GPUs.
+func (s *Session) withGPUs(counts []plan.NodeCount, c *snapshot.Class, d Domain) []plan.NodeCount {
+	if !c.AsksGPUs() {
+		return counts
+	}
+	by := map[string]int{}
+	for _, n := range counts {
+		by[n.Why] = n.Count
+	}
+	for _, i := range s.admitted(c, d) {
+		if why := s.Txn.GPUReason(i, c); why != "" {
+			by[why]++
+		}
+	}
+	return sortedCounts(by)
 }
 
 // shortage compares what groups need with what the nodes that admit any of them

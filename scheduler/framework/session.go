@@ -160,6 +160,8 @@ func (s *Session) Waits(g *snapshot.Gang) *plan.Unschedulable {
 type Assignment struct {
 	Node int
 	Pods []*snapshot.Pod
+	// Devices are the GPUs of each pod, where the node describes them.
+	Devices [][]string
 }
 
 // Commit applies assignments to the transaction and writes them to the plan as
@@ -168,13 +170,18 @@ type Assignment struct {
 func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size int64, assigned []Assignment, ranks map[string]int64) {
 	p := plan.Placement{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Domain: domain.Name, Attempt: attempt, Size: size}
 	type bound struct {
-		pod  *snapshot.Pod
-		node int
+		pod     *snapshot.Pod
+		node    int
+		devices []string
 	}
 	var all []bound
 	for _, a := range assigned {
-		for _, pod := range a.Pods {
-			all = append(all, bound{pod, a.Node})
+		for i, pod := range a.Pods {
+			b := bound{pod: pod, node: a.Node}
+			if i < len(a.Devices) {
+				b.devices = a.Devices[i]
+			}
+			all = append(all, b)
 			s.Ledger.Take(g.Queue, pod.Class.Request, 1)
 		}
 	}
@@ -184,7 +191,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 		if ranks != nil {
 			rank = ranks[b.pod.UID]
 		}
-		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank})
+		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank, Devices: strings.Join(b.devices, ",")})
 	}
 	if attempt == "" {
 		p.Size = int64(len(all))

@@ -90,6 +90,9 @@ type Bind struct {
 	Name      string
 	Node      string
 	Rank      int64
+	// Devices are the UUIDs of the GPUs the pod gets, with commas, where the node
+	// describes them.
+	Devices string
 }
 
 // Code is why a gang waits, for programs.
@@ -202,7 +205,11 @@ func (p Plan) String() string {
 		}
 		b.WriteByte('\n')
 		for _, bind := range pl.Binds {
-			fmt.Fprintf(&b, "  bind %s -> %s rank=%d\n", bind.Name, bind.Node, bind.Rank)
+			fmt.Fprintf(&b, "  bind %s -> %s rank=%d", bind.Name, bind.Node, bind.Rank)
+			if bind.Devices != "" {
+				fmt.Fprintf(&b, " devices=%s", bind.Devices)
+			}
+			b.WriteByte('\n')
 		}
 	}
 	for _, c := range p.Claims {

@@ -22,11 +22,13 @@ import (
 //
 //	node NAME cpu=8 memory=16Gi gpu=8 label.KEY=V taint=KEY:EFFECT notready cordoned
 //	virtual NAME shape=COUNT*cpu=8,memory=16Gi,gpu=8 ... exclusive label.KEY=V taint=KEY:EFFECT
+//	    box=pairs:4 box=switched:8,mode=mps,slots=4,memory=16384 box=mig:2*1g.10gb+3g.40gb (real nodes)
 //	queue NAME weight=2 priority=1 state=Closed parent=P cap.gpu=8 deserved.gpu=4 guarantee.gpu=2 fifo keep
 //	  groups=A,B prefer=A forbid=C avoid=D hierarchy=root/x weights=1/2
 //	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8 sla=1h
 //	    topology=hard:1|hard:TIERNAME|soft:1|key:LABEL sub=POLICY,size=2,min=2,topology=hard:1
 //	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated part=POLICY/PART priority=1
+//	    gpulink=required gputype=a100 gpumode=mps tenant=NAMESPACE
 //	plain NAME queue=Q cpu=1 gpu=1
 //	hypernode NAME tier=1 name=rack nodes=n1,n2 pattern=REGEX label.KEY=V hyper=h1,h2
 //	levels KEY ...
@@ -141,7 +143,7 @@ func (w *World) podCommand(verb, prefix string) error {
 		case "ungate":
 			p.Gated = false
 		case "lose":
-			p.Node, p.Attempt, p.Size, p.Rank = "", "", 0, 0
+			p.Node, p.Attempt, p.Size, p.Rank, p.Devices = "", "", 0, 0, nil
 		default:
 			return fmt.Errorf("unknown command %q", verb)
 		}
@@ -180,6 +182,12 @@ func (w *World) nodeCommand(virtual bool, name string, options []string) error {
 		case key == "taint":
 			k, effect, _ := strings.Cut(value, ":")
 			n.Taints = append(n.Taints, corev1.Taint{Key: k, Effect: corev1.TaintEffect(effect)})
+		case key == "box":
+			box, err := parseBox(name, value)
+			if err != nil {
+				return err
+			}
+			n.GPUs = box
 		case key == "wait":
 			v, err := strconv.ParseInt(value, 10, 64)
 			if err != nil {
@@ -214,7 +222,7 @@ func (w *World) nodeCommand(virtual bool, name string, options []string) error {
 			base.Allocatable = resource.MakeList(append(qs, resource.Quantity{Name: "pods", Amount: 100000})...)
 		}
 	}
-	base.Labels, base.Ready, base.Unschedulable, base.Wait = n.Labels, ready, n.Unschedulable, n.Wait
+	base.Labels, base.Ready, base.Unschedulable, base.Wait, base.GPUs = n.Labels, ready, n.Unschedulable, n.Wait, n.GPUs
 	base.Taints = append(base.Taints, n.Taints...)
 	w.SetNode(base)
 	return nil
@@ -335,6 +343,20 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			c.DaemonSet = true
 		case key == "unsupported":
 			c.Unsupported = value
+		case key == "gpulink", key == "gputype", key == "gpumode", key == "tenant":
+			if c.GPU == nil {
+				c.GPU = &snapshot.GPUSpec{}
+			}
+			switch key {
+			case "gpulink":
+				c.GPU.Joined = value == "required"
+			case "gputype":
+				c.GPU.Models = []string{value}
+			case "gpumode":
+				c.GPU.Modes = strings.Split(value, ",")
+			case "tenant":
+				c.GPU.Tenant = value
+			}
 		case key == "gated":
 			gated = true
 		case key == "part":

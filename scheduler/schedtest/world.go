@@ -185,6 +185,10 @@ func (w *World) Apply(p plan.Plan) {
 		for _, b := range pl.Binds {
 			pod := byUID[b.UID]
 			pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, attempt, pl.Size, b.Rank
+			pod.Devices = nil
+			if b.Devices != "" {
+				pod.Devices = strings.Split(b.Devices, ",")
+			}
 		}
 	}
 	for _, h := range p.HyperNodes {

@@ -23,6 +23,8 @@ type ClassSpec struct {
 	DaemonSet bool `json:"daemonSet,omitempty"`
 	// Groups are the node groups of the pod's queue.
 	Groups *NodeGroups `json:"groups,omitempty"`
+	// GPU is what the pod says about its GPUs, nil for nothing.
+	GPU *GPUSpec `json:"gpu,omitempty"`
 	// Unsupported names a hard constraint that this scheduler cannot honour; a
 	// pod with one waits rather than being placed against its constraint.
 	Unsupported string `json:"unsupported,omitempty"`
@@ -49,6 +51,7 @@ type Class struct {
 	Missing resource.List
 
 	affinity nodeaffinity.RequiredNodeAffinity
+	gpu      *gpuAsk
 }
 
 // Key returns the identity of a spec.
@@ -65,6 +68,7 @@ func (c ClassSpec) Key() string {
 func NewClass(spec ClassSpec, key string, dims *resource.Dims) *Class {
 	c := &Class{ClassSpec: spec, Key: key}
 	c.Request, c.Missing = dims.Vector(spec.Requests)
+	c.gpu = newGPUAsk(&c.ClassSpec)
 	var affinity *corev1.Affinity
 	if spec.Affinity != nil {
 		affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: spec.Affinity}}

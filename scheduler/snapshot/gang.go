@@ -46,6 +46,8 @@ type Pod struct {
 	Attempt string `json:"attempt,omitempty"`
 	Size    int64  `json:"size,omitempty"`
 	Rank    int64  `json:"rank,omitempty"`
+	// Devices are the GPUs the pod has on its real node, as far as they are known.
+	Devices []string `json:"devices,omitempty"`
 	// Assumed says that the binding was sent and is not confirmed: the pod holds
 	// its resources, but nobody is told yet that it is placed.
 	Assumed bool `json:"assumed,omitempty"`

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/gpubox"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
@@ -25,11 +26,15 @@ type NodeSpec struct {
 	// Shapes are the hosts behind a virtual node; nil when it told none, and
 	// then only the sum of what it offers limits it.
 	Shapes *hostshape.Shapes `json:"shapes,omitempty"`
-	// Broken says why a virtual node's shapes cannot be trusted; nothing is placed there.
+	// Broken says why what a node tells of its hosts or GPUs cannot be trusted:
+	// nothing is placed on a virtual node then, and no pod with GPUs on a real one.
 	Broken string `json:"broken,omitempty"`
 	// Wait is how many seconds a job submitted now is expected to wait at the
 	// batch system of a virtual node.
 	Wait int64 `json:"wait,omitempty"`
+	// GPUs are the devices of a real node; nil when it does not describe them, and
+	// then only their number counts.
+	GPUs *gpubox.Box `json:"gpus,omitempty"`
 }
 
 // Resident is a pod that holds resources of a node.
@@ -39,6 +44,8 @@ type Resident struct {
 	// Job is the batch job the pod belongs to: the gang attempt where known,
 	// else the gang, else "".
 	Job string
+	// Devices are the GPUs the pod is known to have.
+	Devices []string
 }
 
 // Node is a compiled NodeSpec with what is on it.
@@ -52,6 +59,7 @@ type Node struct {
 	hosts  []bin  // host groups of a virtual node, smallest first
 	packed []bool // dimensions that some shape names
 	object *corev1.Node
+	gpus   *gpuBox
 }
 
 // NewNode compiles a node. It takes ownership of residents.
@@ -59,13 +67,28 @@ func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 	slices.SortFunc(residents, func(a, b Resident) int { return strings.Compare(a.UID, b.UID) })
 	n := &Node{NodeSpec: spec, Residents: residents}
 	n.Total, _ = dims.Vector(spec.Allocatable)
+	if !spec.Virtual && spec.GPUs != nil {
+		n.gpus = newGPUBox(*spec.GPUs)
+		bound, _ := dims.Vector(boxOffers(spec.GPUs))
+		for d, a := range bound {
+			if a > 0 {
+				n.Total[d] = a
+			}
+		}
+	}
 	n.object = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: spec.Name, Labels: spec.Labels}}
 	if spec.Virtual && spec.Shapes != nil {
 		n.hosts, n.packed = hostsOf(spec.Shapes, dims)
 	}
 	st := &nodeState{used: make(resource.Vector, dims.Len())}
+	if n.gpus != nil {
+		st.gpus = newGPUState(n.gpus)
+	}
 	for _, r := range residents {
 		st.add(n, Item{Class: r.Class, Job: r.Job, Count: 1})
+		if n.gpus != nil {
+			n.gpus.hold(st.gpus, r.Class, r.Devices)
+		}
 	}
 	n.state = st
 	return n
@@ -75,6 +98,9 @@ func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 func (n NodeSpec) offers() []string {
 	var out []string
 	for _, q := range n.Allocatable {
+		out = append(out, q.Name)
+	}
+	for _, q := range boxOffers(n.GPUs) {
 		out = append(out, q.Name)
 	}
 	if n.Shapes != nil {
@@ -102,10 +128,11 @@ type nodeState struct {
 	used  resource.Vector
 	ports []HostPort // real nodes only: pods of a virtual node are on many hosts
 	items []Item     // virtual nodes with shapes only
+	gpus  *gpuState  // real nodes that describe their GPUs only
 }
 
 func (s *nodeState) clone() *nodeState {
-	return &nodeState{used: s.used.Clone(), ports: slices.Clone(s.ports), items: slices.Clone(s.items)}
+	return &nodeState{used: s.used.Clone(), ports: slices.Clone(s.ports), items: slices.Clone(s.items), gpus: s.gpus.clone()}
 }
 
 // add counts an item without asking whether it fits: residents are facts.

@@ -14,6 +14,8 @@ type Item struct {
 	Class *Class
 	Job   string
 	Count int64
+	// Devices are the GPUs of each pod, where they are known.
+	Devices [][]string
 }
 
 // bin is a number of hosts in equal state.

@@ -81,6 +81,11 @@ func (s *Snapshot) Audit() []string {
 		if sum.Compare(n.state.used) != 0 {
 			out = append(out, fmt.Sprintf("node %s: ledger says %v, pods say %v", n.Name, n.state.used, sum))
 		}
+		if n.gpus != nil {
+			for _, wrong := range n.gpus.audit(n.state.gpus) {
+				out = append(out, "node "+n.Name+": "+wrong)
+			}
+		}
 	}
 	for _, g := range s.Gangs {
 		for _, p := range g.Pods {
@@ -128,6 +133,8 @@ type ResidentDoc struct {
 	Node  string `json:"node"`
 	Class int    `json:"class"`
 	Job   string `json:"job,omitempty"`
+	// Devices are as in Resident.
+	Devices []string `json:"devices,omitempty"`
 }
 
 // version is the document format written and the only one read.
@@ -168,7 +175,7 @@ func (d Document) Build() (*Snapshot, error) {
 			p.Class = c
 			pods = append(pods, &p)
 			if p.Node != "" && !p.Terminal() {
-				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key)})
+				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key), Devices: p.Devices})
 			}
 		}
 		gangs = append(gangs, NewGang(gd.GangSpec, pods, dims))
@@ -178,7 +185,7 @@ func (d Document) Build() (*Snapshot, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pod %s: %w", r.UID, err)
 		}
-		residents[r.Node] = append(residents[r.Node], Resident{UID: r.UID, Class: c, Job: r.Job})
+		residents[r.Node] = append(residents[r.Node], Resident{UID: r.UID, Class: c, Job: r.Job, Devices: r.Devices})
 	}
 	nodes := make([]*Node, 0, len(d.Nodes))
 	for _, n := range d.Nodes {
@@ -234,7 +241,7 @@ func (s *Snapshot) Document() Document {
 		d.Nodes = append(d.Nodes, n.NodeSpec)
 		for _, r := range n.Residents {
 			if !members[r.UID] {
-				d.Others = append(d.Others, ResidentDoc{UID: r.UID, Node: n.Name, Class: index[r.Class.Key], Job: r.Job})
+				d.Others = append(d.Others, ResidentDoc{UID: r.UID, Node: n.Name, Class: index[r.Class.Key], Job: r.Job, Devices: r.Devices})
 			}
 		}
 	}

@@ -71,7 +71,13 @@ func (t *Txn) changeOne(in *Txn, node int, f func(*nodeState)) {
 
 // Remove takes pods off a node. The caller knows that they are there.
 func (t *Txn) Remove(node int, it Item) {
-	t.change(node, func(st *nodeState) { st.remove(t.s.Nodes[node], it) })
+	n := t.s.Nodes[node]
+	t.change(node, func(st *nodeState) {
+		st.remove(n, it)
+		for i := int64(0); n.gpus != nil && i < it.Count; i++ {
+			n.gpus.release(st.gpus, it.Class, it.devices(i))
+		}
+	})
 }
 
 // Free returns what is left of a node's sum; a dimension may be negative when
@@ -108,6 +114,9 @@ func (t *Txn) Room(node int, c *Class, limit int64) int64 {
 		}
 		n = 1
 	}
+	if box := t.s.Nodes[node].gpus; n > 0 && box != nil && box.concerns(c) {
+		n = box.room(st.gpus, c, n)
+	}
 	for _, g := range t.guards {
 		if n == 0 {
 			break
@@ -117,9 +126,47 @@ func (t *Txn) Room(node int, c *Class, limit int64) int64 {
 	return n
 }
 
-// Put places pods on a real node. The caller has asked Room.
-func (t *Txn) Put(node int, it Item) {
-	t.change(node, func(st *nodeState) { st.add(t.s.Nodes[node], it) })
+// GPUReason says why no pod of a class finds its GPUs on a real node, "" when one
+// does or the node does not describe any.
+func (t *Txn) GPUReason(node int, c *Class) string {
+	if box := t.s.Nodes[node].gpus; box != nil && box.concerns(c) {
+		return box.why(t.states[node].gpus, c)
+	}
+	return ""
+}
+
+// Put places pods on a real node. The caller has asked Room. It returns the GPUs
+// that each pod gets, nil where the node does not describe any that they ask for.
+func (t *Txn) Put(node int, it Item) [][]string {
+	n := t.s.Nodes[node]
+	if n.gpus == nil || !n.gpus.concerns(it.Class) {
+		t.change(node, func(st *nodeState) { st.add(n, it) })
+		return nil
+	}
+	it.Devices = nil
+	t.changeOne(t, node, func(st *nodeState) {
+		st.add(n, it)
+		for range it.Count {
+			it.Devices = append(it.Devices, n.gpus.pick(st.gpus, it.Class))
+		}
+	})
+	for _, g := range t.guards {
+		t.changeOne(g, node, func(st *nodeState) {
+			st.add(n, it)
+			for i := range it.Count {
+				n.gpus.hold(st.gpus, it.Class, it.devices(i))
+			}
+		})
+	}
+	return it.Devices
+}
+
+// devices are the GPUs of the item's pod i, nil where they are not known.
+func (it Item) devices(i int64) []string {
+	if i < int64(len(it.Devices)) {
+		return it.Devices[i]
+	}
+	return nil
 }
 
 // HostFit is the answer to whether items fit a virtual node.

@@ -18,8 +18,33 @@ const (
 	GangSize = Prefix + "gang-size"
 	// GangRank is the member's decimal index within the attempt, 0 to size-1.
 	GangRank = Prefix + "gang-rank"
-	// GPUIDs is the comma-separated list of GPU UUIDs on a real node.
+	// GPUIDs is the comma-separated list of UUIDs of the GPUs or MIG instances
+	// that the pod gets on a real node: whole ones first, then those it shares.
 	GPUIDs = Prefix + "gpu-ids"
+)
+
+// ActualGPUIDs is the annotation on a pod by which the node side tells which GPUs
+// the pod really has, in the form of GPUIDs. It counts for more than the plan.
+const ActualGPUIDs = Prefix + "actual-gpu-ids"
+
+// GPUBox is the annotation on a real node that describes its GPUs: a JSON
+// document decoded by controllers/api/gpubox. The node side writes it.
+const GPUBox = Prefix + "gpu-box"
+
+// Annotations by which a user says on a pod which GPUs will do. Lists are
+// separated by commas.
+const (
+	// GPULink is "required" when NVLinks have to join all GPUs of the pod. Linked
+	// ones are preferred in any case.
+	GPULink = Prefix + "gpu-link"
+	// GPUModes are the modes of sharing that will do, as gpubox names them.
+	GPUModes = Prefix + "gpu-modes"
+	// UseGPUType and NoUseGPUType are parts of model names.
+	UseGPUType   = "nvidia.com/use-gputype"
+	NoUseGPUType = "nvidia.com/nouse-gputype"
+	// UseGPUUUID and NoUseGPUUUID are UUIDs, under Volcano's names.
+	UseGPUUUID   = "volcano.sh/vgpu-use-gpuuuid"
+	NoUseGPUUUID = "volcano.sh/vgpu-nouse-gpuuuid"
 )
 
 // Annotations that the provider writes on a pod: the durable record of the held
@@ -143,4 +168,16 @@ const ResourceMetricsPath = "metrics.k8s.io/resource-metrics-path"
 const (
 	ResourceNvidiaGPU = "nvidia.com/gpu"
 	ResourceAMDGPU    = "amd.com/gpu"
+	// A share of a GPU: memory in MiB and percent of its cores.
+	ResourceGPUMemory = Prefix + "gpu-memory"
+	ResourceGPUCores  = Prefix + "gpu-cores"
+	// The same under Volcano's names: so many GPUs, and of each of them memory in
+	// MiB or percent and percent of the cores.
+	ResourceVGPUNumber           = "volcano.sh/vgpu-number"
+	ResourceVGPUMemory           = "volcano.sh/vgpu-memory"
+	ResourceVGPUMemoryPercentage = "volcano.sh/vgpu-memory-percentage"
+	ResourceVGPUCores            = "volcano.sh/vgpu-cores"
+	// Volcano's older names: memory of one GPU in MiB, and whole GPUs.
+	ResourceVolcanoGPUMemory = "volcano.sh/gpu-memory"
+	ResourceVolcanoGPUNumber = "volcano.sh/gpu-number"
 )

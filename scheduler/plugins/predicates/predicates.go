@@ -25,8 +25,10 @@ func (Plugin) Name() string { return "predicates" }
 // one pod a node, away.
 func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 	switch {
-	case n.Broken != "":
+	case n.Broken != "" && n.Virtual:
 		return "its host shapes are invalid"
+	case n.Broken != "" && c.AsksGPUs():
+		return "its description of its GPUs is invalid"
 	case !n.Ready:
 		return "not ready"
 	case !c.Selects(n):
