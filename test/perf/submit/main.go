@@ -81,7 +81,9 @@ func run(ctx context.Context, l load) (err error) {
 		Hosts: []slurm.Hosts{{Prefix: "n", Count: 2, CPUs: 64, MemoryMiB: 500000}},
 		// Jobs wait in a partition that is down: they take no time from what is measured.
 		Partitions: []slurm.Partition{{Name: partition, Hosts: []string{"n[1-2]"}, Default: true, Extra: "State=DOWN"}},
-		Progress:   os.Stderr,
+		// Cancelled jobs of earlier rounds count for five minutes.
+		Extra:    []string{fmt.Sprintf("MaxJobCount=%d", 10_000+4*l.jobs*l.rounds)},
+		Progress: os.Stderr,
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,253 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/process"
+)
+
+// trials is how many a test makes: few in an ordinary run, as many as
+// ISTHMUS_TRIALS says in a long one.
+func trials(few int) int {
+	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_TRIALS")); err == nil && n > 0 {
+		return n
+	}
+	return few
+}
+
+// pause waits without looking at anything.
+func pause(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+		t.Fatal(t.Context().Err())
+	}
+}
+
+// secondDaemon starts another virtual kubelet for the same nodes, with a port of
+// its own, and returns once it serves.
+func secondDaemon(t *testing.T, group *process.Group, name string) *process.Process {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	first := vnode(t)
+	argv := slices.Clone(first.Argv)
+	for i, arg := range argv[:len(argv)-1] {
+		switch arg {
+		case "--kubelet-listen":
+			argv[i+1] = listen
+		case "--cert-dir":
+			argv[i+1] += "-second"
+		}
+	}
+	p, err := group.Start(process.Spec{Name: name, Argv: argv, Env: first.Env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the second daemon serves", func() (bool, string) {
+		if !p.Alive() {
+			t.Fatalf("the second daemon ended:\n%s", process.Tail(p.Log, 15))
+		}
+		log := process.Tail(p.Log, 50)
+		return strings.Contains(log, "serving"), log
+	})
+	return p
+}
+
+// R13: two daemons serve the same nodes for 30 s while gangs are submitted; then
+// one of them is killed, in turn the first and the second. Each gang is a trial:
+// none runs twice, none is lost, nothing is left behind.
+func TestTwoDaemons(t *testing.T) {
+	if env.Slurm() == nil {
+		t.Skip("SKIP: this machine runs the local batch system, and this is about two daemons before a Slurm")
+	}
+	const (
+		together = 10 // gangs an overlap
+		members  = 2
+		overlap  = 30 * time.Second
+	)
+	group, err := process.Open(t.TempDir(), process.Options{Tether: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := group.StopAll(5 * time.Second); err != nil {
+			t.Error(err)
+		}
+	})
+	ns := namespace(t, account.Alice)
+	marks := markDir(t)
+	rng := rand.New(rand.NewPCG(13, 1)) //nolint:gosec // a run that can be repeated
+	total, double, lost, twice := trials(together), 0, 0, 0
+	for begun, round := 0, 0; begun < total; round++ {
+		second := secondDaemon(t, group, fmt.Sprintf("second-%d", round))
+		var names []string
+		end := time.Now().Add(overlap)
+		for i := range min(together, total-begun) {
+			name := fmt.Sprintf("o%d-%d", round, i)
+			names = append(names, name)
+			apply(t, ns, job{Name: name, Replicas: members, Spec: "  plugins: {env: []}",
+				Script: fmt.Sprintf(`mktemp %s/%s.$VC_TASK_INDEX.XXXXXX >/dev/null && sleep %d`, marks, name, rng.IntN(4))}.yaml())
+			pause(t, time.Duration(rng.Int64N(int64(overlap/together))))
+		}
+		begun += len(names)
+		pause(t, time.Until(end))
+		killed := second
+		if round%2 == 1 {
+			killed = vnode(t)
+		}
+		if err := killed.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			phase(t, ns, name, "Completed", 5*time.Minute)
+		}
+		first := map[string]string{} // id by key
+		for _, j := range batchJobs(t) {
+			if id, ok := first[j.Name]; ok && id != j.ID {
+				twice++
+			}
+			first[j.Name] = j.ID
+		}
+		for _, name := range names {
+			for i := range members {
+				files, err := filepath.Glob(filepath.Join(marks, fmt.Sprintf("%s.%d.*", name, i)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch {
+				case len(files) == 0:
+					lost++
+				case len(files) > 1:
+					double++
+				}
+			}
+			kubectl(t, "delete", "vcjob", name, "-n", ns, "--wait=false")
+		}
+		if err := second.Stop(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if err := env.Repair(t.Context()); err != nil {
+			t.Fatalf("start the daemon again: %v", err)
+		}
+	}
+	eventually(t, 3*time.Minute, "the batch queue and the staging area are empty", func() (bool, string) {
+		jobs, dirs := live(batchJobs(t)), staged(t)
+		return len(jobs) == 0 && len(dirs) == 0, fmt.Sprintf("jobs %v, directories %v", jobs, dirs)
+	})
+	t.Logf("R13 on real Slurm: %d trials, %d members ran twice, %d never; %d jobs of the second to submit stayed held", total, double, lost, twice)
+	if double > 0 || lost > 0 {
+		t.Errorf("%d members ran twice and %d never", double, lost)
+	}
+}
+
+// R3: after the last of some faults all gangs come to their end. A trial submits
+// gangs around a fault of a few seconds: the controller of Slurm is stopped, the
+// API server is killed, or the daemon stands still.
+func TestConvergence(t *testing.T) {
+	slurm := env.Slurm()
+	if slurm == nil {
+		t.Skip("SKIP: this machine runs the local batch system, which has no controller to stop")
+	}
+	ns := namespace(t, account.Alice)
+	marks := markDir(t)
+	rng := rand.New(rand.NewPCG(3, 1)) //nolint:gosec // a run that can be repeated
+	member := func(name string) *process.Process {
+		for _, p := range env.Processes() {
+			if strings.HasPrefix(p.Name, name) {
+				return p
+			}
+		}
+		t.Fatalf("no process is named %s", name)
+		return nil
+	}
+	faults := []struct {
+		name       string
+		begin, end func()
+	}{
+		{"slurmctld stopped", func() {
+			if err := slurm.StopController(); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := slurm.StartController(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"API server killed", func() {
+			if err := member("kube-apiserver").Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := env.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"daemon killed", func() {
+			if err := vnode(t).Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := env.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	}
+	total := trials(len(faults))
+	var took []time.Duration
+	of := map[string]time.Duration{} // the longest by fault
+	for trial := range total {
+		fault := faults[trial%len(faults)]
+		var names []string
+		submit := func() {
+			name := fmt.Sprintf("c%d-%d", trial, len(names))
+			names = append(names, name)
+			apply(t, ns, job{Name: name, Replicas: 2, Spec: "  plugins: {env: []}",
+				Script: fmt.Sprintf(`mktemp %s/%s.$VC_TASK_INDEX.XXXXXX >/dev/null && sleep 2`, marks, name)}.yaml())
+		}
+		for range 3 {
+			submit()
+			pause(t, time.Duration(rng.IntN(500))*time.Millisecond)
+		}
+		fault.begin()
+		if fault.name != "API server killed" {
+			submit()
+		}
+		pause(t, time.Duration(1000+rng.IntN(4000))*time.Millisecond)
+		fault.end()
+		since := time.Now()
+		for _, name := range names {
+			phase(t, ns, name, "Completed", 5*time.Minute)
+		}
+		took = append(took, time.Since(since))
+		of[fault.name] = max(of[fault.name], took[trial])
+		for _, name := range names {
+			once(t, marks, name, 2)
+			kubectl(t, "delete", "vcjob", name, "-n", ns, "--wait=false")
+		}
+	}
+	eventually(t, 3*time.Minute, "the batch queue and the staging area are empty", func() (bool, string) {
+		jobs, dirs := live(batchJobs(t)), staged(t)
+		return len(jobs) == 0 && len(dirs) == 0, fmt.Sprintf("jobs %v, directories %v", jobs, dirs)
+	})
+	slices.Sort(took)
+	t.Logf("R3 on real Slurm: %d trials, all gangs ended after the fault within %.1f s (median), %.1f s (99 of 100), each with 2 s of work; longest by fault: %v",
+		total, took[len(took)/2].Seconds(), took[(len(took)*99+99)/100-1].Seconds(), of)
+}
