@@ -9,7 +9,7 @@ import (
 // pure are the packages that decide: rings 0 and 1.
 var pure = []string{
 	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/gputopology", "./scheduler/gpushare", "./scheduler/entitlement",
-	"./scheduler/framework", "./scheduler/actions", "./scheduler/plugins",
+	"./scheduler/framework", "./scheduler/whatif", "./scheduler/actions", "./scheduler/plugins",
 }
 
 // edges are the packages with I/O.
@@ -38,7 +38,7 @@ func TestImports(t *testing.T) {
 			Why:  "leaves know nothing of what decides over them",
 		},
 		{
-			From: []string{"./scheduler/framework"}, Ban: []string{"./scheduler/actions", "./scheduler/plugins"},
+			From: []string{"./scheduler/framework", "./scheduler/whatif"}, Ban: []string{"./scheduler/actions", "./scheduler/plugins"},
 			Why: "the framework knows extension points, not extensions",
 		},
 		{
@@ -47,7 +47,7 @@ func TestImports(t *testing.T) {
 		},
 	}
 	for folder, names := range map[string][]string{
-		"./scheduler/actions/": {"enqueue", "allocate"},
+		"./scheduler/actions/": {"enqueue", "allocate", "elastic", "preempt", "reclaim"},
 		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack"},
 	} {
 		for _, name := range names {

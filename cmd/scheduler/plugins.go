@@ -2,7 +2,10 @@ package main
 
 import (
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/elastic"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
@@ -22,6 +25,9 @@ func pipeline() framework.Pipeline {
 		Actions: []framework.Action{
 			enqueue.Action{},
 			allocate.Action{},
+			elastic.Action{},
+			preempt.Action{},
+			reclaim.Action{},
 		},
 		Plugins: []framework.Plugin{
 			priority.Plugin{},

@@ -43,7 +43,10 @@ type Config struct {
 	Workers int
 	// HoldFor is how long a gang rests after the API server refused a binding; 0 is 10 s.
 	HoldFor time.Duration
-	Now     func() time.Time
+	// Delete makes room by deleting pods outright, as Volcano does, in place of the
+	// Eviction API, which asks disruption budgets.
+	Delete bool
+	Now    func() time.Time
 	// NewID makes attempt and transition ids.
 	NewID   func() string
 	Observe Observer
@@ -68,9 +71,12 @@ type Binder struct {
 	Config
 	binds  workqueue.TypedRateLimitingInterface[bindTask]
 	writes workqueue.TypedRateLimitingInterface[string]
+	claims workqueue.TypedRateLimitingInterface[claimTask]
+	evicts workqueue.TypedRateLimitingInterface[evictTask]
 
 	mu      sync.Mutex
-	wishes  map[string]wish      // by UID of the object to write
+	wishes  map[string]wish // by UID of the object to write
+	claimed map[claimTask]plan.Claim
 	written map[string]time.Time // last write of a message by UID
 	workers sync.WaitGroup
 }
@@ -96,7 +102,11 @@ func New(c Config) *Binder {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[bindTask](firstRetry, lastRetry)),
 		writes: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
-		wishes: map[string]wish{}, written: map[string]time.Time{},
+		claims: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[claimTask](firstRetry, lastRetry)),
+		evicts: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[evictTask](firstRetry, lastRetry)),
+		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{},
 	}
 }
 
@@ -106,10 +116,16 @@ func (b *Binder) Start(ctx context.Context) {
 		b.workers.Go(func() { work(ctx, b.binds, b.bind) })
 		b.workers.Go(func() { work(ctx, b.writes, b.write) })
 	}
+	for range evictWorkers {
+		b.workers.Go(func() { work(ctx, b.claims, b.claim) })
+		b.workers.Go(func() { work(ctx, b.evicts, b.evict) })
+	}
 	b.workers.Go(func() {
 		<-ctx.Done()
 		b.binds.ShutDown()
 		b.writes.ShutDown()
+		b.claims.ShutDown()
+		b.evicts.ShutDown()
 	})
 }
 
@@ -150,6 +166,7 @@ func (b *Binder) Carry(p plan.Plan) {
 			b.binds.Add(bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now})
 		}
 	}
+	b.makeRoom(p, now)
 	b.note(p, now)
 }
 

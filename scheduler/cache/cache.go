@@ -39,7 +39,9 @@ type Cache struct {
 	assumed    map[string]Assumption // by pod UID
 	hyperNodes map[string]snapshot.HyperNodeSpec
 	levels     []string
-	places     []*snapshot.Place // nil when out of date
+	places     []*snapshot.Place   // nil when out of date
+	evictions  map[string]eviction // by pod UID
+	budgets    map[string]*budget  // by namespace/name
 
 	changed chan struct{}
 }
@@ -60,6 +62,8 @@ type gangEntry struct {
 	written   *snapshot.GroupStatus
 	writtenRV string
 	raw       []volcanov1.PodGroupCondition
+	// nominated is room that was decided to be kept, in place of an older annotation.
+	nominated *snapshot.Nomination
 }
 
 type priorityClass struct {
@@ -85,7 +89,7 @@ func New() *Cache {
 		nodes:   map[string]*nodeEntry{}, pods: map[string]*podEntry{}, gangs: map[string]*gangEntry{},
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(),
-		assumed: map[string]Assumption{}, changed: make(chan struct{}, 1),
+		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -191,6 +195,7 @@ func (c *Cache) DeletePod(uid string) {
 	c.unlink(old)
 	delete(c.pods, uid)
 	delete(c.assumed, uid)
+	delete(c.evictions, uid)
 	c.signal()
 }
 
@@ -199,6 +204,13 @@ func (c *Cache) seat(e *podEntry) snapshot.Pod {
 	p := e.pod
 	if a, ok := c.assumed[p.UID]; ok && p.Node == "" {
 		p.Node, p.Attempt, p.Size, p.Rank, p.Devices, p.Assumed = a.Node, a.Attempt, a.Size, a.Rank, a.Devices, true
+	}
+	if ev, ok := c.evictions[p.UID]; ok {
+		if ev.spared == "" {
+			p.Terminating = true
+		} else if p.Protected == "" {
+			p.Protected = ev.spared
+		}
 	}
 	return p
 }
@@ -246,7 +258,7 @@ func (c *Cache) SetGroup(pg *volcanov1.PodGroup) {
 	e := c.gang(spec.Key)
 	e.raw = pg.Status.Conditions
 	if e.group != nil && e.group.UID != spec.UID {
-		e.written = nil
+		e.written, e.nominated = nil, nil
 	}
 	if e.written != nil && !older(pg.ResourceVersion, e.writtenRV) {
 		e.written = nil
@@ -322,6 +334,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	if c.dims == nil || len(c.classes) > 2*len(c.pods)+1024 {
 		c.recompile()
 	}
+	c.expireEvictions(now)
 	nodes := make([]*snapshot.Node, 0, len(c.nodes))
 	for _, e := range c.nodes {
 		if e.spec == nil {
@@ -342,7 +355,9 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 		}
 		gangs = append(gangs, e.snap)
 	}
-	return c.topology(snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues))))
+	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
+	s.SetBudgets(c.allBudgets())
+	return c.topology(s)
 }
 
 // recompile starts over with the table of names and the classes.
@@ -373,11 +388,17 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 func (c *Cache) compileGang(key string, e *gangEntry) *snapshot.Gang {
 	pods := make([]*snapshot.Pod, 0, len(e.pods))
 	var priority int32
+	patient := false
 	for _, pe := range e.pods {
 		p := c.seat(pe)
 		p.Class = c.class(pe)
+		p.Budgets = c.budgetsOf(pe)
+		if e.group != nil && e.group.protected != "" && p.Protected == "" {
+			p.Protected = e.group.protected
+		}
 		pods = append(pods, &p)
 		priority = max(priority, pe.priority)
+		patient = patient || pe.patient
 	}
 	spec := snapshot.GangSpec{Key: key}
 	switch {
@@ -402,7 +423,9 @@ func (c *Cache) compileGang(key string, e *gangEntry) *snapshot.Gang {
 		}
 		spec.Priority = priority
 	}
-	spec.Hold = e.hold
+	spec.Hold, spec.Patient = e.hold, patient
+	spec.Nominated = e.nomination(spec.Nominated)
+	estimated(&spec, e.pods)
 	return snapshot.NewGang(spec, pods, c.dims)
 }
 

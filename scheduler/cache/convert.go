@@ -27,6 +27,10 @@ type podEntry struct {
 	gang     string            // "" when the pod is not ours
 	stand    snapshot.GangSpec // the gang when there is no PodGroup object
 	priority int32
+	patient  bool
+	// estimate is how long the pod runs, and who says so.
+	estimate     int64
+	estimateFrom string
 
 	labels                  map[string]string
 	waitReason, waitMessage string // the PodScheduled=False condition shown now
@@ -96,6 +100,7 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	if p.Spec.Priority != nil {
 		e.priority = *p.Spec.Priority
 	}
+	contend(e, p)
 	group := firstOf(p.Annotations[wellknown.PodGroupName], p.Annotations[volcanov1.VolcanoGroupNameAnnotationKey])
 	e.stand = snapshot.GangSpec{
 		Key: groupKey(p.Namespace, group), Namespace: p.Namespace, Name: group, Absent: true, MinMember: 1,
@@ -221,6 +226,7 @@ type groupSpec struct {
 	nativePriority *int32 // resolved by the API server
 	policies       []subGroupPolicy
 	version        string
+	protected      string // why none of its pods may have to make room
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
@@ -237,6 +243,13 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 	}
 	for _, p := range g.policies {
 		g.SubGroups = append(g.SubGroups, p.SubGroup)
+	}
+	g.Nominated = nominationOf(pg.Annotations)
+	if d := duration(pg.Annotations[wellknown.RunningEstimate]); d > 0 {
+		g.Estimate, g.EstimateFrom = int64(d), snapshot.EstimateDeclared
+	}
+	if keeps(pg.Labels) || keeps(pg.Annotations) {
+		g.protected = "its PodGroup says that it is not to be preempted"
 	}
 	for task, n := range pg.Spec.MinTaskMember {
 		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})

@@ -118,7 +118,7 @@ func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod,
 		domains = s.DomainsFor(g)
 	}
 	a := s.newAsk(g, job, pods)
-	key := signature(a, domains)
+	key := s.salt + signature(a, domains)
 	if reasons, ok := s.failed[key]; ok {
 		return nil, reasons // capacity only shrinks within a cycle
 	}

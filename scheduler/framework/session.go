@@ -33,6 +33,15 @@ type Session struct {
 	virtual  []int // positions of virtual nodes
 	failed   map[string][]plan.DomainReason
 	byLabel  map[string][]*snapshot.Place
+	salt     string // part of the key of failed: what else the answer depends on
+
+	blocked      []Blocked
+	kept         map[string][]keptRoom // by gang: what is kept for it
+	claimed      map[string]bool       // gangs that this cycle makes room for
+	placed       map[string]bool       // pods that this cycle places
+	evicted      map[string]bool       // pods that this cycle sends away
+	goes         []leave
+	leavingKnown bool
 }
 
 // NewSession opens a cycle over s.
@@ -44,6 +53,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		verdicts: map[*snapshot.Class]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
 		byLabel:  map[string][]*snapshot.Place{},
+		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, evicted: map[string]bool{},
 	}
 	var options entitlement.Options
 	for _, pl := range p.Plugins {
@@ -78,6 +88,9 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		} else {
 			ses.real = append(ses.real, i)
 		}
+	}
+	for _, g := range s.Gangs {
+		ses.keep(g, g.Nominated)
 	}
 	return ses
 }
@@ -183,6 +196,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 			}
 			all = append(all, b)
 			s.Ledger.Take(g.Queue, pod.Class.Request, 1)
+			s.placed[pod.UID] = true
 		}
 	}
 	slices.SortFunc(all, func(a, b bound) int { return snapshot.ComparePods(a.pod, b.pod) })

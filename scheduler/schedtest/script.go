@@ -2,6 +2,7 @@ package schedtest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,9 +34,12 @@ import (
 //	hypernode NAME tier=1 name=rack nodes=n1,n2 pattern=REGEX label.KEY=V hyper=h1,h2
 //	levels KEY ...
 //	cycle | later 15s | drop NODE
-//	run|succeed|fail|terminate|submit|delete|lose|ungate PODPREFIX
+//	budget NAME COUNT
+//	run|succeed|fail|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //
-// "lose" makes pods unbound again, as if their bindings had never been sent.
+// Pods may be protected=WHY, have cooldown=10m and be covered by budget=NAME. A
+// group may have an estimate=10m and be patient. An evicted pod terminates until
+// it is deleted, or restarted: then a new one of its name waits. "lose" makes pods unbound again, as if their bindings had never been sent.
 // A real node offers 110 pods. gpu stands for nvidia.com/gpu.
 func Run(script string) (string, error) {
 	w := NewWorld()
@@ -108,6 +112,8 @@ func (w *World) command(words []string) (string, error) {
 		return "", nil
 	case "queue":
 		return "", w.queueCommand(words[1], words[2:])
+	case "budget":
+		return "", w.budgetCommand(words[1], words[2:])
 	case "group", "plain":
 		return "", w.groupCommand(words[0] == "plain", words[1], words[2:])
 	case "pods":
@@ -124,14 +130,18 @@ func (w *World) podCommand(verb, prefix string) error {
 	if len(pods) == 0 {
 		return fmt.Errorf("%s: no pod is named %s", verb, prefix)
 	}
-	if verb == "delete" {
+	switch verb {
+	case "delete":
 		w.Delete(prefix)
+		return nil
+	case "restart":
+		w.Restart(prefix)
 		return nil
 	}
 	for _, p := range pods {
 		switch verb {
 		case "run":
-			p.Phase = snapshot.PodRunning
+			p.Phase, p.StartedAt = snapshot.PodRunning, w.Now.UnixNano()
 		case "succeed":
 			p.Phase = snapshot.PodSucceeded
 		case "fail":
@@ -247,6 +257,19 @@ func parseShape(text string) (hostshape.Shape, error) {
 	return sh, nil
 }
 
+func (w *World) budgetCommand(name string, options []string) error {
+	if len(options) != 1 {
+		return fmt.Errorf("budget: want NAME COUNT")
+	}
+	n, err := strconv.ParseInt(options[0], 10, 32)
+	if err != nil {
+		return fmt.Errorf("budget: %w", err)
+	}
+	w.Budgets = slices.DeleteFunc(w.Budgets, func(b snapshot.Budget) bool { return b.Name == name })
+	w.Budgets = append(w.Budgets, snapshot.Budget{Name: name, Allowed: n})
+	return nil
+}
+
 func (w *World) groupCommand(plain bool, name string, options []string) error {
 	g := w.AddGang(name, 1)
 	var needs []string
@@ -265,6 +288,12 @@ func (w *World) groupCommand(plain bool, name string, options []string) error {
 			g.Status.Phase, err = value, nil
 		case key == "hold":
 			g.Hold, err = value, nil
+		case key == "estimate":
+			var d time.Duration
+			d, err = time.ParseDuration(value)
+			g.Estimate, g.EstimateFrom = int64(d), snapshot.EstimateDeclared
+		case key == "patient":
+			g.Patient, err = true, nil
 		case key == "absent":
 			g.Absent, err = true, nil
 		case key == "native":
@@ -322,6 +351,7 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 	gated := false
 	var priority int64
 	var policy, part string
+	var p snapshot.Pod
 	for _, o := range options {
 		key, value := option(o)
 		label, isSelector := strings.CutPrefix(key, "select.")
@@ -365,6 +395,16 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			if priority, err = strconv.ParseInt(value, 10, 32); err != nil {
 				return fmt.Errorf("pods: %s: %w", o, err)
 			}
+		case key == "protected":
+			p.Protected = value
+		case key == "budget":
+			p.Budgets = append(p.Budgets, value)
+		case key == "cooldown":
+			d, err := time.ParseDuration(value)
+			if err != nil {
+				return fmt.Errorf("pods: %s: %w", o, err)
+			}
+			p.Cooldown = int64(d)
 		default:
 			q, err := quantity(key, value)
 			if err != nil {
@@ -373,8 +413,9 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			c.Requests = append(c.Requests, q)
 		}
 	}
-	for _, p := range g.AddPods(task, n, c) {
-		p.Gated, p.Priority, p.Policy, p.SubGroup = gated, int32(priority), policy, part
+	for _, made := range g.AddPods(task, n, c) {
+		made.Priority, made.Policy, made.SubGroup = int32(priority), policy, part
+		made.Gated, made.Protected, made.Budgets, made.Cooldown = gated, p.Protected, p.Budgets, p.Cooldown
 	}
 	return nil
 }

@@ -11,7 +11,10 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/elastic"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
@@ -30,7 +33,7 @@ import (
 // Pipeline is the one the program runs; a test of the program compares them.
 func Pipeline() framework.Pipeline {
 	return framework.Pipeline{
-		Actions: []framework.Action{enqueue.Action{}, allocate.Action{}},
+		Actions: []framework.Action{enqueue.Action{}, allocate.Action{}, elastic.Action{}, preempt.Action{}, reclaim.Action{}},
 		Plugins: []framework.Plugin{priority.Plugin{}, gang.Plugin{}, sla.Plugin{}, proportion.Plugin{}, drf.Plugin{}, predicates.Plugin{}, nodegroup.Plugin{}, locality.Plugin{}, binpack.Plugin{}},
 	}
 }
@@ -46,6 +49,9 @@ type World struct {
 	Levels   []string
 	attempts int
 	made     int
+	replaced int
+	// Budgets are the disruption budgets.
+	Budgets []snapshot.Budget
 }
 
 // Gang is a gang with its pods.
@@ -139,7 +145,7 @@ func (w *World) Gang(name string) *Gang {
 
 // Document is the world as snapshot data.
 func (w *World) Document() snapshot.Document {
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets)}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}
@@ -201,6 +207,16 @@ func (w *World) Apply(p plan.Plan) {
 	for _, s := range p.Statuses {
 		groups[s.Gang].Status = s.Want
 	}
+	for _, c := range p.Claims {
+		n := c.Nomination
+		groups[c.Gang].Nominated = &n
+		for _, e := range c.Evictions {
+			byUID[e.UID].Terminating = true
+		}
+	}
+	for _, e := range p.Releases {
+		byUID[e.UID].Terminating = true
+	}
 }
 
 // Pods returns the pods whose names start with prefix.
@@ -214,6 +230,24 @@ func (w *World) Pods(prefix string) []*Pod {
 		}
 	}
 	return out
+}
+
+// Restart replaces pods whose names start with prefix by new ones that wait, as
+// their owner does when they have gone.
+func (w *World) Restart(prefix string) {
+	for _, p := range w.Pods(prefix) {
+		w.Replace(p)
+	}
+}
+
+// Replace replaces one pod by a new one of its name that waits.
+func (w *World) Replace(p *Pod) {
+	w.replaced++
+	old, _, _ := strings.Cut(p.UID, "#")
+	p.Pod = snapshot.Pod{
+		UID: fmt.Sprintf("%s#%d", old, w.replaced), Namespace: p.Namespace, Name: p.Name, Task: p.Task, Index: p.Index,
+		Phase: snapshot.PodPending, Protected: p.Protected, Cooldown: p.Cooldown, Budgets: p.Budgets,
+	}
 }
 
 // Delete removes the pods whose names start with prefix.

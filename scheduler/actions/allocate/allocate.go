@@ -33,7 +33,7 @@ func (Action) Run(s *framework.Session) {
 		if !candidate(s, g) {
 			continue
 		}
-		if partial(g) {
+		if partial(g) || s.Nominated(g) {
 			urgent = append(urgent, g)
 			continue
 		}
@@ -44,7 +44,7 @@ func (Action) Run(s *framework.Session) {
 	}
 	slices.SortFunc(urgent, s.CompareGangs)
 	for _, g := range urgent {
-		place(s, g)
+		placeOwn(s, g)
 	}
 	h := &queueHeap{s: s}
 	for _, name := range queues {
@@ -55,7 +55,7 @@ func (Action) Run(s *framework.Session) {
 	heap.Init(h)
 	for h.Len() > 0 {
 		l := h.lines[0]
-		place(s, l.gangs[0])
+		placeOwn(s, l.gangs[0])
 		if inOrder(s, l) {
 			l.gangs = l.gangs[:1]
 		}
@@ -139,6 +139,13 @@ func (h *queueHeap) Pop() any {
 	return last
 }
 
+// placeOwn tries to place one gang, which may use the room that is kept for it.
+func placeOwn(s *framework.Session, g *snapshot.Gang) {
+	s.Unhold(g)
+	defer s.Rehold(g)
+	place(s, g)
+}
+
 // place tries to place one gang.
 func place(s *framework.Session, g *snapshot.Gang) {
 	var waiting []*snapshot.Pod
@@ -190,6 +197,12 @@ func place(s *framework.Session, g *snapshot.Gang) {
 	if fit == nil {
 		u := noFit(g, reasons)
 		u.Satisfied = satisfied
+		if !satisfied {
+			s.Block(framework.Blocked{Gang: g, Job: job, Must: must})
+		}
+		if s.Nominated(g) {
+			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
+		}
 		s.Wait(g, u)
 		return
 	}

@@ -1,0 +1,123 @@
+// Package reclaim makes room across queues: a gang whose queue would hold no more
+// than it deserves takes what another queue holds beyond what that one deserves.
+//
+// Nothing goes in circles: what all queues hold beyond what they deserve, added
+// up, becomes less with every gang that goes, and never more by one that comes
+// this way. Priority has no say between queues.
+package reclaim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+	"github.com/isthmus-hpc/isthmus/scheduler/whatif"
+)
+
+// Action is the reclaim action.
+type Action struct {
+	// MinRun is how long a pod runs at least before it can be reclaimed; 0 is the
+	// default of a minute.
+	MinRun time.Duration
+}
+
+// Name is the action's name in configuration.
+func (Action) Name() string { return "reclaim" }
+
+// Run makes room for the gangs that allocate found none for, in its order.
+func (a Action) Run(s *framework.Session) {
+	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
+		g := b.Gang
+		need := make(resource.Vector, s.Snapshot.Dims.Len())
+		for _, p := range b.Must {
+			need.AddScaled(p.Class.Request, 1)
+		}
+		entitled := s.Ledger.Entitled(g.Queue, need)
+		return whatif.Ask{
+			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %v", g.Queue, entitled),
+			Units: func() []whatif.Unit {
+				if !entitled {
+					return nil
+				}
+				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun}, func(v *snapshot.Gang) bool {
+					return v.Queue != g.Queue && over(s.Ledger, g.Queue, v.Queue, need)
+				})
+			},
+			Allow: func() func(whatif.Unit) bool {
+				ledger := s.Ledger.Fork()
+				return func(u whatif.Unit) bool { return take(ledger, g.Queue, u, need) }
+			},
+			Why: func(v *snapshot.Gang) string {
+				return fmt.Sprintf("queue %s holds more than it deserves and queue %s less", v.Queue, g.Queue)
+			},
+		}
+	})
+}
+
+// branch lists the queues that have to do with the excess: from where the way to
+// the victim leaves that of the claimant down to the victim's own.
+func branch(l *entitlement.Ledger, claimant, victim string) []*entitlement.Queue {
+	_, y := l.Branches(claimant, victim)
+	above := l.Above(victim)
+	for i, q := range above {
+		if q == y {
+			return above[i:]
+		}
+	}
+	return nil
+}
+
+// over reports whether something that the claimant needs may be taken from the
+// victim's queue: it and what is above it are reclaimable and hold too much of it.
+func over(l *entitlement.Ledger, claimant, victim string, need resource.Vector) bool {
+	queues := branch(l, claimant, victim)
+	if len(queues) == 0 {
+		return false
+	}
+	for d, a := range need {
+		all := a > 0
+		for _, q := range queues {
+			all = all && q.Reclaimable() && q.Held[d] > q.Deserved[d]
+		}
+		if all {
+			return true
+		}
+	}
+	return false
+}
+
+// take gives a unit back in the ledger if all queues that have to do with it still
+// hold what they deserve then, of everything that is taken from their excess.
+func take(l *entitlement.Ledger, claimant string, u whatif.Unit, need resource.Vector) bool {
+	victim := u.Gang.Queue
+	taken := make(resource.Vector, len(need))
+	for _, p := range u.Pods {
+		taken.AddScaled(p.Class.Request, 1)
+	}
+	queues := branch(l, claimant, victim)
+	useful := false
+	for d, a := range need {
+		if a <= 0 || taken[d] <= 0 {
+			continue
+		}
+		excess := true
+		for _, q := range queues {
+			if q.Held[d] <= q.Deserved[d] {
+				excess = false
+				continue
+			}
+			if resource.Sub(q.Held[d], taken[d]) < q.Deserved[d] {
+				return false
+			}
+		}
+		useful = useful || excess
+	}
+	if !useful {
+		return false
+	}
+	l.Give(victim, taken, 1)
+	return true
+}

@@ -1,0 +1,188 @@
+package binder
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+)
+
+const (
+	// evictWorkers is how many pods are told to go at a time.
+	evictWorkers = 4
+	// insist is how long a refused eviction is repeated: a disruption budget
+	// frees again when another pod has become ready.
+	insist = 20 * time.Second
+	// spareFor is how long a pod that would not go is left alone.
+	spareFor = 2 * time.Minute
+	// maxAnnotation bounds a nomination that is written down. A larger one lives in
+	// memory alone: after a restart the order of the queue decides again.
+	maxAnnotation = 200 << 10
+)
+
+// claimTask is one version of a gang's claim; what it asks for is looked up.
+type claimTask struct {
+	gang  string
+	since int64
+}
+
+// evictTask sends one pod away. For names the gang that it is done for, if any.
+type evictTask struct {
+	uid, namespace, name string
+	message              string
+	forGang              string
+	forSince             int64
+	since                time.Time
+}
+
+// makeRoom counts what a plan sends away and sets the workers to it.
+func (b *Binder) makeRoom(p plan.Plan, now time.Time) {
+	for _, c := range p.Claims {
+		b.Cache.Nominate(c.Gang, c.GangUID, c.Nomination)
+		for _, e := range c.Evictions {
+			b.Cache.Evict(e.UID, now)
+		}
+		t := claimTask{c.Gang, c.Nomination.Since}
+		b.mu.Lock()
+		b.claimed[t] = c
+		b.mu.Unlock()
+		b.claims.Add(t)
+	}
+	for _, e := range p.Releases {
+		b.Cache.Evict(e.UID, now)
+		b.evicts.Add(evictTask{uid: e.UID, namespace: e.Namespace, name: e.Name, message: e.Message, since: now})
+	}
+}
+
+// claim writes down what room is kept for a gang and then sends away those in the
+// way, in this order: a scheduler that starts in between knows what is meant.
+func (b *Binder) claim(ctx context.Context, t claimTask) bool {
+	b.mu.Lock()
+	c, ok := b.claimed[t]
+	b.mu.Unlock()
+	if !ok {
+		return true
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := b.writeNomination(call, c)
+	gone := apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err)
+	if err != nil && !gone {
+		b.Observe.Wrote("nomination", "retried")
+		logr.FromContextOrDiscard(ctx).V(1).Info("nomination was not written", "podGroup", c.Gang, "reason", err.Error())
+		return false
+	}
+	b.mu.Lock()
+	delete(b.claimed, t)
+	b.mu.Unlock()
+	now := b.Now()
+	if gone { // nobody is sent away for a gang that is no more
+		b.Observe.Wrote("nomination", "gone")
+		b.Cache.Unnominate(c.Gang, t.since)
+		for _, e := range c.Evictions {
+			b.Cache.Stay(e.UID)
+		}
+		return true
+	}
+	b.Observe.Wrote("nomination", "written")
+	for _, e := range c.Evictions {
+		b.evicts.Add(evictTask{
+			uid: e.UID, namespace: e.Namespace, name: e.Name, message: e.Message, forGang: c.Gang, forSince: t.since, since: now,
+		})
+	}
+	return true
+}
+
+func (b *Binder) writeNomination(ctx context.Context, c plan.Claim) error {
+	if c.Plain { // a pod without a PodGroup has nothing that we may write this on
+		return nil
+	}
+	text, err := json.Marshal(c.Nomination)
+	if err != nil {
+		return fmt.Errorf("encode nomination: %w", err)
+	}
+	if len(text) > maxAnnotation {
+		return nil
+	}
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": c.GangUID, "annotations": map[string]string{wellknown.Nomination: string(text)},
+	}})
+	if err != nil {
+		return fmt.Errorf("encode nomination: %w", err)
+	}
+	if _, err := b.Volcano.SchedulingV1beta1().PodGroups(c.Namespace).Patch(ctx, c.Name, types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("nominate PodGroup %s/%s: %w", c.Namespace, c.Name, err)
+	}
+	return nil
+}
+
+// evict sends one pod away and reports whether that is settled.
+func (b *Binder) evict(ctx context.Context, t evictTask) bool {
+	if t.forGang != "" && !b.Cache.Wanted(t.forGang, t.forSince) {
+		b.Cache.Stay(t.uid)
+		return true
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: ptr.To(types.UID(t.uid))}}
+	var err error
+	if b.Delete {
+		err = b.Client.CoreV1().Pods(t.namespace).Delete(call, t.name, options)
+	} else {
+		err = b.Client.PolicyV1().Evictions(t.namespace).Evict(call, &policyv1.Eviction{
+			ObjectMeta: metav1.ObjectMeta{Namespace: t.namespace, Name: t.name}, DeleteOptions: &options,
+		})
+	}
+	result, settled := b.settleEviction(call, t, err)
+	b.Observe.Wrote("eviction", result)
+	if !settled {
+		b.Cache.Evict(t.uid, b.Now()) // whether it goes is unknown, however long that lasts
+	}
+	if result == "evicted" {
+		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: t.namespace, Name: t.name, UID: types.UID(t.uid)}
+		b.Events.Event(ref, corev1.EventTypeNormal, "Preempted", t.message)
+	}
+	if err != nil {
+		logr.FromContextOrDiscard(ctx).V(1).Info("eviction was not accepted", "pod", t.namespace+"/"+t.name, "podUID", t.uid, "result", result, "reason", err.Error())
+	}
+	return settled
+}
+
+// settleEviction works out what an answer to an eviction means. The pod counts as
+// going away until the watch shows it, unless it certainly does not go.
+func (b *Binder) settleEviction(ctx context.Context, t evictTask, err error) (result string, settled bool) {
+	switch {
+	case err == nil:
+		b.Cache.Evict(t.uid, b.Now())
+		return "evicted", true
+	case apierrors.IsNotFound(err):
+		return "gone", true
+	case apierrors.IsConflict(err):
+		p, err := b.Client.CoreV1().Pods(t.namespace).Get(ctx, t.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && (string(p.UID) != t.uid || p.DeletionTimestamp != nil) {
+			return "gone", true
+		}
+		return "retried", false
+	}
+	final := apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
+	// A budget answers 429, several budgets for one pod 500.
+	if !final && (!apierrors.IsTooManyRequests(err) && !apierrors.IsInternalError(err) || b.Now().Sub(t.since) < insist) {
+		return "retried", false
+	}
+	b.Cache.Spare(t.uid, fmt.Sprintf("its eviction was refused: %v", err), b.Now().Add(spareFor))
+	if t.forGang != "" {
+		b.Cache.Unnominate(t.forGang, t.forSince)
+	}
+	return "refused", true
+}

@@ -1,0 +1,272 @@
+package cache
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// eviction is a pod that was told to go, or that is left alone after it would not.
+type eviction struct {
+	spared string    // why it is left alone; "" while it is to go
+	until  time.Time // of either
+}
+
+// evictWithin is how long the watch may take to show that a pod goes away.
+const evictWithin = 2 * time.Minute
+
+// Evict counts a pod as going away from now on, until the watch shows it, Spare
+// is called or the watch takes too long.
+func (c *Cache) Evict(uid string, now time.Time) {
+	c.setEviction(uid, eviction{until: now.Add(evictWithin)})
+}
+
+// Spare takes Evict back and leaves the pod alone until then; why says so.
+func (c *Cache) Spare(uid, why string, until time.Time) {
+	c.setEviction(uid, eviction{spared: why, until: until})
+}
+
+// Stay takes Evict back: nobody told the pod to go after all.
+func (c *Cache) Stay(uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.pods[uid]; e != nil {
+		delete(c.evictions, uid)
+		c.touch(e)
+		c.signal()
+	}
+}
+
+// Wanted reports whether room is still to be made for a gang as was decided at a
+// time: it exists, and nothing else was decided since.
+func (c *Cache) Wanted(gang string, since int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gangs[gang]
+	return e != nil && e.nominated != nil && e.nominated.Since == since
+}
+
+func (c *Cache) setEviction(uid string, ev eviction) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.pods[uid]; e != nil {
+		c.evictions[uid] = ev
+		c.touch(e)
+		c.signal()
+	}
+}
+
+func (c *Cache) touch(e *podEntry) {
+	if e.gang != "" {
+		c.gang(e.gang).snap = nil
+	}
+}
+
+// expireEvictions ends what is over; the watch shows what became of the pods.
+func (c *Cache) expireEvictions(now time.Time) {
+	for uid, ev := range c.evictions {
+		if now.After(ev.until) {
+			delete(c.evictions, uid)
+			if e := c.pods[uid]; e != nil {
+				c.touch(e)
+			}
+		}
+	}
+}
+
+// Nominate keeps room for a gang, if it is still the one of that UID.
+func (c *Cache) Nominate(gang, uid string, n snapshot.Nomination) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gangs[gang]
+	if e == nil || e.group != nil && e.group.UID != uid {
+		return
+	}
+	e.nominated, e.snap = &n, nil
+}
+
+// Unnominate gives the room of a gang up that was nominated at a time.
+func (c *Cache) Unnominate(gang string, since int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.gangs[gang]; e != nil && e.nominated != nil && e.nominated.Since == since {
+		e.nominated, e.snap = &snapshot.Nomination{Since: since + 1}, nil // newer than the annotation, and over
+		c.signal()
+	}
+}
+
+// nomination is the newest that is known: the annotation, or what was decided since.
+func (e *gangEntry) nomination(written *snapshot.Nomination) *snapshot.Nomination {
+	if e.nominated != nil && (written == nil || e.nominated.Since >= written.Since) {
+		return e.nominated
+	}
+	return written
+}
+
+// maxNomination bounds what is read from an annotation.
+const maxNomination = 256 << 10
+
+// nominationOf reads the annotation; one that does not parse is none.
+func nominationOf(annotations map[string]string) *snapshot.Nomination {
+	text := annotations[wellknown.Nomination]
+	if text == "" || len(text) > maxNomination {
+		return nil
+	}
+	var n snapshot.Nomination
+	if json.Unmarshal([]byte(text), &n) != nil {
+		return nil
+	}
+	return &n
+}
+
+// budget is a PodDisruptionBudget.
+type budget struct {
+	uid, namespace string
+	selector       labels.Selector
+	text           string // of the selector
+	allowed        int64
+}
+
+// SetBudget takes in a disruption budget.
+func (c *Cache) SetBudget(p *policyv1.PodDisruptionBudget) {
+	selector, err := metav1.LabelSelectorAsSelector(p.Spec.Selector)
+	if err != nil {
+		selector = labels.Nothing() // the API server admits none such
+	}
+	b := &budget{uid: string(p.UID), namespace: p.Namespace, selector: selector, text: selector.String(), allowed: int64(p.Status.DisruptionsAllowed)}
+	key := p.Namespace + "/" + p.Name
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.budgets[key]
+	if old != nil && old.text == b.text && old.allowed == b.allowed && old.uid == b.uid {
+		return
+	}
+	c.budgets[key] = b
+	if old == nil || old.text != b.text {
+		c.touchNamespace(p.Namespace)
+	}
+	c.signal()
+}
+
+// DeleteBudget forgets a disruption budget.
+func (c *Cache) DeleteBudget(p *policyv1.PodDisruptionBudget) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := p.Namespace + "/" + p.Name
+	if b := c.budgets[key]; b != nil && b.uid == string(p.UID) {
+		delete(c.budgets, key)
+		c.touchNamespace(p.Namespace)
+		c.signal()
+	}
+}
+
+func (c *Cache) touchNamespace(namespace string) {
+	for _, e := range c.pods {
+		if e.pod.Namespace == namespace {
+			c.touch(e)
+		}
+	}
+}
+
+// budgetsOf names the budgets that cover a pod, in order.
+func (c *Cache) budgetsOf(e *podEntry) []string {
+	var out []string
+	for key, b := range c.budgets {
+		if b.namespace == e.pod.Namespace && b.selector.Matches(labels.Set(e.labels)) {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (c *Cache) allBudgets() []snapshot.Budget {
+	out := make([]snapshot.Budget, 0, len(c.budgets))
+	for key, b := range c.budgets {
+		out = append(out, snapshot.Budget{Name: key, Allowed: b.allowed})
+	}
+	return out
+}
+
+// contend fills in what decides whether others may take the pod's place.
+func contend(e *podEntry, p *corev1.Pod) {
+	e.labels = p.Labels
+	e.pod.Protected = protected(p)
+	e.pod.Cooldown = int64(duration(firstOf(p.Labels[volcanov1.CooldownTime], p.Annotations[volcanov1.CooldownTime])))
+	e.patient = p.Spec.PreemptionPolicy != nil && *p.Spec.PreemptionPolicy == corev1.PreemptNever
+	if p.Status.Phase == corev1.PodRunning {
+		e.pod.StartedAt = started(p)
+	}
+	switch {
+	case p.Annotations[wellknown.RunningEstimate] != "":
+		e.estimate, e.estimateFrom = int64(duration(p.Annotations[wellknown.RunningEstimate])), snapshot.EstimateDeclared
+	case p.Spec.ActiveDeadlineSeconds != nil:
+		e.estimate, e.estimateFrom = *p.Spec.ActiveDeadlineSeconds*int64(time.Second), snapshot.EstimateDeadline
+	case p.Annotations[wellknown.Walltime] != "":
+		e.estimate, e.estimateFrom = int64(duration(p.Annotations[wellknown.Walltime])), snapshot.EstimateDeadline
+	}
+}
+
+// protected says why nobody may take the pod's place: the set that Kubernetes'
+// own components are in, and what its owner asked for.
+func protected(p *corev1.Pod) string {
+	switch {
+	case p.Namespace == metav1.NamespaceSystem:
+		return "it is in " + metav1.NamespaceSystem
+	case p.Spec.PriorityClassName == "system-cluster-critical" || p.Spec.PriorityClassName == "system-node-critical":
+		return "its priority class is " + p.Spec.PriorityClassName
+	case keeps(p.Labels) || keeps(p.Annotations):
+		return volcanov1.PodPreemptable + " is false"
+	}
+	return ""
+}
+
+func keeps(m map[string]string) bool {
+	return strings.EqualFold(m[volcanov1.PodPreemptable], "false")
+}
+
+// started is when the first container began, or else when the kubelet took the pod.
+func started(p *corev1.Pod) int64 {
+	var first int64
+	for _, c := range p.Status.ContainerStatuses {
+		if r := c.State.Running; r != nil && (first == 0 || r.StartedAt.UnixNano() < first) {
+			first = r.StartedAt.UnixNano()
+		}
+	}
+	if first == 0 && p.Status.StartTime != nil {
+		first = p.Status.StartTime.UnixNano()
+	}
+	return first
+}
+
+// duration reads a Go duration; anything else, or a negative one, is 0.
+func duration(text string) time.Duration {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0
+	}
+	return d
+}
+
+// estimated works out how long a gang runs: what its PodGroup says, else the
+// longest that any of its pods says.
+func estimated(spec *snapshot.GangSpec, pods map[string]*podEntry) {
+	if spec.Estimate > 0 {
+		return
+	}
+	for _, e := range pods {
+		if e.estimate > spec.Estimate || e.estimate == spec.Estimate && e.estimate > 0 && e.estimateFrom < spec.EstimateFrom {
+			spec.Estimate, spec.EstimateFrom = e.estimate, e.estimateFrom
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package framework
+
+import (
+	"slices"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Blocked is a gang whose minimum found no room in this cycle.
+type Blocked struct {
+	Gang *snapshot.Gang
+	// Job is the batch job that Must, the members that have to be placed
+	// together, would belong to.
+	Job  string
+	Must []*snapshot.Pod
+}
+
+// Block notes that the minimum of a gang found no room; later actions may make some.
+func (s *Session) Block(b Blocked) { s.blocked = append(s.blocked, b) }
+
+// BlockedGangs lists the gangs without room in the order in which they were
+// looked at. Those that room was made for since are not among them.
+func (s *Session) BlockedGangs() []Blocked {
+	return slices.DeleteFunc(slices.Clone(s.blocked), func(b Blocked) bool { return s.claimed[b.Gang.Key] })
+}
+
+// keptRoom is what is kept on one node for pods of a nominated gang.
+type keptRoom struct {
+	node int
+	pod  *snapshot.Pod
+}
+
+// newJob is the batch job of members that are not placed yet.
+func newJob(g *snapshot.Gang) string { return g.Key + "/new" }
+
+// Nominated reports whether room is kept for the gang.
+func (s *Session) Nominated(g *snapshot.Gang) bool { return len(s.kept[g.Key]) > 0 }
+
+// keep puts the pods of a nomination that still wait where room was made for
+// them. The pods in the way may still be there: then the node has less than nothing free.
+func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
+	if n == nil || n.Until <= s.Now.UnixNano() {
+		return
+	}
+	var rooms []keptRoom
+	for _, np := range n.Pods {
+		at, ok := s.Snapshot.Node(np.Node)
+		i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.UID == np.UID && p.Waits() })
+		if ok && i >= 0 {
+			rooms = append(rooms, keptRoom{at, g.Pods[i]})
+		}
+	}
+	if len(rooms) > 0 {
+		s.kept[g.Key] = rooms
+		s.Rehold(g)
+	}
+}
+
+// Unhold lets the gang itself use the room that is kept for it. It is followed
+// by Rehold.
+func (s *Session) Unhold(g *snapshot.Gang) {
+	if s.Nominated(g) {
+		s.salt = g.Key + " "
+		s.fillRooms(g, false)
+		s.countRooms(g, -1)
+	}
+}
+
+// Rehold keeps the room again for those pods that were not placed meanwhile.
+func (s *Session) Rehold(g *snapshot.Gang) {
+	s.kept[g.Key] = slices.DeleteFunc(s.kept[g.Key], func(r keptRoom) bool { return s.placed[r.pod.UID] })
+	s.fillRooms(g, true)
+	s.countRooms(g, 1)
+	s.salt = ""
+}
+
+func (s *Session) fillRooms(g *snapshot.Gang, put bool) {
+	rooms := s.kept[g.Key]
+	for len(rooms) > 0 {
+		it := snapshot.Item{Class: rooms[0].pod.Class, Job: newJob(g), Count: 1}
+		n := 1
+		for n < len(rooms) && rooms[n].node == rooms[0].node && rooms[n].pod.Class == it.Class {
+			n++
+		}
+		it.Count = int64(n)
+		if put {
+			s.Txn.PutHosts(rooms[0].node, []snapshot.Item{it})
+		} else {
+			s.Txn.Remove(rooms[0].node, it)
+		}
+		rooms = rooms[n:]
+	}
+}
+
+// countRooms counts what is kept as held, n times.
+func (s *Session) countRooms(g *snapshot.Gang, n int64) {
+	for _, r := range s.kept[g.Key] {
+		s.Ledger.Take(g.Queue, r.pod.Class.Request, n)
+	}
+}
+
+// WhatIf runs f with txn in place of the cycle's own transaction.
+func (s *Session) WhatIf(txn *snapshot.Txn, f func()) {
+	was, failed, salt := s.Txn, s.failed, s.salt
+	s.Txn, s.failed, s.salt = txn, map[string][]plan.DomainReason{}, ""
+	defer func() { s.Txn, s.failed, s.salt = was, failed, salt }()
+	f()
+}
+
+// Future returns the state once every pod that is going away is gone, as a
+// transaction of the caller's own. The room that is kept for g itself is free.
+func (s *Session) Future(g *snapshot.Gang) *snapshot.Txn {
+	txn := s.Txn.Fork()
+	for _, l := range s.leaving() {
+		txn.Remove(l.node, l.item)
+	}
+	s.WhatIf(txn, func() { s.fillRooms(g, false) })
+	return txn
+}
+
+type leave struct {
+	node int
+	item snapshot.Item
+}
+
+// Leaving reports whether anything is going away.
+func (s *Session) Leaving() bool { return len(s.leaving()) > 0 }
+
+// leaving lists what goes away by itself, or because this cycle says so. From the
+// first time that anybody asks, the ledger counts it as given back.
+func (s *Session) leaving() []leave {
+	if !s.leavingKnown {
+		s.leavingKnown = true
+		for _, g := range s.Snapshot.Gangs {
+			for _, p := range g.Pods {
+				if p.Terminating && p.Node != "" && !p.Terminal() {
+					s.leave(g, p)
+					s.Ledger.Give(g.Queue, p.Class.Request, 1)
+				}
+			}
+		}
+	}
+	return s.goes
+}
+
+func (s *Session) leave(g *snapshot.Gang, p *snapshot.Pod) {
+	if i, ok := s.Snapshot.Node(p.Node); ok && !p.Terminal() {
+		s.goes = append(s.goes, leave{i, snapshot.Item{Class: p.Class, Job: p.Job(g.Key), Count: 1}})
+	}
+}
+
+// Evicted reports whether this cycle has sent the pod away.
+func (s *Session) Evicted(p *snapshot.Pod) bool { return s.evicted[p.UID] }
+
+// Evict notes that a pod goes and returns the entry for the plan.
+func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
+	s.leaving() // what goes by itself is listed before what is sent
+	s.evicted[p.UID] = true
+	s.leave(g, p)
+	s.Ledger.Give(g.Queue, p.Class.Request, 1)
+	return plan.Eviction{UID: p.UID, Namespace: p.Namespace, Name: p.Name, Gang: g.Key, Node: p.Node}
+}
+
+// Claim makes a fit for members of a gang the room that is kept for it, and
+// tells so in the plan. The fit was found in the future that the evictions make.
+func (s *Session) Claim(b Blocked, f *Fit, until int64, c plan.Claim) {
+	g := b.Gang
+	s.Unhold(g)
+	s.kept[g.Key] = nil
+	n := nomination(s, f)
+	n.Since, n.Until, n.Evicted = s.Now.UnixNano(), until, len(c.Evictions)
+	c.Gang, c.GangUID, c.Namespace, c.Name, c.Plain, c.Nomination = g.Key, g.UID, g.Namespace, g.Name, g.Plain, n
+	s.Plan.Claims = append(s.Plan.Claims, c)
+	s.claimed[g.Key] = true
+	s.keep(g, &n)
+}
+
+// Expect keeps a fit for the rest of the cycle only: what is in its way goes by
+// itself, and nobody else is to count on it.
+func (s *Session) Expect(b Blocked, f *Fit) {
+	g := b.Gang
+	if s.Nominated(g) {
+		s.claimed[g.Key] = true
+		return
+	}
+	n := nomination(s, f)
+	n.Until = s.Now.UnixNano() + 1
+	s.claimed[g.Key] = true
+	s.keep(g, &n)
+	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Message: "waits for pods on " + f.Domain.Name + " that are going away"})
+}
+
+func nomination(s *Session, f *Fit) snapshot.Nomination {
+	n := snapshot.Nomination{Domain: f.Domain.Name}
+	type at struct {
+		pod  *snapshot.Pod
+		node int
+	}
+	var all []at
+	for _, a := range f.Assigned {
+		for _, p := range a.Pods {
+			all = append(all, at{p, a.Node})
+		}
+	}
+	slices.SortFunc(all, func(a, b at) int { return snapshot.ComparePods(a.pod, b.pod) })
+	for _, a := range all {
+		n.Pods = append(n.Pods, snapshot.NominatedPod{UID: a.pod.UID, Node: s.Snapshot.Nodes[a.node].Name})
+	}
+	return n
+}

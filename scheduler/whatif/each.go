@@ -1,0 +1,59 @@
+package whatif
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+)
+
+// maxFailures bounds how many gangs, unlike each other, an action tries in vain in
+// one cycle. Those that come later in the order are tried when these have their room.
+const maxFailures = 32
+
+// ForEach asks for room for every gang without any, in order. A gang is not tried
+// when one like it was tried in vain before: what may be taken only becomes less
+// within a cycle.
+func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
+	failed := map[string]bool{}
+	units := map[string][]Unit{}
+	for _, b := range s.BlockedGangs() {
+		if b.Gang.Patient || len(failed) >= maxFailures {
+			continue
+		}
+		a := ask(b)
+		key := a.Like + likeness(s, b)
+		if failed[key] {
+			continue
+		}
+		us, known := units[a.Like]
+		if !known {
+			us = a.Units()
+			units[a.Like] = us
+		}
+		if len(us) == 0 && !s.Leaving() {
+			continue
+		}
+		before := len(s.Plan.Claims)
+		if !Make(s, a, us) {
+			failed[key] = true
+		}
+		if len(s.Plan.Claims) > before {
+			clear(units)
+		}
+	}
+}
+
+func likeness(s *framework.Session, b framework.Blocked) string {
+	var out strings.Builder
+	for _, d := range s.DomainsFor(b.Gang) {
+		fmt.Fprintf(&out, " %s", d.Name)
+	}
+	for _, p := range b.Must {
+		fmt.Fprintf(&out, " %p", p.Class)
+	}
+	if s.Nominated(b.Gang) {
+		out.WriteString(b.Gang.Key) // it may use what is kept for it
+	}
+	return out.String()
+}

@@ -1,0 +1,182 @@
+// Package whatif makes room for a gang by sending others away. It works out who
+// would have to go, tries the whole placement without them, by the search that
+// every action uses, and says so in the plan at once, or changes nothing. Who may
+// be sent away for whom is the business of the actions that use it.
+package whatif
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Unit is pods that go together: members that a gang has beyond its minimum, or
+// all that is left of a gang without those.
+type Unit struct {
+	Gang  *snapshot.Gang
+	Pods  []*snapshot.Pod
+	Whole bool
+	// Lost is the work that is lost: run time in seconds times the dominant share.
+	Lost int64
+}
+
+// Rules are what makes a pod safe from everybody.
+type Rules struct {
+	// MinRun is how long a pod runs at least before its place may be taken; 0 is
+	// DefaultMinRun, and anything negative no time at all.
+	MinRun time.Duration
+}
+
+// DefaultMinRun is long enough that a pod which was just started is not sent
+// away again at once, and short beside what any job of worth takes.
+const DefaultMinRun = time.Minute
+
+// Units lists what may go, cheapest first: members beyond a minimum before whole
+// gangs, lower priority before higher, little lost work before much, young before
+// old. Only gangs that eligible admits are looked at.
+func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []Unit {
+	var out []Unit
+	busy := map[string]bool{} // what this cycle places is not sent away by it
+	for _, p := range s.Plan.Placements {
+		busy[p.Gang] = true
+	}
+	for _, g := range s.Snapshot.Gangs {
+		if g.Held.Zero() || busy[g.Key] || !eligible(g) {
+			continue
+		}
+		out = append(out, r.of(s, g)...)
+	}
+	slices.SortFunc(out, compare)
+	return out
+}
+
+func compare(a, b Unit) int {
+	return cmp.Or(order(a.Whole)-order(b.Whole), cmp.Compare(a.Gang.Priority, b.Gang.Priority), cmp.Compare(a.Lost, b.Lost),
+		cmp.Compare(b.Gang.CreatedAt, a.Gang.CreatedAt), strings.Compare(a.Gang.Key, b.Gang.Key),
+		-snapshot.ComparePods(a.Pods[0], b.Pods[0]))
+}
+
+func order(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// of splits one gang into units.
+func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
+	var live []*snapshot.Pod
+	fixed := false
+	for _, p := range g.Pods {
+		if p.Node == "" || p.Terminal() || p.Terminating || s.Evicted(p) {
+			continue
+		}
+		live = append(live, p)
+		fixed = fixed || !r.mayGo(s, p)
+	}
+	if len(live) == 0 {
+		return nil
+	}
+	var out []Unit
+	loose := map[string]bool{}
+	for _, ps := range slack(s, g, live, r) {
+		out = append(out, Unit{Gang: g, Pods: ps, Lost: lost(s, ps)})
+		for _, p := range ps {
+			loose[p.UID] = true
+		}
+	}
+	core := slices.DeleteFunc(slices.Clone(live), func(p *snapshot.Pod) bool { return loose[p.UID] })
+	if len(core) > 0 && !fixed {
+		out = append(out, Unit{Gang: g, Pods: core, Whole: true, Lost: lost(s, core)})
+	}
+	return out
+}
+
+// mayGo reports whether a pod's place may be taken at all now.
+func (r Rules) mayGo(s *framework.Session, p *snapshot.Pod) bool {
+	if p.Protected != "" || p.Assumed {
+		return false
+	}
+	if r.MinRun == 0 {
+		r.MinRun = DefaultMinRun
+	}
+	safe := max(int64(r.MinRun), p.Cooldown)
+	return p.StartedAt == 0 || s.Now.UnixNano()-p.StartedAt >= safe
+}
+
+// slack lists the members that the gang can do without, in sets that go
+// together: pods of one batch job go only with all of it.
+func slack(s *framework.Session, g *snapshot.Gang, live []*snapshot.Pod, r Rules) [][]*snapshot.Pod {
+	var have int64
+	byTask := map[string]int64{}
+	for _, p := range g.Pods {
+		if p.Counts() && !s.Evicted(p) {
+			have++
+			byTask[p.Task]++
+		}
+	}
+	spare := have - g.Minimum()
+	if spare <= 0 || len(g.SubGroups) > 0 {
+		return nil // parts of a gang with sub-groups stand or fall together
+	}
+	byJob := map[string][]*snapshot.Pod{}
+	var jobs []string
+	for _, p := range live {
+		job := p.UID
+		if i, ok := s.Snapshot.Node(p.Node); ok && s.Snapshot.Nodes[i].Virtual {
+			job = p.Job(g.Key)
+		}
+		if byJob[job] == nil {
+			jobs = append(jobs, job)
+		}
+		byJob[job] = append(byJob[job], p)
+	}
+	slices.SortStableFunc(jobs, func(a, b string) int {
+		return cmp.Or(cmp.Compare(lost(s, byJob[a]), lost(s, byJob[b])), -snapshot.ComparePods(byJob[a][0], byJob[b][0]))
+	})
+	need := map[string]int64{}
+	for _, t := range g.TaskMinimums() {
+		need[t.Task] = t.Min
+	}
+	var out [][]*snapshot.Pod
+	for _, job := range jobs {
+		ps := byJob[job]
+		if int64(len(ps)) > spare || slices.ContainsFunc(ps, func(p *snapshot.Pod) bool { return !r.mayGo(s, p) }) {
+			continue
+		}
+		left := map[string]int64{}
+		ok := true
+		for _, p := range ps {
+			left[p.Task]++
+			ok = ok && byTask[p.Task]-left[p.Task] >= need[p.Task]
+		}
+		if !ok {
+			continue
+		}
+		for task, n := range left {
+			byTask[task] -= n
+		}
+		spare -= int64(len(ps))
+		out = append(out, ps)
+	}
+	return out
+}
+
+// lost is the work that ending pods now throws away.
+func lost(s *framework.Session, pods []*snapshot.Pod) int64 {
+	var sum int64
+	for _, p := range pods {
+		if p.StartedAt == 0 {
+			continue
+		}
+		ran := max(s.Now.UnixNano()-p.StartedAt, 0) / int64(time.Second)
+		share, _ := p.Class.Request.Dominant(s.Snapshot.Total)
+		sum = resource.Add(sum, resource.Mul(ran, share))
+	}
+	return sum
+}
