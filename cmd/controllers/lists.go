@@ -74,7 +74,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 	if err := jobs.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
-	queues := &queue.Reconciler{Client: mgr.GetClient()}
+	queues := &queue.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(queue.Name)}
 	if err := queues.SetupWithManager(mgr); err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func TestQueues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Reconciler{Client: mgr.GetClient(), Pause: 50 * time.Millisecond}).SetupWithManager(mgr); err != nil {
+	if err := (&Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(Name), Pause: 50 * time.Millisecond}).SetupWithManager(mgr); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -192,4 +192,5 @@ func TestQueues(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(0, "0")
+	checkCommands(t)
 }

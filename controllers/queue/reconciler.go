@@ -15,16 +15,20 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 )
 
@@ -40,6 +44,8 @@ const defaultPause = time.Second
 type Reconciler struct {
 	// Client reads from a cache that has seen the client's own writes.
 	Client client.Client
+	// Events tells users why a Command for a queue was not carried out.
+	Events events.EventRecorder
 	// Pause is how long changes are gathered before a pass; 0 means one second.
 	Pause time.Duration
 }
@@ -75,6 +81,10 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&scheduling.Queue{}, gather).
 		Watches(&scheduling.PodGroup{}, gather).
 		Watches(&corev1.Pod{}, gather).
+		Watches(&bus.Command{}, gather, builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool {
+			c, ok := o.(*bus.Command)
+			return ok && isFor(c)
+		}))).
 		WatchesRawSource(start).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1, ReconciliationTimeout: 2 * time.Minute}).
 		Complete(r)
@@ -93,6 +103,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	if err := r.makeStanding(ctx, queues.Items); err != nil {
 		return ctrl.Result{}, err
 	}
+	var commands bus.CommandList
+	if err := r.Client.List(ctx, &commands); err != nil {
+		return ctrl.Result{}, fmt.Errorf("list commands: %w", err)
+	}
+	stored := map[string]*scheduling.Queue{}
+	for i := range queues.Items {
+		stored[queues.Items[i].Name] = queues.Items[i].DeepCopy()
+	}
+	command, refusal := oldest(commands.Items), ""
+	if command != nil {
+		refusal = operate(queues.Items, command)
+	}
 	var groups scheduling.PodGroupList
 	if err := r.Client.List(ctx, &groups); err != nil {
 		return ctrl.Result{}, fmt.Errorf("list PodGroups: %w", err)
@@ -103,17 +125,39 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	}
 	statuses := ledger(queues.Items, groups.Items, pods.Items)
 	for i := range queues.Items {
-		queue := &queues.Items[i]
-		status := statuses[queue.Name]
+		changed := &queues.Items[i]
+		queue, status := stored[changed.Name], statuses[changed.Name]
+		// The annotation is there before the queue is closed, and until it is open:
+		// a crash in between leaves what the same Command finishes.
+		annotate := func() error {
+			if queue.Annotations[closedByParent] == changed.Annotations[closedByParent] {
+				return nil
+			}
+			marked := queue.DeepCopy()
+			marked.Annotations = changed.Annotations
+			if err := r.Client.Patch(ctx, marked, client.MergeFrom(queue), client.FieldOwner(Name)); client.IgnoreNotFound(err) != nil {
+				return fmt.Errorf("annotate queue %s: %w", queue.Name, err)
+			}
+			queue = marked
+			return nil
+		}
+		if changed.Annotations[closedByParent] != "" {
+			if err := annotate(); err != nil {
+				return ctrl.Result{}, err
+			}
+		}
 		if equality.Semantic.DeepEqual(&queue.Status, &status) {
+			if err := annotate(); err != nil {
+				return ctrl.Result{}, err
+			}
 			continue
 		}
-		changed := queue.DeepCopy()
-		changed.Status = status
+		opened := queue.DeepCopy()
+		opened.Status = status
 		// Whoever opens or closes the queue at the same time wins: the patch is
 		// bound to the version that was read.
 		patch := client.MergeFromWithOptions(queue, client.MergeFromWithOptimisticLock{})
-		err := r.Client.Status().Patch(ctx, changed, patch, client.FieldOwner(Name))
+		err := r.Client.Status().Patch(ctx, opened, patch, client.FieldOwner(Name))
 		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 			logr.FromContextOrDiscard(ctx).V(1).Info("queue changed meanwhile, counting again", "queue", queue.Name)
 			return ctrl.Result{RequeueAfter: r.Pause}, nil
@@ -121,8 +165,31 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 		if err != nil {
 			return ctrl.Result{}, fmt.Errorf("patch status of queue %s: %w", queue.Name, err)
 		}
+		queue = opened
+		if err := annotate(); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
-	return ctrl.Result{}, nil
+	return ctrl.Result{}, r.taken(ctx, command, refusal, stored)
+}
+
+// taken deletes a Command that was carried out or refused; its deletion wakes the
+// controller for the next one.
+func (r *Reconciler) taken(ctx context.Context, c *bus.Command, refusal string, queues map[string]*scheduling.Queue) error {
+	if c == nil {
+		return nil
+	}
+	if refusal != "" {
+		logr.FromContextOrDiscard(ctx).Info("a command for a queue is refused", "command", c.Namespace+"/"+c.Name, "action", c.Action, "reason", refusal)
+		if q := queues[c.TargetObject.Name]; q != nil && r.Events != nil {
+			r.Events.Eventf(q, nil, corev1.EventTypeWarning, string(bus.CommandIssuedEvent), "Reconcile",
+				"command %s/%s (%s) is refused: %s", c.Namespace, c.Name, c.Action, refusal)
+		}
+	}
+	if err := r.Client.Delete(ctx, c, client.Preconditions{UID: &c.UID}); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete command %s/%s: %w", c.Namespace, c.Name, err)
+	}
+	return nil
 }
 
 // makeStanding creates the queues that every cluster has. Their creation wakes
