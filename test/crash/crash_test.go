@@ -1,5 +1,5 @@
 // Package crash has no code of its own: its tests put the provider, the real
-// pod runner and the embedded batch system together and let every external
+// pod runner and a batch system together and let every external
 // effect of the provider go wrong in every way.
 package crash_test
 
@@ -95,10 +95,10 @@ type tally struct{ runs, double, lost, leaked atomic.Int64 }
 // life runs one load from binding to an empty cluster: a gang of two, a single
 // pod, a gang deleted midway, a gang of which one member is deleted, and a held
 // job that nobody owns. It checks that nothing ran twice, was lost or was left.
-func life(t *testing.T, seed uint64, gate *faultyGate, count *tally) {
-	count.runs.Add(1)
+func life(t *testing.T, on batch, seed uint64, gate *faultyGate, count *tally) {
+	serial := count.runs.Add(1)
 	rng := rand.New(rand.NewPCG(seed, 7))
-	w := newWorld(t, gate)
+	w := newWorld(t, on, serial, gate)
 	wrong := func(n *atomic.Int64, format string, args ...any) {
 		t.Helper()
 		n.Add(1)
@@ -196,7 +196,7 @@ func life(t *testing.T, seed uint64, gate *faultyGate, count *tally) {
 // key may have run, and the leftover none.
 func (w *world) checkJobs(wrong func(format string, args ...any)) {
 	w.t.Helper()
-	got, err := w.system.Observe(w.t.Context(), owner, nil)
+	got, err := w.system.Observe(w.t.Context(), w.owner(), []string{suite.user})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -221,10 +221,12 @@ var effectsOfALife = []string{
 }
 
 // TestCrashEnumeration meets every external effect of the provider with every
-// fault, on the embedded batch system with real processes and files: no double
-// run, nothing lost, nothing left behind. ISTHMUS_SEEDS sets how many different
-// loads are tried; with more than one the last time that an effect happens is
-// met as well as the first.
+// fault, on batch systems with real processes and files: no double run, nothing
+// lost, nothing left behind. ISTHMUS_SEEDS sets how many different loads are
+// tried; with more than one the last time that an effect happens is met as well
+// as the first, and PBS keeps a history for every other load.
+//
+// The same on the fake batch system is a test of package provider.
 func TestCrashEnumeration(t *testing.T) {
 	seeds := uint64(1)
 	if text := os.Getenv("ISTHMUS_SEEDS"); text != "" {
@@ -233,14 +235,34 @@ func TestCrashEnumeration(t *testing.T) {
 			t.Fatalf("ISTHMUS_SEEDS=%q is not a number from 1 to 1023", text)
 		}
 	}
+	t.Run("local", func(t *testing.T) {
+		on := embedded()
+		enumerate(t, seeds, func(uint64) batch { return on })
+	})
+	t.Run("pbs", func(t *testing.T) {
+		if os.Getuid() != 0 {
+			t.Skip("SKIP: not root: the stand-in starts jobs as their users")
+		}
+		forgets := standIn(t, false)
+		on := []batch{forgets, forgets}
+		if seeds > 1 {
+			on[1] = standIn(t, true)
+		}
+		enumerate(t, seeds, func(seed uint64) batch { return on[seed%2] })
+	})
+}
+
+// enumerate leads a life for each crash point, and prints how many there were.
+func enumerate(t *testing.T, seeds uint64, on func(seed uint64) batch) {
 	var count tally
+	points := 0
 	probes := make([]*faultyGate, seeds)
 	t.Run("without-fault", func(t *testing.T) {
 		for seed := range seeds {
 			probes[seed] = newGate(none, "", 0)
 			t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
 				t.Parallel()
-				life(t, seed, probes[seed], &count)
+				life(t, on(seed), seed, probes[seed], &count)
 			})
 		}
 	})
@@ -261,14 +283,19 @@ func TestCrashEnumeration(t *testing.T) {
 				}
 				for _, nth := range times {
 					for _, f := range faults {
+						points++
 						t.Run(strings.ReplaceAll(fmt.Sprintf("seed%d/%s-%d/%s", seed, name, nth, f), " ", "_"), func(t *testing.T) {
 							t.Parallel()
-							life(t, seed, newGate(f, name, nth), &count)
+							life(t, on(seed), seed, newGate(f, name, nth), &count)
 						})
 					}
 				}
 			}
 		}
 	})
-	t.Logf("%d runs: %d double runs, %d lost, %d leaked", count.runs.Load(), count.double.Load(), count.lost.Load(), count.leaked.Load())
+	t.Logf("%s: %d crash points over %d loads, %d lives: %d double runs, %d lost, %d leaked",
+		on(0).name, points, seeds, count.runs.Load(), count.double.Load(), count.lost.Load(), count.leaked.Load())
+	if least := 48 * int(seeds); points < least { //nolint:gosec // at most 1023
+		t.Errorf("%d crash points, want %d at least", points, least)
+	}
 }

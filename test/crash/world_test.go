@@ -19,7 +19,6 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/isthmus-hpc/isthmus/backends"
-	"github.com/isthmus-hpc/isthmus/backends/local"
 	transport "github.com/isthmus-hpc/isthmus/backends/transport/local"
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -29,13 +28,11 @@ import (
 )
 
 const (
-	owner = "test-cluster"
-	node  = "node-main"
-	// tickTime is how far the provider's clock goes in one tick, and tickPause
-	// how long a tick really waits: the graces of a minute pass in a second,
-	// while jobs, which live in real time, move on.
-	tickTime  = 5 * time.Second
-	tickPause = 60 * time.Millisecond
+	node = "node-main"
+	// tickTime is how far the provider's clock goes in one tick, which really
+	// waits for batch.pause: the graces of a minute pass in a second or two, while
+	// jobs, which live in real time, move on.
+	tickTime = 5 * time.Second
 )
 
 // world is what survives a crash of the daemon: API server, batch system with
@@ -45,17 +42,19 @@ type world struct {
 	dir    string
 	api    *providertest.API
 	stager *staging.Client
-	system *local.Backend
+	batch  batch
+	serial int64 // of the life
+	system backends.Backend
 	clock  *clocktesting.FakePassiveClock
 	gate   *faultyGate
 	bridge *provider.Bridge
 	boots  int
 }
 
-func newWorld(t *testing.T, gate *faultyGate) *world {
+func newWorld(t *testing.T, on batch, serial int64, gate *faultyGate) *world {
 	t.Helper()
 	w := &world{
-		t: t, dir: openDir(t), api: providertest.NewAPI(), gate: gate,
+		t: t, dir: openDir(t), api: providertest.NewAPI(), gate: gate, batch: on, serial: serial,
 		clock: clocktesting.NewFakePassiveClock(time.Now()),
 	}
 	for _, name := range []string{"marks", "staging"} {
@@ -65,16 +64,8 @@ func newWorld(t *testing.T, gate *faultyGate) *world {
 		}
 	}
 	w.stager = &staging.Client{Runner: transport.New(), Podrun: suite.podrun, Directory: filepath.Join(w.dir, "staging")}
-	var err error
-	w.system, err = local.New(local.Config{
-		StateDir: filepath.Join(w.dir, "state"), Supervisor: suite.podrun, Users: []string{suite.user},
-		Partitions: []local.Partition{{Name: "main", Hosts: 2, CPUs: 16, MemoryMiB: 16 << 10}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.clear)
 	w.boot()
+	t.Cleanup(w.clear)
 	return w
 }
 
@@ -100,20 +91,24 @@ func openDir(t *testing.T) string {
 // boot starts a daemon that remembers nothing.
 func (w *world) boot() {
 	w.boots++
+	var err error
+	if w.system, err = w.batch.open(w.dir); err != nil {
+		w.t.Fatal(err)
+	}
 	w.bridge = provider.NewBridge(provider.Options{
 		Cluster: &hpcv1alpha1.BatchCluster{
 			ObjectMeta: metav1.ObjectMeta{Name: "test"},
 			Spec: hpcv1alpha1.BatchClusterSpec{
-				Type:     "local",
+				Type:     w.batch.name,
 				Accounts: []hpcv1alpha1.Account{{User: suite.user}},
 				Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
 				Staging:  hpcv1alpha1.Staging{Directory: w.stager.Directory},
 			},
 		},
-		Owner: owner, Launcher: "local", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},
+		Owner: w.owner(), Launcher: w.batch.name, Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},
 		Gate: w.gate, Clock: w.clock, Log: logr.Discard(),
 	})
-	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: node, Partition: "main", MaxPodsPending: 1000}})
+	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: node, Partition: w.batch.partition, MaxPodsPending: 1000}})
 }
 
 // tick is one poll interval: a fresh pass, one for its follow-ups, time.
@@ -128,7 +123,7 @@ func (w *world) tick() {
 	w.clock.SetTime(w.clock.Now().Add(tickTime))
 	select {
 	case <-w.t.Context().Done():
-	case <-time.After(tickPause):
+	case <-time.After(w.batch.pause):
 	}
 }
 
@@ -178,7 +173,7 @@ func (w *world) gang(name string, size int, rest string) []types.UID {
 // recording it, when the pods were then deleted by force: a held job of nobody.
 func (w *world) leftover() {
 	_, err := w.system.Submit(w.t.Context(), backends.JobSpec{
-		Key: leftoverKey, Owner: owner, User: suite.user, Partition: "main", WorkDir: w.stager.WorkDir(suite.user, leftoverKey),
+		Key: leftoverKey, Owner: w.owner(), User: suite.user, Partition: w.batch.partition, WorkDir: w.stager.WorkDir(suite.user, leftoverKey),
 		Components: []backends.Component{{Tasks: 1, CPUs: 1}},
 	})
 	if err != nil {
@@ -222,7 +217,7 @@ func (w *world) directories() []string {
 // liveJobs lists jobs that have not ended, whoever knows of them.
 func (w *world) liveJobs(ctx context.Context) []backends.Job {
 	w.t.Helper()
-	got, err := w.system.Observe(ctx, owner, nil)
+	got, err := w.system.Observe(ctx, w.owner(), []string{suite.user})
 	if err != nil || !got.Complete {
 		w.t.Fatalf("observe: complete %v, %v", got.Complete, err)
 	}
