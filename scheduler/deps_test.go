@@ -38,6 +38,10 @@ func TestImports(t *testing.T) {
 			Why:  "leaves know nothing of what decides over them",
 		},
 		{
+			From: []string{"./scheduler/config"}, Direct: true, Ban: []string{"os", "os/exec", "net", "log", "context", "sync", "math/rand"},
+			Why: "a configuration is text in and data out",
+		},
+		{
 			From: []string{"./scheduler/framework", "./scheduler/whatif"}, Ban: []string{"./scheduler/actions", "./scheduler/plugins"},
 			Why: "the framework knows extension points, not extensions",
 		},

@@ -16,7 +16,7 @@ import (
 func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan {
 	ses := framework.NewSession(p, s, now)
 	for _, a := range p.Actions {
-		a.Run(ses)
+		ses.Act(a)
 	}
 	for _, g := range s.Gangs {
 		if want, changed := groupStatus(ses, g); changed {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -18,8 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -33,21 +34,9 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/binder"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	schedconfig "github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 )
-
-type options struct {
-	kubeconfig  string
-	leaderElect bool
-	leaseNS     string
-	metrics     string
-	health      string
-	qps         float32
-	burst       int
-	workers     int
-	verbosity   int
-	logFormat   string
-}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -70,39 +59,28 @@ func command() (*cobra.Command, *options) {
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(c *cobra.Command, _ []string) error { return run(c.Context(), *o) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			c.Flags().Visit(func(f *pflag.Flag) {
+				if unused[f.Name] != "" {
+					o.idle = append(o.idle, "--"+f.Name)
+				}
+			})
+			return run(c.Context(), *o)
+		},
 	}
-	f := c.Flags()
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
-	f.BoolVar(&o.leaderElect, "leader-elect", true, "schedule only while holding the lease isthmus-scheduler")
-	f.StringVar(&o.leaseNS, "leader-elect-namespace", metav1.NamespaceSystem, "namespace of the lease")
-	f.StringVar(&o.metrics, "metrics-bind-address", "127.0.0.1:0", `HOST:PORT to serve /metrics on; "0" for off`)
-	f.StringVar(&o.health, "health-probe-bind-address", "0", `HOST:PORT to serve /healthz and /readyz on; "0" for off`)
-	f.Float32Var(&o.qps, "kube-api-qps", 200, "requests a second to the API server")
-	f.IntVar(&o.burst, "kube-api-burst", 400, "requests in a burst to the API server")
-	f.IntVar(&o.workers, "bind-workers", 32, "bindings under way at a time")
-	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
-	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	o.register(c.Flags())
 	return c, o
 }
 
-func (o options) validate() error {
-	switch {
-	case o.qps <= 0 || o.burst <= 0:
-		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
-	case o.workers < 1 || o.workers > 1024:
-		return errors.New("--bind-workers must be between 1 and 1024")
-	case o.logFormat != "json" && o.logFormat != "text":
-		return fmt.Errorf("--log-format is %q, must be json or text", o.logFormat)
-	}
-	return nil
-}
-
 func run(ctx context.Context, o options) error {
+	o.resolve()
 	if err := o.validate(); err != nil {
 		return err
 	}
 	log := logger(o)
+	for _, name := range o.idle {
+		log.Info("flag is known and not used by this scheduler", "flag", name)
+	}
 	ctx = logr.NewContext(ctx, log)
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
@@ -111,9 +89,14 @@ func run(ctx context.Context, o options) error {
 	config.QPS, config.Burst, config.UserAgent = o.qps, o.burst, "isthmus-scheduler"
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s, err := newScheduler(config, o, driver.NewMetrics(registry))
+	metrics := driver.NewMetrics(registry)
+	s, err := newScheduler(config, o, metrics)
 	if err != nil {
 		return err
+	}
+	if o.conf != "" {
+		s.conf = &confFile{path: o.conf, use: s.driver.Use, loaded: metrics.Configured, warned: map[string]bool{}}
+		s.conf.load(log)
 	}
 	closeServers, err := serve(ctx, o, registry, s.driver.Alive)
 	if err != nil {
@@ -142,6 +125,7 @@ type scheduler struct {
 	driver  *driver.Driver
 	binder  *binder.Binder
 	events  record.EventBroadcaster
+	conf    *confFile // nil without a file
 }
 
 func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {
@@ -157,11 +141,14 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 		return nil, fmt.Errorf("make Volcano client: %w", err)
 	}
 	s := &scheduler{client: client, volcano: volcano, cache: cache.New(), events: record.NewBroadcaster()}
+	if len(o.names) > 0 {
+		s.cache.Serve(o.names...)
+	}
 	s.binder = binder.New(binder.Config{
 		Client: client, Volcano: volcano, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
-	s.driver = &driver.Driver{Cache: s.cache, Pipeline: pipeline(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming()}
+	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming()}
 	return s, nil
 }
 
@@ -174,10 +161,10 @@ func (s *scheduler) run(ctx context.Context) error {
 	s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.client.CoreV1().Events("")})
 	defer s.events.Shutdown()
 	ctx, stop := context.WithCancel(ctx)
-	sync, cancel := context.WithTimeout(ctx, cache.SyncTimeout)
+	listing, cancel := context.WithTimeout(ctx, cache.SyncTimeout)
 	defer cancel()
 	// The watches live as long as ctx; only the first listing is bounded.
-	wait, err := s.cache.Watch(ctx, sync, s.client, s.volcano)
+	wait, err := s.cache.Watch(ctx, listing, s.client, s.volcano)
 	defer wait()
 	defer stop()
 	if err != nil {
@@ -188,8 +175,13 @@ func (s *scheduler) run(ctx context.Context) error {
 	}
 	log.Info("scheduler runs")
 	s.binder.Start(ctx)
+	var watched sync.WaitGroup
+	if s.conf != nil {
+		watched.Go(func() { s.conf.watch(ctx) })
+	}
 	s.driver.Run(ctx)
 	stop()
+	watched.Wait()
 	s.binder.Wait()
 	log.Info("scheduler stopped")
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof" //nolint:gosec // served on loopback only, on a mux of its own
 	"time"
 
 	"github.com/go-logr/logr"
@@ -26,6 +27,12 @@ func serve(ctx context.Context, o options, g prometheus.Gatherer, alive func() b
 	}
 	health.HandleFunc("GET /healthz", probe)
 	health.HandleFunc("GET /readyz", probe)
+	debug := http.NewServeMux()
+	debug.HandleFunc("GET /debug/pprof/", pprof.Index)
+	debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	var servers []*http.Server
 	stop = func() {
 		for _, s := range servers {
@@ -35,7 +42,7 @@ func serve(ctx context.Context, o options, g prometheus.Gatherer, alive func() b
 	for _, e := range []struct {
 		name, address string
 		handler       http.Handler
-	}{{"metrics", o.metrics, metrics}, {"health", o.health, health}} {
+	}{{"metrics", o.metrics, metrics}, {"health", o.health, health}, {"pprof", o.pprof, debug}} {
 		if e.address == "0" || e.address == "" {
 			continue
 		}

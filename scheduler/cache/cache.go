@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -42,6 +43,8 @@ type Cache struct {
 	places     []*snapshot.Place   // nil when out of date
 	evictions  map[string]eviction // by pod UID
 	budgets    map[string]*budget  // by namespace/name
+
+	names []string // whose pods are placed
 
 	changed chan struct{}
 }
@@ -89,6 +92,7 @@ func New() *Cache {
 		nodes:   map[string]*nodeEntry{}, pods: map[string]*podEntry{}, gangs: map[string]*gangEntry{},
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(),
+		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
 		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, changed: make(chan struct{}, 1),
 	}
 }
@@ -168,7 +172,7 @@ func (c *Cache) DeleteNode(name, uid string) {
 
 // SetPod takes in a pod of any scheduler.
 func (c *Cache) SetPod(p *corev1.Pod) {
-	e := newPodEntry(p)
+	e := newPodEntry(p, c.ours(p))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.pods[e.pod.UID]

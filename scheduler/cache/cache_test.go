@@ -337,7 +337,7 @@ func TestConversionOfPods(t *testing.T) {
 	p.Annotations[wellknown.GangSize] = "-3"
 	p.Annotations["volcano.sh/task-index"] = "11"
 	p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "x"}}
-	e := newPodEntry(p)
+	e := newPodEntry(p, true)
 	if e.spec.Unsupported == "" || len(e.spec.HostPorts) != 1 || e.spec.HostPorts[0].IP != "" || e.pod.Attempt != "" || e.pod.Size != 0 || e.pod.Index != 11 || !e.pod.Gated {
 		t.Errorf("%+v", e)
 	}

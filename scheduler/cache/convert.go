@@ -44,14 +44,15 @@ func (e *podEntry) equal(o *podEntry) bool {
 	return reflect.DeepEqual(a, b) //nolint:govet // a difference in a parsed selector is a difference, an error in it included
 }
 
-// Ours reports whether the pod names this scheduler.
-func Ours(p *corev1.Pod) bool {
-	return p.Spec.SchedulerName == wellknown.SchedulerVolcano || p.Spec.SchedulerName == wellknown.SchedulerIsthmus
-}
+// Serve says which scheduler names of pods are this scheduler's; without it they
+// are volcano and isthmus. It must be called before the cache is given anything.
+func (c *Cache) Serve(names ...string) { c.names = slices.Clone(names) }
+
+func (c *Cache) ours(p *corev1.Pod) bool { return slices.Contains(c.names, p.Spec.SchedulerName) }
 
 func groupKey(namespace, name string) string { return "podgroup/" + namespace + "/" + name }
 
-func newPodEntry(p *corev1.Pod) *podEntry {
+func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 	e := &podEntry{
 		pod: snapshot.Pod{
 			UID: string(p.UID), Namespace: p.Namespace, Name: p.Name,
@@ -75,7 +76,7 @@ func newPodEntry(p *corev1.Pod) *podEntry {
 	e.spec.Requests = requests(p)
 	e.spec.HostPorts = hostPorts(p)
 	e.spec.GPU = gpuSpec(p, e.spec.Requests)
-	if Ours(p) {
+	if ours {
 		ourPod(e, p)
 	}
 	e.class = e.spec.Key()

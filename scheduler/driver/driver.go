@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,13 +27,38 @@ type Carrier interface{ Carry(plan.Plan) }
 // Driver runs cycles one at a time.
 type Driver struct {
 	Cache    *cache.Cache
-	Pipeline framework.Pipeline
+	Pipeline framework.Pipeline // until Use gives another
 	Binder   Carrier
 	Metrics  *Metrics
 	Now      func() time.Time
 	Timing   Timing
 
-	beat atomic.Int64
+	beat   atomic.Int64
+	other  atomic.Pointer[framework.Pipeline]
+	wanted chan struct{}
+	once   sync.Once
+}
+
+// Use has all cycles from the next on run another pipeline. It may be called at
+// any time, from any goroutine.
+func (d *Driver) Use(p framework.Pipeline) {
+	d.other.Store(&p)
+	select {
+	case d.wake() <- struct{}{}:
+	default:
+	}
+}
+
+func (d *Driver) wake() chan struct{} {
+	d.once.Do(func() { d.wanted = make(chan struct{}, 1) })
+	return d.wanted
+}
+
+func (d *Driver) pipeline() framework.Pipeline {
+	if p := d.other.Load(); p != nil {
+		return *p
+	}
+	return d.Pipeline
 }
 
 // Alive reports whether the loop has turned lately, or has not begun.
@@ -69,6 +95,7 @@ func (d *Driver) Run(ctx context.Context) {
 			if !pause(ctx, min(wait, d.Timing.Coalesce+d.Timing.Interval)) {
 				return
 			}
+		case <-d.wake():
 		case <-time.After(d.Timing.Resync):
 		}
 		last = d.Now()
@@ -110,7 +137,7 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 		log.Info("a binding was accepted but never shown by the watch; no longer counting it", "podUID", uid)
 	}
 	s := d.Cache.Snapshot(start)
-	p := scheduler.Cycle(d.Pipeline, s, start)
+	p := scheduler.Cycle(d.pipeline(), s, start)
 	took := d.Now().Sub(start)
 	d.Binder.Carry(p)
 	d.Metrics.cycle(s, p, took)

@@ -20,6 +20,7 @@ type Metrics struct {
 	binds      *prometheus.CounterVec
 	bindTime   prometheus.Histogram
 	writes     *prometheus.CounterVec
+	configured *prometheus.CounterVec
 
 	latency      prometheus.Histogram
 	attempts     *prometheus.CounterVec
@@ -48,6 +49,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		binds:      counter("isthmus_scheduler_bindings_total", "Binding calls by result.", "result"),
 		bindTime:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "isthmus_scheduler_binding_seconds", Help: "Time from decision to accepted binding.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
 		writes:     counter("isthmus_scheduler_status_writes_total", "Status writes by kind and result.", "kind", "result"),
+		configured: counter("isthmus_scheduler_configurations_total", "Configurations that were read, by result: good, invalid or unreadable.", "result"),
 
 		latency:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "volcano_e2e_scheduling_latency_milliseconds", Help: "Time of a scheduling cycle in milliseconds.", Buckets: prometheus.ExponentialBuckets(0.5, 2, 14)}),
 		attempts:     counter("volcano_schedule_attempts_total", "Gangs looked at, by result.", "result"),
@@ -58,7 +60,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		queueDevices: gauge("volcano_queue_allocated_scalar_resources", "Devices that a queue's gangs hold.", "queue_name", "resource"),
 		groups:       map[string]*prometheus.GaugeVec{},
 	}
-	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.waiting, m.binds, m.bindTime, m.writes,
+	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.waiting, m.binds, m.bindTime, m.writes, m.configured,
 		m.latency, m.attempts, m.unscheduled, m.queueWeight, m.queueCPU, m.queueMemory, m.queueDevices)
 	for phase, word := range map[string]string{
 		snapshot.GroupPending: "pending", snapshot.GroupInqueue: "inqueue", snapshot.GroupRunning: "running",
@@ -80,6 +82,9 @@ func (m *Metrics) Bound(result string, took time.Duration) {
 
 // Wrote implements binder.Observer.
 func (m *Metrics) Wrote(kind, result string) { m.writes.WithLabelValues(kind, result).Inc() }
+
+// Configured counts a configuration that was read.
+func (m *Metrics) Configured(result string) { m.configured.WithLabelValues(result).Inc() }
 
 // cycle takes in one cycle.
 func (m *Metrics) cycle(s *snapshot.Snapshot, p plan.Plan, took time.Duration) {

@@ -114,11 +114,12 @@ func (s *Session) groups(pods []*snapshot.Pod) []group {
 // the reasons tell why of each domain. job is the batch job the pods belong to.
 // It is the one search that every action uses: in a what-if, too.
 func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod, domains []Domain) (*Fit, []plan.DomainReason) {
+	s.enter(g)
 	if domains == nil {
 		domains = s.DomainsFor(g)
 	}
 	a := s.newAsk(g, job, pods)
-	key := s.salt + signature(a, domains)
+	key := fmt.Sprintf("%p %s%s", s.scope, s.salt, signature(a, domains))
 	if reasons, ok := s.failed[key]; ok {
 		return nil, reasons // capacity only shrinks within a cycle
 	}
@@ -181,7 +182,7 @@ func signature(a *ask, domains []Domain) string {
 }
 
 func (s *Session) compareFits(a, b *Fit) int {
-	for _, o := range s.domainOrder {
+	for _, o := range s.scope.domainOrder {
 		if c := o.CompareFits(a, b); c != 0 {
 			return c
 		}
@@ -287,6 +288,7 @@ func (s *Session) beyond(c *snapshot.Class, largest resource.Vector) []snapshot.
 // nothing is placed yet gets its size at once or nothing; beside is what the
 // caller has placed and not committed.
 func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d Domain, beside []Assignment) []Assignment {
+	s.enter(g)
 	if d.Virtual() {
 		return s.extendVirtual(g, job, pods, d, beside)
 	}

@@ -63,4 +63,23 @@ type DomainOrderer interface {
 type Pipeline struct {
 	Actions []Action
 	Plugins []Plugin
+	// Profiles are the wishes of single queues, by queue.
+	Profiles map[string]Profile
+}
+
+// Profile is how a queue's gangs are treated. How the cluster is shared among
+// queues is no part of it.
+type Profile struct {
+	// Name tells profiles apart: those of one name are equal.
+	Name string
+	// Actions serve the queue's gangs; nil is all that run.
+	Actions []string
+	// Plugins take the place of the pipeline's; nil is those.
+	Plugins []Plugin
+}
+
+// Muted is a plugin of which some extension points are off: those that are true.
+type Muted struct {
+	Plugin
+	GangOrder, QueueOrder, Filter, DomainOrder, Admission bool
 }

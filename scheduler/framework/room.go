@@ -20,9 +20,10 @@ type Blocked struct {
 func (s *Session) Block(b Blocked) { s.blocked = append(s.blocked, b) }
 
 // BlockedGangs lists the gangs without room in the order in which they were
-// looked at. Those that room was made for since are not among them.
+// looked at. Those that room was made for since are not among them, nor those whose
+// queue has a profile without the action that runs.
 func (s *Session) BlockedGangs() []Blocked {
-	return slices.DeleteFunc(slices.Clone(s.blocked), func(b Blocked) bool { return s.claimed[b.Gang.Key] })
+	return slices.DeleteFunc(slices.Clone(s.blocked), func(b Blocked) bool { return s.claimed[b.Gang.Key] || !s.Serves(s.action, b.Gang.Queue) })
 }
 
 // keptRoom is what is kept on one node for pods of a nominated gang.

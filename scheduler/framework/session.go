@@ -20,15 +20,14 @@ type Session struct {
 	// Ledger says what every queue is owed and holds, with this cycle's placements.
 	Ledger *entitlement.Ledger
 
-	gangOrder   []GangOrderer
-	queueOrder  []QueueOrderer
-	filters     []NodeFilter
-	domainOrder []DomainOrderer
-	admission   []Admitter
+	*points                     // of queues without a profile
+	profiles map[string]*points // by queue
+	scope    *points            // of the queue whose gang is being placed
+	action   string             // the one that runs
 
 	inqueue  map[string]bool // gangs admitted in this cycle
 	waiting  map[string]int  // gang key to position in Plan.Unschedulable
-	verdicts map[*snapshot.Class]*verdict
+	verdicts map[judged]*verdict
 	real     []int // positions of real nodes
 	virtual  []int // positions of virtual nodes
 	failed   map[string][]plan.DomainReason
@@ -50,38 +49,12 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		Snapshot: s, Txn: s.Begin(), Now: now,
 		inqueue:  map[string]bool{},
 		waiting:  map[string]int{},
-		verdicts: map[*snapshot.Class]*verdict{},
+		verdicts: map[judged]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
 		byLabel:  map[string][]*snapshot.Place{},
 		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, evicted: map[string]bool{},
 	}
-	var options entitlement.Options
-	for _, pl := range p.Plugins {
-		if x, ok := pl.(Entitler); ok {
-			options = x.Entitlement(options)
-		}
-	}
-	ses.Ledger = entitlement.New(s, options)
-	for _, pl := range p.Plugins {
-		if x, ok := pl.(Opener); ok {
-			pl = x.Open(ses)
-		}
-		if x, ok := pl.(GangOrderer); ok {
-			ses.gangOrder = append(ses.gangOrder, x)
-		}
-		if x, ok := pl.(QueueOrderer); ok {
-			ses.queueOrder = append(ses.queueOrder, x)
-		}
-		if x, ok := pl.(NodeFilter); ok {
-			ses.filters = append(ses.filters, x)
-		}
-		if x, ok := pl.(DomainOrderer); ok {
-			ses.domainOrder = append(ses.domainOrder, x)
-		}
-		if x, ok := pl.(Admitter); ok {
-			ses.admission = append(ses.admission, x)
-		}
-	}
+	ses.open(p)
 	for i, n := range s.Nodes {
 		if n.Virtual {
 			ses.virtual = append(ses.virtual, i)
@@ -98,7 +71,11 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 // CompareGangs is the order in which gangs are served: by the plugins, then
 // age, then UID.
 func (s *Session) CompareGangs(a, b *snapshot.Gang) int {
-	for _, o := range s.gangOrder {
+	order := s.gangOrder
+	if a.Queue == b.Queue {
+		order = s.pointsOf(a.Queue).gangOrder
+	}
+	for _, o := range order {
 		if c := o.CompareGangs(a, b); c != 0 {
 			return c
 		}
@@ -121,7 +98,7 @@ func (s *Session) CompareQueues(a, b *snapshot.Queue) int {
 
 // Refused returns why a plugin keeps a pending PodGroup out for now, nil when none does.
 func (s *Session) Refused(g *snapshot.Gang) *plan.Unschedulable {
-	for _, a := range s.admission {
+	for _, a := range s.pointsOf(g.Queue).admission {
 		if u := a.Refuse(g); u != nil {
 			return u
 		}

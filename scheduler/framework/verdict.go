@@ -16,13 +16,14 @@ type verdict struct {
 }
 
 func (s *Session) verdict(c *snapshot.Class) *verdict {
-	if v := s.verdicts[c]; v != nil {
+	key := judged{c, s.scope}
+	if v := s.verdicts[key]; v != nil {
 		return v
 	}
 	v := &verdict{why: make([]string, len(s.Snapshot.Nodes))}
 	counts := map[string]int{}
 	for i, n := range s.Snapshot.Nodes {
-		for _, f := range s.filters {
+		for _, f := range s.scope.filters {
 			if v.why[i] = f.Filter(c, n); v.why[i] != "" {
 				break
 			}
@@ -36,7 +37,7 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 		}
 	}
 	v.counts = sortedCounts(counts)
-	s.verdicts[c] = v
+	s.verdicts[key] = v
 	return v
 }
 

@@ -10,33 +10,15 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
-	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
-	"github.com/isthmus-hpc/isthmus/scheduler/actions/elastic"
-	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
-	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
-	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
+	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodegroup"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/sla"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// Pipeline is the one the program runs; a test of the program compares them.
-func Pipeline() framework.Pipeline {
-	return framework.Pipeline{
-		Actions: []framework.Action{enqueue.Action{}, allocate.Action{}, elastic.Action{}, preempt.Action{}, reclaim.Action{}},
-		Plugins: []framework.Plugin{priority.Plugin{}, gang.Plugin{}, sla.Plugin{}, proportion.Plugin{}, drf.Plugin{}, predicates.Plugin{}, nodegroup.Plugin{}, locality.Plugin{}, binpack.Plugin{}},
-	}
-}
+// Pipeline is what runs without a configuration.
+func Pipeline() framework.Pipeline { return config.Default() }
 
 // World is a cluster as data.
 type World struct {

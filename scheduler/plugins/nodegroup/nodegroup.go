@@ -18,6 +18,8 @@ const Label = "volcano.sh/nodegroup-name"
 type Plugin struct {
 	// Strict keeps the pods of queues that name no group off the nodes of groups.
 	Strict bool
+	// Level does not prefer some groups to others.
+	Level bool
 }
 
 // Name is the plugin's name in configuration.
@@ -41,7 +43,12 @@ func (p Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 }
 
 // Open gives the plugin the cycle's nodes.
-func (p Plugin) Open(s *framework.Session) framework.Plugin { return cycle{p, s.Snapshot} }
+func (p Plugin) Open(s *framework.Session) framework.Plugin {
+	if p.Level {
+		return p
+	}
+	return cycle{p, s.Snapshot}
+}
 
 // cycle is the plugin in one cycle.
 type cycle struct {

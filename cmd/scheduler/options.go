@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+type options struct {
+	kubeconfig  string
+	conf        string
+	names       []string
+	leaderElect bool
+	leaseNS     string
+	metrics     string
+	health      string
+	pprof       string
+	qps         float32
+	burst       int
+	workers     int
+	verbosity   int
+	logFormat   string
+
+	enableMetrics, enableHealth, enableProfiles bool
+
+	idle []string // flags that were given and do nothing
+}
+
+// The addresses that Volcano's switches stand for.
+const (
+	off            = "0"
+	volcanoMetrics = ":8080"
+	volcanoHealth  = ":11251"
+	profiles       = "127.0.0.1:6060"
+)
+
+func (o *options) register(f *pflag.FlagSet) {
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
+	f.StringVar(&o.conf, "scheduler-conf", "", "configuration file in Volcano's format, read again when it changes; a standard one when empty")
+	f.StringSliceVar(&o.names, "scheduler-name", nil, "schedulerName of the pods to place, may be given more than once (default volcano and isthmus)")
+	f.BoolVar(&o.leaderElect, "leader-elect", true, "schedule only while holding the lease isthmus-scheduler")
+	f.StringVar(&o.leaseNS, "leader-elect-namespace", metav1.NamespaceSystem, "namespace of the lease")
+	f.StringVar(&o.leaseNS, "leader-elect-resource-namespace", metav1.NamespaceSystem, "the same")
+	f.StringVar(&o.leaseNS, "lock-object-namespace", metav1.NamespaceSystem, "the same")
+	f.StringVar(&o.metrics, "metrics-bind-address", "", `HOST:PORT to serve /metrics on; "0" for off (default 127.0.0.1:0)`)
+	f.StringVar(&o.metrics, "listen-address", "", "the same")
+	f.BoolVar(&o.enableMetrics, "enable-metrics", false, "serve /metrics on "+volcanoMetrics+" unless an address is given")
+	f.StringVar(&o.health, "health-probe-bind-address", "", `HOST:PORT to serve /healthz and /readyz on; "0" for off (default off)`)
+	f.StringVar(&o.health, "healthz-address", "", "the same")
+	f.BoolVar(&o.enableHealth, "enable-healthz", false, "serve /healthz on "+volcanoHealth+" unless an address is given")
+	f.StringVar(&o.pprof, "pprof-bind-address", "", "loopback HOST:PORT to serve /debug/pprof on (default off)")
+	f.BoolVar(&o.enableProfiles, "enable-pprof", false, "serve /debug/pprof on "+profiles+" unless an address is given")
+	f.Float32Var(&o.qps, "kube-api-qps", 200, "requests a second to the API server")
+	f.IntVar(&o.burst, "kube-api-burst", 400, "requests in a burst to the API server")
+	f.IntVar(&o.workers, "bind-workers", 32, "bindings under way at a time")
+	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
+	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	for name, value := range unused {
+		f.String(name, value, "known from Volcano and not used")
+		if value == "true" || value == "false" {
+			f.Lookup(name).NoOptDefVal = "true"
+		}
+		f.Lookup(name).Hidden = true
+	}
+}
+
+// unused are flags of Volcano's scheduler that have no meaning here, so that a
+// deployment made for it starts.
+var unused = map[string]string{
+	"master": "-", "schedule-period": "1s", "default-queue": "default", "priority-class": "true", "csi-storage": "false", "print-version": "-",
+	"plugins-dir": "-", "minimum-feasible-nodes": "100", "minimum-percentage-nodes-to-find": "5", "percentage-nodes-to-find": "0",
+	"node-selector": "-", "node-worker-threads": "20", "cache-dumper": "true", "cache-dump-dir": "-", "ignored-provisioners": "-",
+	"feature-gates": "-", "leader-elect-lease-duration": "15s", "leader-elect-renew-deadline": "10s", "leader-elect-retry-period": "2s",
+	"leader-elect-resource-lock": "leases", "leader-elect-resource-name": "volcano", "ca-cert-file": "-", "tls-cert-file": "-",
+	"tls-private-key-file": "-", "disable-default-scheduler-config": "false", "sharding-mode": "-", "shard-name": "-",
+	"resync-period": "0s", "logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "vmodule": "-",
+}
+
+// resolve turns Volcano's switches into addresses.
+func (o *options) resolve() {
+	address := func(given *string, on bool, of, otherwise string) {
+		switch {
+		case *given != "":
+		case on:
+			*given = of
+		default:
+			*given = otherwise
+		}
+	}
+	address(&o.metrics, o.enableMetrics, volcanoMetrics, "127.0.0.1:0")
+	address(&o.health, o.enableHealth, volcanoHealth, off)
+	address(&o.pprof, o.enableProfiles, profiles, off)
+}
+
+func (o options) validate() error {
+	switch {
+	case o.qps <= 0 || o.burst <= 0:
+		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
+	case o.workers < 1 || o.workers > 1024:
+		return errors.New("--bind-workers must be between 1 and 1024")
+	case o.logFormat != "json" && o.logFormat != "text":
+		return fmt.Errorf("--log-format is %q, must be json or text", o.logFormat)
+	case o.pprof != off && !loopback(o.pprof):
+		return fmt.Errorf("--pprof-bind-address is %q, must be a loopback address like %s: profiles tell what is in memory", o.pprof, profiles)
+	}
+	return nil
+}
+
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+}

@@ -1,0 +1,353 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/config"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+)
+
+// volcanoDefault is Volcano's built-in configuration, helmDefault the one of its
+// chart and ciDefault the one of its end-to-end suites.
+const (
+	volcanoDefault = `
+actions: "enqueue, allocate, backfill"
+tiers:
+- plugins:
+  - name: priority
+  - name: gang
+  - name: conformance
+- plugins:
+  - name: overcommit
+  - name: drf
+  - name: predicates
+  - name: proportion
+  - name: nodeorder
+`
+	helmDefault = `
+actions: "enqueue, allocate, backfill"
+tiers:
+- plugins:
+  - name: priority
+  - name: gang
+    enablePreemptable: false
+  - name: conformance
+- plugins:
+  - name: overcommit
+  - name: drf
+    enablePreemptable: false
+  - name: predicates
+  - name: proportion
+  - name: nodeorder
+  - name: binpack
+`
+	ciDefault = `
+actions: "enqueue, allocate, backfill, reclaim, preempt"
+tiers:
+- plugins:
+  - name: priority
+  - name: gang
+  - name: conformance
+  - name: sla
+- plugins:
+  - name: overcommit
+  - name: drf
+  - name: predicates
+  - name: proportion
+  - name: nodeorder
+  - name: binpack
+  - name: network-topology-aware
+`
+)
+
+func TestVolcanosConfigurationsAreRead(t *testing.T) {
+	for _, text := range []string{volcanoDefault, helmDefault, ciDefault, config.Standard} {
+		c, _, err := config.Parse([]byte(text))
+		if err != nil {
+			t.Errorf("%v in:%s", err, text)
+			continue
+		}
+		if names := pluginNames(c.Pipeline()); !strings.Contains(names, "proportion") || !strings.Contains(names, "predicates") {
+			t.Errorf("plugins are %s", names)
+		}
+	}
+}
+
+func pluginNames(p framework.Pipeline) string {
+	var out []string
+	for _, pl := range p.Plugins {
+		out = append(out, pl.Name())
+	}
+	return strings.Join(out, " ")
+}
+
+func actionNames(p framework.Pipeline) string {
+	var out []string
+	for _, a := range p.Actions {
+		out = append(out, a.Name())
+	}
+	return strings.Join(out, " ")
+}
+
+// TestEveryActionOfVolcano has a row for each action and its arguments.
+func TestEveryActionOfVolcano(t *testing.T) {
+	cache := map[string]any{"predicateErrorCacheEnable": true}
+	gang := map[string]any{"maxDomains": int64(3), "allowWholeBundle": true}
+	for name, want := range map[string]map[string]any{
+		"enqueue": {}, "shuffle": {}, "allocate": cache, "backfill": cache, "reclaim": cache,
+		"preempt": {
+			"predicateErrorCacheEnable": false, "enableTopologyAwarePreemption": true, "topologyAwarePreemptWorkerNum": int64(16),
+			"minCandidateNodesPercentage": int64(10), "minCandidateNodesAbsolute": int64(1), "maxCandidateNodesAbsolute": int64(100),
+		},
+		"gangpreempt": gang, "gangreclaim": gang,
+	} {
+		text := fmt.Sprintf("actions: %s\nconfigurations:\n- name: %s\n  arguments:\n", name, name)
+		for k, v := range want {
+			text += fmt.Sprintf("    %s: %v\n", k, v)
+		}
+		c, _, err := config.Parse([]byte(text))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := c.Actions[0]; got.Name != name || !reflect.DeepEqual(map[string]any(got.Arguments), want) {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+		if bad := strings.Replace(text, "arguments:\n", "arguments:\n    nonsense: 1\n", 1); parses(bad) {
+			t.Errorf("%s: an unknown argument was accepted", name)
+		}
+	}
+}
+
+func parses(text string) bool { _, _, err := config.Parse([]byte(text)); return err == nil }
+
+// value is an argument as written, as understood, and a value that is refused.
+type value struct {
+	write string
+	want  any
+	bad   string
+}
+
+var (
+	yes    = value{"true", true, "7"}
+	quoted = value{`"false"`, false, "perhaps"}
+	weight = value{"10", int64(10), "-1"}
+	asText = value{`"5"`, int64(5), "1.5"}
+	hour   = value{"1h", time.Hour, "1"}
+	name   = value{"some-name", "some-name", "[1]"}
+	names  = value{"nvidia.com/gpu, example.com/foo", []string{"nvidia.com/gpu", "example.com/foo"}, "[[1]]"}
+)
+
+// TestEveryPluginOfVolcano has a row for each plugin and each of its arguments.
+func TestEveryPluginOfVolcano(t *testing.T) {
+	rows := map[string]map[string]value{
+		"gang": {}, "priority": {}, "conformance": {}, "proportion": {}, "cdp": {}, "pdb": {}, "resourcequota": {},
+		"drf":        {"drf.by": {"namespace", "namespace", "user"}}, // an argument of our own
+		"overcommit": {"overcommit-factor": {"1.5", 1.5, "0.9"}},
+		"sla":        {"sla-waiting-time": hour},
+		"binpack": {
+			"binpack.weight": weight, "binpack.cpu": asText, "binpack.memory": weight, "binpack.resources": names,
+			"binpack.resources.nvidia.com/gpu": weight,
+		},
+		"nodeorder": {
+			"nodeaffinity.weight": weight, "podaffinity.weight": weight, "leastrequested.weight": weight, "mostrequested.weight": weight,
+			"balancedresource.weight": asText, "tainttoleration.weight": weight, "imagelocality.weight": weight, "podtopologyspread.weight": weight,
+		},
+		"predicates": {
+			"predicate.NodeAffinityEnable": yes, "predicate.NodePortsEnable": yes, "predicate.TaintTolerationEnable": quoted, "predicate.PodAffinityEnable": yes,
+			"predicate.NodeVolumeLimitsEnable": yes, "predicate.VolumeZoneEnable": yes, "predicate.PodTopologySpreadEnable": yes, "predicate.VolumeBindingEnable": yes,
+			"predicate.DynamicResourceAllocationEnable": yes, "predicate.CacheEnable": yes,
+			"volumebinding.bindTimeoutSeconds": weight, "volumebinding.weight": weight, "dynamicresources.filterTimeoutSeconds": weight,
+			"volumebinding.shape": {"[a]", []any{"a"}, ""},
+		},
+		"capacity": {
+			"enableHierarchy": yes, "ancestorReclaimLevel": weight, "capacity.DynamicResourceAllocationEnable": yes, "capacity.DRAConsumableCapacityEnable": yes,
+		},
+		"deviceshare": {
+			"deviceshare.GPUSharingEnable": yes, "deviceshare.GPUNumberEnable": yes, "deviceshare.NodeLockEnable": yes, "deviceshare.VGPUEnable": yes,
+			"deviceshare.AscendMindClusterVNPUEnable": yes, "deviceshare.AscendHAMiVNPUEnable": yes,
+			"deviceshare.SchedulePolicy": {"binpack", "binpack", "tightest"}, "deviceshare.ScheduleWeight": weight,
+			"deviceshare.KnownGeometriesCMName": name, "deviceshare.KnownGeometriesCMNamespace": name, "deviceshare.GPUExclusiveRules": {"[a]", []any{"a"}, ""},
+		},
+		"network-topology-aware": {
+			"weight": weight, "hypernode.binpack.weight": weight, "hypernode.binpack.cpu": weight, "hypernode.binpack.memory": weight, "hypernode.binpack.resources": names,
+			"hypernode.binpack.resources.nvidia.com/gpu": weight, "hypernode.binpack.normal-pod.enable": yes,
+			"hypernode.binpack.normal-pod.fading": {"0.8", 0.8, "x"}, "hypernode.gradient.evict.max-hypernodes": weight,
+		},
+		"tdm":        {"tdm.revocable-zone.rz1": {`"10:00-21:00"`, "10:00-21:00", "[1]"}, "tdm.evict.period": hour},
+		"usage":      {"usage.weight": weight, "cpu.weight": weight, "memory.weight": weight, "thresholds.cpu": {"80", 80.0, "x"}, "thresholds.mem": {"70", 70.0, "x"}, "estimator.type": {"x", "x", ""}},
+		"numa-aware": {"weight": weight}, "task-topology": {"task-topology.weight": weight},
+		"nodegroup": {"strict": yes, "enablePreferredOrder": yes},
+		"resource-strategy-fit": {
+			"resourceStrategyFitWeight": weight, "resources.nvidia.com/gpu.type": {"MostAllocated", "MostAllocated", "Most"}, "resources.cpu.weight": weight,
+			"sra.enable": {"true", true, ""}, "proportional.enable": {"true", true, ""},
+		},
+		"extender": {
+			"extender.urlPrefix": {"http://127.0.0.1", "http://127.0.0.1", "[1]"}, "extender.httpTimeout": hour, "extender.ignorable": yes,
+			"extender.predicateVerb": name, "extender.onSessionOpenVerb": name, "extender.managedResources": names,
+		},
+		"rescheduling": {"interval": hour, "metricsPeriod": hour, "strategies": {"[a]", []any{"a"}, ""}},
+	}
+	for plugin, args := range rows {
+		text := "actions: allocate\ntiers:\n- plugins:\n  - name: " + plugin + "\n    arguments:\n"
+		all := text
+		for key, v := range args {
+			all += "      " + key + ": " + v.write + "\n"
+			if v.bad == "" {
+				continue
+			}
+			_, _, err := config.Parse([]byte(text + "      " + key + ": " + v.bad + "\n"))
+			if want := fmt.Sprintf("tiers[0].plugins[0].arguments[%q]", key); !pathIs(err, want) {
+				t.Errorf("%s, %s = %s: %v, want an error at %s", plugin, key, v.bad, err, want)
+			}
+		}
+		c, _, err := config.Parse([]byte(all))
+		if err != nil {
+			t.Errorf("%s: %v", plugin, err)
+			continue
+		}
+		got := c.Tiers[0][0]
+		if got.Name != plugin || len(got.Arguments) != len(args) {
+			t.Errorf("%s: %+v", plugin, got)
+		}
+		for key, v := range args {
+			if !reflect.DeepEqual(got.Arguments[key], v.want) {
+				t.Errorf("%s, %s: %#v, want %#v", plugin, key, got.Arguments[key], v.want)
+			}
+		}
+		if parses(text + "      nonsense: 1\n") {
+			t.Errorf("%s: an unknown argument was accepted", plugin)
+		}
+	}
+}
+
+func pathIs(err error, path string) bool {
+	var e *config.Error
+	return errors.As(err, &e) && e.Path == path
+}
+
+// TestEverySwitchOfVolcano has a row for each switch.
+func TestEverySwitchOfVolcano(t *testing.T) {
+	for _, sw := range strings.Fields(`enableJobOrder enableHierarchy enableJobReady enableJobPipelined enableTaskOrder enablePreemptable
+		enableReclaimable enablePreemptive enableQueueOrder enabledClusterOrder enablePredicate enableBestNode enableNodeOrder enableTargetJob
+		enableReservedNodes enableJobEnqueued enabledVictim enableJobStarving enabledOverused enabledAllocatable enabledHyperNodeOrder
+		enabledHyperNodeGradient enabledSubJobReady enabledSubJobPipelined enabledSubJobOrder`) {
+		text := "actions: allocate\ntiers:\n- plugins:\n  - name: gang\n    " + sw + ": "
+		c, _, err := config.Parse([]byte(text + "false\n"))
+		if err != nil || c.Tiers[0][0].On(sw) {
+			t.Errorf("%s: %v, %+v", sw, err, c)
+		}
+		if _, _, err := config.Parse([]byte(text + "maybe\n")); !pathIs(err, "tiers[0].plugins[0]."+sw) {
+			t.Errorf("%s: maybe gave %v", sw, err)
+		}
+	}
+}
+
+func TestMistakesTellTheirPath(t *testing.T) {
+	ok := "actions: allocate\n"
+	for text, path := range map[string]string{
+		"actions: allocat":                         "actions",
+		"actions: ''":                              "actions",
+		"actions: [a]":                             "actions",
+		"actions: allocate, allocate":              "actions",
+		"actions: gangpreempt, preempt":            "actions",
+		"[]":                                       "configuration",
+		"actions: {":                               "configuration",
+		"actions: a\nactions: b":                   "configuration",
+		ok + "tier: []":                            "tier",
+		ok + "tiers: {}":                           "tiers",
+		ok + "tiers: [7]":                          "tiers[0]",
+		ok + "tiers: [{plugin: []}]":               "tiers[0].plugin",
+		ok + "tiers: [{plugins: [{}]}]":            "tiers[0].plugins[0]",
+		ok + "tiers: [{plugins: [{name: gangs}]}]": "tiers[0].plugins[0].name",
+		ok + "tiers: [{plugins: [{name: gang, enableAll: true}]}]":                          "tiers[0].plugins[0].enableAll",
+		ok + "tiers: [{plugins: [{name: gang, arguments: 7}]}]":                             "tiers[0].plugins[0].arguments",
+		ok + "tiers: [{plugins: [{name: gang}, {name: gang}]}]":                             "tiers[0].plugins",
+		ok + "tiers: [{plugins: [{name: proportion}, {name: drf, enableHierarchy: true}]}]": "tiers",
+		ok + "tiers: [{plugins: [{name: proportion}, {name: capacity}]}]":                   "tiers",
+		ok + "configurations: [{name: nothing}]":                                            "configurations[0].name",
+		ok + "configurations: [{name: allocate, argument: 1}]":                              "configurations[0].argument",
+		ok + "metrics: [1]":        "metrics",
+		strings.Repeat(" ", 2<<20): "configuration",
+	} {
+		if _, _, err := config.Parse([]byte(text)); !pathIs(err, path) {
+			t.Errorf("%.80s\n gave %v, want an error at %s", text, err, path)
+		}
+	}
+	_, _, err := config.Parse([]byte("actions: a, b\ntiers: [{plugins: [{name: x}]}]"))
+	if n := strings.Count(fmt.Sprint(err), "\n"); n != 2 {
+		t.Errorf("three mistakes are told as: %v", err)
+	}
+}
+
+func TestWhatIsOfNoUseIsWarnedOf(t *testing.T) {
+	_, warnings, err := config.Parse([]byte(`
+actions: allocate, shuffle
+tiers:
+- plugins:
+  - name: numa-aware
+    arguments: {weight: 1}
+  - name: conformance
+  - name: gang
+    enableTargetJob: false
+configurations:
+- name: backfill
+metrics: {type: prometheus, address: "http://127.0.0.1:9090"}
+`))
+	want := []string{
+		`actions: action "shuffle" is known and not used by this scheduler`,
+		`tiers[0].plugins[0]: plugin "numa-aware" is known and not used by this scheduler`,
+		`tiers[0].plugins[2].enableTargetJob: the switch is known and not used by this scheduler`,
+		`configurations[0]: action "backfill" is not among the actions`,
+		`metrics: where loads of nodes are measured is known and not used by this scheduler`,
+	}
+	if err != nil || !reflect.DeepEqual(warnings, want) {
+		t.Errorf("%v\n got %q\nwant %q", err, warnings, want)
+	}
+}
+
+func TestPipelineFollowsTheConfiguration(t *testing.T) {
+	build := func(text string) framework.Pipeline {
+		t.Helper()
+		c, _, err := config.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Pipeline()
+	}
+	p := build("actions: allocate\ntiers:\n- plugins:\n  - name: capacity\n  - name: drf\n    enableJobOrder: false\n    arguments: {drf.by: namespace}\n")
+	if got := actionNames(p); !strings.HasPrefix(got, "enqueue ") || !strings.HasSuffix(got, "allocate") {
+		t.Errorf("actions: %s; PodGroups are let in by enqueue, which always runs", got)
+	}
+	if got := pluginNames(p); !strings.HasPrefix(got, "capacity drf gang predicates") {
+		t.Errorf("plugins: %s", got)
+	}
+	m, ok := p.Plugins[1].(framework.Muted)
+	if !ok || !m.GangOrder || m.QueueOrder {
+		t.Errorf("drf without order of gangs is %#v", p.Plugins[1])
+	}
+	if a, b := config.Default(), build(config.Standard); !reflect.DeepEqual(a, b) {
+		t.Errorf("the default is %+v, the standard text gives %+v", a, b)
+	}
+}
+
+// FuzzParse holds that no text makes the parser panic, and that what it takes
+// makes a pipeline.
+func FuzzParse(f *testing.F) {
+	for _, text := range []string{volcanoDefault, helmDefault, ciDefault, config.Standard, "tiers: [{plugins: [{name: drf, arguments: {a: {b: [1]}}}]}]"} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if c, _, err := config.Parse(text); err == nil {
+			if len(c.Actions) == 0 {
+				t.Error("a configuration without actions was taken")
+			}
+			c.Pipeline()
+		}
+	})
+}

@@ -1,0 +1,135 @@
+package config
+
+import (
+	"math"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/elastic"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/capacity"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodegroup"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/overcommit"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/sla"
+)
+
+// Standard is what runs without a configuration.
+const Standard = `
+actions: "enqueue, allocate, elastic, preempt, reclaim"
+tiers:
+- plugins:
+  - name: priority
+  - name: gang
+  - name: sla
+- plugins:
+  - name: proportion
+  - name: drf
+  - name: predicates
+  - name: nodegroup
+    arguments: {strict: false}
+  - name: locality
+  - name: binpack
+`
+
+// actions lists every action in the order in which those that a configuration
+// does not name, but that always run, are put. A new one is a line here.
+var actions = []actionEntry{
+	{name: "enqueue", always: true, make: func(Arguments) framework.Action { return enqueue.Action{} }},
+	{name: "allocate", arguments: each(boolean, "predicateErrorCacheEnable"), make: func(Arguments) framework.Action { return allocate.Action{} }},
+	{name: "backfill", arguments: each(boolean, "predicateErrorCacheEnable")},
+	{name: "elastic", arguments: []argument{minRun}, make: func(a Arguments) framework.Action { return elastic.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "preempt", arguments: append(preemption, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "reclaim", arguments: append(each(boolean, "predicateErrorCacheEnable"), minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	// All preemption here is of gangs and for gangs.
+	{name: "gangpreempt", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "gangreclaim", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "shuffle"},
+}
+
+// plugins lists every plugin. Those that are always asked come last in the order
+// given here when a configuration does not name them. A new one is a line here.
+var plugins = []pluginEntry{
+	{name: "priority", make: func(Plugin) framework.Plugin { return priority.Plugin{} }},
+	{name: "gang", always: true, make: func(Plugin) framework.Plugin { return gang.Plugin{} }},
+	{name: "conformance", implied: true},
+	{name: "cdp", implied: true},
+	{name: "pdb", implied: true},
+	{name: "resourcequota"},
+	{name: "sla", arguments: []argument{arg("sla-waiting-time", duration).obeyed()}, make: func(p Plugin) framework.Plugin {
+		return sla.Plugin{WaitAtMost: int64(p.Arguments.Duration("sla-waiting-time", 0))}
+	}},
+	{name: "drf", arguments: []argument{arg("drf.by", text).either("job", "namespace").obeyed()}, make: func(p Plugin) framework.Plugin {
+		return drf.Plugin{Hierarchy: p.Switches["enableHierarchy"], ByNamespace: p.Arguments.Text("drf.by", "job") == "namespace"}
+	}},
+	{name: "proportion", make: func(Plugin) framework.Plugin { return proportion.Plugin{} }},
+	{name: "capacity", arguments: append(each(boolean, "capacity.DynamicResourceAllocationEnable", "capacity.DRAConsumableCapacityEnable", "enableHierarchy"), arg("ancestorReclaimLevel", integer)),
+		make: func(Plugin) framework.Plugin { return capacity.Plugin{} }},
+	{name: "overcommit", arguments: []argument{arg("overcommit-factor", number).atLeast(1).obeyed()}, make: func(p Plugin) framework.Plugin {
+		return overcommit.Plugin{Percent: int64(math.Round(min(p.Arguments.Float("overcommit-factor", 1.2), 1e6) * 100))}
+	}},
+	{name: "predicates", always: true, arguments: predicate, make: func(Plugin) framework.Plugin { return predicates.Plugin{} }},
+	{name: "nodegroup", always: true, arguments: []argument{arg("strict", boolean).obeyed(), arg("enablePreferredOrder", boolean).obeyed()}, make: func(p Plugin) framework.Plugin {
+		return nodegroup.Plugin{Strict: p.Arguments.Bool("strict", p.named()), Level: !p.Arguments.Bool("enablePreferredOrder", true)}
+	}},
+	{name: "locality", always: true, make: func(Plugin) framework.Plugin { return locality.Plugin{} }},
+	{name: "binpack", always: true, arguments: append(each(integer, "binpack.weight", "binpack.cpu", "binpack.memory", "binpack.resources.*"), arg("binpack.resources", words)),
+		make: func(Plugin) framework.Plugin { return binpack.Plugin{} }},
+	{name: "nodeorder", arguments: each(integer, "nodeaffinity.weight", "podaffinity.weight", "leastrequested.weight", "mostrequested.weight",
+		"balancedresource.weight", "tainttoleration.weight", "imagelocality.weight", "podtopologyspread.weight")},
+	{name: "deviceshare", arguments: devices},
+	{name: "network-topology-aware", arguments: topology},
+	{name: "tdm", arguments: []argument{arg("tdm.revocable-zone.*", text), arg("tdm.evict.period", duration)}},
+	{name: "usage", arguments: append(each(integer, "usage.weight", "cpu.weight", "memory.weight"), arg("thresholds.*", number), arg("estimator.*", anything))},
+	{name: "numa-aware", arguments: each(integer, "weight")},
+	{name: "task-topology", arguments: each(integer, "task-topology.weight")},
+	{name: "resource-strategy-fit", arguments: strategy},
+	{name: "extender", arguments: extender},
+	{name: "rescheduling", arguments: []argument{arg("interval", duration), arg("metricsPeriod", duration), arg("strategies", anything)}},
+}
+
+// switches lists the switches of plugins. Those with an extension point turn it off.
+var switches = []switchEntry{
+	{name: "enableJobOrder", used: true}, {name: "enableQueueOrder", used: true}, {name: "enablePredicate", used: true},
+	{name: "enableNodeOrder", used: true}, {name: "enableBestNode", used: true}, {name: "enableJobEnqueued", used: true},
+	{name: "enableHierarchy", used: true},
+	{name: "enableJobReady"}, {name: "enableJobPipelined"}, {name: "enableTaskOrder"}, {name: "enablePreemptable"},
+	{name: "enableReclaimable"}, {name: "enablePreemptive"}, {name: "enabledClusterOrder"}, {name: "enableTargetJob"},
+	{name: "enableReservedNodes"}, {name: "enabledVictim"}, {name: "enableJobStarving"}, {name: "enabledOverused"},
+	{name: "enabledAllocatable"}, {name: "enabledHyperNodeOrder"}, {name: "enabledHyperNodeGradient"},
+	{name: "enabledSubJobReady"}, {name: "enabledSubJobPipelined"}, {name: "enabledSubJobOrder"},
+}
+
+// minRun is an argument of our own: how long a pod runs at least before it is evicted.
+var minRun = arg("minimumRunTime", duration).obeyed()
+
+var (
+	preemption = append(each(boolean, "predicateErrorCacheEnable", "enableTopologyAwarePreemption"),
+		each(integer, "topologyAwarePreemptWorkerNum", "minCandidateNodesPercentage", "minCandidateNodesAbsolute", "maxCandidateNodesAbsolute")...)
+	gangs     = []argument{arg("maxDomains", integer).atLeast(1), arg("allowWholeBundle", boolean)}
+	predicate = append(each(boolean, "predicate.NodeAffinityEnable", "predicate.NodePortsEnable", "predicate.TaintTolerationEnable", "predicate.PodAffinityEnable",
+		"predicate.NodeVolumeLimitsEnable", "predicate.VolumeZoneEnable", "predicate.PodTopologySpreadEnable", "predicate.VolumeBindingEnable",
+		"predicate.DynamicResourceAllocationEnable", "predicate.CacheEnable"),
+		arg("volumebinding.bindTimeoutSeconds", integer), arg("volumebinding.shape", anything), arg("volumebinding.weight", integer), arg("dynamicresources.filterTimeoutSeconds", integer))
+	devices = append(each(boolean, "deviceshare.GPUSharingEnable", "deviceshare.GPUNumberEnable", "deviceshare.NodeLockEnable", "deviceshare.VGPUEnable",
+		"deviceshare.AscendMindClusterVNPUEnable", "deviceshare.AscendHAMiVNPUEnable"),
+		arg("deviceshare.SchedulePolicy", text).either("binpack", "spread"), arg("deviceshare.ScheduleWeight", integer),
+		arg("deviceshare.KnownGeometriesCMName", text), arg("deviceshare.KnownGeometriesCMNamespace", text), arg("deviceshare.GPUExclusiveRules", anything))
+	topology = append(each(integer, "weight", "hypernode.binpack.weight", "hypernode.binpack.cpu", "hypernode.binpack.memory", "hypernode.binpack.resources.*", "hypernode.gradient.evict.max-hypernodes"),
+		arg("hypernode.binpack.resources", words), arg("hypernode.binpack.normal-pod.enable", boolean), arg("hypernode.binpack.normal-pod.fading", number))
+	strategy = []argument{
+		arg("resourceStrategyFitWeight", integer), arg("resources.*.type", text).either("MostAllocated", "LeastAllocated"), arg("resources.*.weight", integer),
+		arg("sra.*", anything), arg("sra", anything), arg("proportional.*", anything), arg("proportional", anything),
+	}
+	extender = []argument{
+		arg("extender.urlPrefix", text), arg("extender.httpTimeout", duration), arg("extender.ignorable", boolean), arg("extender.managedResources", words), arg("extender.*Verb", text),
+	}
+)

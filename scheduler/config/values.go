@@ -1,0 +1,175 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// kind is the type of an argument's value.
+type kind int
+
+const (
+	boolean  kind = iota
+	integer       // not negative
+	number        // not negative, may have a fraction
+	text          // anything in one line
+	duration      // of Go's form, positive
+	words         // a list, or words with commas between
+	anything      // a structure of its own, kept as it is
+)
+
+// argument is an argument that is known.
+type argument struct {
+	// name may have one "*", which stands for a part that is not empty.
+	name string
+	kind kind
+	// from is the least an integer or a number may be.
+	from float64
+	// oneOf are the values that a text may have; nil is any.
+	oneOf []string
+	// used says that something here obeys it.
+	used bool
+}
+
+func arg(name string, k kind) argument { return argument{name: name, kind: k} }
+
+// obeyed marks an argument that something obeys.
+func (a argument) obeyed() argument { a.used = true; return a }
+
+func (a argument) atLeast(v float64) argument   { a.from = v; return a }
+func (a argument) either(vs ...string) argument { a.oneOf = vs; return a }
+func each(k kind, names ...string) (as []argument) {
+	for _, n := range names {
+		as = append(as, arg(n, k))
+	}
+	return as
+}
+
+// matches reports whether a key is the argument.
+func (a argument) matches(key string) bool {
+	before, after, any := strings.Cut(a.name, "*")
+	if !any {
+		return key == a.name
+	}
+	return len(key) > len(before)+len(after) && strings.HasPrefix(key, before) && strings.HasSuffix(key, after)
+}
+
+// Arguments are typed values by name: bool, int64, float64, string,
+// time.Duration, []string, or a decoded structure.
+type Arguments map[string]any
+
+// Bool returns an argument, or other when it is not set.
+func (a Arguments) Bool(name string, other bool) bool { return get(a, name, other) }
+
+// Int returns an argument, or other when it is not set.
+func (a Arguments) Int(name string, other int64) int64 { return get(a, name, other) }
+
+// Float returns an argument, or other when it is not set.
+func (a Arguments) Float(name string, other float64) float64 { return get(a, name, other) }
+
+// Text returns an argument, or other when it is not set.
+func (a Arguments) Text(name, other string) string { return get(a, name, other) }
+
+// Duration returns an argument, or other when it is not set.
+func (a Arguments) Duration(name string, other time.Duration) time.Duration {
+	return get(a, name, other)
+}
+
+// Names returns the arguments that are set and begin with a prefix, in order.
+func (a Arguments) Names(prefix string) []string {
+	var out []string
+	for name := range a {
+		if strings.HasPrefix(name, prefix) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func get[T any](a Arguments, name string, other T) T {
+	if v, ok := a[name].(T); ok {
+		return v
+	}
+	return other
+}
+
+// read converts a decoded value to the argument's type. Volcano takes numbers and
+// booleans as text as well, so they are taken here.
+func (a argument) read(v any) (any, error) {
+	s, scalar := scalarText(v)
+	switch a.kind {
+	case anything:
+		return v, nil
+	case words:
+		if list, ok := v.([]any); ok {
+			return readWords(list)
+		}
+		if !scalar {
+			return nil, fmt.Errorf("must be a list of words")
+		}
+		return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }), nil
+	}
+	if !scalar {
+		return nil, fmt.Errorf("must be a single value")
+	}
+	switch a.kind {
+	case boolean:
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return nil, fmt.Errorf("is %q, must be true or false", s)
+		}
+		return b, nil
+	case integer:
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || float64(n) < a.from {
+			return nil, fmt.Errorf("is %q, must be a whole number of at least %g", s, a.from)
+		}
+		return n, nil
+	case number:
+		f, err := strconv.ParseFloat(s, 64)
+		if err != nil || math.IsInf(f, 0) || !(f >= a.from) { // not a number is not at least anything
+			return nil, fmt.Errorf("is %q, must be a number of at least %g", s, a.from)
+		}
+		return f, nil
+	case duration:
+		d, err := time.ParseDuration(s)
+		if err != nil || d <= 0 {
+			return nil, fmt.Errorf(`is %q, must be a time like "30s" or "1h"`, s)
+		}
+		return d, nil
+	}
+	if a.oneOf != nil && !slices.Contains(a.oneOf, s) {
+		return nil, fmt.Errorf("is %q, must be one of %s", s, strings.Join(a.oneOf, ", "))
+	}
+	return s, nil
+}
+
+func readWords(list []any) (any, error) {
+	out := []string{}
+	for _, e := range list {
+		s, ok := scalarText(e)
+		if !ok {
+			return nil, fmt.Errorf("must be a list of words")
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func scalarText(v any) (string, bool) {
+	switch x := v.(type) {
+	case string:
+		return strings.TrimSpace(x), true
+	case bool:
+		return strconv.FormatBool(x), true
+	case json.Number:
+		return x.String(), true
+	}
+	return "", false
+}

@@ -1,0 +1,112 @@
+package framework
+
+import (
+	"slices"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// points are the plugins by what they are asked, in this cycle.
+type points struct {
+	gangOrder   []GangOrderer
+	queueOrder  []QueueOrderer
+	filters     []NodeFilter
+	domainOrder []DomainOrderer
+	admission   []Admitter
+
+	actions []string // the actions that serve the queue; nil is all
+}
+
+// judged is whom a verdict is about.
+type judged struct {
+	class *snapshot.Class
+	by    *points
+}
+
+// open makes the ledger and looks for what the plugins implement, once.
+func (s *Session) open(p Pipeline) {
+	var options entitlement.Options
+	for _, pl := range p.Plugins {
+		if m, ok := pl.(Muted); ok {
+			pl = m.Plugin
+		}
+		if x, ok := pl.(Entitler); ok {
+			options = x.Entitlement(options)
+		}
+	}
+	s.Ledger = entitlement.New(s.Snapshot, options)
+	s.points = s.pointsFor(p.Plugins)
+	s.scope = s.points
+	if len(p.Profiles) > 0 {
+		s.profiles = map[string]*points{}
+	}
+	made := map[string]*points{} // queues of one profile share what their filters say
+	for queue, profile := range p.Profiles {
+		pts := made[profile.Name]
+		if pts == nil {
+			pts = s.points
+			if profile.Plugins != nil {
+				pts = s.pointsFor(profile.Plugins)
+			}
+			own := *pts
+			own.actions = profile.Actions
+			pts = &own
+			made[profile.Name] = pts
+		}
+		s.profiles[queue] = pts
+	}
+}
+
+func (s *Session) pointsFor(plugins []Plugin) *points {
+	out := &points{}
+	for _, pl := range plugins {
+		off, muted := pl.(Muted)
+		if muted {
+			pl = off.Plugin
+		}
+		if x, ok := pl.(Opener); ok {
+			pl = x.Open(s)
+		}
+		if x, ok := pl.(GangOrderer); ok && !off.GangOrder {
+			out.gangOrder = append(out.gangOrder, x)
+		}
+		if x, ok := pl.(QueueOrderer); ok && !off.QueueOrder {
+			out.queueOrder = append(out.queueOrder, x)
+		}
+		if x, ok := pl.(NodeFilter); ok && !off.Filter {
+			out.filters = append(out.filters, x)
+		}
+		if x, ok := pl.(DomainOrderer); ok && !off.DomainOrder {
+			out.domainOrder = append(out.domainOrder, x)
+		}
+		if x, ok := pl.(Admitter); ok && !off.Admission {
+			out.admission = append(out.admission, x)
+		}
+	}
+	return out
+}
+
+func (s *Session) pointsOf(queue string) *points {
+	if p := s.profiles[queue]; p != nil {
+		return p
+	}
+	return s.points
+}
+
+// enter says whose gang is placed from now on: the profile of its queue says
+// which filters and orders count.
+func (s *Session) enter(g *snapshot.Gang) { s.scope = s.pointsOf(g.Queue) }
+
+// Act runs an action.
+func (s *Session) Act(a Action) {
+	s.action = a.Name()
+	a.Run(s)
+}
+
+// Serves reports whether an action serves the gangs of a queue: all do unless the
+// queue has a profile that names others.
+func (s *Session) Serves(action, queue string) bool {
+	p := s.pointsOf(queue)
+	return p.actions == nil || slices.Contains(p.actions, action)
+}
