@@ -27,7 +27,9 @@ import (
 type Stager interface {
 	Stage(ctx context.Context, user string, key backends.Key, out translate.Output) error
 	Collect(ctx context.Context, user string) (manifest.Collected, error)
-	Stop(ctx context.Context, user string, key backends.Key, rank int, grace time.Duration, reason string) error
+	// Stop tells the runners of members, by rank, to end them. It does not wait for
+	// that; a later stop may give less grace.
+	Stop(ctx context.Context, user string, key backends.Key, stops map[int]manifest.Stop) error
 	// Refresh hands over newer contents of the members' volumes, by rank.
 	Refresh(ctx context.Context, user string, key backends.Key, members map[int]translate.Refresh) error
 	// Ephemeral hands over the containers that were added to a running member.
@@ -258,6 +260,7 @@ func (b *Bridge) gangs() ([]lifecycle.Gang, map[string]*corev1.Pod) {
 		}
 		index[uid] = p
 		f := facts(p)
+		f.Grace = b.graceOf(p)
 		if f.Finished && !f.Finalizer && !f.Deleting && f.JobID == "" && f.Intent == "" {
 			continue // ended before us and never ours
 		}

@@ -117,9 +117,15 @@ type world struct {
 // follow what the batch system does.
 func newWorld(t *testing.T, duration time.Duration, gate *faultyGate) *world {
 	var w *world
-	w = newWorldOf(t, gate, func(backends.JobSpec) fake.Behaviour {
+	w = newWorldOf(t, gate, func(spec backends.JobSpec) fake.Behaviour {
+		lasts := duration
+		w.stager.Change(spec.Key, func(g *providertest.StagedGang) {
+			if gangOf(g) == "gone" { // it is deleted, and does not end before that
+				lasts = time.Hour
+			}
+		})
 		return fake.Behaviour{
-			Duration: duration,
+			Duration: lasts,
 			OnStart: func(r fake.Run) {
 				w.stager.Change(r.Spec.Key, func(g *providertest.StagedGang) {
 					for rank := range g.Output.Pods {
@@ -259,6 +265,9 @@ func life(t *testing.T, seed uint64, gate *faultyGate) {
 				w.api.Delete(uid, metav1.NewTime(w.clock.Now()))
 			}
 		}
+		if seed%2 == 0 {
+			w.obey()
+		}
 		w.tick()
 		if i > dropAt && w.settled() {
 			break
@@ -314,6 +323,33 @@ func life(t *testing.T, seed uint64, gate *faultyGate) {
 	}
 }
 
+// obey lets the runners of running jobs end the members they were told to stop.
+// A job all of whose members have ended so ends by itself.
+func (w *world) obey() {
+	for _, j := range w.system.Jobs() {
+		if j.State != backends.StateRunning {
+			continue
+		}
+		live := 1
+		w.stager.Change(j.Key, func(g *providertest.StagedGang) {
+			for rank := range g.Stops {
+				if st, ok := g.Pods[rank]; ok && st.Restart == j.Restarts && !st.Phase.Terminal() {
+					g.Pods[rank] = status(g, rank, j.Restarts, manifest.PhaseFailed, 143)
+				}
+			}
+			live = len(g.Output.Pods)
+			for rank := range g.Output.Pods {
+				if st := g.Pods[rank]; st.Restart == j.Restarts && st.Phase.Terminal() {
+					live--
+				}
+			}
+		})
+		if live == 0 {
+			w.system.Finish(j.ID, 1, 0)
+		}
+	}
+}
+
 func (w *world) settled() bool {
 	for _, p := range w.api.List() {
 		if len(p.Finalizers) > 0 || p.Status.Phase == corev1.PodPending || p.Status.Phase == corev1.PodRunning {
@@ -330,7 +366,7 @@ func (w *world) liveJobs() bool {
 // effectsOfALife is golden: a new external effect cannot hide from the
 // enumeration below.
 var effectsOfALife = []string{
-	"cancel", "collect", "forget", "observe", "patch-status", "record", "release", "stage", "submit", "sweep-remove", "write-intent",
+	"cancel", "collect", "forget", "observe", "patch-status", "record", "release", "stage", "stop", "submit", "sweep-remove", "write-intent",
 }
 
 // TestCrashEnumeration meets every external effect of the provider with every
@@ -341,7 +377,7 @@ func TestCrashEnumeration(t *testing.T) {
 	if testing.Short() {
 		seeds = 1
 	}
-	runs := 0
+	runs, met := 0, map[string]bool{}
 	for seed := range seeds {
 		probe := &faultyGate{mode: none, count: map[string]int{}}
 		life(t, seed, probe)
@@ -349,8 +385,14 @@ func TestCrashEnumeration(t *testing.T) {
 			t.Fatalf("seed %d fails without any fault", seed)
 		}
 		names := slices.Sorted(maps.Keys(probe.count))
+		for _, name := range names {
+			met[name] = true
+		}
 		for _, want := range effectsOfALife {
-			if want != "cancel" && !slices.Contains(names, want) { // a gang deleted before its job exists needs no cancel
+			if want == "cancel" || want == "stop" {
+				continue // a gang deleted before its job exists needs neither, one that does as it is told no cancel
+			}
+			if !slices.Contains(names, want) {
 				t.Errorf("seed %d: effect %q never happened in %v", seed, want, names)
 			}
 		}
@@ -370,6 +412,9 @@ func TestCrashEnumeration(t *testing.T) {
 		}
 	}
 	t.Logf("%d runs", runs)
+	if seeds > 1 && !(met["cancel"] && met["stop"]) {
+		t.Errorf("no gang was ended in both ways: %v", met)
+	}
 }
 
 // occurrences picks the first, a middle and the last time an effect happens;

@@ -109,7 +109,7 @@ func versions(g lifecycle.Gang, pods map[string]*corev1.Pod) string {
 // Once ctx has ended no further step begins; what is under way has work, which
 // goes on for drainTime.
 func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (quiet bool) {
-	g = refresh(g, pods)
+	g = b.refresh(g, pods)
 	work = b.traced(work, &g, pods)
 	if !beginning(lifecycle.Next(g, b.knowledge(m), b.Clock.Now())) {
 		b.report(work, &g, m, pods)
@@ -252,14 +252,14 @@ func (b *Bridge) tell(m *memo, pods map[string]*corev1.Pod, eventType, reason, m
 }
 
 // refresh reads the members' facts again from the newest objects.
-func refresh(g lifecycle.Gang, pods map[string]*corev1.Pod) lifecycle.Gang {
+func (b *Bridge) refresh(g lifecycle.Gang, pods map[string]*corev1.Pod) lifecycle.Gang {
 	members := make([]lifecycle.Pod, 0, len(g.Members))
 	g.JobID = ""
 	for _, m := range g.Members {
 		if p := pods[m.UID]; p != nil {
 			size := m.Size
 			m = facts(p)
-			m.Size = size
+			m.Size, m.Grace = size, b.graceOf(p)
 			members = append(members, m)
 			if g.JobID == "" {
 				g.JobID = m.JobID
@@ -353,7 +353,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	if gone || wrote {
 		// Nothing must be done to a pod that is not there; and what came back with
 		// a status may hold the record of another daemon.
-		*g = refresh(*g, pods)
+		*g = b.refresh(*g, pods)
 	}
 	if failed {
 		m.unwritten++

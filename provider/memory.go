@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"maps"
 	"strconv"
 	"time"
 
@@ -22,15 +23,15 @@ type memo struct {
 	quietSeq  int64
 	quietPods string
 
-	user    string         // account of the gang
-	jobs    []backends.Job // last valid list for the key, plus what our own effects returned
-	seq     int64          // observation that jobs comes from
-	after   int64          // observations up to this one began before our last effect
-	never   bool           // we wrote the intent ourselves: no job can exist
-	files   *manifest.CollectedGang
-	ranks   map[string]int
-	stopped map[string]int64 // UID -> observation count when its stop file was written
-	absent  time.Time        // recorded job missing since
+	user   string         // account of the gang
+	jobs   []backends.Job // last valid list for the key, plus what our own effects returned
+	seq    int64          // observation that jobs comes from
+	after  int64          // observations up to this one began before our last effect
+	never  bool           // we wrote the intent ourselves: no job can exist
+	files  *manifest.CollectedGang
+	ranks  map[string]int
+	stops  map[string]stopping // by UID: members that are told to end
+	absent time.Time           // recorded job missing since
 
 	account account.Account   // that the last translation used
 	output  *translate.Output // last translation, until staged
@@ -52,6 +53,13 @@ type memo struct {
 	idle       map[string]string // UID -> version and last patch that changed nothing: an API server may not know a field
 	events     map[string]int64  // UID -> number of the runner's last event that was told or seen first
 	reported   map[string]string // UID -> last event text, so that an event is told once
+}
+
+// stopping is a member's stop, and how many observations had begun when its
+// order was in place.
+type stopping struct {
+	lifecycle.Stop
+	seq int64
 }
 
 // words is what the members' status takes from the memo itself.
@@ -81,7 +89,7 @@ func (b *Bridge) memo(key backends.Key) *memo {
 	defer b.mu.Unlock()
 	m := b.memos[key]
 	if m == nil {
-		m = &memo{stopped: map[string]int64{}, ranks: map[string]int{}, reported: map[string]string{}, events: map[string]int64{}, idle: map[string]string{}}
+		m = &memo{stops: map[string]stopping{}, ranks: map[string]int{}, reported: map[string]string{}, events: map[string]int64{}, idle: map[string]string{}}
 		b.memos[key] = m
 	}
 	if m.busy {
@@ -128,6 +136,10 @@ func (b *Bridge) absorb(m *memo, g lifecycle.Gang) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := b.view
+	if !v.Reachable {
+		// An order that waits for the outage's end has all its time after that.
+		maps.DeleteFunc(m.stops, func(_ string, s stopping) bool { return s.Written.IsZero() })
+	}
 	if found := v.Jobs[g.Key]; !v.Complete && len(found) > 0 && b.obsSeq > m.after {
 		m.jobs, m.never = found, false // the list lacks jobs, but not ours
 	}
@@ -213,15 +225,16 @@ func (b *Bridge) knowledge(m *memo) lifecycle.Knowledge {
 		Files:          m.files,
 		FilesRead:      v.FilesSeq[m.user] > m.after,
 		Ranks:          m.ranks,
-		Stopped:        map[string]bool{},
+		Stops:          make(map[string]lifecycle.Stop, len(m.stops)),
 		AbsentSince:    m.absent,
 		Unreachable:    !v.Reachable,
 	}
 	if k.Files == nil && m.staged {
 		k.Files = &manifest.CollectedGang{} // staged by us, not yet collected
 	}
-	for uid, at := range m.stopped {
-		k.Stopped[uid] = m.seq > at
+	for uid, s := range m.stops {
+		s.Seen = m.seq > s.seq
+		k.Stops[uid] = s.Stop
 	}
 	return k
 }

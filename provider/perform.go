@@ -47,11 +47,8 @@ func (b *Bridge) perform(ctx, work context.Context, g *lifecycle.Gang, m *memo, 
 			err = b.release(work, g, m, a.JobID)
 		case lifecycle.Cancel:
 			did, err = b.cancel(work, g, m, a.JobID)
-		case lifecycle.StopMember:
-			if _, ok := m.stopped[a.Pods[0].UID]; ok {
-				continue // written; an observation must show what came of it
-			}
-			did, err = b.stopMember(work, g, m, pods, a.Pods[0])
+		case lifecycle.Halt:
+			did, err = b.halt(work, g, m, a.Pods)
 		case lifecycle.Forget:
 			err = b.forget(work, g, pods, a.Pods)
 		default:
@@ -74,7 +71,7 @@ func (b *Bridge) replace(g *lifecycle.Gang, pods map[string]*corev1.Pod, written
 		b.wrote(p)
 		pods[string(p.UID)] = p
 	}
-	*g = refresh(*g, pods)
+	*g = b.refresh(*g, pods)
 }
 
 func (b *Bridge) writeIntent(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, missing []lifecycle.Pod) (bool, error) {
@@ -311,30 +308,6 @@ func (b *Bridge) cancel(ctx context.Context, g *lifecycle.Gang, m *memo, id back
 	return true, nil
 }
 
-func (b *Bridge) stopMember(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, mem lifecycle.Pod) (bool, error) {
-	rank, ok := m.ranks[mem.UID]
-	if !ok {
-		return false, nil // not collected yet
-	}
-	pod := pods[mem.UID]
-	grace := int64(30)
-	if pod.DeletionGracePeriodSeconds != nil {
-		grace = *pod.DeletionGracePeriodSeconds
-	} else if pod.Spec.TerminationGracePeriodSeconds != nil {
-		grace = *pod.Spec.TerminationGracePeriodSeconds
-	}
-	err := b.Gate.Do(tracing.OnPod(ctx, mem.UID), string(lifecycle.StopMember), func(ctx context.Context) error {
-		return b.Stager.Stop(ctx, userOf(g, m, g.JobID), g.Key, rank, time.Duration(grace)*time.Second, "the pod was deleted")
-	})
-	if err != nil {
-		return true, err
-	}
-	b.mu.Lock()
-	m.stopped[mem.UID] = b.obsSeq
-	b.mu.Unlock()
-	return true, nil
-}
-
 func (b *Bridge) forget(ctx context.Context, g *lifecycle.Gang, pods map[string]*corev1.Pod, going []lifecycle.Pod) error {
 	for _, mem := range going {
 		pod := pods[mem.UID]
@@ -356,6 +329,6 @@ func (b *Bridge) forget(ctx context.Context, g *lifecycle.Gang, pods map[string]
 			pods[mem.UID] = left
 		}
 	}
-	*g = refresh(*g, pods)
+	*g = b.refresh(*g, pods)
 	return nil
 }

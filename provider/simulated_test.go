@@ -234,22 +234,6 @@ func (s *storm) behind(uids []types.UID) []types.UID {
 	})
 }
 
-// obey lets the runners of running jobs end the members they were told to stop.
-func (s *storm) obey() {
-	for _, j := range s.system.Jobs() {
-		if j.State != backends.StateRunning {
-			continue
-		}
-		s.stager.Change(j.Key, func(g *providertest.StagedGang) {
-			for rank := range g.Stops {
-				if st, ok := g.Pods[rank]; ok && st.Restart == j.Restarts && !st.Phase.Terminal() {
-					g.Pods[rank] = status(g, rank, j.Restarts, manifest.PhaseFailed, 143)
-				}
-			}
-		})
-	}
-}
-
 // waits is what a pod says that it waits for.
 func waits(p *corev1.Pod) string {
 	for _, c := range p.Status.Conditions {

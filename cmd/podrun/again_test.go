@@ -208,9 +208,7 @@ func TestProbesAndHooks(t *testing.T) {
 	if s, _ := b.status(0); s.Containers[1].LastState.Terminated == nil || !strings.Contains(s.Containers[1].LastState.Terminated.Message, "liveness probe failed") {
 		t.Errorf("the sick one: %+v", s.Containers[1])
 	}
-	if _, stderr, code := b.agent(nil, "stop", "--key", "g1", "--rank", "0", "--grace", "20"); code != 0 {
-		t.Fatal(stderr)
-	}
+	b.stop(manifest.Stop{GraceSeconds: 20})
 	p.wait()
 	if data, _ := os.ReadFile(b.file("order")); string(data) != "post\npre\nterm\n" {
 		s, _ := b.status(0)

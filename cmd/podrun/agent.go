@@ -12,7 +12,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/agent"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
 // followPoll is the time between looks at a log that is followed.
@@ -36,10 +35,10 @@ func verb(name string, args []string) error {
 	bad := func(err error) error { return fmt.Errorf("%w: %w", err, agent.ErrInvalid) }
 	var key *string
 	var rank *int
-	if name != "collect" && name != "stage" {
+	if name != "collect" && name != "stage" && name != "stop" {
 		key = f.String("key", "", "the gang's key")
 	}
-	if name == "stop" || name == "logs" || name == "ephemeral" {
+	if name == "logs" || name == "ephemeral" {
 		rank = f.Int("rank", -1, "the member's rank")
 	}
 	switch name {
@@ -83,13 +82,10 @@ func verb(name string, args []string) error {
 		}
 		return agent.Remove(*root, *key)
 	case "stop":
-		var s manifest.Stop
-		f.Int64Var(&s.GraceSeconds, "grace", 30, "seconds from the terminate signal to the kill signal")
-		f.StringVar(&s.Reason, "reason", "", "why, for the pod's status")
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)
 		}
-		return agent.Stop(*root, *key, *rank, s)
+		return agent.Stop(*root, os.Stdin, os.Stdout)
 	case "logs":
 		q := agent.LogQuery{Query: crilog.Query{Poll: followPoll}}
 		f.StringVar(&q.Container, "container", "", "the container's name")

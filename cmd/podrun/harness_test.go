@@ -159,6 +159,18 @@ func (b *bench) agent(stdin []byte, verb string, args ...string) (stdout, stderr
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
+// stop asks for the end of rank 0 as the provider does.
+func (b *bench) stop(s manifest.Stop) {
+	b.t.Helper()
+	order, err := json.Marshal(manifest.StopOrder{Key: "g1", Stops: map[int]manifest.Stop{0: s}})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if out, stderr, code := b.agent(order, "stop"); code != 0 || !strings.Contains(out, `"code":0`) {
+		b.t.Fatalf("stop: exit %d: %s%s", code, out, stderr)
+	}
+}
+
 // member is one pod of a test gang.
 type member struct {
 	spec    corev1.PodSpec

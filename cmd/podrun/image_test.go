@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -83,11 +82,7 @@ func (s started) Logs(container string) string {
 	out, _, _ := s.b.agent(nil, "logs", "--key", "g1", "--rank", "0", "--container", container)
 	return out
 }
-func (s started) Stop(grace int64) {
-	if _, stderr, code := s.b.agent(nil, "stop", "--key", "g1", "--rank", "0", "--grace", strconv.FormatInt(grace, 10)); code != 0 {
-		s.b.t.Fatalf("stop: exit %d: %s", code, stderr)
-	}
-}
+func (s started) Stop(grace int64) { s.b.stop(manifest.Stop{GraceSeconds: grace}) }
 func (s started) Wait() manifest.Status {
 	s.b.t.Helper()
 	s.r.wait()

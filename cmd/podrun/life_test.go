@@ -79,15 +79,16 @@ func TestStop(t *testing.T) {
 	trap := "trap 'echo caught; sleep 0.1; exit 5' TERM; echo up; while :; do sleep 0.02; done"
 	deaf := "trap '' TERM; echo up; while :; do sleep 0.02; done"
 	for name, tc := range map[string]struct {
-		script, grace string
-		code, signal  int32
-		phase         manifest.Phase
+		script       string
+		grace        int64
+		code, signal int32
+		phase        manifest.Phase
 	}{
-		"heeds":         {trap, "30", 5, 0, manifest.PhaseFailed},
-		"ends well":     {strings.Replace(trap, "exit 5", "exit 0", 1), "30", 0, 0, manifest.PhaseSucceeded},
-		"deaf":          {deaf, "1", 137, 9, manifest.PhaseFailed},
-		"no grace":      {trap, "0", 137, 9, manifest.PhaseFailed},
-		"default death": {"echo up; exec sleep 1000", "30", 143, 15, manifest.PhaseFailed},
+		"heeds":         {trap, 30, 5, 0, manifest.PhaseFailed},
+		"ends well":     {strings.Replace(trap, "exit 5", "exit 0", 1), 30, 0, 0, manifest.PhaseSucceeded},
+		"deaf":          {deaf, 1, 137, 9, manifest.PhaseFailed},
+		"no grace":      {trap, 0, 137, 9, manifest.PhaseFailed},
+		"default death": {"echo up; exec sleep 1000", 30, 143, 15, manifest.PhaseFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -95,9 +96,7 @@ func TestStop(t *testing.T) {
 			p := b.startPod()
 			until(t, "it is up", func() bool { return b.runningNow("main") && strings.Contains(b.logs(0, "main"), "up") })
 			began := time.Now()
-			if _, stderr, code := b.agent(nil, "stop", "--key", "g1", "--rank", "0", "--grace", tc.grace, "--reason", "Deleted"); code != 0 {
-				t.Fatalf("stop: %d %s", code, stderr)
-			}
+			b.stop(manifest.Stop{GraceSeconds: tc.grace, Reason: manifest.ReasonDeleted})
 			p.wait()
 			took := time.Since(began)
 			s := b.final(0, tc.phase)

@@ -97,7 +97,7 @@ func sleeper(t *testing.T, cs ...corev1.Container) *bench {
 	r := b.startPod()
 	until(t, "the container runs", func() bool { return b.runningNow(cs[0].Name) })
 	t.Cleanup(func() {
-		_, _, _ = b.agent(nil, "stop", "--key", "g1", "--rank", "0", "--grace", "0")
+		_, _, _ = b.agent([]byte(`{"key":"g1","stops":{"0":{"graceSeconds":0}}}`), "stop")
 		if !t.Failed() {
 			r.wait()
 		}
@@ -318,9 +318,7 @@ func TestExecEndsWithContainer(t *testing.T) {
 		exits <- exit
 	}()
 	out.until(t, "up")
-	if _, stderr, code := b.agent(nil, "stop", "--key", "g1", "--rank", "0", "--grace", "1"); code != 0 {
-		t.Fatal(stderr)
-	}
+	b.stop(manifest.Stop{GraceSeconds: 1})
 	if exit := <-exits; exit.Code != 137 {
 		t.Errorf("got %+v, want 137", exit)
 	}

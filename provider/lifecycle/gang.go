@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 )
@@ -20,9 +21,10 @@ type Pod struct {
 	Size    int    // members of the attempt; 1 without an attempt
 	Rank    int    // within the attempt
 
-	Deleting  bool // has a deletion timestamp
-	Finished  bool // its phase in the API is terminal
-	Finalizer bool // carries our finalizer
+	Grace     time.Duration // from the stop order to the kill signal
+	Deleting  bool          // has a deletion timestamp
+	Finished  bool          // its phase in the API is terminal
+	Finalizer bool          // carries our finalizer
 
 	Intent backends.Key   // recorded intent, "" before step 1
 	JobID  backends.JobID // recorded job, "" before step 4

@@ -14,6 +14,11 @@ import (
 // a lagging shared filesystem; a live job is never absent from a complete list.
 const LostGrace = 2 * time.Minute
 
+// StopMargin is how long after the end of its grace a gang that was told to end
+// may still be there before its job is cancelled: the runner's look at the order,
+// its last words and the batch system's clean-up take their time.
+const StopMargin = 15 * time.Second
+
 // Knowledge is what is known of the gang outside the API.
 type Knowledge struct {
 	// Jobs carry the gang's key, in the order of the observation.
@@ -28,8 +33,8 @@ type Knowledge struct {
 	Files *manifest.CollectedGang
 	// FilesRead: the last collection succeeded and began after the last effect.
 	FilesRead bool
-	// Stopped ranks have a stop file that was written before the observation began.
-	Stopped map[string]bool // by pod UID
+	// Stops are the members that somebody tried to stop through the runner.
+	Stops map[string]Stop // by pod UID
 	// Ranks maps a pod's UID to its rank in the gang directory.
 	Ranks map[string]int
 	// AbsentSince is when the recorded job was first missing; zero while present.
@@ -37,6 +42,19 @@ type Knowledge struct {
 	// Unreachable: the batch system does not answer. Only API effects that need
 	// no evidence happen.
 	Unreachable bool
+}
+
+// Stop is what became of the order that a member ends.
+type Stop struct {
+	// Asked is when it was wanted first while the batch system answered.
+	Asked time.Time
+	// Written is when the order was in place; zero while it is not.
+	Written time.Time
+	Grace   time.Duration // that the order in place gives
+	// Refused: the order can never be delivered, such as to a directory that is gone.
+	Refused bool
+	// Seen: the newest observation began after the order was in place.
+	Seen bool
 }
 
 // Verb is a kind of action.
@@ -50,7 +68,7 @@ const (
 	Record      Verb = "record"       // Pods: JobID on each, in order
 	Release     Verb = "release"      // JobID
 	Cancel      Verb = "cancel"       // JobID
-	StopMember  Verb = "stop-member"  // Pods[0]
+	Halt        Verb = "stop"         // Pods: an order to the runner of each
 	Forget      Verb = "forget"       // Pods: remove the finalizer, and the pod itself if it is being deleted
 )
 
@@ -229,7 +247,7 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 		return step
 	}
 	if !wanted && cancel {
-		step.Actions = append(step.Actions, Action{Verb: Cancel, JobID: g.JobID})
+		step.Actions = append(step.Actions, stopGang(g, k, job, now)...)
 		return step
 	}
 	if cancel {
@@ -241,6 +259,57 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 	return step
 }
 
+// stopGang ends a gang of which nobody is wanted any more. The batch system's
+// cancel signals all processes at once and kills after a time of its own, so a
+// job that runs is told through its runner first: preStop hooks run, each member
+// has its grace, and the job ends by itself. What is left then is cancelled, and
+// so is at once what has no process that could be told.
+func stopGang(g Gang, k Knowledge, job *backends.Job, now time.Time) []Action {
+	cancel := []Action{{Verb: Cancel, JobID: g.JobID}}
+	if job.State == backends.StatePending || job.State == backends.StateSuspended {
+		return cancel // a suspended job's processes stand still: no grace would help them
+	}
+	var untold []Pod
+	var until time.Time // when all that were told have had their grace
+	overdue := false
+	for _, m := range g.Members {
+		if fileTerminal(m, k, job) {
+			continue
+		}
+		s, asked := k.Stops[m.UID]
+		switch {
+		case s.Refused:
+			return cancel
+		case toTell(s, m):
+			untold = append(untold, m)
+			// Its grace passes all the same: nobody waits for ever for a directory
+			// that cannot be written.
+			since := s.Asked
+			if !s.Written.IsZero() {
+				since = s.Written
+			}
+			overdue = overdue || asked && !now.Before(since.Add(max(m.Grace, s.Grace)+StopMargin))
+		default:
+			if end := s.Written.Add(s.Grace + StopMargin); end.After(until) {
+				until = end
+			}
+		}
+	}
+	switch {
+	case overdue:
+		return cancel
+	case len(untold) > 0:
+		return []Action{{Verb: Halt, Pods: untold}}
+	case !now.Before(until):
+		return cancel
+	}
+	return nil
+}
+
+// toTell reports whether a member needs an order to end, or one with less grace
+// than it was given first.
+func toTell(s Stop, m Pod) bool { return s.Written.IsZero() || m.Grace < s.Grace }
+
 // stopMembers ends single members of a gang whose others go on. A member of a
 // job that has not started is let go as soon as its stop file is known to have
 // been there before an observation that shows the job pending: the runner looks
@@ -248,17 +317,21 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 // earlier run had started has ended with it.
 func stopMembers(g Gang, k Knowledge, job *backends.Job) []Action {
 	var out []Action
+	var untold []Pod
 	for _, m := range g.Members {
 		if !(m.Deleting || m.Finished) || fileTerminal(m, k, job) {
 			continue
 		}
-		if !k.Stopped[m.UID] {
-			out = append(out, Action{Verb: StopMember, Pods: []Pod{m}})
-			continue
-		}
-		if job.State == backends.StatePending && k.Complete {
+		s := k.Stops[m.UID]
+		switch {
+		case toTell(s, m):
+			untold = append(untold, m)
+		case s.Seen && job.State == backends.StatePending && k.Complete:
 			out = append(out, Action{Verb: Forget, Pods: []Pod{m}})
 		}
+	}
+	if len(untold) > 0 {
+		out = append(out, Action{Verb: Halt, Pods: untold})
 	}
 	return out
 }

@@ -13,7 +13,7 @@ var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // pod makes a member that is bound and untouched.
 func pod(uid string, size, rank int, change ...func(*lifecycle.Pod)) lifecycle.Pod {
-	p := lifecycle.Pod{UID: uid, Namespace: "ns", Name: "pod-" + uid, Attempt: "a", Size: size, Rank: rank}
+	p := lifecycle.Pod{UID: uid, Namespace: "ns", Name: "pod-" + uid, Attempt: "a", Size: size, Rank: rank, Grace: grace}
 	for _, c := range change {
 		c(&p)
 	}
@@ -27,6 +27,17 @@ func job(id backends.JobID) func(*lifecycle.Pod) { return func(p *lifecycle.Pod)
 func deleting(p *lifecycle.Pod)                  { p.Deleting = true }
 func finished(p *lifecycle.Pod)                  { p.Finished = true }
 
+const grace = 30 * time.Second
+
+func ago(d time.Duration) time.Time { return now.Add(-d) }
+
+// told is a stop whose order is in place.
+func told(at time.Time, grace time.Duration) lifecycle.Stop {
+	return lifecycle.Stop{Asked: at, Written: at, Grace: grace}
+}
+
+func seen(s lifecycle.Stop) lifecycle.Stop { s.Seen = true; return s }
+
 func TestNext(t *testing.T) {
 	key := lifecycle.KeyFor("o", "a", []string{"x", "y"})
 	held := backends.Job{ID: "7", Key: key, State: backends.StatePending, Held: true}
@@ -37,6 +48,7 @@ func TestNext(t *testing.T) {
 	ranks := map[string]int{"x": 0, "y": 1}
 	yDone := &manifest.CollectedGang{Pods: map[int]manifest.Status{1: {UID: "y", Phase: manifest.PhaseSucceeded}}}
 
+	both := []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7"), deleting), pod("y", 2, 1, intent(key), job("7"), deleting)}
 	tests := map[string]struct {
 		pods []lifecycle.Pod
 		know lifecycle.Knowledge
@@ -108,34 +120,93 @@ func TestNext(t *testing.T) {
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}},
 		},
 		"all deleted while running": {
-			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7"), deleting), pod("y", 2, 1, intent(key), job("7"), deleting)},
+			pods: both,
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}},
+			want: "stop ns/pod-x ns/pod-y",
+		},
+		"all deleted while pending": {
+			pods: both, know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{pending}}, want: "cancel job=7",
+		},
+		"all deleted while held": {
+			pods: both, know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{held}}, want: "cancel job=7",
+		},
+		"all deleted while suspended": {
+			pods: both, know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{{ID: "7", State: backends.StateSuspended}}}, want: "cancel job=7",
+		},
+		"all are told: their grace passes": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{
+				"x": told(ago(grace), grace), "y": told(ago(grace+lifecycle.StopMargin-time.Second), grace)}},
+		},
+		"the longest grace is over": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{
+				"x": told(ago(time.Hour), time.Second), "y": told(ago(grace+lifecycle.StopMargin), grace)}},
+			want: "cancel job=7",
+		},
+		"one is told": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{"x": told(ago(time.Hour), grace)}},
+			want: "stop ns/pod-y",
+		},
+		"one is told, the other has ended": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Ranks: ranks, Files: yDone, Stops: map[string]lifecycle.Stop{"x": told(now, grace)}},
+		},
+		"a second deletion has less patience": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"), deleting)},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{"x": told(now, grace+time.Second)}},
+			want: "stop ns/pod-x",
+		},
+		"the order cannot be given: it is tried for as long as the grace": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{"x": {Asked: ago(grace)}, "y": {Asked: ago(grace)}}},
+			want: "stop ns/pod-x ns/pod-y",
+		},
+		"the order could not be given": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{"x": told(now, grace), "y": {Asked: ago(grace + lifecycle.StopMargin)}}},
+			want: "cancel job=7",
+		},
+		"the shorter order could not be given": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"), deleting)},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{"x": told(ago(time.Hour+lifecycle.StopMargin), time.Hour)}},
+			want: "cancel job=7",
+		},
+		"the order was refused": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Stops: map[string]lifecycle.Stop{"x": {Asked: now, Refused: true}, "y": told(now, grace)}},
+			want: "cancel job=7",
+		},
+		"told, then requeued": {
+			pods: both,
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{pending}, Stops: map[string]lifecycle.Stop{"x": told(now, grace), "y": told(now, grace)}},
 			want: "cancel job=7",
 		},
 		"one deleted while running": {
 			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7")), pod("y", 2, 1, intent(key), job("7"), deleting)},
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Ranks: ranks},
-			want: "stop-member ns/pod-y",
+			want: "stop ns/pod-y",
 		},
 		"one deleted while pending, stop file in place": {
 			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7")), pod("y", 2, 1, intent(key), job("7"), deleting)},
-			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{pending}, Ranks: ranks, Stopped: map[string]bool{"y": true}},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{pending}, Ranks: ranks, Stops: map[string]lifecycle.Stop{"y": seen(told(ago(time.Hour), grace))}},
 			want: "forget ns/pod-y",
 		},
 		"the last one that is wanted has ended": {
 			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7"), deleting), pod("y", 2, 1, intent(key), job("7"), finished)},
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Ranks: ranks, Files: yDone},
-			want: "forget ns/pod-y; cancel job=7",
+			want: "forget ns/pod-y; stop ns/pod-x",
 		},
 		"a member ended by itself": {
 			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7")), pod("y", 2, 1, intent(key), job("7"), finished)},
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}, Ranks: ranks, Files: yDone},
 			want: "forget ns/pod-y",
 		},
-		"evicted by another: no evidence, so the job is cancelled": {
+		"evicted by another: no evidence, so the job is ended": {
 			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"), finished)},
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{running}},
-			want: "cancel job=7",
+			want: "stop ns/pod-x",
 		},
 		"job ended, not yet reported": {
 			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},

@@ -149,7 +149,7 @@ func (w *writer) finishFromFile() {
 			}
 		}
 	}
-	deleted := w.pod.DeletionTimestamp != nil && f.Reason == "Terminated"
+	deleted := w.pod.DeletionTimestamp != nil && (f.Reason == "Terminated" || f.Reason == manifest.ReasonDeleted)
 	if deleted {
 		w.deleted()
 	}
@@ -166,8 +166,8 @@ func (w *writer) finishFromFile() {
 	w.conditions(false)
 }
 
-// deleted words the end of a pod that was deleted as a kubelet does: the runner
-// only knows that its batch job was ended, not that its user wanted that.
+// deleted words the end of a pod that was deleted as a kubelet does: without a
+// reason, also where the runner only knows that its batch job was ended.
 func (w *writer) deleted() {
 	w.s.Phase, w.s.Reason, w.s.Message = corev1.PodSucceeded, "", ""
 	for _, c := range w.s.ContainerStatuses {

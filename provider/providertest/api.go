@@ -78,6 +78,17 @@ func (a *API) Delete(uid types.UID, now metav1.Time) {
 	}
 }
 
+// Shorten is another deletion of a pod, with less grace.
+func (a *API) Shorten(uid types.UID, seconds int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.pods[uid]; p != nil && p.DeletionTimestamp != nil {
+		p = p.DeepCopy()
+		p.DeletionGracePeriodSeconds = &seconds
+		a.store(p)
+	}
+}
+
 // List implements provider.PodAPI.
 func (a *API) List() []*corev1.Pod {
 	a.mu.Lock()

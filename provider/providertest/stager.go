@@ -2,10 +2,11 @@ package providertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
@@ -33,6 +34,7 @@ type StagedGang struct {
 	Pods   map[int]manifest.Status
 	End    *manifest.End
 	Stops  map[int]manifest.Stop
+	Orders int                       // calls of Stop so far
 	Fresh  map[int]translate.Refresh // last one of each rank
 	Times  int                       // refreshes so far
 	Added  map[int]manifest.Ephemeral
@@ -86,14 +88,15 @@ func (s *Stager) Collect(_ context.Context, user string) (manifest.Collected, er
 }
 
 // Stop implements provider.Stager.
-func (s *Stager) Stop(_ context.Context, user string, key backends.Key, rank int, grace time.Duration, reason string) error {
+func (s *Stager) Stop(_ context.Context, user string, key backends.Key, stops map[int]manifest.Stop) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.gangs[key]
 	if g == nil || g.User != user {
-		return fmt.Errorf("stop gang %s: no such directory", key)
+		return &backends.Error{Op: "stop", Kind: backends.KindInvalid, Key: key, Err: errors.New("no such directory")}
 	}
-	g.Stops[rank] = manifest.Stop{GraceSeconds: int64(grace / time.Second), Reason: reason}
+	maps.Copy(g.Stops, stops)
+	g.Orders++
 	return nil
 }
 

@@ -19,6 +19,8 @@ const (
 	// gangsAtOnce and bytesAtOnce bound what one command stages.
 	gangsAtOnce = 64
 	bytesAtOnce = 16 << 20
+	// membersAtOnce bounds what one command stops, beyond a single gang.
+	membersAtOnce = 4096
 	// linger is how long a stage waits for others when one has just been made.
 	linger = 100 * time.Millisecond
 )
@@ -80,6 +82,10 @@ func (c *Client) share() {
 		Run: c.stageAll, Most: gangsAtOnce, Linger: linger,
 		Cost: func(p parcel) int64 { return int64(len(p.archive)) }, MostCost: bytesAtOnce,
 	})
+	c.stops = groupcommit.New(groupcommit.Config[manifest.StopOrder]{
+		Run: c.stopAll, Most: gangsAtOnce, Linger: linger,
+		Cost: func(o manifest.StopOrder) int64 { return int64(len(o.Stops)) }, MostCost: membersAtOnce,
+	})
 	c.removals = groupcommit.New(groupcommit.Config[backends.Key]{Run: c.removeAll, Most: gangsAtOnce, Linger: linger})
 }
 
@@ -115,10 +121,10 @@ func (c *Client) removeAll(ctx context.Context, user string, keys []backends.Key
 func (c *Client) many(ctx context.Context, name, user string, keys []backends.Key, in call) []error {
 	errs := make([]error, len(keys))
 	res, err := c.verb(ctx, name, user, "", in)
-	answers := map[string]manifest.StageAnswer{}
+	answers := map[string]manifest.Answer{}
 	dec := json.NewDecoder(bytes.NewReader(res.Stdout))
 	for {
-		var a manifest.StageAnswer
+		var a manifest.Answer
 		if dec.Decode(&a) != nil {
 			break // half an answer is none: that gang's turn comes again
 		}

@@ -36,9 +36,6 @@ const maxCollected = 64 << 20
 // imageRetention is spec.images.retention where it is not given.
 const imageRetention = 720 * time.Hour
 
-// maxGrace bounds the grace period of a stop.
-const maxGrace = 365 * 24 * time.Hour
-
 var (
 	userPattern = regexp.MustCompile(`\A[a-z_][a-z0-9_-]{0,31}\z`)
 	keyPattern  = regexp.MustCompile(`\A[a-z][a-z0-9]{0,14}\z`)
@@ -67,6 +64,7 @@ type Client struct {
 
 	once     sync.Once
 	stages   *groupcommit.Committer[parcel]
+	stops    *groupcommit.Committer[manifest.StopOrder]
 	removals *groupcommit.Committer[backends.Key]
 }
 
@@ -171,21 +169,6 @@ func (c *Client) imageArgs(user string) []string {
 		args = append(args, "--images", dir)
 	}
 	return args
-}
-
-// Stop asks the runner of one member to end it as a kubelet would. It does not
-// wait for that.
-func (c *Client) Stop(ctx context.Context, user string, key backends.Key, rank int, grace time.Duration, reason string) error {
-	if rank < 0 {
-		return c.fail("stop", user, key, backends.KindInvalid, fmt.Errorf("rank %d is negative", rank))
-	}
-	seconds := int64((min(max(grace, 0), maxGrace) + time.Second - 1) / time.Second)
-	args := []string{"--rank", strconv.Itoa(rank), "--grace", strconv.FormatInt(seconds, 10)}
-	if reason = printable(reason, 256); reason != "" {
-		args = append(args, "--reason", reason)
-	}
-	_, err := c.verb(ctx, "stop", user, key, call{args: args})
-	return err
 }
 
 // LogOptions select what Logs writes; the zero value is everything.

@@ -46,6 +46,9 @@ func (r *runner) Run(_ context.Context, c transport.Command) (transport.Result, 
 	if c.Argv[2] == "stage" && r.out.Stdout == nil && r.err == nil {
 		return r.staged(), nil
 	}
+	if c.Argv[2] == "stop" && r.out.Stdout == nil && r.err == nil {
+		return r.stopped(), nil
+	}
 	if c.Stdout != nil {
 		if _, err := c.Stdout.Write(r.out.Stdout); err != nil {
 			return transport.Result{}, err
@@ -65,6 +68,26 @@ func (r *runner) staged() transport.Result {
 		}
 		res.Stdout = fmt.Appendf(res.Stdout, "{\"key\":%q,\"code\":0}\n", h.Key)
 		in = rest[h.Bytes:]
+	}
+	return res
+}
+
+// stopped answers that all orders are written, but that of gang "gone" is not,
+// and says nothing of gang "mute".
+func (r *runner) stopped() transport.Result {
+	res := r.out
+	for dec := json.NewDecoder(bytes.NewReader(r.stdin)); dec.More(); {
+		var o manifest.StopOrder
+		if dec.Decode(&o) != nil {
+			return transport.Result{Exit: 3}
+		}
+		code := 0
+		if o.Key == "gone" {
+			code = 4
+		}
+		if o.Key != "mute" {
+			res.Stdout = fmt.Appendf(res.Stdout, "{\"key\":%q,\"code\":%d}\n", o.Key, code)
+		}
 	}
 	return res
 }
@@ -121,7 +144,7 @@ func TestArguments(t *testing.T) {
 		{func() error { return c.Stage(ctx, "alice", "iabc", output()) }, "stage --root /shared/alice/k8s"},
 		{func() error { _, err := c.Collect(ctx, "alice"); return err }, "collect --root /shared/alice/k8s"},
 		{func() error { return c.Remove(ctx, "alice", "iabc") }, "remove --root /shared/alice/k8s --key iabc"},
-		{func() error { return c.Stop(ctx, "alice", "iabc", 3, 1500*time.Millisecond, "gone\nby\x00bye") }, "stop --root /shared/alice/k8s --key iabc --rank 3 --grace 2 --reason gone by bye"},
+		{func() error { return c.Stop(ctx, "alice", "iabc", map[int]manifest.Stop{3: {GraceSeconds: 2}}) }, "stop --root /shared/alice/k8s"},
 		{func() error { return c.Logs(ctx, "alice", "iabc", 0, "main", staging.LogOptions{}, io.Discard) }, "logs --root /shared/alice/k8s --key iabc --rank 0 --container main"},
 		{func() error {
 			return c.Logs(ctx, "alice", "iabc", 0, "main", staging.LogOptions{Tail: &tail, LimitBytes: &limit, SinceTime: since, Timestamps: true, Previous: true, Follow: true}, io.Discard)
@@ -205,7 +228,7 @@ func TestNothingMalformedIsRun(t *testing.T) {
 		"user":      c.Remove(ctx, "-o", "iabc"),
 		"key":       c.Remove(ctx, "alice", "../x"),
 		"long key":  c.Remove(ctx, "alice", "i234567890123456"),
-		"rank":      c.Stop(ctx, "alice", "iabc", -1, 0, ""),
+		"rank":      c.Stop(ctx, "alice", "iabc", map[int]manifest.Stop{-1: {}}),
 		"container": c.Logs(ctx, "alice", "iabc", 0, "--root", staging.LogOptions{}, io.Discard),
 		"other key": c.Stage(ctx, "alice", "iabc", other),
 	} {

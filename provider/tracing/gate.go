@@ -22,7 +22,7 @@ var traced = map[string]string{
 	string(lifecycle.Record):      "record",
 	string(lifecycle.Release):     "release",
 	string(lifecycle.Cancel):      "cancel",
-	string(lifecycle.StopMember):  "stop",
+	string(lifecycle.Halt):        "stop",
 }
 
 // gate is an effect.Gate that makes a span of each effect on a gang.

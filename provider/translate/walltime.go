@@ -107,14 +107,14 @@ func (g *gang) grace(members []Member) time.Duration {
 	return longest
 }
 
-// graceSeconds is what a pod gets: no more than the batch system gives.
+// graceSeconds is what a pod gets: no more than the administrator gives.
 func (g *gang) graceSeconds(m Member) int64 {
 	asked := graceSeconds(m)
 	most := g.in.Cluster.Spec.Walltime.Grace
 	if most == nil || most.Duration <= 0 || asked <= int64(most.Duration/time.Second) {
 		return asked
 	}
-	g.note("a termination grace of %d s is capped to %s, after which the batch system kills (spec.walltime.grace of BatchCluster %s)", asked, most.Duration, g.in.Cluster.Name)
+	g.note("a termination grace of %d s is capped to %s (spec.walltime.grace of BatchCluster %s)", asked, most.Duration, g.in.Cluster.Name)
 	return int64(most.Duration / time.Second)
 }
 

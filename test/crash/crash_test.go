@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 )
@@ -93,8 +94,9 @@ func prepare(ctx context.Context) error {
 type tally struct{ runs, double, lost, leaked atomic.Int64 }
 
 // life runs one load from binding to an empty cluster: a gang of two, a single
-// pod, a gang deleted midway, a gang of which one member is deleted, and a held
-// job that nobody owns. It checks that nothing ran twice, was lost or was left.
+// pod, a gang deleted midway, a gang of which one member is deleted, a pod that
+// is deleted while its job waits, and a held job that nobody owns. It checks that
+// nothing ran twice, was lost or was left.
 func life(t *testing.T, on batch, seed uint64, gate *faultyGate, count *tally) {
 	serial := count.runs.Add(1)
 	rng := rand.New(rand.NewPCG(seed, 7))
@@ -111,6 +113,8 @@ func life(t *testing.T, on batch, seed uint64, gate *faultyGate, count *tally) {
 	gone := w.gang("gone", 2, "exec sleep 1000")
 	part := w.gang("part", 2, "until [ -e go ]; do sleep 0.05; done")
 	kept = append(kept, part[0])
+	wide := w.gang("wide", 1, "exit 1")
+	w.widen(wide[0])
 
 	// The first seed deletes while all run, others also at any time before.
 	early := seed > 0 && rng.IntN(2) == 1
@@ -124,15 +128,16 @@ func life(t *testing.T, on batch, seed uint64, gate *faultyGate, count *tally) {
 		for range dropAt {
 			w.tick()
 		}
-	} else if !w.until(running(gone...)) {
-		wrong(&count.lost, "the gang to be deleted never ran")
+	} else if !w.until(running(gone...)) || !w.until(func() bool { return w.api.Get(wide[0]).Annotations[wellknown.BatchJobID] != "" }) {
+		wrong(&count.lost, "the gang to be deleted never ran, or that which fits nowhere never waited")
 	}
 	w.delete(gone...)
+	w.delete(wide...)
 	if !w.until(running(part...)) {
 		wrong(&count.lost, "the gang that loses a member never ran")
 	}
 	w.delete(part[1])
-	deleted := append(slices.Clone(gone), part[1])
+	deleted := append(slices.Clone(gone), part[1], wide[0])
 	vanished := func() bool {
 		return !slices.ContainsFunc(deleted, func(uid types.UID) bool { return w.api.Get(uid) != nil })
 	}
@@ -216,7 +221,7 @@ func (w *world) checkJobs(wrong func(format string, args ...any)) {
 // effectsOfALife is golden: a new external effect cannot hide from the
 // enumeration below.
 var effectsOfALife = []string{
-	"cancel", "collect", "forget", "observe", "patch-status", "record", "release", "stage", "stop-member", "submit",
+	"cancel", "collect", "forget", "observe", "patch-status", "record", "release", "stage", "stop", "submit",
 	"sweep-cancel", "sweep-remove", "write-intent",
 }
 

@@ -235,6 +235,13 @@ func (w *world) has(uid types.UID, phase corev1.PodPhase) bool {
 	return p != nil && p.Status.Phase == phase
 }
 
+// widen makes a pod ask for more than any host has.
+func (w *world) widen(uid types.UID) {
+	p := w.api.Get(uid).DeepCopy()
+	p.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("99")
+	w.api.Create(p)
+}
+
 func (w *world) delete(uids ...types.UID) {
 	for _, uid := range uids {
 		w.api.Delete(uid, metav1.NewTime(w.clock.Now()))

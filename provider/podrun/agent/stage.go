@@ -50,7 +50,7 @@ type arrival struct {
 
 // Stage reads gangs from in, each a manifest.StageHeader as one line of JSON and
 // the tar of that many bytes, and unpacks each as a gang directory beneath dir,
-// with a link to exe, this very program. It writes one manifest.StageAnswer a
+// with a link to exe, this very program. It writes one manifest.Answer a
 // gang to out, in order, as lines of JSON. Each gang is all or nothing and its
 // failure is its own; a gang directory that is there already is success and
 // stays as it is. The error is about all gangs that have no answer. digest is
@@ -75,7 +75,7 @@ func Stage(dir string, in io.Reader, exe, digest string, out io.Writer) error {
 	place(root, gangs)
 	enc := json.NewEncoder(out)
 	for _, g := range gangs {
-		answer := manifest.StageAnswer{Key: g.key, Code: Code(g.err)}
+		answer := manifest.Answer{Key: g.key, Code: Code(g.err)}
 		if g.err != nil {
 			answer.Error = g.err.Error()
 		}
@@ -402,7 +402,7 @@ func Remove(dir, key string) error {
 }
 
 // RemoveMany is Remove for every key of in, each a manifest.StageHeader as one
-// line of JSON. It writes one manifest.StageAnswer a key to out, in order; the
+// line of JSON. It writes one manifest.Answer a key to out, in order; the
 // failure of one is its own. The error is about all keys that have no answer.
 func RemoveMany(dir string, in io.Reader, out io.Writer) error {
 	root, err := openBase(dir, false)
@@ -429,7 +429,7 @@ func RemoveMany(dir string, in io.Reader, out io.Writer) error {
 			keys[header.Key] = true
 			err = removeGang(root, header.Key)
 		}
-		answer := manifest.StageAnswer{Key: header.Key, Code: Code(err)}
+		answer := manifest.Answer{Key: header.Key, Code: Code(err)}
 		if err != nil {
 			answer.Error = err.Error()
 		}

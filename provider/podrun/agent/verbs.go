@@ -20,11 +20,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
-const (
-	maxGraceSeconds = 365 * 24 * 3600
-	maxReason       = 1 << 10
-)
-
 var containerPattern = regexp.MustCompile(`\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\z`)
 
 // openPod opens a pod's directory.
@@ -43,27 +38,6 @@ func openPod(dir, key string, rank int) (root, pod *os.Root, err error) {
 		return nil, nil, fmt.Errorf("open pod: %w", err)
 	}
 	return root, pod, nil
-}
-
-// Stop asks the runner of a pod to end it. It may be repeated; a later stop may
-// shorten the grace of an earlier one.
-func Stop(dir, key string, rank int, s manifest.Stop) error {
-	if s.GraceSeconds < 0 || s.GraceSeconds > maxGraceSeconds {
-		return fmt.Errorf("grace of %d s: %w", s.GraceSeconds, ErrInvalid)
-	}
-	if len(s.Reason) > maxReason {
-		return fmt.Errorf("reason of %d bytes: %w", len(s.Reason), ErrInvalid)
-	}
-	root, pod, err := openPod(dir, key, rank)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	defer pod.Close()
-	if err := pod.Mkdir("ctl", 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make ctl: %w", err)
-	}
-	return atomicfile.WriteJSON(pod, "ctl/stop", s)
 }
 
 // LogQuery says what `logs` prints.

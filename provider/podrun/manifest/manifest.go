@@ -295,10 +295,22 @@ type Usage struct {
 	WorkingSetBytes uint64           `json:"workingSetBytes"`
 }
 
-// Stop asks the runner to end the pod as a kubelet would: SIGTERM, grace, SIGKILL.
+// Stop asks the runner to end the pod as a kubelet would: preStop, SIGTERM, SIGKILL
+// when the grace is over. Without a grace there is only the last.
 type Stop struct {
-	GraceSeconds int64  `json:"graceSeconds"`
-	Reason       string `json:"reason,omitempty"`
+	GraceSeconds int64 `json:"graceSeconds"`
+	// Reason is for the status of a pod that fails by it.
+	Reason string `json:"reason,omitempty"`
+}
+
+// ReasonDeleted is the reason of the stop of a pod that was deleted.
+const ReasonDeleted = "Deleted"
+
+// StopOrder asks for the end of members of one gang. `podrun agent stop` reads
+// one a line of JSON, and gives one Answer for each.
+type StopOrder struct {
+	Key   string       `json:"key"`
+	Stops map[int]Stop `json:"stops"` // by rank
 }
 
 // End is written once all members ended.
@@ -316,9 +328,9 @@ type StageHeader struct {
 	Bytes int64  `json:"bytes"` // of the tar that follows; 0 where none does
 }
 
-// StageAnswer is what became of one gang, one line of JSON in the order of the
+// Answer is what became of one gang, one line of JSON in the order of the
 // input.
-type StageAnswer struct {
+type Answer struct {
 	Key   string `json:"key"`
 	Code  int    `json:"code"` // exit code of the verb, were it for this gang alone
 	Error string `json:"error,omitempty"`

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/isthmus-hpc/isthmus/backends/fake"
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
@@ -50,11 +52,13 @@ type world struct {
 	api    *providertest.API
 	stager *providertest.Stager
 	system *fake.System
+	clock  *clocktesting.FakePassiveClock
 	bridge *provider.Bridge
 }
 
 func newWorld(hosts int) *world {
 	w := &world{api: providertest.NewAPI(), stager: providertest.NewStager(), system: fake.New(fake.Uniform(hosts, 64, 512<<10, "a100", 8))}
+	w.clock = clocktesting.NewFakePassiveClock(w.system.Now())
 	w.bridge = provider.NewBridge(provider.Options{
 		Cluster: &hpcv1alpha1.BatchCluster{
 			ObjectMeta: metav1.ObjectMeta{Name: "perf"},
@@ -64,7 +68,7 @@ func newWorld(hosts int) *world {
 			},
 		},
 		Owner: "perf", Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api,
-		Objects: providertest.Objects{}, Log: logr.Discard(),
+		Objects: providertest.Objects{}, Clock: w.clock, Log: logr.Discard(),
 	})
 	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: node, Partition: "main", MaxPodsPending: 10_000}})
 	return w
@@ -89,6 +93,7 @@ func (w *world) ticks(ctx context.Context, n int) {
 		w.bridge.Pass(ctx, true)
 		w.bridge.Wait()
 		w.system.Advance(5 * time.Second)
+		w.clock.SetTime(w.system.Now())
 	}
 }
 
@@ -126,7 +131,8 @@ func live(ctx context.Context, pods, ticks int) error {
 	return nil
 }
 
-// gang counts the effects that one large gang costs from binding to its end.
+// gang counts the effects that one large gang costs from binding to its end. Its
+// members do not end when they are told to, so that it is cancelled as well.
 func gang(ctx context.Context, members int) error {
 	w := newWorld(members/8 + 1)
 	for i := range members {
@@ -145,9 +151,17 @@ func gang(ctx context.Context, members int) error {
 		w.api.Delete(types.UID(fmt.Sprintf("uid-%d", i)), metav1.NewTime(w.system.Now()))
 	}
 	w.ticks(ctx, 3)
+	stops, told := 0, 0
+	for _, j := range w.system.Jobs() {
+		w.stager.Change(j.Key, func(g *providertest.StagedGang) { stops, told = g.Orders, len(g.Stops) })
+	}
+	w.ticks(ctx, 12)
 	c := w.system.Calls()
-	fmt.Printf("lists: a gang of %d: %d submit, %d release, %d observe a tick (%.1f ms of processor time), %d cancel\n",
-		members, c[fake.OpSubmit], c[fake.OpRelease], observed, float64(cpu.Microseconds())/1000, c[fake.OpCancel])
+	fmt.Printf("lists: a gang of %d: %d submit, %d release, %d observe a tick (%.1f ms of processor time), %d stop order for %d members, %d cancel\n",
+		members, c[fake.OpSubmit], c[fake.OpRelease], observed, float64(cpu.Microseconds())/1000, stops, told, c[fake.OpCancel])
+	if stops != 1 || told != members || c[fake.OpCancel] != 1 {
+		return errors.New("the end of a gang that does not end by itself is one stop order and one cancel")
+	}
 	return nil
 }
 

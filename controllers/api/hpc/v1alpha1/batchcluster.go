@@ -291,8 +291,8 @@ type Walltime struct {
 	// Max for every job.
 	// +optional
 	Max *metav1.Duration `json:"max,omitempty"`
-	// Grace bounds the termination grace of pods, where the batch system kills
-	// sooner than a pod asks (Slurm: KillWait).
+	// Grace bounds the termination grace of pods: how long a deleted pod may keep
+	// its hosts, and how early before a time limit it is told to end.
 	// +optional
 	Grace *metav1.Duration `json:"grace,omitempty"`
 }
