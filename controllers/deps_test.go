@@ -57,6 +57,10 @@ func TestImports(t *testing.T) {
 			Why: "controllers meet in API objects",
 		},
 		{
+			From: []string{"./controllers/cronjob"}, Ban: []string{"./controllers/job", "./controllers/queue", "./controllers/certificate"},
+			Why: "controllers meet in API objects",
+		},
+		{
 			From: []string{"./controllers/queue"}, Ban: []string{"./controllers/job", "./controllers/certificate"},
 			Why: "controllers meet in API objects",
 		},

@@ -21,6 +21,7 @@ import (
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/certificate"
+	"github.com/isthmus-hpc/isthmus/controllers/cronjob"
 	"github.com/isthmus-hpc/isthmus/controllers/job"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/env"
@@ -76,6 +77,10 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 	}
 	queues := &queue.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(queue.Name)}
 	if err := queues.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	crons := &cronjob.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(cronjob.Name), Now: time.Now}
+	if err := crons.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
 	if len(o.vnodeUsers) == 0 {
