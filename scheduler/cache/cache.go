@@ -43,6 +43,9 @@ type Cache struct {
 	places     []*snapshot.Place   // nil when out of date
 	evictions  map[string]eviction // by pod UID
 	budgets    map[string]*budget  // by namespace/name
+	// selected says that some pod selects others, by labels of these keys.
+	selected  bool
+	labelKeys map[string]bool
 
 	names []string // whose pods are placed
 
@@ -91,7 +94,7 @@ func New() *Cache {
 		classes: map[string]*snapshot.Class{},
 		nodes:   map[string]*nodeEntry{}, pods: map[string]*podEntry{}, gangs: map[string]*gangEntry{},
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
-		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(),
+		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
 		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, changed: make(chan struct{}, 1),
 	}
@@ -175,6 +178,8 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 	e := newPodEntry(p, c.ours(p))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.learn(e)
+	c.visible(e)
 	old := c.pods[e.pod.UID]
 	if old != nil && old.equal(e) {
 		return

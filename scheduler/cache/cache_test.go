@@ -338,7 +338,7 @@ func TestConversionOfPods(t *testing.T) {
 	p.Annotations["volcano.sh/task-index"] = "11"
 	p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "x"}}
 	e := newPodEntry(p, true)
-	if e.spec.Unsupported == "" || len(e.spec.HostPorts) != 1 || e.spec.HostPorts[0].IP != "" || e.pod.Attempt != "" || e.pod.Size != 0 || e.pod.Index != 11 || !e.pod.Gated {
+	if e.spec.Unsupported != "" || e.spec.Peers == nil || len(e.spec.Peers.Apart) != 1 || len(e.spec.HostPorts) != 1 || e.spec.HostPorts[0].IP != "" || e.pod.Attempt != "" || e.pod.Size != 0 || e.pod.Index != 11 || !e.pod.Gated {
 		t.Errorf("%+v", e)
 	}
 	if broken := nodeSpec(virtualNode("v", "not json")); broken.Broken == "" || broken.Shapes != nil {

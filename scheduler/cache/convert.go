@@ -76,8 +76,12 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 	e.spec.Requests = requests(p)
 	e.spec.HostPorts = hostPorts(p)
 	e.spec.GPU = gpuSpec(p, e.spec.Requests)
+	e.labels = p.Labels
+	var unsupported string
+	e.spec.Peers, unsupported = peersOf(p, ours)
 	if ours {
 		ourPod(e, p)
+		e.spec.Unsupported = firstOf(unsupported, e.spec.Unsupported)
 	}
 	e.class = e.spec.Key()
 	return e
@@ -86,12 +90,12 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 // ourPod fills in what matters for placing and grouping a pod.
 func ourPod(e *podEntry, p *corev1.Pod) {
 	e.pod.Task = firstOf(p.Annotations[batchv1.TaskSpecKey], p.Labels[batchv1.TaskSpecKey])
-	e.labels = p.Labels
 	e.pod.Priority = podPriority(p.Annotations, p.Spec.Priority)
 	e.pod.Index = number(firstOf(p.Annotations[batchv1.TaskIndex], p.Labels[batchv1.TaskIndex]))
 	e.spec.NodeSelector = p.Spec.NodeSelector
 	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil {
 		e.spec.Affinity = a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+		e.spec.PreferredNodes = a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution
 	}
 	e.spec.Tolerations = p.Spec.Tolerations
 	if ref := metav1.GetControllerOf(p); ref != nil {
@@ -135,19 +139,6 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 
 // unsupported names a hard constraint that placing would ignore.
 func unsupported(p *corev1.Pod) string {
-	if a := p.Spec.Affinity; a != nil {
-		if a.PodAffinity != nil && len(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0 {
-			return "a required pod affinity"
-		}
-		if a.PodAntiAffinity != nil && len(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0 {
-			return "a required pod anti-affinity"
-		}
-	}
-	for _, c := range p.Spec.TopologySpreadConstraints {
-		if c.WhenUnsatisfiable == corev1.DoNotSchedule {
-			return "a hard topology spread constraint"
-		}
-	}
 	if len(p.Spec.ResourceClaims) > 0 {
 		return "a resource claim"
 	}

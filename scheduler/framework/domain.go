@@ -120,7 +120,8 @@ func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod,
 	}
 	a := s.newAsk(g, job, pods)
 	key := fmt.Sprintf("%p %s%s", s.scope, s.salt, signature(a, domains))
-	if reasons, ok := s.failed[key]; ok {
+	steady := !slices.ContainsFunc(a.all, func(g group) bool { return s.Txn.DependsOnPods(g.class) })
+	if reasons, ok := s.failed[key]; ok && steady {
 		return nil, reasons // capacity only shrinks within a cycle
 	}
 	var best *Fit
@@ -250,6 +251,10 @@ func (s *Session) tryVirtual(job string, groups []group, d Domain, dim int) (*Fi
 		}
 		items = append(items, item(job, g.pods))
 		fit.Assigned = append(fit.Assigned, Assignment{Node: d.Node, Pods: g.pods})
+	}
+	if why := s.Txn.PeersAllow(d.Node, items); why != "" {
+		reason.Nodes = append(reason.Nodes, plan.NodeCount{Why: why, Count: 1})
+		return nil, reason
 	}
 	h := s.Txn.TryHosts(d.Node, items)
 	if h.Fits {
@@ -397,7 +402,8 @@ func (s *Session) extendVirtual(g *snapshot.Gang, job string, pods []*snapshot.P
 			lo, hi := 0, len(gr.pods)
 			for lo < hi {
 				mid := (lo + hi + 1) / 2
-				if s.Txn.TryHosts(d.Node, []snapshot.Item{item(job, gr.pods[:mid])}).Fits {
+				more := []snapshot.Item{item(job, gr.pods[:mid])}
+				if s.Txn.TryHosts(d.Node, more).Fits && s.Txn.PeersAllow(d.Node, more) == "" {
 					lo = mid
 				} else {
 					hi = mid - 1

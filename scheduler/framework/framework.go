@@ -54,6 +54,12 @@ type NodeFilter interface {
 	Filter(c *snapshot.Class, n *snapshot.Node) (why string)
 }
 
+// NodeScorer says how well a node suits a class of pods: more is better. The
+// scores of all plugins are added up.
+type NodeScorer interface {
+	Score(c *snapshot.Class, n *snapshot.Node) int64
+}
+
 // DomainOrderer orders domains that a gang fits: negative means a is better.
 type DomainOrderer interface {
 	CompareFits(a, b *Fit) int

@@ -12,6 +12,7 @@ type points struct {
 	gangOrder   []GangOrderer
 	queueOrder  []QueueOrderer
 	filters     []NodeFilter
+	scorers     []NodeScorer
 	domainOrder []DomainOrderer
 	admission   []Admitter
 
@@ -76,6 +77,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		}
 		if x, ok := pl.(NodeFilter); ok && !off.Filter {
 			out.filters = append(out.filters, x)
+		}
+		if x, ok := pl.(NodeScorer); ok && !off.DomainOrder {
+			out.scorers = append(out.scorers, x)
 		}
 		if x, ok := pl.(DomainOrderer); ok && !off.DomainOrder {
 			out.domainOrder = append(out.domainOrder, x)

@@ -2,6 +2,7 @@ package framework
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
@@ -11,8 +12,9 @@ import (
 
 // candidate is a real node that can take at least one pod of a class.
 type candidate struct {
-	node  int
-	room  int64
+	node  int32
+	room  int32
+	likes int64 // what the class prefers about the node and the pods around it
 	waste int64 // devices free there that the class does not ask for, as a share
 	free  int64 // what is free of the class's dominant resource
 }
@@ -38,6 +40,22 @@ func (s *Session) fillAny(job string, groups []group, d Domain, dim int) (*Fit, 
 			return fit, nil
 		}
 		s.Txn.Rollback(mark)
+	}
+	// Where pods want each other near, the first decides for all: every place that
+	// it could choose is tried.
+	for _, g := range groups {
+		for _, key := range s.Txn.SelfNear(g.class) {
+			for _, p := range s.labelPlaces(key) {
+				if d.Place != nil {
+					p = p.And(d.Place)
+				}
+				if fit, _, _ = s.fill(job, groups, Domain{Name: d.Name, Node: -1, Place: p}); fit != nil {
+					fit.Domain = d
+					return fit, nil
+				}
+				s.Txn.Rollback(mark)
+			}
+		}
 	}
 	return nil, reason
 }
@@ -102,18 +120,45 @@ func (s *Session) admitted(c *snapshot.Class, d Domain) []int {
 // spread puts pods of one class on real nodes, the tightest node first, and
 // returns how many found none.
 func (s *Session) spread(job string, g group, d Domain) ([]Assignment, int) {
+	if s.Txn.DependsOnPods(g.class) {
+		return s.spreadSingly(job, g, d)
+	}
 	left := g.pods
 	var out []Assignment
 	for _, c := range s.candidates(g.class, int64(len(left)), d) {
 		if len(left) == 0 {
 			break
 		}
-		n := int(min(c.room, int64(len(left))))
-		devices := s.Txn.Put(c.node, item(job, left[:n]))
-		out = append(out, Assignment{Node: c.node, Pods: left[:n], Devices: devices})
+		n := min(int(c.room), len(left))
+		devices := s.Txn.Put(int(c.node), item(job, left[:n]))
+		out = append(out, Assignment{Node: int(c.node), Pods: left[:n], Devices: devices})
 		left = left[n:]
 	}
 	return out, len(left)
+}
+
+// spreadSingly puts pods on real nodes one after the other, since each may open
+// or close nodes for the next.
+func (s *Session) spreadSingly(job string, g group, d Domain) ([]Assignment, int) {
+	var out []Assignment
+	at := map[int]int{} // node to position in out
+	for i, p := range g.pods {
+		cands := s.candidates(g.class, 1, d)
+		if len(cands) == 0 {
+			return out, len(g.pods) - i
+		}
+		node := int(cands[0].node)
+		one := []*snapshot.Pod{p}
+		devices := s.Txn.Put(node, item(job, one))
+		k, ok := at[node]
+		if !ok || devices != nil {
+			at[node] = len(out)
+			out = append(out, Assignment{Node: node, Pods: one, Devices: devices})
+			continue
+		}
+		out[k].Pods = append(out[k].Pods, p)
+	}
+	return out, 0
 }
 
 func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candidate {
@@ -124,14 +169,17 @@ func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candid
 			break
 		}
 	}
-	nodes := s.admitted(c, in)
+	nodes, likes := s.admitted(c, in), s.verdict(c).likes
 	out := make([]candidate, 0, len(nodes))
 	for _, i := range nodes {
 		room := s.Txn.Room(i, c, limit)
 		if room == 0 {
 			continue
 		}
-		cand := candidate{node: i, room: room}
+		cand := candidate{node: int32(i), room: int32(min(room, math.MaxInt32)), likes: s.Txn.PeerScore(i, c)}
+		if likes != nil {
+			cand.likes = resource.Add(cand.likes, likes[i])
+		}
 		for d := range c.Request {
 			switch {
 			case d == dim:
@@ -143,7 +191,7 @@ func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candid
 		out = append(out, cand)
 	}
 	slices.SortFunc(out, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.waste, b.waste), cmp.Compare(a.free, b.free), cmp.Compare(a.node, b.node))
+		return cmp.Or(cmp.Compare(b.likes, a.likes), cmp.Compare(a.waste, b.waste), cmp.Compare(a.free, b.free), cmp.Compare(a.node, b.node))
 	})
 	return out
 }
@@ -168,15 +216,17 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 	if r.Short, _ = s.shortage(groups, d); len(r.Short) == 0 {
 		if r.Short, largest = s.shortage(groups[at:at+1], d); len(r.Short) == 0 {
 			r.Member = s.beyond(groups[at].class, largest)
-			r.Nodes = s.withGPUs(r.Nodes, groups[at].class, d)
+			r.Nodes = s.withDetails(r.Nodes, groups[:at+1], d)
 		}
 	}
 	return r
 }
 
-// withGPUs adds the nodes that only lack the right GPUs.
-func (s *Session) withGPUs(counts []plan.NodeCount, c *snapshot.Class, d Domain) []plan.NodeCount {
-	if !c.AsksGPUs() {
+// withDetails adds the nodes that only lack the right GPUs, or that other pods
+// keep the last of the groups off.
+func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain) []plan.NodeCount {
+	c := groups[len(groups)-1].class
+	if !c.AsksGPUs() && !s.Txn.DependsOnPods(c) {
 		return counts
 	}
 	by := map[string]int{}
@@ -184,7 +234,11 @@ func (s *Session) withGPUs(counts []plan.NodeCount, c *snapshot.Class, d Domain)
 		by[n.Why] = n.Count
 	}
 	for _, i := range s.admitted(c, d) {
-		if why := s.Txn.GPUReason(i, c); why != "" {
+		why := s.Txn.GPUReason(i, c)
+		if why == "" {
+			why = s.Txn.PeerReason(i, c)
+		}
+		if why != "" {
 			by[why]++
 		}
 	}

@@ -147,7 +147,7 @@ func (s *Session) leaving() []leave {
 
 func (s *Session) leave(g *snapshot.Gang, p *snapshot.Pod) {
 	if i, ok := s.Snapshot.Node(p.Node); ok && !p.Terminal() {
-		s.goes = append(s.goes, leave{i, snapshot.Item{Class: p.Class, Job: p.Job(g.Key), Count: 1}})
+		s.goes = append(s.goes, leave{i, p.Item(g.Key)})
 	}
 }
 

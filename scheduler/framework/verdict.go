@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -13,6 +14,7 @@ type verdict struct {
 	why    []string // by node; "" is admitted
 	real   []int    // admitted real nodes
 	counts []plan.NodeCount
+	likes  []int64 // by node; nil where nothing is preferred
 }
 
 func (s *Session) verdict(c *snapshot.Class) *verdict {
@@ -27,6 +29,16 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 			if v.why[i] = f.Filter(c, n); v.why[i] != "" {
 				break
 			}
+		}
+		var likes int64
+		for _, f := range s.scope.scorers {
+			likes = resource.Add(likes, f.Score(c, n))
+		}
+		if likes != 0 {
+			if v.likes == nil {
+				v.likes = make([]int64, len(s.Snapshot.Nodes))
+			}
+			v.likes[i] = likes
 		}
 		switch {
 		case n.Virtual:

@@ -29,6 +29,7 @@ import (
 //	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8 sla=1h
 //	    topology=hard:1|hard:TIERNAME|soft:1|key:LABEL sub=POLICY,size=2,min=2,topology=hard:1
 //	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated part=POLICY/PART priority=1
+//	    lab.KEY=V near=KEY:L=V apart=KEY:L=V likes=KEY:L=V dislikes=KEY:L=V spread=KEY:L=V:SKEW softspread=KEY:L=V:SKEW
 //	    gpulink=required gputype=a100 gpumode=mps tenant=NAMESPACE
 //	plain NAME queue=Q cpu=1 gpu=1
 //	hypernode NAME tier=1 name=rack nodes=n1,n2 pattern=REGEX label.KEY=V hyper=h1,h2
@@ -373,6 +374,15 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			c.DaemonSet = true
 		case key == "unsupported":
 			c.Unsupported = value
+		case strings.HasPrefix(key, "lab."):
+			if c.Labels == nil {
+				c.Labels = map[string]string{}
+			}
+			c.Namespace, c.Labels[strings.TrimPrefix(key, "lab.")] = "default", value
+		case key == "near", key == "apart", key == "likes", key == "dislikes", key == "spread", key == "softspread":
+			if err := addPeer(&c, key, strings.TrimPrefix(o, key+"=")); err != nil {
+				return err
+			}
 		case key == "gpulink", key == "gputype", key == "gpumode", key == "tenant":
 			if c.GPU == nil {
 				c.GPU = &snapshot.GPUSpec{}

@@ -25,6 +25,17 @@ type ClassSpec struct {
 	Groups *NodeGroups `json:"groups,omitempty"`
 	// GPU is what the pod says about its GPUs, nil for nothing.
 	GPU *GPUSpec `json:"gpu,omitempty"`
+	// Peers is what the pod says about other pods, nil for nothing. Namespace and
+	// Labels are what others can say about it: only labels that a selector names,
+	// and neither where no pod says anything.
+	Peers     *Peers            `json:"peers,omitempty"`
+	Namespace string            `json:"namespace,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	// PreferredNodes is the preferred node affinity.
+	PreferredNodes []corev1.PreferredSchedulingTerm `json:"preferredNodes,omitempty"`
+	// Volumes are where the pod's claims can be reached from: a node has to match
+	// each of them.
+	Volumes []corev1.NodeSelector `json:"volumes,omitempty"`
 	// Unsupported names a hard constraint that this scheduler cannot honour; a
 	// pod with one waits rather than being placed against its constraint.
 	Unsupported string `json:"unsupported,omitempty"`
@@ -52,6 +63,10 @@ type Class struct {
 
 	affinity nodeaffinity.RequiredNodeAffinity
 	gpu      *gpuAsk
+	peers    *classPeers
+	prefers  *nodeaffinity.PreferredSchedulingTerms
+	volumes  []*nodeaffinity.NodeSelector
+	badTerms bool // a volume's selector is invalid: no node matches
 }
 
 // Key returns the identity of a spec.
@@ -69,6 +84,16 @@ func NewClass(spec ClassSpec, key string, dims *resource.Dims) *Class {
 	c := &Class{ClassSpec: spec, Key: key}
 	c.Request, c.Missing = dims.Vector(spec.Requests)
 	c.gpu = newGPUAsk(&c.ClassSpec)
+	c.peers = newClassPeers(c)
+	if len(spec.PreferredNodes) > 0 {
+		// A term that does not parse prefers nothing, as in Kubernetes.
+		c.prefers, _ = nodeaffinity.NewPreferredSchedulingTerms(spec.PreferredNodes)
+	}
+	for i := range spec.Volumes {
+		sel, err := nodeaffinity.NewNodeSelector(&spec.Volumes[i])
+		c.badTerms = c.badTerms || err != nil
+		c.volumes = append(c.volumes, sel)
+	}
 	var affinity *corev1.Affinity
 	if spec.Affinity != nil {
 		affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: spec.Affinity}}
@@ -85,4 +110,26 @@ func (c *Class) Selects(n *Node) bool {
 	}
 	ok, err := c.affinity.Match(n.object)
 	return ok && err == nil
+}
+
+// Reaches reports whether the class's volumes can be reached from n.
+func (c *Class) Reaches(n *Node) bool {
+	if c.badTerms {
+		return false
+	}
+	for _, sel := range c.volumes {
+		if !sel.Match(n.object) {
+			return false
+		}
+	}
+	return true
+}
+
+// Preference is the sum of the weights of the preferred node affinity's terms
+// that n matches.
+func (c *Class) Preference(n *Node) int64 {
+	if c.prefers == nil {
+		return 0
+	}
+	return c.prefers.Score(n.object)
 }

@@ -60,6 +60,14 @@ type Node struct {
 	packed []bool // dimensions that some shape names
 	object *corev1.Node
 	gpus   *gpuBox
+
+	classes []classCount // of the residents, in the order of the first of each
+	peers   bool         // a resident does not want others near
+}
+
+type classCount struct {
+	class *Class
+	count int64
 }
 
 // NewNode compiles a node. It takes ownership of residents.
@@ -84,7 +92,16 @@ func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 	if n.gpus != nil {
 		st.gpus = newGPUState(n.gpus)
 	}
+	seen := map[*Class]int{}
 	for _, r := range residents {
+		n.peers = n.peers || r.Class.peers != nil && len(r.Class.peers.apart) > 0
+		i, ok := seen[r.Class]
+		if !ok {
+			i = len(n.classes)
+			seen[r.Class] = i
+			n.classes = append(n.classes, classCount{class: r.Class})
+		}
+		n.classes[i].count++
 		st.add(n, Item{Class: r.Class, Job: r.Job, Count: 1})
 		if n.gpus != nil {
 			n.gpus.hold(st.gpus, r.Class, r.Devices)

@@ -69,3 +69,8 @@ func (p *Pod) PartOf() string {
 	}
 	return strings.Join([]string{p.Policy, p.SubGroup}, "/")
 }
+
+// Item is the pod as what it holds of its node, its GPUs included.
+func (p *Pod) Item(gangKey string) Item {
+	return Item{Class: p.Class, Job: p.Job(gangKey), Count: 1, Devices: [][]string{p.Devices}}
+}

@@ -80,6 +80,17 @@ func (p *Place) Holds(nodes []int) bool {
 	return true
 }
 
+// And is the nodes of p that are also in o.
+func (p *Place) And(o *Place) *Place {
+	out := &Place{Name: o.Name, Tier: o.Tier, TierName: o.TierName}
+	for _, i := range p.Nodes {
+		if _, ok := slices.BinarySearch(o.Nodes, i); ok {
+			out.Nodes = append(out.Nodes, i)
+		}
+	}
+	return out
+}
+
 // Bounds on what HyperNodes can make us do. Patterns are RE2, whose matching is
 // linear, so a bound on their length bounds the work.
 const (

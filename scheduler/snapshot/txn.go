@@ -13,12 +13,16 @@ type Txn struct {
 	states []*nodeState
 	undo   []change
 	guards []*Txn
+	peers  *peerIndex // nil where no pod says anything about others
 }
 
 type change struct {
 	txn  *Txn
 	node int
 	was  *nodeState
+	// items were put on the node, or taken off it, in the index of peers.
+	items []Item
+	off   bool
 }
 
 // Mark is a point a transaction can return to.
@@ -29,6 +33,9 @@ func (s *Snapshot) Begin() *Txn {
 	t := &Txn{s: s, states: make([]*nodeState, len(s.Nodes))}
 	for i, n := range s.Nodes {
 		t.states[i] = n.state
+	}
+	if s.usesPeers() {
+		t.peers = newPeerIndex(s)
 	}
 	return t
 }
@@ -41,38 +48,55 @@ func (t *Txn) Rollback(m Mark) {
 	for i := len(t.undo) - 1; i >= int(m); i-- {
 		c := &t.undo[i]
 		c.txn.states[c.node] = c.was
+		c.txn.countPeers(c.node, c.items, !c.off)
 	}
 	t.undo = t.undo[:m]
 }
 
 // Fork returns a transaction that starts where this one is and shares nothing
 // with it from then on.
-func (t *Txn) Fork() *Txn { return &Txn{s: t.s, states: slices.Clone(t.states)} }
+func (t *Txn) Fork() *Txn {
+	return &Txn{s: t.s, states: slices.Clone(t.states), peers: t.peers.clone()}
+}
 
 // Guard makes the transaction answer for others as well: what is placed has to
 // fit all of them and is placed in all of them. Rollback takes it back in all.
 // Each call replaces the guards before.
 func (t *Txn) Guard(guards ...*Txn) { t.guards = guards }
 
-func (t *Txn) change(node int, f func(*nodeState)) {
-	t.changeOne(t, node, f)
+func (t *Txn) change(node int, items []Item, off bool, f func(*nodeState)) {
+	t.changeOne(t, node, items, off, f)
 	for _, g := range t.guards {
-		t.changeOne(g, node, f)
+		t.changeOne(g, node, items, off, f)
 	}
 }
 
-func (t *Txn) changeOne(in *Txn, node int, f func(*nodeState)) {
+func (t *Txn) changeOne(in *Txn, node int, items []Item, off bool, f func(*nodeState)) {
 	was := in.states[node]
 	next := was.clone()
 	f(next)
-	t.undo = append(t.undo, change{in, node, was})
+	t.undo = append(t.undo, change{in, node, was, items, off})
 	in.states[node] = next
+	in.countPeers(node, items, off)
+}
+
+func (t *Txn) countPeers(node int, items []Item, off bool) {
+	if t.peers == nil {
+		return
+	}
+	for _, it := range items {
+		n := it.Count
+		if off {
+			n = -n
+		}
+		t.peers.add(node, it.Class, n)
+	}
 }
 
 // Remove takes pods off a node. The caller knows that they are there.
 func (t *Txn) Remove(node int, it Item) {
 	n := t.s.Nodes[node]
-	t.change(node, func(st *nodeState) {
+	t.change(node, []Item{it}, true, func(st *nodeState) {
 		st.remove(n, it)
 		for i := int64(0); n.gpus != nil && i < it.Count; i++ {
 			n.gpus.release(st.gpus, it.Class, it.devices(i))
@@ -93,8 +117,26 @@ func (t *Txn) FreeOf(node, dim int) int64 {
 	return resource.Sub(t.s.Nodes[node].Total[dim], t.states[node].used[dim])
 }
 
-// Room returns how many pods of a class a real node can still take, at most limit.
+// Room returns how many pods of a class a real node can still take, at most
+// limit. It is one at the most where each pod decides about the next.
 func (t *Txn) Room(node int, c *Class, limit int64) int64 {
+	n := t.Capacity(node, c, limit)
+	if n > 0 && t.peers.concerns(c) {
+		if t.peers.refuses(node, c) != "" {
+			return 0
+		}
+		n = 1
+	}
+	for _, g := range t.guards {
+		if n > 0 && g.peers.concerns(c) && g.peers.refuses(node, c) != "" {
+			return 0
+		}
+	}
+	return n
+}
+
+// Capacity is Room as far as other pods do not matter.
+func (t *Txn) Capacity(node int, c *Class, limit int64) int64 {
 	st := t.states[node]
 	total := t.s.Nodes[node].Total
 	n := limit
@@ -121,7 +163,7 @@ func (t *Txn) Room(node int, c *Class, limit int64) int64 {
 		if n == 0 {
 			break
 		}
-		n = g.Room(node, c, n)
+		n = g.Capacity(node, c, n)
 	}
 	return n
 }
@@ -140,18 +182,18 @@ func (t *Txn) GPUReason(node int, c *Class) string {
 func (t *Txn) Put(node int, it Item) [][]string {
 	n := t.s.Nodes[node]
 	if n.gpus == nil || !n.gpus.concerns(it.Class) {
-		t.change(node, func(st *nodeState) { st.add(n, it) })
+		t.change(node, []Item{it}, false, func(st *nodeState) { st.add(n, it) })
 		return nil
 	}
 	it.Devices = nil
-	t.changeOne(t, node, func(st *nodeState) {
+	t.changeOne(t, node, []Item{it}, false, func(st *nodeState) {
 		st.add(n, it)
 		for range it.Count {
 			it.Devices = append(it.Devices, n.gpus.pick(st.gpus, it.Class))
 		}
 	})
 	for _, g := range t.guards {
-		t.changeOne(g, node, func(st *nodeState) {
+		t.changeOne(g, node, []Item{it}, false, func(st *nodeState) {
 			st.add(n, it)
 			for i := range it.Count {
 				n.gpus.hold(st.gpus, it.Class, it.devices(i))
@@ -264,7 +306,7 @@ func largestOf(bins []bin, free resource.Vector, packed []bool) resource.Vector 
 
 // PutHosts places items on a virtual node. The caller has asked TryHosts.
 func (t *Txn) PutHosts(node int, items []Item) {
-	t.change(node, func(st *nodeState) {
+	t.change(node, items, false, func(st *nodeState) {
 		for _, it := range items {
 			st.add(t.s.Nodes[node], it)
 		}

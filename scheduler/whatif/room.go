@@ -210,7 +210,7 @@ func (t *trial) without(units []Unit) *framework.Fit {
 	for _, u := range units {
 		for _, p := range u.Pods {
 			if i, ok := t.s.Snapshot.Node(p.Node); ok {
-				t.txn.Remove(i, snapshot.Item{Class: p.Class, Job: p.Job(u.Gang.Key), Count: 1})
+				t.txn.Remove(i, p.Item(u.Gang.Key))
 			}
 		}
 	}

@@ -33,6 +33,8 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 		return "not ready"
 	case !c.Selects(n):
 		return "does not match the node selector or affinity"
+	case !c.Reaches(n):
+		return "a volume cannot be reached from it"
 	}
 	if n.Unschedulable && !tolerates(c, &corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
 		return "cordoned"
@@ -51,6 +53,21 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 		return "taint " + t.Key + " is not tolerated"
 	}
 	return ""
+}
+
+// unwanted is what a taint that only asks to be avoided takes off a score.
+const unwanted = 100
+
+// Score adds up the preferred node affinity and takes off for each taint that is
+// to be avoided and not tolerated.
+func (Plugin) Score(c *snapshot.Class, n *snapshot.Node) int64 {
+	score := c.Preference(n)
+	for i := range n.Taints {
+		if n.Taints[i].Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(c, &n.Taints[i]) {
+			score -= unwanted
+		}
+	}
+	return score
 }
 
 // tolerates asks Kubernetes' rule, without the comparison operators that are

@@ -1,0 +1,171 @@
+package cache
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// peersOf reads what a pod says about other pods; of a pod that is not ours only
+// what it does not want near counts. unsupported names a term that is not
+// understood.
+func peersOf(p *corev1.Pod, ours bool) (out *snapshot.Peers, unsupported string) {
+	out = &snapshot.Peers{}
+	term := func(t corev1.PodAffinityTerm) (snapshot.PeerTerm, bool) {
+		return peerTerm(p, t)
+	}
+	if a := p.Spec.Affinity; a != nil {
+		if a.PodAntiAffinity != nil {
+			for _, t := range a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
+				x, ok := term(t)
+				if !ok {
+					unsupported = "a required pod anti-affinity with a namespace selector other than by name"
+					continue
+				}
+				out.Apart = append(out.Apart, x)
+			}
+			for _, t := range a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+				if x, ok := term(t.PodAffinityTerm); ok && ours {
+					out.Prefer = append(out.Prefer, snapshot.WeightedTerm{PeerTerm: x, Weight: -int64(t.Weight)})
+				}
+			}
+		}
+		if a.PodAffinity != nil && ours {
+			for _, t := range a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
+				x, ok := term(t)
+				if !ok {
+					unsupported = "a required pod affinity with a namespace selector other than by name"
+					continue
+				}
+				out.Near = append(out.Near, x)
+			}
+			for _, t := range a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+				if x, ok := term(t.PodAffinityTerm); ok {
+					out.Prefer = append(out.Prefer, snapshot.WeightedTerm{PeerTerm: x, Weight: int64(t.Weight)})
+				}
+			}
+		}
+	}
+	for _, t := range p.Spec.TopologySpreadConstraints {
+		if !ours {
+			break
+		}
+		s := snapshot.SpreadTerm{
+			PeerTerm: snapshot.PeerTerm{Key: t.TopologyKey, Selector: withKeys(t.LabelSelector, t.MatchLabelKeys, p.Labels), Namespaces: []string{p.Namespace}},
+			MaxSkew:  int64(t.MaxSkew), MinDomains: 1, Hard: t.WhenUnsatisfiable == corev1.DoNotSchedule,
+			AllNodes: t.NodeAffinityPolicy != nil && *t.NodeAffinityPolicy == corev1.NodeInclusionPolicyIgnore,
+		}
+		if t.MinDomains != nil {
+			s.MinDomains = int64(*t.MinDomains)
+		}
+		out.Spread = append(out.Spread, s)
+	}
+	if len(out.Near)+len(out.Apart)+len(out.Prefer)+len(out.Spread) == 0 {
+		return nil, unsupported
+	}
+	return out, unsupported
+}
+
+// peerTerm turns a term around; ok is false when its namespaces cannot be told
+// without knowing the labels of namespaces.
+func peerTerm(p *corev1.Pod, t corev1.PodAffinityTerm) (out snapshot.PeerTerm, ok bool) {
+	out = snapshot.PeerTerm{Key: t.TopologyKey, Selector: t.LabelSelector, Namespaces: slices.Clone(t.Namespaces)}
+	out.Selector = withKeys(out.Selector, t.MatchLabelKeys, p.Labels)
+	switch sel := t.NamespaceSelector; {
+	case sel == nil:
+		if len(out.Namespaces) == 0 {
+			out.Namespaces = []string{p.Namespace}
+		}
+	case len(sel.MatchLabels) == 0 && len(sel.MatchExpressions) == 0:
+		out.All, out.Namespaces = true, nil
+	default:
+		// By name, which every namespace has as a label.
+		for k, v := range sel.MatchLabels {
+			if k != corev1.LabelMetadataName {
+				return out, false
+			}
+			out.Namespaces = append(out.Namespaces, v)
+		}
+		for _, e := range sel.MatchExpressions {
+			if e.Key != corev1.LabelMetadataName || e.Operator != metav1.LabelSelectorOpIn || len(sel.MatchLabels)+len(sel.MatchExpressions) > 1 {
+				return out, false
+			}
+			out.Namespaces = append(out.Namespaces, e.Values...)
+		}
+	}
+	slices.Sort(out.Namespaces)
+	return out, true
+}
+
+// withKeys adds the pod's own values of keys to a selector, where the API server
+// has not done so. A key that the pod does not have is left out, as in Kubernetes.
+func withKeys(sel *metav1.LabelSelector, keys []string, of map[string]string) *metav1.LabelSelector {
+	if sel == nil || len(keys) == 0 {
+		return sel
+	}
+	sel = sel.DeepCopy()
+	for _, k := range keys {
+		v, ok := of[k]
+		added := slices.ContainsFunc(sel.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool {
+			return r.Key == k && r.Operator == metav1.LabelSelectorOpIn && slices.Equal(r.Values, []string{v})
+		})
+		if ok && !added {
+			sel.MatchExpressions = append(sel.MatchExpressions, metav1.LabelSelectorRequirement{Key: k, Operator: metav1.LabelSelectorOpIn, Values: []string{v}})
+		}
+	}
+	return sel
+}
+
+// visible gives a pod's class what selectors can see of the pod: its namespace,
+// and the labels whose keys some selector has. Without any selector pods that
+// differ in labels alone are of one class.
+func (c *Cache) visible(e *podEntry) {
+	if !c.selected {
+		return
+	}
+	e.spec.Namespace, e.spec.Labels = e.pod.Namespace, nil
+	for k := range c.labelKeys {
+		if v, ok := e.labels[k]; ok {
+			if e.spec.Labels == nil {
+				e.spec.Labels = map[string]string{}
+			}
+			e.spec.Labels[k] = v
+		}
+	}
+	e.class = e.spec.Key()
+}
+
+// learn notes the label keys that a pod's selectors have. New ones change what
+// classes are, and then all pods are looked at again: selectors are few.
+func (c *Cache) learn(e *podEntry) {
+	fresh := false
+	e.spec.Peers.Selectors(func(sel *metav1.LabelSelector) {
+		fresh = fresh || !c.selected
+		c.selected = true
+		s, err := metav1.LabelSelectorAsSelector(sel)
+		if err != nil {
+			return
+		}
+		requirements, _ := s.Requirements()
+		for _, r := range requirements {
+			if !c.labelKeys[r.Key()] {
+				c.labelKeys[r.Key()], fresh = true, true
+			}
+		}
+	})
+	if !fresh {
+		return
+	}
+	for _, o := range c.pods {
+		c.visible(o)
+	}
+	for _, n := range c.nodes {
+		n.snap = nil
+	}
+	for _, g := range c.gangs {
+		g.snap = nil
+	}
+}
