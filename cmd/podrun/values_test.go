@@ -177,3 +177,21 @@ func TestNotStarted(t *testing.T) {
 		})
 	}
 }
+
+// A directory that subPath makes has the mode of its volume, whatever the umask;
+// names of variables may be all that keys of ConfigMaps may be.
+func TestSubPathModeAndOddNames(t *testing.T) {
+	b := newBench(t)
+	c := sh("main", "stat -c %a /whole/a /whole/a/b; tr '\\0' '\\n' </proc/$$/environ | grep -c '^1-odd[.]name=v$'")
+	c.VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/whole"}, {Name: "v", MountPath: "/part", SubPath: "a/b"}}
+	m := one(c)
+	m.volumes = map[string]manifest.Volume{"v": {Kind: "emptyDir"}}
+	m.env = map[string][]manifest.EnvVar{"main": {{Name: "1-odd.name", Value: []byte("v")}}}
+	b.stage(m)
+	if code := b.pod(); code != 0 {
+		t.Fatalf("exit %d", code)
+	}
+	if got, want := b.logs(0, "main"), "777\n777\n1\n"; got != want {
+		t.Errorf("log %q, want %q", got, want)
+	}
+}

@@ -65,6 +65,9 @@ func TestViews(t *testing.T) {
 				t.Errorf("capacity %d free %d shapes %d unusable %d, want %d %d %d %d",
 					gpu(v.Capacity), gpu(v.Allocatable), len(v.Shapes.Shapes), v.Unusable, tc.capacity, tc.free, tc.shapes, tc.unusable)
 			}
+			if q := v.Allocatable[corev1.ResourceEphemeralStorage]; q.String() != "1Ei" {
+				t.Errorf("ephemeral storage %s: a pod that asks for some would fit nowhere", q.String())
+			}
 			if (v.Problem != "") != tc.problem {
 				t.Errorf("problem %q", v.Problem)
 			}

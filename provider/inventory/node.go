@@ -25,6 +25,9 @@ const podsPerHost = 256
 func (v *View) list(amounts map[string]int64) corev1.ResourceList {
 	out := corev1.ResourceList{
 		corev1.ResourcePods: *resource.NewQuantity(int64(v.VirtualNode.MaxPodsPending)+int64(v.Hosts)*podsPerHost, resource.DecimalSI),
+		// Requests for scratch space are not what holds a pod back: the file systems'
+		// own quotas hold.
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(1<<60, resource.BinarySI),
 		// A node without hosts still says so, rather than nothing.
 		corev1.ResourceCPU:    *resource.NewMilliQuantity(0, resource.DecimalSI),
 		corev1.ResourceMemory: *resource.NewQuantity(0, resource.BinarySI),

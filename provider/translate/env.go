@@ -12,8 +12,14 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
-// envName is what a variable may be called on an HPC node.
-var envName = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_.-]{0,255}\z`)
+// envName is what a variable may be called: all that a key of a ConfigMap or
+// Secret may be, as in Kubernetes since RelaxedEnvironmentVariableValidation, but
+// none of the blanks and signs that are allowed there as well and mean something
+// to programs that run others. envKey is what a file of variables may have.
+var (
+	envName = regexp.MustCompile(`\A[A-Za-z0-9_.-]{1,256}\z`)
+	envKey  = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_.-]{0,255}\z`)
+)
 
 // maxEnvBytes bounds a container's environment; a kernel takes 2 MiB of
 // arguments and environment together.
@@ -135,7 +141,7 @@ func (p *pod) envFrom(at string, from corev1.EnvFromSource) []manifest.EnvVar {
 func (p *pod) envVar(at string, e *corev1.EnvVar, c *corev1.Container, s shape) (v manifest.EnvVar, ok bool) {
 	switch {
 	case !envName.MatchString(e.Name):
-		p.refuse(at+".name", e.Name, "must be letters, digits, '_', '.' and '-', and not start with a digit, '.' or '-'")
+		p.refuse(at+".name", e.Name, "must be 1 to 256 letters, digits, '_', '.' and '-'")
 		return v, false
 	case p.deniedEnv(e.Name):
 		p.refuse(at+".name", e.Name, envAdvice)
@@ -214,7 +220,7 @@ func (p *pod) fileVar(at string, v manifest.EnvVar, ref *corev1.FileKeySelector)
 		p.refuse(at+".volumeName", ref.VolumeName, "must be an emptyDir volume of the pod")
 	case !cleanRelative(ref.Path):
 		p.refuse(at+".path", ref.Path, "must be a clean relative path without \"..\"")
-	case !envName.MatchString(ref.Key):
+	case !envKey.MatchString(ref.Key):
 		p.refuse(at+".key", ref.Key, "is not the name of an environment variable")
 	default:
 		v.File = &manifest.EnvFile{Volume: ref.VolumeName, Path: ref.Path, Key: ref.Key, Optional: yes(ref.Optional)}

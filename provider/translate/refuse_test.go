@@ -143,7 +143,7 @@ func TestEnvNames(t *testing.T) {
 	for _, name := range []string{
 		"LD_LIBRARY_PATH", "LD_AUDIT", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_DEBUG", "SPANK_X", "PBS_JOBID", "PMI_RANK", "PMIX_MCA", "PMI2_X",
 		"BASH_ENV", "BASH_FUNC_x%%", "ENV", "IFS", "PYTHONSTARTUP", "NVIDIA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY",
-		"", "1A", "-A", "A B", "A=B", "A\nB", "A;B", "Ä", "A,B",
+		"", "A B", "A=B", "A\nB", "A;B", "Ä", "A,B",
 	} {
 		p := newPod(0)
 		env(name)(p)

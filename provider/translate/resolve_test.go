@@ -14,7 +14,7 @@ import (
 func objects(in translate.Input) translate.Input {
 	in.Members[0].ConfigMaps = map[string]*corev1.ConfigMap{"cm": {
 		ObjectMeta: metav1.ObjectMeta{Name: "cm"},
-		Data:       map[string]string{"A": "from-cm", "B": "b", "bad key": "skipped", "file.txt": "text"},
+		Data:       map[string]string{"A": "from-cm", "B": "b", "1digit": "d", "file.txt": "text"},
 		BinaryData: map[string][]byte{"bin": {0, 255}},
 	}}
 	in.Members[0].Secrets = map[string]*corev1.Secret{"sec": {
@@ -37,6 +37,7 @@ func TestEnvironment(t *testing.T) {
 	c := &p.Spec.Containers[0]
 	c.EnvFrom = []corev1.EnvFromSource{
 		{Prefix: "P_", ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: cmRef("cm")}},
+		{Prefix: "ä", ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: cmRef("cm")}},
 		{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: cmRef("gone"), Optional: &yes}},
 	}
 	c.Env = []corev1.EnvVar{
@@ -70,7 +71,7 @@ func TestEnvironment(t *testing.T) {
 		got = append(got, text)
 	}
 	want := []string{
-		"P_A=from-cm", "P_B=b", "P_file.txt=text",
+		"P_1digit=d", "P_A=from-cm", "P_B=b", "P_file.txt=text",
 		"PLAIN=$(P_A) $$(X)\nnew line (expand)", "EMPTY=", "POD=job-worker-0", "LABEL=a\"b", "NODE=c-gpu", "SA=sa", "IP=<status.podIP>",
 		"KEY=b", "BYTES=\xff\xfex", "CPU=2", "MILLI=1500", "MEM=2",
 	}
@@ -80,7 +81,7 @@ func TestEnvironment(t *testing.T) {
 	if len(out.Pods[0].Pod.Spec.Containers[0].Env) != 0 || len(out.Pods[0].Pod.Spec.Containers[0].EnvFrom) != 0 {
 		t.Error("the manifest keeps the unresolved environment")
 	}
-	if len(out.Events) != 1 || out.Events[0].Reason != "InvalidEnvironmentVariableNames" || !strings.Contains(out.Events[0].Message, "P_bad key") {
+	if len(out.Events) != 1 || out.Events[0].Reason != "InvalidEnvironmentVariableNames" || !strings.Contains(out.Events[0].Message, "äfile.txt") {
 		t.Errorf("events %q", out.Events)
 	}
 }

@@ -241,12 +241,36 @@ func subPath(v volume, sub string) (string, error) {
 	defer root.Close()
 	_, err = root.Stat(sub)
 	if errors.Is(err, fs.ErrNotExist) && !v.readOnly {
-		err = root.MkdirAll(sub, 0o755)
+		err = makeAll(root, sub)
 	}
 	if err != nil {
 		return "", err
 	}
 	return sub, nil
+}
+
+// makeAll makes a directory and those above it, with the mode of the volume itself
+// whatever the umask, as the kubelet does.
+func makeAll(root *os.Root, name string) error {
+	st, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	mode := st.Mode() & (fs.ModePerm | fs.ModeSetgid)
+	elements := strings.Split(name, "/")
+	for i := range elements {
+		part := filepath.Join(elements[:i+1]...)
+		switch err := root.Mkdir(part, 0o700); {
+		case errors.Is(err, fs.ErrExist): // also one of another container that starts beside this one
+		case err != nil:
+			return err
+		default:
+			if err := root.Chmod(part, mode); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // usage is the sum of the files of a volume in bytes.
