@@ -39,6 +39,8 @@ type JobSpec struct {
 	QOS         string
 	Constraint  string
 	Reservation string
+	// ExcludedHosts of the partition are not used, see Capabilities.ExcludeHosts.
+	ExcludedHosts []string
 
 	Walltime time.Duration // run-time limit, rounded up to a minute where the system counts minutes
 	Grace    time.Duration // from the terminate signal to the kill signal on Cancel
@@ -181,6 +183,9 @@ type Capabilities struct {
 	Enter bool
 	// Reservation: JobSpec.Reservation is honoured.
 	Reservation bool
+	// ExcludeHosts: JobSpec.ExcludedHosts is honoured. Without it a job with any
+	// is refused as Invalid.
+	ExcludeHosts bool
 }
 
 // Enterer is a Backend that can start a further program inside the allocation

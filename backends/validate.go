@@ -24,8 +24,10 @@ const (
 	MaxTotal      = 1 << 40 // of any resource over all tasks
 	MaxWalltime   = 366 * 24 * time.Hour
 	MaxGrace      = 24 * time.Hour
-	maxNameBytes  = 255
-	maxPathBytes  = 4095 - 64 // leaves room for the files of a gang directory
+	// MaxExcludedHosts of one job.
+	MaxExcludedHosts = 20_000
+	maxNameBytes     = 255
+	maxPathBytes     = 4095 - 64 // leaves room for the files of a gang directory
 )
 
 // ValidKey reports whether k has the form of a Key.
@@ -67,6 +69,15 @@ func (s JobSpec) Validate() error {
 			bad(f.field, "%q %s", f.value, why)
 		}
 	}
+	if len(s.ExcludedHosts) > MaxExcludedHosts {
+		bad("excludedHosts", "there are %d, more than %d", len(s.ExcludedHosts), MaxExcludedHosts)
+	}
+	for i, h := range s.ExcludedHosts {
+		if !validHost(h) {
+			bad(fmt.Sprintf("excludedHosts[%d]", i), "%.80q is not 1 to %d letters, digits, '.', '_' and '-' that start with a letter or digit", h, maxHostBytes)
+			break
+		}
+	}
 	if s.Walltime < 0 || s.Walltime > MaxWalltime {
 		bad("walltime", "%s is not between 0 and %s", s.Walltime, MaxWalltime)
 	}
@@ -78,6 +89,20 @@ func (s JobSpec) Validate() error {
 	}
 	errs = append(errs, validateComponents(s.Components)...)
 	return errors.Join(errs...)
+}
+
+// maxHostBytes bounds one host name, as the Domain Name System does.
+const maxHostBytes = 253
+
+// validHost reports whether a name can be part of a list of hosts.
+func validHost(h string) bool {
+	for i, c := range []byte(h) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return false
+		}
+	}
+	return h != "" && len(h) <= maxHostBytes
 }
 
 func validateComponents(components []Component) []error {

@@ -63,7 +63,7 @@ func (s *System) mayRun(j *job, blocked map[*Partition]bool) bool {
 	var index []int
 	for i := range s.hosts {
 		h := &s.hosts[i]
-		if !j.partition.has(h.Name) {
+		if !j.partition.has(h.Name) || slices.Contains(j.spec.ExcludedHosts, h.Name) {
 			continue
 		}
 		whole = append(whole, packing.Host{Name: h.Name, Free: backends.Amounts{CPUs: h.CPUs, MemoryMiB: h.MemoryMiB, GPUs: h.GPUs}})

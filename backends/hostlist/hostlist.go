@@ -1,4 +1,4 @@
-// Package hostlist expands Slurm's notation for sets of host names, such as
+// Package hostlist expands and makes Slurm's notation for sets of host names, such as
 // "gpu[1-4,7],login" or "rack[0-1]n[01-16]". It is pure, and bounded against
 // lists that stand for more names than anybody has.
 package hostlist

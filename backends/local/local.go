@@ -147,6 +147,9 @@ func (b *Backend) check(spec *backends.JobSpec) (backends.Kind, error) {
 			return backends.KindInvalid, fmt.Errorf("%s: the local batch system has none, not %q", f.field, f.value)
 		}
 	}
+	if len(spec.ExcludedHosts) > 0 {
+		return backends.KindInvalid, fmt.Errorf("excludedHosts: the local batch system has this host only, and cannot leave out %q", spec.ExcludedHosts[0])
+	}
 	if err := b.mayRunAs(spec.User); err != nil {
 		return backends.KindDenied, err
 	}

@@ -47,6 +47,9 @@ func check(dialect Dialect, s backends.JobSpec) error {
 	if s.QOS != "" && dialect == Pro {
 		return fmt.Errorf("qos: %.80q: PBS has no QOS; leave it out, or use a queue", s.QOS)
 	}
+	if len(s.ExcludedHosts) > 0 {
+		return fmt.Errorf("excludedHosts: %s and others: PBS cannot keep a job off hosts; use a queue or a resource of the hosts that are left", s.ExcludedHosts[0])
+	}
 	if err := checkConstraint(dialect, s.Constraint); err != nil {
 		return fmt.Errorf("constraint: %w", err)
 	}

@@ -116,7 +116,7 @@ func New(config Config) (*Backend, error) {
 // has components.
 func (b *Backend) Capabilities() backends.Capabilities {
 	return backends.Capabilities{
-		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Enter: true, Reservation: true,
+		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Enter: true, Reservation: true, ExcludeHosts: true,
 		History: b.history.on.Load(),
 	}
 }

@@ -35,6 +35,7 @@ func sbatchArgs(s backends.JobSpec) []string {
 		for _, v := range [][2]string{
 			{"--partition=", p.Partition}, {"--account=", p.Account}, {"--qos=", p.QOS},
 			{"--constraint=", p.Constraint}, {"--reservation=", p.Reservation},
+			{"--exclude=", p.Exclude},
 		} {
 			if v[1] != "" {
 				args = append(args, v[0]+v[1])

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/hostlist"
 )
 
 // MaxComponents is Slurm's limit for the components of one job.
@@ -21,6 +22,8 @@ const MaxComponents = 128
 const (
 	maxTasks = 1 << 20
 	maxValue = 1024
+	// maxHostList is far below what one argument may have (128 KiB on Linux).
+	maxHostList = 64 << 10
 )
 
 var (
@@ -28,6 +31,7 @@ var (
 	ownerForm = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
 	userForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,254}$`)
 	gresForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	hostForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$`)
 	idForm    = regexp.MustCompile(`^[1-9][0-9]{0,9}$`)
 )
 
@@ -56,6 +60,17 @@ func Check(s backends.JobSpec) error {
 	}
 	if !filepath.IsAbs(s.WorkDir) || filepath.Clean(s.WorkDir) != s.WorkDir || strings.ContainsFunc(s.WorkDir, unicode.IsControl) {
 		return fmt.Errorf("work dir %.200q: want a clean absolute path without control characters", s.WorkDir)
+	}
+	if len(s.ExcludedHosts) > backends.MaxExcludedHosts {
+		return fmt.Errorf("excluded hosts: %d, more than %d", len(s.ExcludedHosts), backends.MaxExcludedHosts)
+	}
+	for _, h := range s.ExcludedHosts {
+		if !hostForm.MatchString(h) {
+			return fmt.Errorf("excluded host %.80q: want letters, digits, '.', '_' and '-'", h)
+		}
+	}
+	if n := len(hostlist.Compress(s.ExcludedHosts)); n > maxHostList {
+		return fmt.Errorf("excluded hosts: %d bytes as a host list, more than %d: name fewer in excludeHosts, or make a partition of those that are left", n, maxHostList)
 	}
 	for i, c := range s.Components {
 		if err := checkComponent(c); err != nil {
@@ -131,6 +146,7 @@ type Properties struct {
 	Comment string
 
 	Partition, Account, QOS, Constraint, Reservation string
+	Exclude                                          string // a host list
 
 	Minutes int64 // run-time limit
 	// WarnSeconds before the limit the batch script gets WarnSignal; 0 is never.
@@ -155,6 +171,7 @@ func Describe(s backends.JobSpec) []Properties {
 		p := Properties{
 			Name: Name(s.Key, i, len(s.Components)), Comment: Tag(s.Owner, s.Key),
 			Partition: s.Partition, Account: s.Account, QOS: s.QOS, Constraint: s.Constraint, Reservation: s.Reservation,
+			Exclude:     hostlist.Compress(s.ExcludedHosts),
 			Minutes:     ceil(int64(s.Walltime), int64(time.Minute)),
 			WarnSeconds: warnSeconds(s),
 			WorkDir:     s.WorkDir, Output: OutputPattern(s.WorkDir),

@@ -116,6 +116,15 @@ func (d *dialect) properties(p slurmjob.Properties, env []string) map[string]any
 			out[name] = v
 		}
 	}
+	switch {
+	case p.Exclude == "":
+	case d.plain:
+		// Its own description of the API has excluded_nodes, which 22.05 refuses as
+		// a disabled key (measured).
+		out["exclude_nodes"] = p.Exclude
+	default:
+		out["excluded_nodes"] = []string{p.Exclude}
+	}
 	if d.plain {
 		out["kill_on_invalid_dependency"] = true
 		vars := map[string]string{}

@@ -191,3 +191,16 @@ func TestInventoryReal(t *testing.T) {
 		t.Errorf("host %+v", h)
 	}
 }
+
+// TestExcludedHosts keeps jobs off hosts of their partition.
+func TestExcludedHosts(t *testing.T) {
+	t.Parallel()
+	s := siteOn(t, newReal(t, realCluster(t, false), realCluster(t, false).RESTSocket()))
+	for left, excluded := range map[string][]string{"gpu2": {"gpu1"}, "gpu1": {"gpu2"}} {
+		spec := s.spec("gpu", "sleep 600", backends.Component{Tasks: 1, CPUs: 1, MemoryMiB: 100})
+		spec.ExcludedHosts = excluded
+		if j := s.state(s.start(spec), backends.StateRunning); len(j.Hosts) != 1 || j.Hosts[0] != left {
+			t.Errorf("without %v it runs on %v, want %s", excluded, j.Hosts, left)
+		}
+	}
+}

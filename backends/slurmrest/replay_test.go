@@ -202,6 +202,33 @@ func spec() backends.JobSpec {
 	}
 }
 
+// Hosts that are left out are a text in v0.0.38 and a list after it.
+func TestVersionsExclude(t *testing.T) {
+	for _, version := range versions() {
+		t.Run(version, func(t *testing.T) {
+			s := serve(t, recorded(t, version))
+			spec := spec()
+			spec.ExcludedHosts = []string{"n1", "n3", "n2", "login"}
+			if _, err := newBackend(t, s.URL).Submit(t.Context(), spec); err != nil {
+				t.Fatal(err)
+			}
+			jobs, _ := s.requests(http.MethodPost)[0].body["jobs"].([]any)
+			field, want := "excluded_nodes", "[login,n[1-3]]"
+			if version == "v0.0.38" {
+				field, want = "exclude_nodes", "login,n[1-3]"
+			}
+			for _, j := range jobs {
+				if job, _ := j.(map[string]any); fmt.Sprint(job[field]) != want {
+					t.Errorf("%s is %v, want %s", field, job[field], want)
+				}
+			}
+			if len(jobs) != 2 {
+				t.Errorf("%d jobs", len(jobs))
+			}
+		})
+	}
+}
+
 func TestVersionsWrite(t *testing.T) {
 	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {

@@ -107,7 +107,7 @@ func New(config Config) (*Backend, error) {
 // Capabilities is constant. slurmrestd itself cannot start a program inside a
 // job: that takes srun, which takes no token.
 func (b *Backend) Capabilities() backends.Capabilities {
-	return backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Reservation: true}
+	return backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Reservation: true, ExcludeHosts: true}
 }
 
 // environment is what a job starts with. HOME is not known here; the launcher

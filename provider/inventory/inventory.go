@@ -105,7 +105,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 		var usable []backends.Host
 		for _, name := range p.Hosts {
 			h, known := hosts[name]
-			if !known || !included(n, name) {
+			if !known || !n.Includes(name) {
 				continue
 			}
 			members[i][name] = true
@@ -129,13 +129,6 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 		slices.Sort(out[i].Overlaps)
 	}
 	return out
-}
-
-func included(n hpcv1alpha1.VirtualNode, host string) bool {
-	if slices.Contains(n.ExcludeHosts, host) {
-		return false
-	}
-	return len(n.IncludeHosts) == 0 || slices.Contains(n.IncludeHosts, host)
 }
 
 func overlap(a, b map[string]bool) bool {

@@ -79,11 +79,16 @@ func Gang(in Input) (Output, error) {
 			Tasks: c.Tasks, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, GPUs: maps.Clone(c.GPUs),
 		})
 	}
+	excluded := g.excluded()
+	if len(g.causes) > 0 {
+		return Output{}, g.refusal()
+	}
 	out.Spec = backends.JobSpec{
 		Key: in.Key, Owner: in.Owner, User: in.Account.User,
 		Partition: in.Node.Partition, Account: in.Account.Account, QOS: cmp.Or(qos, in.Account.QOS, in.Node.QOS),
 		Constraint: in.Node.Constraint, Reservation: in.Node.Reservation,
-		Walltime: wall, Grace: grace, WorkDir: in.WorkDir, Components: components,
+		ExcludedHosts: excluded,
+		Walltime:      wall, Grace: grace, WorkDir: in.WorkDir, Components: components,
 	}
 	if err := out.Spec.Validate(); err != nil {
 		g.refuse(&Refusal{Message: "the batch job cannot be made: " + strings.ReplaceAll(err.Error(), "\n", "; "), Permanent: true, Reason: ReasonInvalidSpec})
@@ -193,6 +198,31 @@ func (g *gang) placement(first *corev1.Pod) {
 	if !slices.Contains([]string{"slurm", "pbs", "torque", "local"}, g.in.Launcher) {
 		g.refuseAll(fmt.Sprintf("launcher %q is not known", short(g.in.Launcher)))
 	}
+}
+
+// excluded are the partition's hosts that are not part of the virtual node. That
+// a configuration does not fit the batch system is no fault of the pod, which waits.
+func (g *gang) excluded() []string {
+	n := &g.in.Node
+	if len(n.IncludeHosts) == 0 && len(n.ExcludeHosts) == 0 {
+		return nil
+	}
+	wait := func(reason, format string, args ...any) {
+		g.refuse(&Refusal{Reason: reason, Message: fmt.Sprintf("node %s: includeHosts, excludeHosts: ", n.Name) + fmt.Sprintf(format, args...)})
+	}
+	if len(g.in.Partition.Hosts) == 0 {
+		wait("PartitionNotKnown", "the hosts of partition %s are not known yet", n.Partition)
+		return nil
+	}
+	out := slices.DeleteFunc(slices.Clone(g.in.Partition.Hosts), n.Includes)
+	switch {
+	case len(out) == len(g.in.Partition.Hosts):
+		wait("PartitionNotUsable", "they leave none of the %d hosts of partition %s", len(out), n.Partition)
+	case len(out) > 0 && !g.in.Capabilities.ExcludeHosts:
+		wait("HostsNotSupported", "this batch system cannot keep a job off hosts; leave both out, and use a queue with the hosts that are wanted")
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // runtimes are those that the cluster allows, host being the default.

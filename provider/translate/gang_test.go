@@ -284,6 +284,43 @@ func TestGangRefusals(t *testing.T) {
 	}
 }
 
+// Hosts of the partition that are not part of the node are left out of its jobs,
+// or the pods wait and say why they cannot be.
+func TestHostsOfTheNode(t *testing.T) {
+	tests := map[string]struct {
+		include, exclude, hosts []string
+		cannot                  bool
+		want                    []string
+		wait                    string
+	}{
+		"all":          {hosts: []string{"a", "b"}, cannot: true},
+		"some":         {include: []string{"b", "z"}, hosts: []string{"c", "b", "a"}, want: []string{"a", "c"}},
+		"not one":      {exclude: []string{"b", "z"}, hosts: []string{"a", "b"}, want: []string{"b"}},
+		"both":         {include: []string{"a", "b"}, exclude: []string{"b"}, hosts: []string{"a", "b", "c"}, want: []string{"b", "c"}},
+		"not there":    {exclude: []string{"z"}, hosts: []string{"a"}, cannot: true},
+		"unable":       {exclude: []string{"a"}, hosts: []string{"a", "b"}, cannot: true, wait: "HostsNotSupported"},
+		"none is left": {include: []string{"z"}, hosts: []string{"a", "b"}, wait: "PartitionNotUsable"},
+		"not known":    {include: []string{"a"}, wait: "PartitionNotKnown"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			in := input(newPod(0))
+			in.Node.IncludeHosts, in.Node.ExcludeHosts = tc.include, tc.exclude
+			in.Partition.Hosts, in.Capabilities.ExcludeHosts = tc.hosts, !tc.cannot
+			out, err := translate.Gang(in)
+			var r *translate.Refusal
+			switch {
+			case tc.wait != "":
+				if !errors.As(err, &r) || r.Permanent || r.Reason != tc.wait || !strings.Contains(r.Message, "includeHosts, excludeHosts") {
+					t.Errorf("error %v, want to wait for %s", err, tc.wait)
+				}
+			case err != nil || !slices.Equal(out.Spec.ExcludedHosts, tc.want):
+				t.Errorf("left out %v, %v; want %v", out.Spec.ExcludedHosts, err, tc.want)
+			}
+		})
+	}
+}
+
 // wantRefusal checks that err refuses at the field.
 func wantRefusal(t *testing.T, err error, field string, permanent bool) {
 	t.Helper()

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -222,12 +224,19 @@ type VirtualNode struct {
 	// listed, and GPUs without a type, are nvidia.com/gpu.
 	// +optional
 	GPUResources map[string]string `json:"gpuResources,omitempty"`
-	// IncludeHosts restricts the node to these hosts; empty is all.
+	// IncludeHosts restricts the node, and the jobs of its pods, to these hosts;
+	// empty is all. Slurm is told which hosts of the partition are left out; with
+	// a batch system that cannot leave out hosts the pods wait and say so.
 	// +optional
 	IncludeHosts []string `json:"includeHosts,omitempty"`
-	// ExcludeHosts are never part of the node.
+	// ExcludeHosts are never part of the node, nor used by jobs of its pods.
 	// +optional
 	ExcludeHosts []string `json:"excludeHosts,omitempty"`
+}
+
+// Includes reports whether a host of the partition is part of the node.
+func (n *VirtualNode) Includes(host string) bool {
+	return !slices.Contains(n.ExcludeHosts, host) && (len(n.IncludeHosts) == 0 || slices.Contains(n.IncludeHosts, host))
 }
 
 // Account maps namespaces to an operating-system user.
