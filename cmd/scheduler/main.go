@@ -141,6 +141,7 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 		return nil, fmt.Errorf("make Volcano client: %w", err)
 	}
 	s := &scheduler{client: client, volcano: volcano, cache: cache.New(), events: record.NewBroadcaster()}
+	s.cache.Created = m.Created
 	if len(o.names) > 0 {
 		s.cache.Serve(o.names...)
 	}

@@ -27,6 +27,10 @@ import (
 
 // Cache is safe for concurrent use.
 type Cache struct {
+	// Created, when set, is told how long after its PodGroup a new pod was made. It
+	// must not call the cache. It is set before the cache is given anything.
+	Created func(after time.Duration)
+
 	mu sync.Mutex
 
 	dims    *resource.Dims // nil when the names that nodes offer may have changed
@@ -186,6 +190,9 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 	}
 	if e.pod.Node != "" || e.pod.Terminal() {
 		delete(c.assumed, e.pod.UID) // the watch tells the truth now
+	}
+	if g := c.gangs[e.gang]; old == nil && e.gang != "" && e.pod.Node == "" && g != nil && g.group != nil && c.Created != nil {
+		c.Created(p.CreationTimestamp.Sub(time.Unix(0, g.group.CreatedAt)))
 	}
 	c.unlink(old)
 	c.pods[e.pod.UID] = e

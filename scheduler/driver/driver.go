@@ -137,10 +137,12 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 		log.Info("a binding was accepted but never shown by the watch; no longer counting it", "podUID", uid)
 	}
 	s := d.Cache.Snapshot(start)
-	p := scheduler.Cycle(d.pipeline(), s, start)
+	pipeline := d.pipeline()
+	pipeline.Watch = d.Metrics.watch(d.Now)
+	p := scheduler.Cycle(pipeline, s, start)
 	took := d.Now().Sub(start)
 	d.Binder.Carry(p)
-	d.Metrics.cycle(s, p, took)
+	d.Metrics.cycle(s, p, pipeline.Entitlement(), start, took)
 	for _, pl := range p.Placements {
 		log.Info("gang placed", "podGroup", pl.Gang, "node", pl.Domain, "pods", len(pl.Binds), "size", pl.Size, "attempt", pl.Attempt)
 	}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -22,14 +24,18 @@ type Metrics struct {
 	writes     *prometheus.CounterVec
 	configured *prometheus.CounterVec
 
-	latency      prometheus.Histogram
-	attempts     *prometheus.CounterVec
-	unscheduled  prometheus.Gauge
-	queueWeight  *prometheus.GaugeVec
-	queueCPU     *prometheus.GaugeVec
-	queueMemory  *prometheus.GaugeVec
-	queueDevices *prometheus.GaugeVec
-	groups       map[string]*prometheus.GaugeVec
+	latency     prometheus.Histogram
+	jobLatency  prometheus.Histogram
+	taskLatency prometheus.Histogram
+	opening     prometheus.Histogram
+	creation    prometheus.Histogram
+	plugins     *prometheus.HistogramVec
+	actions     *prometheus.HistogramVec
+	attempts    *prometheus.CounterVec
+	victims     prometheus.Gauge
+	preemptions prometheus.Counter
+	evictions   *prometheus.CounterVec
+	state       *stateCollector
 }
 
 // NewMetrics makes the metrics and registers them.
@@ -51,32 +57,43 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		writes:     counter("isthmus_scheduler_status_writes_total", "Status writes by kind and result.", "kind", "result"),
 		configured: counter("isthmus_scheduler_configurations_total", "Configurations that were read, by result: good, invalid or unreadable.", "result"),
 
-		latency:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "volcano_e2e_scheduling_latency_milliseconds", Help: "Time of a scheduling cycle in milliseconds.", Buckets: prometheus.ExponentialBuckets(0.5, 2, 14)}),
-		attempts:     counter("volcano_schedule_attempts_total", "Gangs looked at, by result.", "result"),
-		unscheduled:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "volcano_unschedule_job_count", Help: "Gangs that wait."}),
-		queueWeight:  gauge("volcano_queue_weight", "Weight of a queue.", "queue_name"),
-		queueCPU:     gauge("volcano_queue_allocated_milli_cpu", "CPU that a queue's gangs hold.", "queue_name"),
-		queueMemory:  gauge("volcano_queue_allocated_memory_bytes", "Memory that a queue's gangs hold.", "queue_name"),
-		queueDevices: gauge("volcano_queue_allocated_scalar_resources", "Devices that a queue's gangs hold.", "queue_name", "resource"),
-		groups:       map[string]*prometheus.GaugeVec{},
+		latency:     milliseconds("volcano_e2e_scheduling_latency_milliseconds", "Time of a scheduling cycle."),
+		jobLatency:  milliseconds("volcano_e2e_job_scheduling_latency_milliseconds", "Time from the making of a gang to its placement."),
+		taskLatency: milliseconds("volcano_task_scheduling_latency_milliseconds", "Time from the decision about a pod to its accepted binding."),
+		opening:     milliseconds("volcano_open_session_duration_milliseconds", "Time to open a cycle: ledger of queues and plugins."),
+		creation:    milliseconds("volcano_controller_job_to_pod_creation_latency_milliseconds", "Time from the making of a PodGroup to that of each of its pods, in whole seconds as the API tells."),
+		plugins:     prometheus.NewHistogramVec(latencies("volcano_plugin_scheduling_latency_milliseconds", "Time of a plugin when a cycle opens."), []string{"plugin", "OnSession"}),
+		actions:     prometheus.NewHistogramVec(latencies("volcano_action_scheduling_latency_milliseconds", "Time of an action."), []string{"action"}),
+		attempts:    counter("volcano_schedule_attempts_total", "Gangs looked at, by result.", "result"),
+		victims:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "volcano_pod_preemption_victims", Help: "Pods that the last cycle chose to evict for others."}),
+		preemptions: prometheus.NewCounter(prometheus.CounterOpts{Name: "volcano_total_preemption_attempts", Help: "Times that room was made by eviction."}),
+		evictions:   counter("volcano_eviction_transactions_total", "Sets of evictions that were decided together, by action.", "action"),
+		state:       &stateCollector{retries: map[string]int64{}},
 	}
 	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.waiting, m.binds, m.bindTime, m.writes, m.configured,
-		m.latency, m.attempts, m.unscheduled, m.queueWeight, m.queueCPU, m.queueMemory, m.queueDevices)
-	for phase, word := range map[string]string{
-		snapshot.GroupPending: "pending", snapshot.GroupInqueue: "inqueue", snapshot.GroupRunning: "running",
-		snapshot.GroupUnknown: "unknown", snapshot.GroupCompleted: "completed",
-	} {
-		m.groups[phase] = gauge("volcano_queue_pod_group_"+word+"_count", "PodGroups of a queue that are "+word+".", "queue_name")
-		r.MustRegister(m.groups[phase])
+		m.latency, m.jobLatency, m.taskLatency, m.opening, m.creation, m.plugins, m.actions, m.attempts, m.victims, m.preemptions, m.evictions, m.state)
+	for _, action := range []string{"preempt", "reclaim", "elastic"} {
+		m.evictions.WithLabelValues(action) // told as 0 before the first
 	}
 	return m
 }
+
+func latencies(name, help string) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.5, 2, 20)}
+}
+
+func milliseconds(name, help string) prometheus.Histogram {
+	return prometheus.NewHistogram(latencies(name, help))
+}
+
+func inMilliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // Bound implements binder.Observer.
 func (m *Metrics) Bound(result string, took time.Duration) {
 	m.binds.WithLabelValues(result).Inc()
 	if result == "bound" {
 		m.bindTime.Observe(took.Seconds())
+		m.taskLatency.Observe(inMilliseconds(took))
 	}
 }
 
@@ -86,54 +103,48 @@ func (m *Metrics) Wrote(kind, result string) { m.writes.WithLabelValues(kind, re
 // Configured counts a configuration that was read.
 func (m *Metrics) Configured(result string) { m.configured.WithLabelValues(result).Inc() }
 
-// cycle takes in one cycle.
-func (m *Metrics) cycle(s *snapshot.Snapshot, p plan.Plan, took time.Duration) {
+// Created takes in how long after its PodGroup a pod was made.
+func (m *Metrics) Created(after time.Duration) { m.creation.Observe(inMilliseconds(after)) }
+
+// watch is the pipeline's: it measures the parts of cycles.
+func (m *Metrics) watch(now func() time.Time) func(kind, name string) func() {
+	return func(kind, name string) func() {
+		start := now()
+		return func() {
+			took := inMilliseconds(now().Sub(start))
+			switch kind {
+			case framework.Opening:
+				m.opening.Observe(took)
+			case framework.PluginOpening:
+				m.plugins.WithLabelValues(name, "OnSessionOpen").Observe(took)
+			case framework.Acting:
+				m.actions.WithLabelValues(name).Observe(took)
+			}
+		}
+	}
+}
+
+// cycle takes in one cycle. What can be worked out when somebody asks is kept for
+// then: a cycle costs no more because its state is shown.
+func (m *Metrics) cycle(s *snapshot.Snapshot, p plan.Plan, o entitlement.Options, now time.Time, took time.Duration) {
 	m.cycles.Observe(took.Seconds())
-	m.latency.Observe(float64(took.Microseconds()) / 1000)
+	m.latency.Observe(inMilliseconds(took))
 	m.attempts.WithLabelValues("scheduled").Add(float64(len(p.Placements)))
 	m.attempts.WithLabelValues("unschedulable").Add(float64(len(p.Unschedulable)))
-	m.unscheduled.Set(float64(len(p.Unschedulable)))
 	m.waiting.Reset()
 	for _, u := range p.Unschedulable {
 		m.waiting.WithLabelValues(string(u.Code)).Inc()
 	}
-	m.queues(s)
-}
-
-func (m *Metrics) queues(s *snapshot.Snapshot) {
-	for _, v := range []*prometheus.GaugeVec{m.queueWeight, m.queueCPU, m.queueMemory, m.queueDevices} {
-		v.Reset()
-	}
-	for _, v := range m.groups {
-		v.Reset()
-	}
-	held := map[string][]int64{}
-	for _, q := range s.Queues { // label values come from Queue objects alone, never from pods
-		m.queueWeight.WithLabelValues(q.Name).Set(float64(q.Weight))
-		held[q.Name] = make([]int64, s.Dims.Len())
-	}
-	for _, g := range s.Gangs {
-		sum := held[g.Queue]
-		if sum == nil {
-			continue
-		}
-		for d, a := range g.Held {
-			sum[d] += a
-		}
-		if v := m.groups[g.Status.Phase]; v != nil && !g.Plain {
-			v.WithLabelValues(g.Queue).Inc()
+	victims := 0
+	for _, c := range p.Claims {
+		if len(c.Evictions) > 0 {
+			victims += len(c.Evictions)
+			m.preemptions.Inc()
+			m.evictions.WithLabelValues(c.Action).Inc()
 		}
 	}
-	for queue, sum := range held {
-		for d, a := range sum {
-			switch name := s.Dims.Name(d); name {
-			case "cpu":
-				m.queueCPU.WithLabelValues(queue).Set(float64(a))
-			case "memory":
-				m.queueMemory.WithLabelValues(queue).Set(float64(a))
-			default:
-				m.queueDevices.WithLabelValues(queue, name).Set(float64(a))
-			}
-		}
+	m.victims.Set(float64(victims))
+	for _, created := range m.state.take(s, p, o, now) {
+		m.jobLatency.Observe(inMilliseconds(now.Sub(created)))
 	}
 }

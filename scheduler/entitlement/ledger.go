@@ -411,6 +411,25 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 	return nil
 }
 
+// Real is the most that a queue could hold beside what is guaranteed to others: its
+// capability and those above it, without what the queues beside are guaranteed.
+func (l *Ledger) Real(q *Queue) resource.Vector {
+	out := q.Capability.Clone()
+	for at := q; at.parent >= 0; at = l.queues[at.parent] {
+		up := l.queues[at.parent]
+		beside := up.Capability.Clone()
+		for _, c := range up.children {
+			if l.queues[c] != at {
+				beside.SubScaled(l.queues[c].Guarantee, 1)
+			}
+		}
+		for d := range out {
+			out[d] = max(min(out[d], beside[d]), 0)
+		}
+	}
+	return out
+}
+
 // Entitled reports whether a queue would still hold no more than it deserves of
 // what it asks for if it took need: it and every queue above it. Only then may it
 // take from others.

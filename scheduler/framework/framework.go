@@ -71,6 +71,38 @@ type Pipeline struct {
 	Plugins []Plugin
 	// Profiles are the wishes of single queues, by queue.
 	Profiles map[string]Profile
+	// Watch, when set, is told when a part of a cycle begins and returns what is
+	// called at its end, so that somebody with a clock can tell how long it took.
+	// The kinds are Opening (of the session), PluginOpening and Acting.
+	Watch func(kind, name string) (end func())
+}
+
+// The parts of a cycle that Pipeline.Watch is told of.
+const (
+	Opening       = "session"
+	PluginOpening = "plugin"
+	Acting        = "action"
+)
+
+func (p Pipeline) watch(kind, name string) func() {
+	if p.Watch == nil {
+		return func() {}
+	}
+	return p.Watch(kind, name)
+}
+
+// Entitlement is what the pipeline's plugins choose for what queues deserve.
+func (p Pipeline) Entitlement() entitlement.Options {
+	var out entitlement.Options
+	for _, pl := range p.Plugins {
+		if m, ok := pl.(Muted); ok {
+			pl = m.Plugin
+		}
+		if x, ok := pl.(Entitler); ok {
+			out = x.Entitlement(out)
+		}
+	}
+	return out
 }
 
 // Profile is how a queue's gangs are treated. How the cluster is shared among

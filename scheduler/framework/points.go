@@ -27,16 +27,8 @@ type judged struct {
 
 // open makes the ledger and looks for what the plugins implement, once.
 func (s *Session) open(p Pipeline) {
-	var options entitlement.Options
-	for _, pl := range p.Plugins {
-		if m, ok := pl.(Muted); ok {
-			pl = m.Plugin
-		}
-		if x, ok := pl.(Entitler); ok {
-			options = x.Entitlement(options)
-		}
-	}
-	s.Ledger = entitlement.New(s.Snapshot, options)
+	s.watch = p.watch
+	s.Ledger = entitlement.New(s.Snapshot, p.Entitlement())
 	s.points = s.pointsFor(p.Plugins)
 	s.scope = s.points
 	if len(p.Profiles) > 0 {
@@ -67,7 +59,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 			pl = off.Plugin
 		}
 		if x, ok := pl.(Opener); ok {
+			end := s.watch(PluginOpening, pl.Name())
 			pl = x.Open(s)
+			end()
 		}
 		if x, ok := pl.(GangOrderer); ok && !off.GangOrder {
 			out.gangOrder = append(out.gangOrder, x)
@@ -105,6 +99,7 @@ func (s *Session) enter(g *snapshot.Gang) { s.scope = s.pointsOf(g.Queue) }
 // Act runs an action.
 func (s *Session) Act(a Action) {
 	s.action = a.Name()
+	defer s.watch(Acting, a.Name())()
 	a.Run(s)
 }
 

@@ -24,6 +24,7 @@ type Session struct {
 	profiles map[string]*points // by queue
 	scope    *points            // of the queue whose gang is being placed
 	action   string             // the one that runs
+	watch    func(kind, name string) (end func())
 
 	inqueue  map[string]bool // gangs admitted in this cycle
 	waiting  map[string]int  // gang key to position in Plan.Unschedulable
@@ -45,6 +46,7 @@ type Session struct {
 
 // NewSession opens a cycle over s.
 func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
+	defer p.watch(Opening, "")()
 	ses := &Session{
 		Snapshot: s, Txn: s.Begin(), Now: now,
 		inqueue:  map[string]bool{},

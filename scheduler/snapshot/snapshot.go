@@ -68,6 +68,15 @@ func (s *Snapshot) Queue(name string) *Queue {
 	return nil
 }
 
+// Gang returns a gang by key, nil when there is none.
+func (s *Snapshot) Gang(key string) *Gang {
+	i := sort.Search(len(s.Gangs), func(i int) bool { return s.Gangs[i].Key >= key })
+	if i < len(s.Gangs) && s.Gangs[i].Key == key {
+		return s.Gangs[i]
+	}
+	return nil
+}
+
 // Audit recomputes what every node holds from the pods alone and reports the
 // differences, none when the ledger is right.
 func (s *Snapshot) Audit() []string {
