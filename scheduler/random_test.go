@@ -229,6 +229,9 @@ func drain(t *rapid.T, w *schedtest.World) {
 		// although not into it, and packing unlike pods is a heuristic.
 		again := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
 		for _, pl := range again.Placements {
+			if slices.ContainsFunc(p.Unschedulable, func(u plan.Unschedulable) bool { return u.Gang == pl.Gang && u.Code == plan.Reserved }) {
+				continue // who has a planned start may be another by now
+			}
 			if g := w.Gang(pl.Name); placed(g) < g.MinMember && pl.Domain == plan.RealDomain && g.Pods[0].Needs.Key() == g.Pods[len(g.Pods)-1].Needs.Key() {
 				t.Fatalf("round %d: more fits than was placed:\n%s\nthen\n%s", round, p, again)
 			}

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/backfill"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/elastic"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
@@ -24,7 +25,7 @@ import (
 
 // Standard is what runs without a configuration.
 const Standard = `
-actions: "enqueue, allocate, elastic, preempt, reclaim"
+actions: "enqueue, allocate, backfill, elastic, preempt, reclaim"
 tiers:
 - plugins:
   - name: priority
@@ -45,7 +46,9 @@ tiers:
 var actions = []actionEntry{
 	{name: "enqueue", always: true, make: func(Arguments) framework.Action { return enqueue.Action{} }},
 	{name: "allocate", arguments: each(boolean, "predicateErrorCacheEnable"), make: func(Arguments) framework.Action { return allocate.Action{} }},
-	{name: "backfill", arguments: each(boolean, "predicateErrorCacheEnable")},
+	{name: "backfill", arguments: append(each(boolean, "predicateErrorCacheEnable"), heads, conservative), make: func(a Arguments) framework.Action {
+		return backfill.Action{Heads: int(min(a.Int(heads.name, 0), 64)), Conservative: a.Bool(conservative.name, false)}
+	}},
 	{name: "elastic", arguments: []argument{minRun}, make: func(a Arguments) framework.Action { return elastic.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	{name: "preempt", arguments: append(preemption, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	{name: "reclaim", arguments: append(each(boolean, "predicateErrorCacheEnable"), minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
@@ -107,6 +110,13 @@ var switches = []switchEntry{
 	{name: "enabledAllocatable"}, {name: "enabledHyperNodeOrder"}, {name: "enabledHyperNodeGradient"},
 	{name: "enabledSubJobReady"}, {name: "enabledSubJobPipelined"}, {name: "enabledSubJobOrder"},
 }
+
+// heads and conservative are arguments of our own: how many gangs of each queue
+// have a planned start, and whether all have.
+var (
+	heads        = arg("heads", integer).atLeast(1).obeyed()
+	conservative = arg("conservative", boolean).obeyed()
+)
 
 // minRun is an argument of our own: how long a pod runs at least before it is evicted.
 var minRun = arg("minimumRunTime", duration).obeyed()

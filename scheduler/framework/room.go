@@ -86,9 +86,9 @@ func (s *Session) fillRooms(g *snapshot.Gang, put bool) {
 		}
 		it.Count = int64(n)
 		if put {
-			s.Txn.PutHosts(rooms[0].node, []snapshot.Item{it})
+			s.Txn.Keep(rooms[0].node, it)
 		} else {
-			s.Txn.Remove(rooms[0].node, it)
+			s.Txn.Unkeep(rooms[0].node, it)
 		}
 		rooms = rooms[n:]
 	}

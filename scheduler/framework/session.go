@@ -42,6 +42,13 @@ type Session struct {
 	evicted      map[string]bool       // pods that this cycle sends away
 	goes         []leave
 	leavingKnown bool
+
+	backfill *Backfill
+	heads    []head
+	ends     []end // valid once endsKnown; fresh are not in it yet
+	fresh    []starting
+
+	endsKnown bool
 }
 
 // NewSession opens a cycle over s.
@@ -55,6 +62,12 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		failed:   map[string][]plan.DomainReason{},
 		byLabel:  map[string][]*snapshot.Place{},
 		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, evicted: map[string]bool{},
+	}
+	for _, a := range p.Actions {
+		if x, ok := a.(Backfiller); ok {
+			b := x.Backfill()
+			ses.backfill = &b
+		}
 	}
 	ses.open(p)
 	for i, n := range s.Nodes {
@@ -177,6 +190,9 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 			s.Ledger.Take(g.Queue, pod.Class.Request, 1)
 			s.placed[pod.UID] = true
 		}
+	}
+	if s.backfill != nil {
+		s.fresh = append(s.fresh, starting{g, cmp.Or(attempt, newJob(g)), assigned})
 	}
 	slices.SortFunc(all, func(a, b bound) int { return snapshot.ComparePods(a.pod, b.pod) })
 	for i, b := range all {

@@ -36,10 +36,12 @@ import (
 //	levels KEY ...
 //	cycle | later 15s | drop NODE
 //	budget NAME COUNT
+//	settle 2m | finish GROUP
 //	run|succeed|fail|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //
 // Pods may be protected=WHY, have cooldown=10m and be covered by budget=NAME. A
-// group may have an estimate=10m and be patient. An evicted pod terminates until
+// group may have an estimate=10m and be patient. "settle" lets time pass: what is
+// bound runs, what terminates is replaced. "finish" ends a group that has started. An evicted pod terminates until
 // it is deleted, or restarted: then a new one of its name waits. "lose" makes pods unbound again, as if their bindings had never been sent.
 // A real node offers 110 pods. gpu stands for nvidia.com/gpu.
 func Run(script string) (string, error) {
@@ -77,6 +79,9 @@ func Run(script string) (string, error) {
 	return strings.TrimRight(out.String(), "\n") + "\n", nil
 }
 
+// Do carries out one line of a script and returns what it prints.
+func (w *World) Do(line string) (string, error) { return w.command(strings.Fields(line)) }
+
 func (w *World) command(words []string) (string, error) {
 	if len(words) < 2 && words[0] != "cycle" {
 		return "", fmt.Errorf("%s: a name is missing", words[0])
@@ -110,6 +115,16 @@ func (w *World) command(words []string) (string, error) {
 		return "", w.hyperNodeCommand(words[1], words[2:])
 	case "levels":
 		w.Levels = words[1:]
+		return "", nil
+	case "settle":
+		d, err := time.ParseDuration(words[1])
+		if err != nil {
+			return "", fmt.Errorf("settle: %w", err)
+		}
+		w.Settle(d)
+		return "", nil
+	case "finish":
+		w.Finish(words[1])
 		return "", nil
 	case "queue":
 		return "", w.queueCommand(words[1], words[2:])

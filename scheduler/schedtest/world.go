@@ -232,6 +232,60 @@ func (w *World) Replace(p *Pod) {
 	}
 }
 
+// Settle lets time pass: bound pods run, and those that terminate are replaced.
+func (w *World) Settle(d time.Duration) {
+	for _, g := range w.Gangs {
+		for _, p := range g.Pods {
+			switch {
+			case p.Terminating:
+				w.Replace(p)
+			case p.Node != "" && p.Phase == snapshot.PodPending:
+				p.Phase, p.StartedAt = snapshot.PodRunning, w.Now.UnixNano()
+			}
+		}
+	}
+	w.Now = w.Now.Add(d)
+}
+
+// Finish ends the gang of a name well, if it has its minimum.
+func (w *World) Finish(name string) {
+	g := w.Gang(name)
+	if g == nil {
+		return
+	}
+	var have int64
+	for _, p := range g.Pods {
+		if p.Counts() {
+			have++
+		}
+	}
+	if have < g.MinMember {
+		return
+	}
+	for _, p := range g.Pods {
+		if !p.Terminal() {
+			p.Phase, p.Terminating = snapshot.PodSucceeded, false
+		}
+	}
+}
+
+// Clone returns a world of its own that is equal.
+func (w *World) Clone() *World {
+	out := *w
+	out.Nodes, out.Queues, out.Budgets = slices.Clone(w.Nodes), slices.Clone(w.Queues), slices.Clone(w.Budgets)
+	out.Gangs = nil
+	for _, g := range w.Gangs {
+		c := *g
+		c.Pods = nil
+		for _, p := range g.Pods {
+			q := *p
+			c.Pods = append(c.Pods, &q)
+		}
+		out.Gangs = append(out.Gangs, &c)
+	}
+	return &out
+}
+
 // Delete removes the pods whose names start with prefix.
 func (w *World) Delete(prefix string) {
 	for _, g := range w.Gangs {

@@ -312,3 +312,14 @@ func (t *Txn) PutHosts(node int, items []Item) {
 		}
 	})
 }
+
+// Keep holds room of a node for pods without saying which of its GPUs they get;
+// there may be less than that. Unkeep undoes it.
+func (t *Txn) Keep(node int, it Item) {
+	t.change(node, nil, false, func(st *nodeState) { st.add(t.s.Nodes[node], it) })
+}
+
+// Unkeep undoes Keep.
+func (t *Txn) Unkeep(node int, it Item) {
+	t.change(node, nil, false, func(st *nodeState) { st.remove(t.s.Nodes[node], it) })
+}

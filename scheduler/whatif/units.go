@@ -46,7 +46,9 @@ func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []
 		busy[p.Gang] = true
 	}
 	for _, g := range s.Snapshot.Gangs {
-		if g.Held.Zero() || busy[g.Key] || !eligible(g) {
+		// Whom others went for is left alone for a while: else they went in vain.
+		fresh := g.Nominated != nil && g.Nominated.Until > s.Now.UnixNano()
+		if g.Held.Zero() || busy[g.Key] || fresh || !eligible(g) {
 			continue
 		}
 		out = append(out, r.of(s, g)...)

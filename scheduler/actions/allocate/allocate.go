@@ -55,7 +55,9 @@ func (Action) Run(s *framework.Session) {
 	heap.Init(h)
 	for h.Len() > 0 {
 		l := h.lines[0]
+		s.Guard(l.gangs[0])
 		placeOwn(s, l.gangs[0])
+		s.Unguard()
 		if inOrder(s, l) {
 			l.gangs = l.gangs[:1]
 		}
@@ -198,6 +200,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		u := noFit(g, reasons)
 		u.Satisfied = satisfied
 		if !satisfied {
+			s.PlanStart(framework.Blocked{Gang: g, Job: job, Must: must}, &u)
 			s.Block(framework.Blocked{Gang: g, Job: job, Must: must})
 		}
 		if s.Nominated(g) {

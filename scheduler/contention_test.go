@@ -1,0 +1,244 @@
+package scheduler_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+)
+
+// seeds is how many histories of contention are tried: 500, or what
+// ISTHMUS_SIMULATED_SEEDS says.
+func seeds(t *testing.T) int {
+	n, err := strconv.Atoi(os.Getenv("ISTHMUS_SIMULATED_SEEDS"))
+	if err != nil && os.Getenv("ISTHMUS_SIMULATED_SEEDS") != "" {
+		t.Fatalf("ISTHMUS_SIMULATED_SEEDS: %v", err)
+	}
+	if n > 0 {
+		return n
+	}
+	return 500
+}
+
+// history writes a random script: more gangs than a small cluster can hold, which
+// come, run, end and take each other's place.
+func history(r *rand.Rand) []string {
+	in := func(lo, hi int) int { return lo + r.IntN(hi-lo+1) }
+	var out []string
+	add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
+	for i := range in(1, 3) {
+		add("node n%d cpu=16 gpu=%d", i, in(2, 8))
+	}
+	for i := range in(0, 2) {
+		add("virtual v%d shape=%d*cpu=8,gpu=%d", i, in(1, 3), in(1, 4))
+	}
+	queues := in(1, 3)
+	for i := range queues {
+		add("queue q%d weight=%d", i, in(1, 3))
+	}
+	gangs := 0
+	for range in(12, 24) {
+		switch r.IntN(6) {
+		case 0, 1, 2:
+			size := in(1, 4)
+			options := fmt.Sprintf("group g%d min=%d queue=q%d priority=%d", gangs, in(1, size), r.IntN(queues), r.IntN(3))
+			if r.IntN(2) == 0 {
+				options += fmt.Sprintf(" estimate=%dm", in(1, 120))
+			}
+			add("%s", options)
+			pods := fmt.Sprintf("pods g%d w %d cpu=1 gpu=%d", gangs, size, in(0, 4))
+			if r.IntN(8) == 0 {
+				pods += " protected=test"
+			}
+			add("%s", pods)
+			gangs++
+		case 3:
+			if gangs > 0 {
+				add("finish g%d", r.IntN(gangs))
+			}
+		case 4:
+			add("settle %dm", in(2, 60))
+		}
+		add("cycle")
+		if r.IntN(2) == 0 {
+			add("settle 2m")
+		}
+	}
+	return out
+}
+
+// play runs a script and checks every invariant after every cycle.
+func play(script []string, r *rand.Rand) error {
+	w := schedtest.NewWorld()
+	for i, line := range script {
+		if line != "cycle" {
+			if _, err := w.Do(line); err != nil {
+				return errBadScript
+			}
+			continue
+		}
+		p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
+		if err := sameWhenShuffled(w, p, r); err != nil {
+			return fmt.Errorf("line %d: %w", i+1, err)
+		}
+		w.Apply(p)
+		if err := check(w); err != nil { // R6 and R7
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
+		if err := protectedStay(w); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
+		if err := claimsAreKept(w, p); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
+	}
+	if err := comesToRest(w); err != nil {
+		return err
+	}
+	return drains(w)
+}
+
+var errBadScript = errors.New("not a script")
+
+// sameWhenShuffled is R15: the same data in another order, on another number of
+// processors, gives the same plan to the byte.
+func sameWhenShuffled(w *schedtest.World, p plan.Plan, r *rand.Rand) error {
+	if r.IntN(4) != 0 {
+		return nil
+	}
+	was := runtime.GOMAXPROCS(1 + r.IntN(2))
+	defer runtime.GOMAXPROCS(was)
+	d := w.Document()
+	for i := range d.Gangs {
+		r.Shuffle(len(d.Gangs[i].Pods), func(a, b int) {
+			d.Gangs[i].Pods[a], d.Gangs[i].Pods[b] = d.Gangs[i].Pods[b], d.Gangs[i].Pods[a]
+		})
+	}
+	r.Shuffle(len(d.Gangs), func(a, b int) { d.Gangs[a], d.Gangs[b] = d.Gangs[b], d.Gangs[a] })
+	r.Shuffle(len(d.Nodes), func(a, b int) { d.Nodes[a], d.Nodes[b] = d.Nodes[b], d.Nodes[a] })
+	r.Shuffle(len(d.Queues), func(a, b int) { d.Queues[a], d.Queues[b] = d.Queues[b], d.Queues[a] })
+	s, err := d.Build()
+	if err != nil {
+		return fmt.Errorf("build: %w", err)
+	}
+	if got, want := fmt.Sprintf("%+v", scheduler.Cycle(schedtest.Pipeline(), s, w.Now)), fmt.Sprintf("%+v", p); got != want {
+		return fmt.Errorf("plans differ:\n%s\n%s", want, got)
+	}
+	return nil
+}
+
+func protectedStay(w *schedtest.World) error {
+	for _, p := range w.Pods("") {
+		if p.Protected != "" && p.Terminating {
+			return fmt.Errorf("protected pod %s was evicted", p.Name)
+		}
+	}
+	return nil
+}
+
+// claimsAreKept is R8: when those that were evicted have gone and nothing else
+// happens, the gang that they went for is placed, and they were not more than needed.
+func claimsAreKept(w *schedtest.World, p plan.Plan) error {
+	if !slices.ContainsFunc(p.Claims, func(c plan.Claim) bool { return len(c.Evictions) > 0 }) {
+		return nil
+	}
+	after := w.Clone()
+	after.Settle(time.Second)
+	var next plan.Plan
+	for range 2 { // a gang that lost all its pods is let in again first
+		next = scheduler.Cycle(schedtest.Pipeline(), after.Snapshot(), after.Now)
+		after.Apply(next)
+	}
+	for _, c := range p.Claims {
+		if g := after.Gang(c.Name); placed(g) < g.MinMember {
+			return fmt.Errorf("%d pods were evicted for gang %s, which has %d of %d members afterwards:\n%s", len(c.Evictions), c.Name, placed(g), g.MinMember, next)
+		}
+	}
+	return nil
+}
+
+// comesToRest is R8: without events from outside nothing happens any more after a
+// while, however much could still be taken from one another.
+func comesToRest(start *schedtest.World) error {
+	w := start.Clone()
+	bound := 4*len(w.Gangs) + 8
+	var last plan.Plan
+	for range bound {
+		last = scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
+		w.Apply(last)
+		if err := check(w); err != nil {
+			return fmt.Errorf("coming to rest: %w\n%s", err, last)
+		}
+		if len(last.Placements) == 0 && len(last.Claims) == 0 && !slices.ContainsFunc(w.Pods(""), func(p *schedtest.Pod) bool { return p.Terminating }) {
+			return nil
+		}
+		w.Settle(2 * time.Minute)
+	}
+	return fmt.Errorf("no rest after %d rounds:\n%s", bound, last)
+}
+
+// drains is R9: when all that runs ends, and ends again, whoever had a planned
+// start is placed, three cycles after those that the order puts before it.
+func drains(start *schedtest.World) error {
+	w := start.Clone()
+	p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
+	w.Apply(p)
+	if len(p.Heads) == 0 {
+		return nil
+	}
+	name := strings.TrimPrefix(p.Heads[0].Gang, "podgroup/default/")
+	for range len(w.Gangs) + 3 {
+		w.Settle(2 * time.Minute)
+		for _, g := range w.Gangs {
+			if g.Name != name {
+				w.Finish(g.Name)
+			}
+		}
+		w.Apply(scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now))
+		if g := w.Gang(name); placed(g) >= g.MinMember {
+			return nil
+		}
+	}
+	return fmt.Errorf("gang %s had a planned start and is not placed in the empty cluster:\n%s", name, p)
+}
+
+// TestContention plays random histories. A failure is shown as the shortest
+// script that still fails, to be kept in testdata.
+func TestContention(t *testing.T) {
+	cycles := 0
+	for seed := range seeds(t) {
+		r := rand.New(rand.NewPCG(uint64(seed), 1))
+		script := history(r)
+		cycles += strings.Count(strings.Join(script, "\n"), "cycle")
+		if err := play(script, rand.New(rand.NewPCG(uint64(seed), 2))); err != nil {
+			script, err = shrink(script, err)
+			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(script, "\n"))
+		}
+	}
+	t.Logf("%d histories, %d cycles", seeds(t), cycles)
+}
+
+// shrink drops lines while what is left still fails.
+func shrink(script []string, err error) ([]string, error) {
+	for size := len(script) / 2; size > 0; size /= 2 {
+		for at := 0; at+size <= len(script); {
+			shorter := slices.Delete(slices.Clone(script), at, at+size)
+			if e := play(shorter, rand.New(rand.NewPCG(0, 0))); e != nil && !errors.Is(e, errBadScript) {
+				script, err = shorter, e
+			} else {
+				at += size
+			}
+		}
+	}
+	return script, err
+}

@@ -1,0 +1,277 @@
+package framework
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Backfill is how the starts of waiting gangs are protected from those that come
+// after them in the order.
+type Backfill struct {
+	// Heads is how many gangs of each queue get a planned start.
+	Heads int
+	// Most bounds the planned starts of all queues together.
+	Most int
+}
+
+// Backfiller is an action that protects starts.
+type Backfiller interface{ Backfill() Backfill }
+
+// head is a gang with a planned start, and the cluster as it will be then with
+// the gang in it. A gang that would still run then has to fit that as well.
+type head struct {
+	gang *snapshot.Gang
+	at   int64
+	fit  *Fit
+	job  string
+	then *snapshot.Txn
+}
+
+// end is when placed pods are expected to be gone.
+type end struct {
+	at      int64
+	guessed bool
+	gang    string
+	node    int
+	item    snapshot.Item
+}
+
+const (
+	// unknownRun is how long a gang of which nothing is known is taken to run at
+	// least. One that has run for longer is taken to have as much before it again.
+	unknownRun = time.Hour
+	// overrun is the least that a gang which has outlived its estimate goes on.
+	overrun = time.Minute
+)
+
+// Guard makes what is placed next, for g, fit the planned starts that it would
+// still run at. Unguard ends that.
+func (s *Session) Guard(g *snapshot.Gang) {
+	if len(s.heads) == 0 || s.Nominated(g) {
+		return
+	}
+	until := int64(math.MaxInt64)
+	if g.Estimate > 0 {
+		until = s.Now.UnixNano() + g.Estimate
+	}
+	var guards []*snapshot.Txn
+	var salt strings.Builder
+	for i, h := range s.heads {
+		if until > h.at {
+			guards = append(guards, h.then)
+			fmt.Fprintf(&salt, "%d ", i)
+		}
+	}
+	s.Txn.Guard(guards...)
+	s.salt = "heads " + salt.String()
+}
+
+// Unguard ends Guard.
+func (s *Session) Unguard() {
+	s.Txn.Guard()
+	s.salt = ""
+}
+
+// PlanStart works out when a gang without room can start, tells so in u and, if
+// it is one of the first of its queue, protects that start for the rest of the
+// cycle. It changes nothing else.
+func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
+	if s.backfill == nil || u.Code != plan.NoCapacity {
+		return
+	}
+	salt := s.salt
+	s.Unguard()
+	defer func() { s.salt = salt }() // the caller's Unguard follows
+	if len(s.heads) > 0 && s.fitsNow(b) {
+		u.Code = plan.Reserved
+		h := s.heads[0]
+		u.Message = fmt.Sprintf("it would fit, and put off the planned start of %s/%s at %s", h.gang.Namespace, h.gang.Name, clock(h.at))
+	}
+	mine := 0
+	for _, h := range s.heads {
+		if h.gang.Queue == b.Gang.Queue {
+			mine++
+		}
+	}
+	if mine >= s.backfill.Heads || len(s.heads) >= s.backfill.Most {
+		return
+	}
+	h, why, guessed := s.start(b)
+	if h == nil {
+		return
+	}
+	s.heads = append(s.heads, *h)
+	s.Plan.Heads = append(s.Plan.Heads, plan.Head{Gang: b.Gang.Key, Domain: h.fit.Domain.Name, At: h.at, Guessed: guessed, For: why})
+	about := "at"
+	if guessed {
+		about = "at a guess at"
+	}
+	u.Message += fmt.Sprintf("; it can start %s %s on %s", about, clock(h.at), h.fit.Domain.Name)
+}
+
+func clock(at int64) string { return time.Unix(0, at).UTC().Format(time.RFC3339) }
+
+// fitsNow reports whether the gang would fit were it not for planned starts.
+func (s *Session) fitsNow(b Blocked) bool {
+	mark := s.Txn.Checkpoint()
+	fit, _ := s.FindDomain(b.Gang, b.Job, b.Must, nil)
+	s.Txn.Rollback(mark)
+	return fit != nil
+}
+
+// start finds the earliest time at which enough has ended, with the gangs that
+// are planned already in their places.
+func (s *Session) start(b Blocked) (h *head, why []string, guessed bool) {
+	ends := s.endings()
+	if len(ends) == 0 {
+		return nil, nil, false
+	}
+	txn := s.Txn.Fork()
+	for _, p := range s.heads {
+		for _, a := range p.fit.Assigned {
+			txn.Keep(a.Node, item(p.job, a.Pods))
+		}
+	}
+	s.WhatIf(txn, func() {
+		h, why, guessed = s.earliest(txn, b, ends)
+	})
+	return h, why, guessed
+}
+
+func (s *Session) earliest(txn *snapshot.Txn, b Blocked, ends []end) (*head, []string, bool) {
+	// Those that end together are one step.
+	var steps []int // position after the last of each step
+	for i := range ends {
+		if i+1 == len(ends) || ends[i+1].at != ends[i].at {
+			steps = append(steps, i+1)
+		}
+	}
+	try := func(n int, keep bool) *Fit {
+		mark := txn.Checkpoint()
+		for _, e := range ends[:n] {
+			txn.Remove(e.node, e.item)
+		}
+		var fit *Fit
+		s.WhatIf(txn, func() { fit, _ = s.FindDomain(b.Gang, b.Job, b.Must, nil) })
+		if !keep || fit == nil {
+			txn.Rollback(mark)
+		}
+		return fit
+	}
+	lo, hi := 0, len(steps) // the first step that suffices is in [lo, hi)
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if try(steps[mid], false) != nil {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	if lo == len(steps) {
+		return nil, nil, false
+	}
+	n := steps[lo]
+	fit := try(n, true)
+	if fit == nil {
+		return nil, nil, false
+	}
+	var why []string
+	guessed := false
+	for i := n - 1; i >= 0; i-- {
+		guessed = guessed || ends[i].guessed
+		if len(why) < maxWhy && !slices.Contains(why, ends[i].gang) && s.touches(fit, ends[i].node) {
+			why = append(why, ends[i].gang)
+		}
+	}
+	slices.Reverse(why)
+	return &head{gang: b.Gang, at: ends[n-1].at, fit: fit, job: b.Job, then: txn}, why, guessed
+}
+
+// maxWhy bounds the gangs that a planned start names.
+const maxWhy = 4
+
+func (s *Session) touches(f *Fit, node int) bool {
+	return slices.ContainsFunc(f.Assigned, func(a Assignment) bool { return a.Node == node })
+}
+
+// endings lists when what is placed is expected to end, the soonest first.
+func (s *Session) endings() []end {
+	if !s.endsKnown {
+		s.endsKnown = true
+		now := s.Now.UnixNano()
+		for _, g := range s.Snapshot.Gangs {
+			if g.Held.Zero() {
+				continue
+			}
+			for _, p := range g.Pods {
+				i, ok := s.Snapshot.Node(p.Node)
+				if p.Node == "" || p.Terminal() || !ok {
+					continue
+				}
+				at, guessed := expected(g, p, now)
+				s.ends = append(s.ends, end{at, guessed, g.Key, i, p.Item(g.Key)})
+			}
+		}
+		s.sortEnds()
+	}
+	if len(s.fresh) > 0 {
+		s.addFresh()
+	}
+	return s.ends
+}
+
+// starting is what this cycle has placed and nobody has asked the end of yet.
+type starting struct {
+	gang     *snapshot.Gang
+	job      string
+	assigned []Assignment
+}
+
+func (s *Session) addFresh() {
+	now := s.Now.UnixNano()
+	for _, f := range s.fresh {
+		for _, a := range f.assigned {
+			for i, p := range a.Pods {
+				at, guessed := expected(f.gang, p, now)
+				it := snapshot.Item{Class: p.Class, Job: f.job, Count: 1}
+				if i < len(a.Devices) {
+					it.Devices = a.Devices[i : i+1]
+				}
+				s.ends = append(s.ends, end{at, guessed, f.gang.Key, a.Node, it})
+			}
+		}
+	}
+	s.fresh = nil
+	s.sortEnds()
+}
+
+func (s *Session) sortEnds() {
+	slices.SortStableFunc(s.ends, func(a, b end) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), strings.Compare(a.gang, b.gang), cmp.Compare(a.node, b.node))
+	})
+}
+
+// expected is when a placed pod is gone.
+func expected(g *snapshot.Gang, p *snapshot.Pod, now int64) (at int64, guessed bool) {
+	started := p.StartedAt
+	if started == 0 {
+		started = now
+	}
+	ran := max(now-started, 0)
+	switch {
+	case p.Terminating:
+		return now, false
+	case g.Estimate <= 0:
+		return now + max(ran, int64(unknownRun)-ran), true
+	case started+g.Estimate <= now:
+		return now + max(int64(overrun), ran-g.Estimate), true
+	}
+	return started + g.Estimate, false
+}
