@@ -19,6 +19,11 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
 )
 
+// unwatched says that nobody waits for a write to show in the cache. Kinds that
+// are not cached need it with every call: the client would watch all of that kind
+// in the cluster for the few of its own.
+const unwatched = client.DisableReadYourWritesConsistency
+
 // create makes what the job lacks, in this order: objects of the plugins and
 // claims, the PodGroup, the pods.
 func (r *Reconciler) create(ctx context.Context, in machine.Input, out machine.Output, active map[string]plugins.Plugin) error {
@@ -35,7 +40,7 @@ func (r *Reconciler) create(ctx context.Context, in machine.Input, out machine.O
 		}
 	}
 	for _, claim := range machine.Claims(completed) {
-		if err := r.Client.Create(ctx, claim); err != nil && !apierrors.IsAlreadyExists(err) {
+		if err := r.Client.Create(ctx, claim, unwatched); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create PersistentVolumeClaim %s: %w", claim.Name, err)
 		}
 	}
@@ -69,10 +74,14 @@ func (r *Reconciler) createPod(ctx context.Context, job *batch.Job, pod *corev1.
 		return fmt.Errorf("create pod %s: %w", pod.Name, err)
 	}
 	// Whose is it? The cache did not show it yet.
-	have := &corev1.Pod{}
-	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(pod), have); err != nil {
-		return fmt.Errorf("get pod %s: %w", pod.Name, err)
+	var named corev1.PodList
+	if err := r.Live.List(ctx, &named, client.InNamespace(pod.Namespace), client.MatchingFields{"metadata.name": pod.Name}); err != nil {
+		return fmt.Errorf("look for pod %s: %w", pod.Name, err)
 	}
+	if len(named.Items) == 0 {
+		return fmt.Errorf("create pod %s: %w", pod.Name, err) // it has just gone: try again
+	}
+	have := &named.Items[0]
 	if metav1.IsControlledBy(have, job) {
 		return nil
 	}
@@ -91,14 +100,14 @@ func (r *Reconciler) ensure(ctx context.Context, job *batch.Job, plugin plugins.
 	if !ok {
 		return fmt.Errorf("plugin object %s %s is not an API object", gvk.Kind, want.GetName())
 	}
-	err = r.Client.Get(ctx, client.ObjectKeyFromObject(want), have)
+	err = r.Client.Get(ctx, client.ObjectKeyFromObject(want), have, unwatched)
 	if apierrors.IsNotFound(err) {
 		if c, ok := plugin.(plugins.Completer); ok {
 			if err := c.Complete(job, want); err != nil {
 				return fmt.Errorf("complete %s %s: %w", gvk.Kind, want.GetName(), err)
 			}
 		}
-		if err := r.Client.Create(ctx, want, client.FieldOwner(Name)); err != nil {
+		if err := r.Client.Create(ctx, want, client.FieldOwner(Name), unwatched); err != nil {
 			return fmt.Errorf("create %s %s: %w", gvk.Kind, want.GetName(), err)
 		}
 		return nil
@@ -116,7 +125,7 @@ func (r *Reconciler) ensure(ctx context.Context, job *batch.Job, plugin plugins.
 	}
 	changed := current.DeepCopy()
 	changed.Data = desired.Data
-	if err := r.Client.Patch(ctx, changed, client.MergeFrom(current), client.FieldOwner(Name)); err != nil {
+	if err := r.Client.Patch(ctx, changed, client.MergeFrom(current), client.FieldOwner(Name), unwatched); err != nil {
 		return fmt.Errorf("patch ConfigMap %s: %w", changed.Name, err)
 	}
 	return nil

@@ -192,6 +192,12 @@ func manifestFile(t *testing.T, text string) string {
 // Serving certificates come from the cluster's signer: nobody gave a file, and
 // the requests of virtual kubelets were approved by our controllers.
 func TestServingCertificates(t *testing.T) {
+	for _, node := range env.Nodes { // a node is Ready before it has one
+		eventually(t, time.Minute, "node "+node+" has a serving certificate", func() (bool, string) {
+			got := kubectl(t, "get", "node", node, "-o", `jsonpath={.status.conditions[?(@.type=="ServingCertificate")]}`)
+			return strings.Contains(got, `"status":"True"`), got
+		})
+	}
 	var list struct {
 		Items []struct {
 			Spec   struct{ Username, SignerName string }
@@ -217,11 +223,6 @@ func TestServingCertificates(t *testing.T) {
 	}
 	if signed < len(env.Nodes) {
 		t.Errorf("%d certificates for %d virtual nodes", signed, len(env.Nodes))
-	}
-	for _, node := range env.Nodes {
-		if got := kubectl(t, "get", "node", node, "-o", `jsonpath={.status.conditions[?(@.type=="ServingCertificate")].status}`); got != "True" {
-			t.Errorf("node %s: ServingCertificate=%s", node, got)
-		}
 	}
 	t.Logf("%d serving certificates were approved and signed", signed)
 }

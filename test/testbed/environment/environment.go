@@ -262,6 +262,24 @@ func (e *Environment) Dead() []string {
 	return dead
 }
 
+// Restart ends one of our programs and starts it with other arguments and with
+// env in addition; both hold for later repairs, too. It does not wait until the
+// program is ready.
+func (e *Environment) Restart(name string, argv, env []string) error {
+	p := e.programs.Find(name)
+	if p == nil {
+		return fmt.Errorf("restart %s: no program has that name", name)
+	}
+	if err := p.Stop(stopGrace); err != nil {
+		return fmt.Errorf("restart %s: %w", name, err)
+	}
+	_, err := e.programs.Start(process.Spec{Name: name, Argv: argv, Env: env, Dir: p.Dir})
+	return err
+}
+
+// ServiceAccountsNamespace is where the chart's service accounts are.
+const ServiceAccountsNamespace = chartNamespace
+
 // Repair starts what should run and does not, with the same arguments and data,
 // and returns once all run and the virtual nodes are Ready.
 func (e *Environment) Repair(ctx context.Context) error {

@@ -1,0 +1,258 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
+	"github.com/isthmus-hpc/isthmus/test/testbed/rights"
+)
+
+// elsewhere are rights that no record of this audit log shows, with the test that
+// fails without them: the API server asks for some in the course of another
+// request, and does not serve everything here.
+var elsewhere = map[string]string{
+	"update jobs/finalizers.batch.volcano.sh":                           "TestAllReduce: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a Job's pods",
+	"approve signers.certificates.k8s.io kubernetes.io/kubelet-serving": "TestServingCertificates: the plugin CertificateApproval lets nobody else approve",
+	"list podgroups.scheduling.k8s.io":                                  "scheduler/driver: only where the API server has PodGroups of its own",
+	"watch podgroups.scheduling.k8s.io":                                 "scheduler/driver: only where the API server has PodGroups of its own",
+	"patch podgroups/status.scheduling.k8s.io":                          "scheduler/driver: only where the API server has PodGroups of its own",
+}
+
+// The programs ask for nothing that their roles do not give, and their roles give
+// nothing that they do not ask for, by the audit log of all tests before this
+// one: it is the last, by the name of its file. What the other tests need only
+// now and then is done here on purpose.
+func TestRightsUsedAreRightsGranted(t *testing.T) {
+	granted, err := env.Rights(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	seldom(t)
+	asked, err := env.Requests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range asked.Denied {
+		t.Errorf("denied %s", r)
+	}
+	others := asked.Elsewhere(granted)
+	for _, r := range others {
+		t.Errorf("allowed by none of the chart's roles: %s", r)
+	}
+	idle := slices.DeleteFunc(asked.Idle(granted), func(r rights.Right) bool {
+		_, what, _ := strings.Cut(r.String(), ":isthmus-")
+		_, what, _ = strings.Cut(what, ": ")
+		_, known := elsewhere[what]
+		return known
+	})
+	t.Logf("S6: %d requests, %d rights granted, %d denied, %d allowed by other roles, %d idle", asked.Count, len(granted), len(asked.Denied), len(others), len(idle))
+	if why := notWhole(); why != "" {
+		t.Logf("idle rights are no mistake here, because %s: %v", why, idle)
+		return
+	}
+	for _, r := range idle {
+		t.Errorf("granted and never used: %s", r)
+	}
+}
+
+// notWhole says why the audit log does not hold what all tests did, "" if it does.
+func notWhole() string {
+	for _, name := range []string{"test.run", "test.skip"} {
+		if f := flag.Lookup(name); f != nil && f.Value.String() != "" {
+			return fmt.Sprintf("-%s %s chooses tests", name, f.Value)
+		}
+	}
+	if env.Batch != environment.BatchSlurm {
+		return "the batch system is " + env.Batch + ", and some tests are about Slurm"
+	}
+	return ""
+}
+
+// seldom does what the programs need rights for and no other test is sure to do.
+func seldom(t *testing.T) {
+	t.Helper()
+	ns := namespace(t, account.Alice)
+	// As on an API server that does not stream its lists, and with an election.
+	listing := []string{"KUBE_FEATURE_WatchListClient=false"}
+	for name, flags := range map[string][]string{
+		"controllers": {"--leader-elect=true", "--leader-election-namespace=" + environment.ServiceAccountsNamespace},
+		"scheduler":   {"--leader-elect=true", "--leader-elect-namespace=" + environment.ServiceAccountsNamespace},
+		"vnode":       nil,
+	} {
+		var argv []string
+		for _, p := range env.Processes() {
+			if p.Name == name {
+				argv = slices.Clone(p.Argv)
+			}
+		}
+		if err := env.Restart(name, append(slices.Clone(argv), flags...), listing); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := env.Restart(name, argv, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, name := range []string{"isthmus-controllers", "isthmus-scheduler"} {
+		eventually(t, time.Minute, name+" is elected, and again", func() (bool, string) {
+			out, err := tryKubectl(t, "get", "lease", name, "-n", environment.ServiceAccountsNamespace, "-o", "jsonpath={.spec.holderIdentity} {.spec.acquireTime} {.spec.renewTime}")
+			words := strings.Fields(out)
+			return len(words) == 3 && words[1] != words[2], fmt.Sprint(out, err)
+		})
+	}
+	seldomControllers(t, ns)
+	seldomScheduler(t, ns)
+	seldomVnode(t)
+}
+
+// A Job that grows to where a stranger has its pod's name and shrinks again, one
+// with a claim, and one that is removed once it has ended.
+func seldomControllers(t *testing.T, ns string) {
+	t.Helper()
+	kubectl(t, "create", "-n", ns, "-f", manifestFile(t, forged(t, "grows-task-1", nil, nil)))
+	apply(t, ns, job{Name: "grows", Replicas: 1, Script: "exec sleep 600", Spec: "  plugins: {svc: []}"}.yaml())
+	phase(t, ns, "grows", "Running", 2*time.Minute)
+	for _, n := range []int{2, 1} {
+		kubectl(t, "patch", "vcjob", "grows", "-n", ns, "--type=json", "-p", fmt.Sprintf(`[{"op":"replace","path":"/spec/tasks/0/replicas","value":%d}]`, n))
+		eventually(t, time.Minute, fmt.Sprintf("Job grows has seen that it is of %d", n), func() (bool, string) {
+			out := kubectl(t, "get", "vcjob", "grows", "-n", ns, "-o", "jsonpath={.status.state}")
+			return strings.Contains(out, "grows-task-1") == (n == 2), out
+		})
+	}
+	apply(t, ns, job{Name: "claims", Replicas: 1, Script: "true", Spec: "  volumes: [{mountPath: /data, volumeClaim: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}}]"}.yaml())
+	eventually(t, time.Minute, "a claim was made", func() (bool, string) {
+		out := kubectl(t, "get", "pvc", "-n", ns, "-o", "name")
+		return out != "", out
+	})
+	apply(t, ns, job{Name: "ends", Replicas: 1, Script: "true", Spec: "  ttlSecondsAfterFinished: 1"}.yaml())
+	eventually(t, 2*time.Minute, "a Job is removed once it has ended", func() (bool, string) {
+		out := kubectl(t, "get", "vcjob", "ends", "-n", ns, "--ignore-not-found", "-o", "jsonpath={.status.state}")
+		return out == "", out
+	})
+	kubectl(t, "delete", "vcjob", "grows", "claims", "-n", ns)
+	apply(t, ns, `
+apiVersion: bus.volcano.sh/v1alpha1
+kind: Command
+metadata: {name: late}
+action: AbortJob
+target: {apiVersion: batch.volcano.sh/v1alpha1, kind: Job, name: ends, uid: gone}
+`)
+	eventually(t, time.Minute, "a Command for a Job that is gone is removed", func() (bool, string) {
+		out := kubectl(t, "get", "commands.bus.volcano.sh", "-n", ns, "-o", "name")
+		return out == "", out
+	})
+}
+
+// A gang that fits nowhere loses its conditions and is told so a second time; a
+// HyperNode gets the number of its nodes.
+func seldomScheduler(t *testing.T, ns string) {
+	t.Helper()
+	apply(t, ns, job{Name: "huge", Replicas: 1, Script: "true", CPU: "9999"}.yaml())
+	look := func() (string, string) {
+		out := kubectl(t, "get", "podgroup", "-n", ns, "-o", `jsonpath={range .items[?(@.status.conditions[0].type=="Unschedulable")]}{.metadata.name}{end}`)
+		return out, out
+	}
+	group := ""
+	eventually(t, time.Minute, "a gang does not fit", func() (bool, string) { group, _ = look(); return group != "", group })
+	kubectl(t, "patch", "podgroup", group, "-n", ns, "--type=merge", "-p", `{"status":{"conditions":null}}`)
+	eventually(t, time.Minute, "its event is told again", func() (bool, string) {
+		out := kubectl(t, "get", "events", "-n", ns, "--field-selector=involvedObject.name="+group, "-o", "jsonpath={range .items[*]}{.count} {.message}\n{end}")
+		return strings.Contains("\n"+out, "\n2 "), out
+	})
+	kubectl(t, "delete", "vcjob", "huge", "-n", ns)
+	apply(t, ns, `
+apiVersion: topology.volcano.sh/v1alpha1
+kind: HyperNode
+metadata: {name: seldom}
+spec: {tier: 1, members: [{type: Node, selector: {exactMatch: {name: `+env.Nodes[0]+`}}}]}
+`)
+	t.Cleanup(func() { kubectlAfter(t, "delete", "hypernode", "seldom") })
+	eventually(t, time.Minute, "the HyperNode has its number of nodes", func() (bool, string) {
+		out := kubectl(t, "get", "hypernode", "seldom", "-o", "jsonpath={.status}")
+		return strings.Contains(out, `"nodeCount":1`), out
+	})
+}
+
+// A BatchCluster becomes wrong in one way, another, and the first again; and a
+// monitor calls the kubelet API with a token.
+func seldomVnode(t *testing.T) {
+	t.Helper()
+	node := env.Nodes[0]
+	if err := env.CheckNodes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var cluster hpcv1alpha1.BatchCluster
+	get := func() {
+		t.Helper()
+		if err := env.Client().Get(t.Context(), client.ObjectKey{Name: environment.ClusterName}, &cluster); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get()
+	good := cluster.Spec.Staging.Directory
+	set := func(directory string) {
+		t.Helper()
+		kubectl(t, "patch", "batchcluster", environment.ClusterName, "--type=merge", "-p", `{"spec":{"staging":{"directory":`+strconv.Quote(directory)+`}}}`)
+	}
+	t.Cleanup(func() {
+		kubectlAfter(t, "patch", "batchcluster", environment.ClusterName, "--type=merge", "-p", `{"spec":{"staging":{"directory":`+strconv.Quote(good)+`}}}`)
+	})
+	for i, wrong := range []string{"/wrong/../one", "/wrong/../two", "/wrong/../one"} {
+		set(wrong)
+		eventually(t, time.Minute, "the nodes say that "+wrong+" is wrong", func() (bool, string) {
+			out := kubectl(t, "get", "events", "-n", "default", "--field-selector=reason=InvalidConfiguration", "-o", "jsonpath={range .items[*]}{.count} {.message}\n{end}")
+			for line := range strings.Lines(out) {
+				if strings.Contains(line, wrong) && (i < 2 || !strings.HasPrefix(line, "1 ")) {
+					return true, out
+				}
+			}
+			return false, out
+		})
+	}
+	set(good)
+
+	kubectl(t, "create", "serviceaccount", "monitor", "-n", "default")
+	t.Cleanup(func() { kubectlAfter(t, "delete", "serviceaccount", "monitor", "-n", "default") })
+	token := strings.TrimSpace(kubectl(t, "create", "token", "monitor", "-n", "default"))
+	authority, err := os.ReadFile(filepath.Join(env.Dir, "control-plane", "pki", "kubelet-ca.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(authority)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}
+	defer transport.CloseIdleConnections()
+	ask := func() (int, error) {
+		port := kubectl(t, "get", "node", node, "-o", "jsonpath={.status.daemonEndpoints.kubeletEndpoint.Port}")
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://127.0.0.1:"+port+"/metrics/resource/"+node, nil)
+		if err != nil {
+			return 0, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		answer, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Do(req)
+		if err != nil {
+			return 0, err
+		}
+		return answer.StatusCode, answer.Body.Close()
+	}
+	eventually(t, time.Minute, "a monitor without rights is refused", func() (bool, string) {
+		code, err := ask()
+		return code == http.StatusForbidden, fmt.Sprint(code, err)
+	})
+}
