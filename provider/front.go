@@ -188,9 +188,9 @@ func (f *front) applyNodes(cause error) {
 	state := inventory.State{
 		Cluster: f.cluster.Name, NodeIP: f.daemon.NodeIP, Port: f.port(), Version: f.daemon.Version,
 		System: f.inventory.System + " " + f.inventory.Version, Reachable: f.reachable, Since: f.since, Why: why,
-		Enter:       capabilities(f.cluster, f.system.Backend).Enter,
-		Uncertified: f.certify(),
+		Enter: capabilities(f.cluster, f.system.Backend).Enter,
 	}
+	state.Uncertified, state.Unrenewed = f.certify()
 	var desired []*corev1.Node
 	changed := len(f.applied) != len(f.views)
 	for _, view := range f.views {
@@ -215,12 +215,12 @@ func (f *front) applyNodes(cause error) {
 	}
 }
 
-// certify sees to the serving certificates of the nodes and names those that
-// have none yet.
-func (f *front) certify() map[string]string {
+// certify sees to the serving certificates of the nodes, and says why some have
+// none and why others get no new one.
+func (f *front) certify() (missing, unrenewed map[string]string) {
 	certs := f.daemon.Certificates
 	if certs == nil {
-		return nil
+		return nil, nil
 	}
 	names := make([]string, 0, len(f.views))
 	for _, view := range f.views {
@@ -229,13 +229,16 @@ func (f *front) certify() map[string]string {
 	if err := certs.SetNodes(f.daemon.life, names); err != nil {
 		f.daemon.Log.Info("could not ask for serving certificates", "error", err.Error())
 	}
-	waiting := map[string]string{}
+	missing, unrenewed = map[string]string{}, map[string]string{}
 	for _, name := range names {
-		if why := certs.Waiting(name); why != "" {
-			waiting[name] = why
+		switch state := certs.State(name); {
+		case state.Until.IsZero():
+			missing[name] = state.Why
+		case state.Why != "":
+			unrenewed[name] = fmt.Sprintf("it is valid until %s; %s", state.Until.UTC().Format(time.RFC3339), state.Why)
 		}
 	}
-	return waiting
+	return missing, unrenewed
 }
 
 func (f *front) port() int32 {

@@ -60,8 +60,9 @@ type State struct {
 	Since     time.Time
 	Why       string
 	// Uncertified says why the kubelet API has no serving certificate for the
-	// node yet; "" when it has, or has one from files.
-	Uncertified map[string]string
+	// node; "" when it has, or has one from files. Unrenewed says why it gets no
+	// other for the one that it has.
+	Uncertified, Unrenewed map[string]string
 }
 
 // Node makes the node object of a view. Ready is always True: it says that the
@@ -177,7 +178,9 @@ func conditions(v View, s State) []corev1.NodeCondition {
 			fmt.Sprintf("%d hosts are usable, %d are not", v.Hosts, v.Unusable)))
 	}
 	if why := s.Uncertified[v.VirtualNode.Name]; why != "" {
-		out = append(out, cond(wellknown.NodeServingCertificate, false, "WaitingForCertificate", "kubectl logs and exec do not work yet: "+why))
+		out = append(out, cond(wellknown.NodeServingCertificate, false, "WaitingForCertificate", "kubectl logs and exec do not work: "+why))
+	} else if why := s.Unrenewed[v.VirtualNode.Name]; why != "" {
+		out = append(out, cond(wellknown.NodeServingCertificate, true, "RenewalWaits", "the kubelet API has a serving certificate and gets no new one: "+why))
 	} else {
 		out = append(out, cond(wellknown.NodeServingCertificate, true, "CertificateValid", "the kubelet API has a serving certificate"))
 	}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -45,8 +46,9 @@ type Manager struct {
 }
 
 type node struct {
-	manager certificate.Manager
-	stop    context.CancelFunc
+	manager  certificate.Manager
+	progress *progress
+	stop     context.CancelFunc
 }
 
 // New makes the directory and a manager of no nodes yet.
@@ -91,8 +93,10 @@ func (m *Manager) start(ctx context.Context, name string) (node, error) {
 		return node{}, fmt.Errorf("serving certificate of node %s: %w", name, err)
 	}
 	ctx, stop := context.WithCancel(logr.NewContext(ctx, log))
+	seen := &progress{now: time.Now}
+	client := watched{Interface: m.cfg.Client, progress: seen}
 	manager, err := certificate.NewManager(&certificate.Config{
-		ClientsetFn: func(*tls.Certificate) (kubernetes.Interface, error) { return m.cfg.Client, nil },
+		ClientsetFn: func(*tls.Certificate) (kubernetes.Interface, error) { return client, nil },
 		Template: &x509.CertificateRequest{
 			// What the signer kubernetes.io/kubelet-serving wants.
 			Subject:     pkix.Name{CommonName: "system:node:" + name, Organization: []string{"system:nodes"}},
@@ -108,7 +112,7 @@ func (m *Manager) start(ctx context.Context, name string) (node, error) {
 		return node{}, fmt.Errorf("serving certificate of node %s: %w", name, err)
 	}
 	manager.Start()
-	return node{manager: manager, stop: stop}, nil
+	return node{manager: manager, progress: seen, stop: stop}, nil
 }
 
 // Get picks the certificate for a caller; it is a tls.Config's GetCertificate.
@@ -128,12 +132,33 @@ func (m *Manager) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, fmt.Errorf("no serving certificate yet: %d requests wait for approval or for the signer %s", len(m.nodes), m.cfg.SignerName)
 }
 
-// Waiting says why a node has no certificate, "" when it has one.
-func (m *Manager) Waiting(name string) string {
+// State is how a node stands.
+type State struct {
+	// Until is when its certificate expires; zero without one.
+	Until time.Time
+	// Why says what keeps it from a certificate or, where it has one, from the next;
+	// "" when nothing does, or when the next has only just been asked for.
+	Why string
+}
+
+// State of a node. A certificate is used until it expires, whatever becomes of
+// the next; that is asked for until it is there.
+func (m *Manager) State(name string) State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if n, ok := m.nodes[name]; ok && n.manager.Current() != nil {
-		return ""
+	n, ok := m.nodes[name]
+	if !ok {
+		return State{Why: "no certificate was asked for yet"}
 	}
-	return fmt.Sprintf("waiting for a certificate of signer %s: see `kubectl get csr --field-selector spec.signerName=%s` and the controllers' approver", m.cfg.SignerName, m.cfg.SignerName)
+	why, lately := n.progress.why(m.cfg.SignerName)
+	cert := n.manager.Current()
+	switch {
+	case cert == nil && why == "":
+		return State{Why: "waiting for a certificate of signer " + m.cfg.SignerName}
+	case cert == nil:
+		return State{Why: why}
+	case lately:
+		why = ""
+	}
+	return State{Until: cert.Leaf.NotAfter, Why: why}
 }
