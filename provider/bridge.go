@@ -75,6 +75,9 @@ type Options struct {
 	// Audit takes the record of every submission; nil is nobody. It must not block
 	// for long.
 	Audit func(account.Submission)
+	// Adopted is told of every job that was found at the batch system and recorded,
+	// instead of one more being submitted; nil is nobody.
+	Adopted func()
 	// Tracer tells what became of the gangs; nil tells nobody. Gate is the tracer's
 	// then, so that the effects are told as well.
 	Tracer *tracing.Tracer

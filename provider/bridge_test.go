@@ -275,6 +275,35 @@ func TestUserAfterRestartWithoutFiles(t *testing.T) {
 	}
 }
 
+// A job that was submitted and never recorded is found, recorded and counted;
+// one that this life submitted is not.
+func TestAdoptedJobsAreCounted(t *testing.T) {
+	w, gate := plain(t, 10*time.Minute)
+	adopted := 0
+	w.bridge.Adopted = func() { adopted++ }
+	own := w.gang("own", 1)[0]
+	w.tick()
+	if w.api.Get(own).Annotations[wellknown.BatchJobID] == "" || adopted != 0 {
+		t.Fatalf("job %q, %d adopted", w.api.Get(own).Annotations[wellknown.BatchJobID], adopted)
+	}
+	gate.fail = func(name string) error {
+		if name == "record" {
+			return fmt.Errorf("the API server is away")
+		}
+		return nil
+	}
+	left := w.gang("left", 2)
+	w.tick()
+	w.restart(&openGate{}, hpcv1alpha1.Account{User: "alice"})
+	w.bridge.Adopted = func() { adopted++ }
+	for range 5 {
+		w.tick()
+	}
+	if w.api.Get(left[1]).Annotations[wellknown.BatchJobID] == "" || adopted != 1 || len(w.system.Jobs()) != 2 {
+		t.Errorf("job %q, %d adopted, %d jobs in all", w.api.Get(left[1]).Annotations[wellknown.BatchJobID], adopted, len(w.system.Jobs()))
+	}
+}
+
 type userSpy struct {
 	backends.Backend
 	mu    sync.Mutex

@@ -114,6 +114,7 @@ type Daemon struct {
 	board   *switchboard
 	closing sync.WaitGroup  // connections of earlier configurations
 	life    context.Context // of the daemon, longer than that of a configuration
+	adopted func()          // counts a job that was taken over; nil counts none
 
 	mu sync.Mutex
 	// serving is the bridge of the configuration that is served; nil before the first.
@@ -139,7 +140,7 @@ func (c Config) Run(ctx context.Context) error {
 		if err := d.Metrics.Register(m); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
-		d.Gate = m
+		d.Gate, d.adopted = m, m.Adopted
 	}
 	d.Gate = d.Tracer.Gate(d.Gate)
 	if d.Audit == nil {
@@ -243,7 +244,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 		Pods:      &kubePods{client: d.Client, recorder: recorder, nodes: pods.Nodes, list: pods.List},
 		APIServer: d.APIServer,
 		Objects:   &kubeObjects{client: d.Client, namespaces: namespaces.Lister()},
-		Gate:      d.Gate, Log: d.Log, Audit: d.Audit, Tracer: d.Tracer,
+		Gate:      d.Gate, Log: d.Log, Audit: d.Audit, Adopted: d.adopted, Tracer: d.Tracer,
 	})
 	d.mu.Lock()
 	d.serving = bridge

@@ -50,6 +50,7 @@ type memo struct {
 	cancelAt   time.Time // last cancel
 	wantsFresh bool      // guarded by the bridge's lock, as the loop reads it any time
 	announced  backends.JobID
+	submitted  backends.JobID    // by this process, the last one
 	idle       map[string]string // UID -> version and last patch that changed nothing: an API server may not know a field
 	events     map[string]int64  // UID -> number of the runner's last event that was told or seen first
 	reported   map[string]string // UID -> last event text, so that an event is told once

@@ -153,6 +153,7 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		return true, err
 	}
 	b.audit(g, m, pods, account.Submitted, id)
+	m.submitted = id
 	m.jobs = append(slices.Clone(m.jobs), backends.Job{
 		ID: id, Key: g.Key, Owner: b.Owner, User: m.output.Spec.User, Partition: m.output.Spec.Partition,
 		State: backends.StatePending, Held: true, Submitted: b.Clock.Now(),
@@ -233,6 +234,9 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	m.output = nil // it may hold secrets, and megabytes
 	if m.announced != a.JobID {
 		m.announced = a.JobID
+		if m.submitted != a.JobID && b.Adopted != nil {
+			b.Adopted()
+		}
 		b.tell(m, pods, corev1.EventTypeNormal, "BatchJobSubmitted",
 			fmt.Sprintf("batch job %s of user %s in partition %s", a.JobID, user, b.partitionOf(g, pods)))
 	}

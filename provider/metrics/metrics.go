@@ -35,6 +35,7 @@ type Metrics struct {
 	state    func() State
 	seconds  *prometheus.HistogramVec
 	failures *prometheus.CounterVec
+	adopted  prometheus.Counter
 }
 
 var (
@@ -61,8 +62,14 @@ func New(next effect.Gate, now func() time.Time, state func() State) *Metrics {
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "isthmus_vnode_effect_failures_total", Help: "Calls that failed, by kind and class of error.",
 		}, []string{"effect", "class"}),
+		adopted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "isthmus_vnode_adopted_jobs_total", Help: "Jobs whose submission was not known to have succeeded and that were found and taken over.",
+		}),
 	}
 }
+
+// Adopted counts a job that was taken over.
+func (m *Metrics) Adopted() { m.adopted.Inc() }
 
 // Do performs fn through the next gate.
 func (m *Metrics) Do(ctx context.Context, name string, fn func(context.Context) error) error {
@@ -91,6 +98,7 @@ func class(err error) string {
 func (m *Metrics) Describe(out chan<- *prometheus.Desc) {
 	m.seconds.Describe(out)
 	m.failures.Describe(out)
+	m.adopted.Describe(out)
 	for _, d := range []*prometheus.Desc{jobs, waiting, age, reachable, ownerless, braked} {
 		out <- d
 	}
@@ -100,6 +108,7 @@ func (m *Metrics) Describe(out chan<- *prometheus.Desc) {
 func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	m.seconds.Collect(out)
 	m.failures.Collect(out)
+	m.adopted.Collect(out)
 	s := m.state()
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)

@@ -30,6 +30,7 @@ func TestNamesAreListed(t *testing.T) {
 	if err := m.Do(t.Context(), "submit", func(context.Context) error { return refused }); !errors.Is(err, refused) {
 		t.Errorf("error %v", err)
 	}
+	m.Adopted()
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(m)
 	families, err := registry.Gather()
@@ -44,6 +45,9 @@ func TestNamesAreListed(t *testing.T) {
 		}
 		if f.GetName() == "isthmus_vnode_observation_age_seconds" && f.GetMetric()[0].GetGauge().GetValue() != 7 {
 			t.Errorf("age %s", f)
+		}
+		if f.GetName() == "isthmus_vnode_adopted_jobs_total" && f.GetMetric()[0].GetCounter().GetValue() != 1 {
+			t.Errorf("adopted %s", f)
 		}
 	}
 	readme, err := os.ReadFile("../../charts/isthmus/README.md")
