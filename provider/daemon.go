@@ -167,7 +167,7 @@ func (c Config) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		cluster, err := d.load(ctx)
 		if err == nil {
-			err = d.serve(ctx, cluster)
+			err = d.mistake(ctx, cluster, d.serve(ctx, cluster))
 		}
 		if err != nil && ctx.Err() == nil {
 			return err
@@ -206,14 +206,14 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	d.owner = owner
 	connection, err := d.Connect(ctx, cluster)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", cluster.Name, err)
+		return specError{fmt.Errorf("connect to %s: %w", cluster.Name, err)}
 	}
 	if connection.Close != nil {
 		defer d.closing.Go(connection.Close)
 	}
 	system, err := d.Systems[cluster.Spec.Type](cluster, connection.Runner)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", cluster.Name, err)
+		return specError{fmt.Errorf("connect to %s: %w", cluster.Name, err)}
 	}
 	stager := &staging.Client{Runner: connection.Runner, Directory: cluster.Spec.Staging.Directory, Podrun: cluster.Spec.Staging.Podrun}
 	if translate.RunsImages(cluster) {

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,7 +23,7 @@ func (d *Daemon) load(ctx context.Context) (*hpcv1alpha1.BatchCluster, error) {
 	for {
 		cluster, err := d.Source.Load(ctx)
 		if err == nil {
-			if err = d.validate(cluster); err == nil {
+			if err = d.validate(ctx, cluster); err == nil {
 				d.setInvalid("")
 				return cluster, nil
 			}
@@ -43,13 +44,48 @@ func (d *Daemon) load(ctx context.Context) (*hpcv1alpha1.BatchCluster, error) {
 	}
 }
 
-func (d *Daemon) validate(cluster *hpcv1alpha1.BatchCluster) error {
+// specError is a mistake of a BatchCluster that shows only when it is served.
+type specError struct{ error }
+
+func (e specError) Unwrap() error { return e.error }
+
+// mistake reports an error of serving that a change of the BatchCluster object
+// mends, and waits before the next try; a file is given by hand, and its mistakes
+// end the daemon. It gives back what is no such error.
+func (d *Daemon) mistake(ctx context.Context, cluster *hpcv1alpha1.BatchCluster, err error) error {
+	var bad specError
+	if _, file := d.Source.(FileSource); file || !errors.As(err, &bad) {
+		return err
+	}
+	if d.setInvalid(err.Error()) {
+		d.Log.Info("the BatchCluster is not valid", "error", err.Error())
+	}
+	d.reportInvalid(ctx, cluster, err)
+	select {
+	case <-ctx.Done():
+	case <-time.After(d.Reload):
+	}
+	return nil
+}
+
+// validate checks all that can be checked without the batch system. A connection
+// is made and closed again: that costs nothing before its first command.
+func (d *Daemon) validate(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) error {
 	validation.Default(cluster) // also what an older definition did not
 	if errs := validation.BatchCluster(cluster, d.Served); len(errs) > 0 {
 		return errs.ToAggregate()
 	}
 	if _, ok := d.Systems[cluster.Spec.Type]; !ok {
 		return fmt.Errorf("spec.type: %q is not served by this daemon", cluster.Spec.Type)
+	}
+	if d.Connect != nil { // a test may look at the rest alone
+		connection, err := d.Connect(ctx, cluster)
+		if err != nil {
+			return err
+		}
+		if connection.Close != nil {
+			connection.Close()
+		}
 	}
 	return nil
 }
@@ -104,7 +140,7 @@ func (d *Daemon) watchSpec(ctx context.Context, cluster *hpcv1alpha1.BatchCluste
 			// The jobs are tagged with the name: under another they would be ownerless.
 			err = fmt.Errorf("metadata.name: %q cannot become %q while the daemon runs", cluster.Name, now.Name)
 		} else {
-			err = d.validate(now)
+			err = d.validate(ctx, now)
 		}
 		if err != nil {
 			if d.setInvalid(err.Error()) {

@@ -67,6 +67,9 @@ func ssh(s *hpc.SSHConnection, at *field.Path) field.ErrorList {
 		errs = append(errs, hostPort(h, at.Child("hosts").Index(i))...)
 	}
 	errs = append(errs, optional(at.Child("user"), s.User, userName)...)
+	if s.User == "root" {
+		errs = append(errs, field.Invalid(at.Child("user"), s.User, "nobody logs in as root: name an account that may become the mapped users by sudo, and no other"))
+	}
 	errs = append(errs, oneOf(at.Child("become"), s.Become, "login", "sudo")...)
 	if s.Become == "sudo" && s.User == "" {
 		errs = append(errs, field.Required(at.Child("user"), `become "sudo" needs the user to log in as`))
@@ -106,6 +109,9 @@ func ssh(s *hpc.SSHConnection, at *field.Path) field.ErrorList {
 		at := at.Child("proxyJump").Index(i)
 		if user, host, ok := strings.Cut(j, "@"); ok {
 			errs = append(errs, required(at, user, userName)...)
+			if user == "root" {
+				errs = append(errs, field.Invalid(at, j, "nobody logs in as root, and a jump host needs no rights"))
+			}
 			j = host
 		}
 		errs = append(errs, hostPort(j, at)...)
