@@ -28,9 +28,9 @@ import (
 var elsewhere = map[string]string{
 	"update jobs/finalizers.batch.volcano.sh":                           "TestAllReduce: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a Job's pods",
 	"approve signers.certificates.k8s.io kubernetes.io/kubelet-serving": "TestServingCertificates: the plugin CertificateApproval lets nobody else approve",
-	"list podgroups.scheduling.k8s.io":                                  "scheduler/driver: only where the API server has PodGroups of its own",
-	"watch podgroups.scheduling.k8s.io":                                 "scheduler/driver: only where the API server has PodGroups of its own",
-	"patch podgroups/status.scheduling.k8s.io":                          "scheduler/driver: only where the API server has PodGroups of its own",
+	"list podgroups.scheduling.k8s.io":                                  "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
+	"watch podgroups.scheduling.k8s.io":                                 "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
+	"patch podgroups/status.scheduling.k8s.io":                          "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
 }
 
 // The programs ask for nothing that their roles do not give, and their roles give
@@ -121,10 +121,15 @@ func seldom(t *testing.T) {
 	seldomVnode(t)
 }
 
-// A Job that grows to where a stranger has its pod's name and shrinks again, one
+// A queue that every cluster has; a Job that grows to where a stranger has its pod's name and shrinks again, one
 // with a claim, and one that is removed once it has ended.
 func seldomControllers(t *testing.T, ns string) {
 	t.Helper()
+	kubectl(t, "delete", "queue", "default")
+	eventually(t, time.Minute, "the queue default is made again", func() (bool, string) {
+		out := kubectl(t, "get", "queue", "default", "--ignore-not-found", "-o", "name")
+		return out != "", out
+	})
 	kubectl(t, "create", "-n", ns, "-f", manifestFile(t, forged(t, "grows-task-1", nil, nil)))
 	apply(t, ns, job{Name: "grows", Replicas: 1, Script: "exec sleep 600", Spec: "  plugins: {svc: []}"}.yaml())
 	phase(t, ns, "grows", "Running", 2*time.Minute)
