@@ -151,6 +151,14 @@ func seldomControllers(t *testing.T, ns string) {
 		return out == "", out
 	})
 	kubectl(t, "delete", "vcjob", "grows", "claims", "-n", ns)
+	// In this namespace the plugin ssh may make its key pair.
+	apply(t, "default", job{Name: "keys", Replicas: 1, Script: "true", Spec: "  plugins: {ssh: []}"}.yaml())
+	t.Cleanup(func() { kubectlAfter(t, "delete", "vcjob", "keys", "-n", "default", "--ignore-not-found") })
+	eventually(t, time.Minute, "Job keys has a key pair", func() (bool, string) {
+		out := kubectl(t, "get", "secrets", "-n", "default", "-o", "name")
+		return strings.Contains(out, "keys"), out
+	})
+	kubectl(t, "delete", "vcjob", "keys", "-n", "default")
 	apply(t, ns, `
 apiVersion: bus.volcano.sh/v1alpha1
 kind: Command
