@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -210,3 +211,33 @@ type labelled struct {
 
 // NamespaceLabels implements provider.Objects.
 func (l *labelled) NamespaceLabels(string) (map[string]string, bool) { return l.labels, true }
+
+// What our jobs that wait will take is known from their own directories, in the
+// order of the queue, for the views of partitions that share hosts.
+func TestWaitingJobsAreKnown(t *testing.T) {
+	w := newWorld(t, time.Hour, &faultyGate{mode: none, count: map[string]int{}})
+	w.gang("full", 64) // all CPUs there are
+	for range 3 {
+		w.tick()
+	}
+	w.gang("first", 3)
+	for range 3 {
+		w.tick()
+	}
+	w.gang("second", 2)
+	for range 3 {
+		w.tick()
+	}
+	var got []int
+	for _, components := range w.bridge.Use()["main"].Waiting {
+		for _, c := range components {
+			if c.CPUs != 1 || c.MemoryMiB != 1024 {
+				t.Errorf("a task that waits takes %+v", c)
+			}
+			got = append(got, c.Tasks)
+		}
+	}
+	if !slices.Equal(got, []int{3, 2}) {
+		t.Errorf("tasks that wait: %v, want 3 of the first and 2 of the second", got)
+	}
+}

@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"cmp"
 	"maps"
+	"slices"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
@@ -10,14 +12,21 @@ import (
 
 // Use says what our running jobs of each partition hold on each host, from the
 // members' own reports. The rest of what is allocated there is foreign: to the
-// node of one partition, our jobs of another that shares its hosts are, too.
+// node of one partition, our jobs of another that shares its hosts are, too. So
+// are those that wait, as far as they will need hosts that are shared.
 func (b *Bridge) Use() map[string]inventory.Use {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := map[string]inventory.Use{}
+	type queued struct {
+		job        backends.Job
+		components []manifest.Component
+	}
+	var waiting []queued
 	for key, jobs := range b.view.Jobs {
 		for _, j := range jobs {
-			if j.State.Terminal() || len(j.Hosts) == 0 {
+			waits := j.State == backends.StatePending
+			if j.State.Terminal() || len(j.Hosts) == 0 && !waits {
 				continue
 			}
 			out, ok := all[j.Partition]
@@ -26,6 +35,10 @@ func (b *Bridge) Use() map[string]inventory.Use {
 				all[j.Partition] = out
 			}
 			gang := b.view.Files[key].gang
+			if waits {
+				waiting = append(waiting, queued{j, gang.Components})
+				continue
+			}
 			requests := manifest.Requests(gang.Components)
 			settled := len(requests) > 0
 			for rank, req := range requests {
@@ -42,6 +55,18 @@ func (b *Bridge) Use() map[string]inventory.Use {
 				}
 			}
 		}
+	}
+	slices.SortFunc(waiting, func(x, y queued) int {
+		return cmp.Or(x.job.Submitted.Compare(y.job.Submitted), cmp.Compare(x.job.ID, y.job.ID))
+	})
+	for _, q := range waiting {
+		components := make([]backends.Component, len(q.components))
+		for i, c := range q.components {
+			components[i] = backends.Component{Tasks: c.Tasks, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, GPUs: c.GPUs}
+		}
+		out := all[q.job.Partition]
+		out.Waiting = append(out.Waiting, components)
+		all[q.job.Partition] = out
 	}
 	return all
 }

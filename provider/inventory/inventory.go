@@ -27,6 +27,8 @@ type Use struct {
 	// Unsettled hosts have a job of ours whose members have not all reported:
 	// all that is allocated there is taken for ours until they have.
 	Unsettled map[string]bool
+	// Waiting are the components of our jobs that wait in the queue, the first first.
+	Waiting [][]backends.Component
 }
 
 // View is one virtual node as the batch system makes it.
@@ -88,6 +90,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 		partitions[p.Name] = p
 	}
 	members := make([]map[string]bool, len(nodes))
+	usableOf := make([][]backends.Host, len(nodes))
 	out := make([]View, len(nodes))
 	for i, n := range nodes {
 		if n.MaxPodsPending == 0 {
@@ -118,7 +121,11 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 		if out[i].Problem != "" {
 			usable = nil // nothing may be placed there
 		}
-		out[i].sum(usable, use[n.Partition], caps)
+		usableOf[i] = usable
+	}
+	promised := promises(nodes, usableOf, use, caps)
+	for i, n := range nodes {
+		out[i].sum(usableOf[i], use[n.Partition], promised, caps)
 	}
 	for i := range nodes {
 		for j := range nodes {
@@ -141,7 +148,7 @@ func overlap(a, b map[string]bool) bool {
 }
 
 // sum adds the hosts up.
-func (v *View) sum(usable []backends.Host, use Use, caps backends.Capabilities) {
+func (v *View) sum(usable []backends.Host, use Use, promised map[string]map[string]backends.Amounts, caps backends.Capabilities) {
 	v.Hosts = len(usable)
 	v.Missing = missing(caps)
 	capacity, free, taken := map[string]int64{}, map[string]int64{}, map[string]int64{}
@@ -155,6 +162,11 @@ func (v *View) sum(usable []backends.Host, use Use, caps backends.Capabilities) 
 			foreign := minus(v.amounts(h.Allocated.CPUs, h.Allocated.MemoryMiB, h.Allocated.GPUs),
 				v.amounts(use.ByHost[h.Name].CPUs, use.ByHost[h.Name].MemoryMiB, use.ByHost[h.Name].GPUs))
 			net = minus(whole, foreign)
+		}
+		for partition, held := range promised {
+			if a, ok := held[h.Name]; ok && partition != v.VirtualNode.Partition {
+				net = minus(net, v.amounts(a.CPUs, a.MemoryMiB, a.GPUs))
+			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(whole)) {
 			capacity[name] += whole[name]

@@ -88,6 +88,42 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
+// What waits for one partition is not offered again by another that shares its
+// hosts; hosts of its own come first, and what fits nowhere has been promised nothing.
+func TestSharedHostsAreOfferedOnce(t *testing.T) {
+	inv := clusterOf(host("a", true, 0, 0), host("b", true, 0, 0), host("c", true, 0, 0))
+	inv.Partitions[0].Hosts = []string{"a", "b"}
+	inv.Partitions = append(inv.Partitions, backends.Partition{Name: "debug", Up: true, Hosts: []string{"b", "c"}})
+	eight := func(tasks int) []backends.Component {
+		return []backends.Component{{Tasks: tasks, CPUs: 1, MemoryMiB: 1, GPUs: map[string]int64{"": 8}}}
+	}
+	for name, tc := range map[string]struct {
+		gpu, debug           [][]backends.Component
+		wantGPU, wantDebug   int64
+		shapesGPU, shapesDbg int
+	}{
+		"nothing waits":         {wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
+		"on a host of its own":  {gpu: [][]backends.Component{eight(1)}, wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
+		"on the shared one":     {gpu: [][]backends.Component{eight(1), eight(1)}, wantGPU: 16, wantDebug: 8, shapesGPU: 1, shapesDbg: 2},
+		"one job of two hosts":  {debug: [][]backends.Component{eight(2)}, wantGPU: 8, wantDebug: 16, shapesGPU: 2, shapesDbg: 1},
+		"too large for now":     {debug: [][]backends.Component{eight(3)}, wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
+		"its files are to come": {debug: [][]backends.Component{nil}, wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			views := inventory.Views(inventory.Defaults("c", inv), inv, map[string]inventory.Use{"gpu": {Waiting: tc.gpu}, "debug": {Waiting: tc.debug}}, backends.Capabilities{})
+			for i, want := range []int64{tc.wantGPU, tc.wantDebug} {
+				free := views[i].Allocatable[wellknown.ResourceNvidiaGPU]
+				if free.Value() != want {
+					t.Errorf("%s offers %d GPUs, want %d", views[i].VirtualNode.Name, free.Value(), want)
+				}
+				if n := len(views[i].Shapes.Shapes); n != []int{tc.shapesGPU, tc.shapesDbg}[i] {
+					t.Errorf("%s has %d shapes: %+v", views[i].VirtualNode.Name, n, views[i].Shapes)
+				}
+			}
+		})
+	}
+}
+
 func TestNodeKeepsItsPodsInAnOutage(t *testing.T) {
 	v := inventory.Views(gpuNode, clusterOf(host("a", true, 0, 0)), nil, backends.Capabilities{})[0]
 	n := inventory.Node(v, inventory.State{Cluster: "c", Reachable: false, Why: "connection refused", Since: time.Unix(1, 0)})
