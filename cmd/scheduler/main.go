@@ -21,6 +21,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -32,6 +34,7 @@ import (
 	"k8s.io/klog/v2"
 	"volcano.sh/apis/pkg/client/clientset/versioned"
 
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/scheduler/binder"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	schedconfig "github.com/isthmus-hpc/isthmus/scheduler/config"
@@ -95,7 +98,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if o.conf != "" {
-		s.conf = &confFile{path: o.conf, use: s.driver.Use, loaded: metrics.Configured, warned: map[string]bool{}}
+		s.conf = &confFile{path: o.conf, use: s.pipelines.configure, loaded: metrics.Configured, warned: map[string]bool{}}
 		s.conf.load(log)
 	}
 	closeServers, err := serve(ctx, o, registry, s.driver.Alive)
@@ -126,6 +129,9 @@ type scheduler struct {
 	binder  *binder.Binder
 	events  record.EventBroadcaster
 	conf    *confFile // nil without a file
+	dynamic dynamic.Interface
+
+	pipelines *pipelines
 }
 
 func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {
@@ -140,7 +146,15 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	if err != nil {
 		return nil, fmt.Errorf("make Volcano client: %w", err)
 	}
-	s := &scheduler{client: client, volcano: volcano, cache: cache.New(), events: record.NewBroadcaster()}
+	free, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make dynamic client: %w", err)
+	}
+	types := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(types), hpcv1alpha1.AddToScheme(types)); err != nil {
+		return nil, fmt.Errorf("make scheme: %w", err)
+	}
+	s := &scheduler{client: client, volcano: volcano, dynamic: free, cache: cache.New(), events: record.NewBroadcaster()}
 	s.cache.Created = m.Created
 	if len(o.names) > 0 {
 		s.cache.Serve(o.names...)
@@ -150,6 +164,10 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
 	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming()}
+	s.pipelines = &pipelines{
+		use: s.driver.Use, base: schedconfig.Default(), told: map[string]string{},
+		events: s.events.NewRecorder(types, corev1.EventSource{Component: "isthmus-scheduler"}),
+	}
 	return s, nil
 }
 
@@ -175,6 +193,15 @@ func (s *scheduler) run(ctx context.Context) error {
 		return err
 	}
 	log.Info("scheduler runs")
+	profiles, err := s.pipelines.watch(ctx, s.client.Discovery(), s.dynamic)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer profiles()
+	defer stop()
 	s.binder.Start(ctx)
 	var watched sync.WaitGroup
 	if s.conf != nil {

@@ -15,7 +15,7 @@ var GroupVersion = schema.GroupVersion{Group: "hpc.isthmus.sh", Version: "v1alph
 
 // AddToScheme registers the types with s.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &BatchCluster{}, &BatchClusterList{})
+	s.AddKnownTypes(GroupVersion, &BatchCluster{}, &BatchClusterList{}, &SchedulingProfile{}, &SchedulingProfileList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }
