@@ -40,6 +40,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand(), upCommand(), downCommand(), statusCommand(), prepareCommand(), tetherCommand())
+	root.AddCommand(demoCommand(), upCommand(), downCommand(), statusCommand(), prepareCommand(), tetherCommand(),
+		snapshotCommand(), replayCommand(), explainCommand())
 	return root
 }

@@ -1,0 +1,299 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"volcano.sh/apis/pkg/client/clientset/versioned"
+
+	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	"github.com/isthmus-hpc/isthmus/scheduler/config"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// source is where a scheduling state comes from: a file that `isthmus snapshot`
+// wrote, or a cluster.
+type source struct {
+	file, kubeconfig, at string
+}
+
+func (s *source) flags(c *cobra.Command) {
+	c.Flags().StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig file of the cluster to look at; KUBECONFIG or ~/.kube/config when empty")
+	c.Flags().StringVar(&s.file, "snapshot", "", "file that `isthmus snapshot` wrote, in place of a cluster")
+	c.Flags().StringVar(&s.at, "at", "", "time to decide for, like 2026-01-02T15:04:05Z; now when empty")
+}
+
+func (s *source) now() (time.Time, error) {
+	if s.at == "" {
+		return time.Now(), nil //nolint:forbidigo // the program's own clock: what is asked is what would happen now
+	}
+	t, err := time.Parse(time.RFC3339, s.at)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("--at: %w", err)
+	}
+	return t, nil
+}
+
+// read returns the state. It reads a cluster and changes nothing there.
+func (s *source) read(ctx context.Context, now time.Time) (*snapshot.Snapshot, error) {
+	if s.file != "" {
+		f, err := os.Open(s.file)
+		if err != nil {
+			return nil, fmt.Errorf("open snapshot: %w", err)
+		}
+		defer func() { _ = f.Close() }() // it was only read
+		return snapshot.Read(f)
+	}
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = s.kubeconfig
+	rest, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("load kubeconfig: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(rest)
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	volcano, err := versioned.NewForConfig(rest)
+	if err != nil {
+		return nil, fmt.Errorf("make Volcano client: %w", err)
+	}
+	state := cache.New()
+	ctx, stop := context.WithCancel(ctx)
+	bounded, cancel := context.WithTimeout(ctx, cache.SyncTimeout)
+	defer cancel()
+	wait, err := state.Watch(ctx, bounded, client, volcano)
+	defer wait()
+	defer stop()
+	if err != nil {
+		return nil, err
+	}
+	return state.Snapshot(now), nil
+}
+
+// decide returns a state and what the scheduler would do with it.
+func (s *source) decide(ctx context.Context) (*snapshot.Snapshot, plan.Plan, *framework.Session, error) {
+	now, err := s.now()
+	if err != nil {
+		return nil, plan.Plan{}, nil, err
+	}
+	state, err := s.read(ctx, now)
+	if err != nil {
+		return nil, plan.Plan{}, nil, err
+	}
+	return state, scheduler.Cycle(config.Default(), state, now), framework.NewSession(config.Default(), state, now), nil
+}
+
+func snapshotCommand() *cobra.Command {
+	var s source
+	c := &cobra.Command{
+		Use: "snapshot", Args: cobra.NoArgs,
+		Short: "Write all that the scheduler decides by, as JSON, to look into or to replay",
+		RunE: func(c *cobra.Command, _ []string) error {
+			now, err := s.now()
+			if err != nil {
+				return err
+			}
+			state, err := s.read(c.Context(), now)
+			if err != nil {
+				return err
+			}
+			return state.Write(c.OutOrStdout())
+		},
+	}
+	s.flags(c)
+	return c
+}
+
+func replayCommand() *cobra.Command {
+	var s source
+	c := &cobra.Command{
+		Use: "replay FILE", Args: cobra.ExactArgs(1),
+		Short: "Show what the scheduler decides for a snapshot; --at gives the time, to the same plan to the byte",
+		RunE: func(c *cobra.Command, args []string) error {
+			s.file = args[0]
+			_, p, _, err := s.decide(c.Context())
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(c.OutOrStdout(), p.String())
+			if err != nil {
+				return fmt.Errorf("print: %w", err)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&s.at, "at", "", "time to decide for, like 2026-01-02T15:04:05Z; now when empty")
+	return c
+}
+
+func explainCommand() *cobra.Command {
+	var s source
+	var namespace string
+	c := &cobra.Command{
+		Use: "explain {job|queue|node} NAME", Args: cobra.ExactArgs(2),
+		Short:     "Say in words and numbers why a job waits, what a queue may have, or what holds a node",
+		ValidArgs: []string{"job", "queue", "node"},
+		RunE: func(c *cobra.Command, args []string) error {
+			explain, known := map[string]func(io.Writer, *snapshot.Snapshot, plan.Plan, *framework.Session, string, string) error{
+				"job": explainJob, "queue": explainQueue, "node": explainNode,
+			}[args[0]]
+			if !known {
+				return fmt.Errorf("explain: %q is none of job, queue and node", args[0])
+			}
+			state, p, ses, err := s.decide(c.Context())
+			if err != nil {
+				return err
+			}
+			return explain(c.OutOrStdout(), state, p, ses, namespace, args[1])
+		},
+	}
+	s.flags(c)
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of the job")
+	return c
+}
+
+var errNone = errors.New("there is none")
+
+// ofJob reports whether a gang is the job's: its PodGroup has the job's name, or
+// that with the job's UID after it; a pod without a PodGroup has its own name.
+func ofJob(g *snapshot.Gang, namespace, job string) bool {
+	return g.Namespace == namespace && (g.Name == job || strings.HasPrefix(g.Name, job+"-") && len(g.Name) == len(job)+37)
+}
+
+func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, _ *framework.Session, namespace, name string) error {
+	found := false
+	for _, g := range s.Gangs {
+		if !ofJob(g, namespace, name) {
+			continue
+		}
+		found = true
+		fmt.Fprintf(w, "%s/%s in queue %s, priority %d: %d of at least %d members placed, %d wait\n", g.Namespace, g.Name, g.Queue, g.Priority, g.Have(), g.Minimum(), g.Waiting)
+		if g.Estimate > 0 {
+			fmt.Fprintf(w, "  runs for about %s (%s)\n", time.Duration(g.Estimate), g.EstimateFrom)
+		}
+		for _, pl := range p.Placements {
+			if pl.Gang == g.Key {
+				fmt.Fprintf(w, "  %d members are placed on %s now\n", len(pl.Binds), pl.Domain)
+			}
+		}
+		for _, u := range p.Unschedulable {
+			if u.Gang != g.Key {
+				continue
+			}
+			fmt.Fprintf(w, "  waits (%s): %s\n", u.Code, u.Message)
+			for _, d := range u.Domains {
+				fmt.Fprintf(w, "    %s\n", d.Words())
+			}
+		}
+		for _, h := range p.Heads {
+			if h.Gang != g.Key {
+				continue
+			}
+			sure := "at the latest, should estimates hold"
+			if h.Guessed {
+				sure = "at a guess: the run time of some that have to end is not known"
+			}
+			fmt.Fprintf(w, "  starts %s on %s, %s\n", time.Unix(0, h.At).UTC().Format(time.RFC3339), h.Domain, sure)
+			for _, other := range h.For {
+				fmt.Fprintf(w, "    after %s\n", other)
+			}
+		}
+		for _, cl := range p.Claims {
+			if cl.Gang == g.Key {
+				fmt.Fprintf(w, "  %d pods would be evicted for it by %s\n", len(cl.Evictions), cl.Action)
+			}
+		}
+	}
+	if !found {
+		return fmt.Errorf("job %s/%s: %w", namespace, name, errNone)
+	}
+	return nil
+}
+
+func explainQueue(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.Session, _, name string) error {
+	q := ses.Ledger.Queue(name)
+	if q == nil {
+		return fmt.Errorf("queue %s: %w", name, errNone)
+	}
+	fmt.Fprintf(w, "queue %s, weight %d, priority %d\n", q.Name, q.Weight, q.Priority)
+	for d, name := range s.Dims.Names() {
+		if q.Held[d] != 0 || q.Wanted[d] != 0 {
+			fmt.Fprintf(w, "  %s: holds %s, deserves %s, may hold %s, waits for %s\n", name, plan.Amount(name, q.Held[d]),
+				plan.Amount(name, q.Deserved[d]), plan.Amount(name, q.Capability[d]), plan.Amount(name, q.Wanted[d]))
+		}
+	}
+	if f := ses.Ledger.Stopped(name); f != nil {
+		fmt.Fprintf(w, "  nothing is placed: %s\n", f.Message)
+	}
+	for _, u := range p.Unschedulable {
+		if g := gangOf(s, u.Gang); g != nil && g.Queue == name {
+			fmt.Fprintf(w, "  %s/%s waits (%s): %s\n", u.Namespace, u.Name, u.Code, u.Message)
+		}
+	}
+	return nil
+}
+
+func gangOf(s *snapshot.Snapshot, key string) *snapshot.Gang {
+	for _, g := range s.Gangs {
+		if g.Key == key {
+			return g
+		}
+	}
+	return nil
+}
+
+func explainNode(w io.Writer, s *snapshot.Snapshot, _ plan.Plan, ses *framework.Session, _, name string) error {
+	i, ok := s.Node(name)
+	if !ok {
+		return fmt.Errorf("node %s: %w", name, errNone)
+	}
+	n := s.Nodes[i]
+	state := "ready"
+	switch {
+	case n.Broken != "":
+		state = n.Broken
+	case !n.Ready:
+		state = "not ready"
+	case n.Unschedulable:
+		state = "cordoned"
+	}
+	fmt.Fprintf(w, "node %s: %s\n", n.Name, state)
+	free := ses.Txn.Free(i)
+	for d, name := range s.Dims.Names() {
+		if n.Total[d] != 0 {
+			fmt.Fprintf(w, "  %s: %s of %s free\n", name, plan.Amount(name, free[d]), plan.Amount(name, n.Total[d]))
+		}
+	}
+	for _, g := range s.Gangs {
+		here := 0
+		for _, p := range g.Pods {
+			if p.Node == name && !p.Terminal() {
+				here++
+			}
+		}
+		if here > 0 {
+			fmt.Fprintf(w, "  %d pods of %s/%s (queue %s, priority %d)\n", here, g.Namespace, g.Name, g.Queue, g.Priority)
+		}
+		if g.Nominated != nil && g.Nominated.Until > ses.Now.UnixNano() {
+			for _, np := range g.Nominated.Pods {
+				if np.Node == name {
+					fmt.Fprintf(w, "  room is kept for %s/%s\n", g.Namespace, g.Name)
+					break
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+)
+
+// state writes a snapshot in which one gang runs and another waits for it.
+func state(t *testing.T) string {
+	t.Helper()
+	w := schedtest.NewWorld()
+	for _, line := range []string{
+		"node n1 cpu=8 gpu=4", "group a min=1 estimate=2h", "pods a w 1 gpu=4", "cycle", "settle 30m",
+		"group big min=1", "pods big w 1 gpu=4",
+	} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := w.Snapshot().Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "state.json")
+	if err := os.WriteFile(name, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func printed(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	c := newCommand()
+	var out bytes.Buffer
+	c.SetOut(&out)
+	c.SetArgs(args)
+	err := c.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestReplayAndExplain(t *testing.T) {
+	file := state(t)
+	const at = "2026-01-01T00:30:00Z"
+	for _, tt := range []struct {
+		args string
+		want []string
+	}{
+		{"replay " + file, []string{"head big domain=nodes at=2026-01-01T02:00:00Z", "wait big NoCapacity: nodes: needs 4 nvidia.com/gpu, 0 free"}},
+		{"explain job big --snapshot " + file, []string{"0 of at least 1 members placed, 1 wait", "waits (NoCapacity)", "starts 2026-01-01T02:00:00Z on nodes, at the latest", "after podgroup/default/a"}},
+		{"explain job a --snapshot " + file, []string{"1 of at least 1 members placed, 0 wait", "runs for about 2h0m0s (declared)"}},
+		{"explain queue default --snapshot " + file, []string{"nvidia.com/gpu: holds 4", "default/big waits (NoCapacity)"}},
+		{"explain node n1 --snapshot " + file, []string{"nvidia.com/gpu: 0 of 4 free", "1 pods of default/a (queue default, priority 0)"}},
+	} {
+		got, err := printed(t, append(strings.Fields(tt.args), "--at="+at)...)
+		if err != nil {
+			t.Errorf("%s: %v", tt.args, err)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s does not say %q:\n%s", tt.args, want, got)
+			}
+		}
+	}
+	for _, args := range []string{"explain job none --snapshot " + file, "explain tree big --snapshot " + file, "explain node n2 --snapshot " + file, "replay " + file + ".none", "replay " + file + " --at=noon"} {
+		if got, err := printed(t, strings.Fields(args)...); err == nil {
+			t.Errorf("%s is no error and prints\n%s", args, got)
+		}
+	}
+	again, err := printed(t, "snapshot", "--snapshot", file)
+	if before, _ := os.ReadFile(file); err != nil || again != string(before) {
+		t.Errorf("a snapshot of a snapshot differs (%v)", err)
+	}
+}
