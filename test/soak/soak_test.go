@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"testing"
 	"time"
@@ -156,26 +157,48 @@ func descriptors(t *testing.T) int {
 	return len(fds)
 }
 
+// resident is the memory of the process, in bytes, after the runtime has given
+// back what it does not need.
+func resident(t *testing.T) int64 {
+	t.Helper()
+	debug.FreeOSMemory()
+	raw, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var total, rss int64
+	if _, err := fmt.Sscan(string(raw), &total, &rss); err != nil {
+		t.Fatalf("read /proc/self/statm: %v", err)
+	}
+	return rss * int64(os.Getpagesize())
+}
+
 // TestSoak: pods in waves; heap, goroutines and descriptors at the end are what
 // they were after a tenth, and no directory or job is left (R12). ISTHMUS_SOAK
-// sets the number of pods; make test-long sends 100,000.
+// sets the number of pods; make test-long sends 100,000. The slope of the resident
+// memory, by the time that the pods live in, is told.
 func TestSoak(t *testing.T) {
 	pods := 2000
 	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_SOAK")); err == nil && n >= 10*wave {
 		pods = n
 	}
 	l := newLife(t)
-	var heapThen int64
+	var heapThen, residentThen int64
+	var then time.Time
 	var goroutinesThen, descriptorsThen int
 	for done := 0; done < pods; done += wave {
 		l.wave(done, wave)
 		if heapThen == 0 && done+wave >= pods/10 {
 			heapThen, goroutinesThen, descriptorsThen = heap(), runtime.NumGoroutine(), descriptors(t)
+			residentThen, then = resident(t), l.clock.Now()
 		}
 	}
 	heapNow, goroutines, fds := heap(), runtime.NumGoroutine(), descriptors(t)
 	t.Logf("%d pods: heap %d KiB after a tenth, %d KiB at the end; %d and %d goroutines, %d and %d descriptors",
 		pods, heapThen>>10, heapNow>>10, goroutinesThen, goroutines, descriptorsThen, fds)
+	residentNow, hours := resident(t), l.clock.Now().Sub(then).Hours()
+	t.Logf("resident %.1f MiB after a tenth, %.1f MiB at the end, %.1f hours of the pods' time later: %.2f MiB an hour",
+		float64(residentThen)/(1<<20), float64(residentNow)/(1<<20), hours, float64(residentNow-residentThen)/(1<<20)/hours)
 	// A small heap varies by what the runtime itself keeps.
 	if limit := max(heapThen*(100+growth)/100, heapThen+256<<10); heapNow > limit {
 		t.Errorf("the heap grew from %d to %d bytes, at most %d are expected", heapThen, heapNow, limit)
