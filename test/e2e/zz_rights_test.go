@@ -27,9 +27,11 @@ import (
 // request, and does not serve everything here.
 var elsewhere = map[string]string{
 	"update jobs/finalizers.batch.volcano.sh":                           "TestAllReduce: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a Job's pods",
+	"update cronjobs/finalizers.batch.volcano.sh":                       "this one: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a CronJob's Jobs",
 	"approve signers.certificates.k8s.io kubernetes.io/kubelet-serving": "TestServingCertificates: the plugin CertificateApproval lets nobody else approve",
 	"list podgroups.scheduling.k8s.io":                                  "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
 	"watch podgroups.scheduling.k8s.io":                                 "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
+	"create pods/eviction":                                              "scheduler/driver TestPreemptionEvictsWholeGangAndKeepsTheRoom: nothing is preempted here",
 	"patch podgroups/status.scheduling.k8s.io":                          "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
 }
 
@@ -119,12 +121,30 @@ func seldom(t *testing.T) {
 	seldomControllers(t, ns)
 	seldomScheduler(t, ns)
 	seldomVnode(t)
+	eventually(t, 3*time.Minute, "the CronJob made a Job and shows it", func() (bool, string) {
+		out := kubectl(t, "get", "cronvcjob", "minutely", "-n", ns, "-o", "jsonpath={.status}")
+		return strings.Contains(out, "lastScheduleTime"), out
+	})
+	kubectl(t, "delete", "cronvcjob", "minutely", "-n", ns)
 }
 
 // A queue that every cluster has; a Job that grows to where a stranger has its pod's name and shrinks again, one
 // with a claim, and one that is removed once it has ended.
 func seldomControllers(t *testing.T, ns string) {
 	t.Helper()
+	apply(t, ns, `
+apiVersion: batch.volcano.sh/v1alpha1
+kind: CronJob
+metadata: {name: minutely}
+spec:
+  schedule: "* * * * *"
+  suspend: false
+  jobTemplate:
+    spec:
+      minAvailable: 1
+      schedulerName: nobody
+      tasks: [{name: t, replicas: 1, template: {spec: {restartPolicy: Never, containers: [{name: main, image: none}]}}}]
+`)
 	kubectl(t, "delete", "queue", "default")
 	eventually(t, time.Minute, "the queue default is made again", func() (bool, string) {
 		out := kubectl(t, "get", "queue", "default", "--ignore-not-found", "-o", "name")
@@ -166,6 +186,30 @@ metadata: {name: late}
 action: AbortJob
 target: {apiVersion: batch.volcano.sh/v1alpha1, kind: Job, name: ends, uid: gone}
 `)
+	// What is beneath a queue is closed with it.
+	t.Cleanup(func() { kubectlAfter(t, "delete", "queue", "seldom-child", "seldom-parent", "--ignore-not-found") })
+	apply(t, ns, `
+apiVersion: scheduling.volcano.sh/v1beta1
+kind: Queue
+metadata: {name: seldom-parent}
+spec: {weight: 1, parent: root}
+---
+apiVersion: scheduling.volcano.sh/v1beta1
+kind: Queue
+metadata: {name: seldom-child}
+spec: {weight: 1, parent: seldom-parent}
+`)
+	apply(t, ns, `
+apiVersion: bus.volcano.sh/v1alpha1
+kind: Command
+metadata: {name: close}
+action: CloseQueue
+target: {apiVersion: scheduling.volcano.sh/v1beta1, kind: Queue, name: seldom-parent, uid: `+kubectl(t, "get", "queue", "seldom-parent", "-o", "jsonpath={.metadata.uid}")+`}
+`)
+	eventually(t, time.Minute, "the queue beneath is marked", func() (bool, string) {
+		out := kubectl(t, "get", "queue", "seldom-child", "-o", "json")
+		return strings.Contains(out, "closed-by-parent"), out
+	})
 	eventually(t, time.Minute, "a Command for a Job that is gone is removed", func() (bool, string) {
 		out := kubectl(t, "get", "commands.bus.volcano.sh", "-n", ns, "-o", "name")
 		return out == "", out
