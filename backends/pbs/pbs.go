@@ -33,7 +33,7 @@ const (
 	defaultSubmitTimeout = 120 * time.Second
 	// maxOutput bounds an answer that is collected whole. The list of jobs is
 	// read as it comes instead.
-	maxOutput = 64 << 20
+	maxOutput = 48 << 20
 )
 
 // Dialect is a family of batch systems with PBS's commands.

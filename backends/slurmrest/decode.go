@@ -72,7 +72,9 @@ func printable(s string) string {
 // that nobody asked for are passed over. Half a reply is an error.
 func decode(r io.Reader, on map[string]func(*json.Decoder) error) (reply, error) {
 	var out reply
-	dec := json.NewDecoder(r)
+	source := &paced{Reader: r}
+	dec := json.NewDecoder(source)
+	source.dec = dec
 	seen := map[string]bool{}
 	err := members(dec, func(name string) error {
 		if seen[name] {
@@ -105,6 +107,27 @@ func decode(r io.Reader, on map[string]func(*json.Decoder) error) (reply, error)
 		return reply{}, errors.New("something follows the reply")
 	}
 	return out, nil
+}
+
+// maxValue bounds one job, host or other value, which the decoder holds whole, in
+// a buffer that it doubles: Slurm lets a job carry 4 MiB.
+const maxValue = 8 << 20
+
+// paced refuses to read on when the decoder is that far behind.
+type paced struct {
+	io.Reader
+	dec  *json.Decoder
+	read int64
+}
+
+// Read implements io.Reader.
+func (p *paced) Read(b []byte) (int, error) {
+	if p.dec != nil && p.read-p.dec.InputOffset() > maxValue {
+		return 0, fmt.Errorf("a single value is larger than %d bytes", maxValue)
+	}
+	n, err := p.Reader.Read(b)
+	p.read += int64(n)
+	return n, err
 }
 
 // release reads the release of Slurm; its key is "Slurm" in v0.0.38 and

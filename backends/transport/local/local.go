@@ -211,7 +211,7 @@ func run(ctx context.Context, cmd *exec.Cmd, c transport.Command) (transport.Res
 	err = cmd.Wait()
 	streams.drain()
 
-	res := transport.Result{Stdout: streams.stdout.bytes(), Stderr: streams.stderr.bytes(), Exit: -1}
+	res := transport.Result{Stdout: streams.stdout.Bytes(), Stderr: streams.stderr.bytes(), Exit: -1}
 	if cause == nil {
 		cause = streams.error()
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/bounded"
 )
 
 // pipes are the three streams of a command: our ends and the child's.
@@ -64,18 +65,19 @@ func (p *pipes) close() {
 
 // streams are the running copies.
 type streams struct {
-	pipes          *pipes
-	stdout, stderr *kept
-	failed         chan error // the first failure of standard output
-	wg             sync.WaitGroup
-	mu             sync.Mutex
-	err            error
+	pipes  *pipes
+	stdout *bounded.Head
+	stderr *kept
+	failed chan error // the first failure of standard output
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	err    error
 }
 
 func (p *pipes) copy(c transport.Command, limit int) *streams {
 	s := &streams{
 		pipes: p, failed: make(chan error, 1),
-		stdout: &kept{limit: limit}, stderr: &kept{limit: stderrTail, tail: true},
+		stdout: bounded.NewHead(int64(limit)), stderr: &kept{limit: stderrTail},
 	}
 	var sink io.Writer = s.stdout
 	if c.Stdout != nil {
@@ -135,10 +137,9 @@ func (s *streams) drain() {
 	s.wg.Wait()
 }
 
-// kept is a bounded buffer: past its limit it fails, or drops the beginning.
+// kept is a bounded buffer: past its limit it drops the beginning.
 type kept struct {
 	limit int
-	tail  bool
 	mu    sync.Mutex
 	buf   []byte
 }
@@ -147,13 +148,6 @@ func (k *kept) Write(p []byte) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.buf = append(k.buf, p...)
-	if len(k.buf) <= k.limit {
-		return len(p), nil
-	}
-	if !k.tail {
-		k.buf = k.buf[:k.limit]
-		return 0, transport.ErrOutputLimit
-	}
 	// Twice the limit is let stand, so that the cost of moving is spread.
 	if len(k.buf) > 2*k.limit {
 		k.buf = append(k.buf[:0], k.buf[len(k.buf)-k.limit:]...)
@@ -164,7 +158,7 @@ func (k *kept) Write(p []byte) (int, error) {
 func (k *kept) bytes() []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.tail && len(k.buf) > k.limit {
+	if len(k.buf) > k.limit {
 		return k.buf[len(k.buf)-k.limit:]
 	}
 	return k.buf

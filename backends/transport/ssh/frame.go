@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-
-	"github.com/isthmus-hpc/isthmus/backends/transport"
 )
 
 const (
@@ -43,7 +41,8 @@ type scanner struct {
 	started func(text string)
 	noise   []byte // the end of what came before the start
 
-	buf      []byte
+	buf      []byte // what is not yet passed on
+	store    []byte // holds buf, and is used again
 	begun    bool
 	seen     int // bytes of noise
 	sinkErr  error
@@ -58,7 +57,9 @@ func (s *scanner) scan(r io.Reader) error {
 	chunk := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(chunk)
-		s.buf = append(s.buf, chunk[:n]...)
+		s.store = append(s.store[:0], s.buf...)
+		s.store = append(s.store, chunk[:n]...)
+		s.buf = s.store
 		if perr := s.process(); perr != nil || s.finished != 0 {
 			return perr
 		}
@@ -155,22 +156,14 @@ func exitCode(text string) (int, error) {
 	return n, nil
 }
 
-// kept is a bounded buffer: past its limit it fails, or drops the beginning.
+// kept is a bounded buffer: past its limit it drops the beginning.
 type kept struct {
 	limit int64
-	tail  bool
 	buf   []byte
 }
 
 func (k *kept) Write(p []byte) (int, error) {
 	k.buf = append(k.buf, p...)
-	if int64(len(k.buf)) <= k.limit {
-		return len(p), nil
-	}
-	if !k.tail {
-		k.buf = k.buf[:k.limit]
-		return 0, transport.ErrOutputLimit
-	}
 	// Twice the limit is let stand, so that the cost of moving is spread.
 	if int64(len(k.buf)) > 2*k.limit {
 		k.buf = append(k.buf[:0], k.buf[int64(len(k.buf))-k.limit:]...)
@@ -179,7 +172,7 @@ func (k *kept) Write(p []byte) (int, error) {
 }
 
 func (k *kept) bytes() []byte {
-	if k.tail && int64(len(k.buf)) > k.limit {
+	if int64(len(k.buf)) > k.limit {
 		return k.buf[int64(len(k.buf))-k.limit:]
 	}
 	return k.buf

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/bounded"
 )
 
 const (
@@ -70,7 +71,7 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 	if x.command.MaxOutput > 0 {
 		limit = x.command.MaxOutput
 	}
-	collected, tail := &kept{limit: limit}, &kept{limit: stderrTail, tail: true}
+	collected, tail := bounded.NewHead(limit), &kept{limit: stderrTail}
 	out := &scanner{mark: []byte("\036" + marker), sink: collected, started: func(text string) {
 		if n, err := strconv.ParseInt(text, 10, 32); err == nil && n > 1 {
 			x.group.Store(n)
@@ -118,7 +119,7 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 	<-outDone
 	<-errDone
 
-	res := transport.Result{Stdout: collected.bytes(), Stderr: tail.bytes(), Exit: -1}
+	res := transport.Result{Stdout: collected.Bytes(), Stderr: tail.bytes(), Exit: -1}
 	fail := func(err error) (transport.Result, error) {
 		return res, fmt.Errorf("run %s: %w", x.command.Argv[0], err)
 	}
