@@ -27,9 +27,6 @@ type Options struct {
 	Mode Mode
 	// Annotations takes Volcano's hierarchy annotations of queues without parent.
 	Annotations bool
-	// UsageWeight, in hundredths, is how much the past counts beside what is held
-	// when queues are compared; 0 is not at all.
-	UsageWeight int64
 }
 
 // Queue is a queue in the tree. Fields are read only.
@@ -49,8 +46,6 @@ type Queue struct {
 	// Held is what the gangs of the queue and of those below hold, with this
 	// cycle's placements. Wanted is what their other pods ask for beside that.
 	Held, Wanted resource.Vector
-	// Usage is the decayed past.
-	Usage resource.Vector
 
 	parent   int
 	children []int
@@ -120,10 +115,7 @@ func New(s *snapshot.Snapshot, o Options) *Ledger {
 	l.limits()
 	n := s.Dims.Len()
 	for _, q := range l.queues {
-		q.Held, q.Wanted, q.Usage = make(resource.Vector, n), make(resource.Vector, n), make(resource.Vector, n)
-		if q.Spec != nil && !q.Own {
-			q.Usage, _ = s.Dims.Vector(q.Spec.Usage)
-		}
+		q.Held, q.Wanted = make(resource.Vector, n), make(resource.Vector, n)
 	}
 	for _, g := range s.Gangs {
 		i, ok := l.byName[g.Queue]

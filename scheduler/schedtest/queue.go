@@ -35,7 +35,7 @@ func queueOption(q *snapshot.Queue, o string) (err error) {
 		if err != nil {
 			return err
 		}
-		to, ok := map[string]*resource.List{"cap": &q.Capability, "deserved": &q.Deserved, "guarantee": &q.Guarantee, "usage": &q.Usage}[list]
+		to, ok := map[string]*resource.List{"cap": &q.Capability, "deserved": &q.Deserved, "guarantee": &q.Guarantee}[list]
 		if !ok {
 			return fmt.Errorf("unknown option %q", o)
 		}

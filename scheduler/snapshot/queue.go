@@ -41,9 +41,6 @@ type Queue struct {
 	// path from the root and a weight for each step, divided by slashes.
 	Hierarchy        string `json:"hierarchy,omitempty"`
 	HierarchyWeights string `json:"hierarchyWeights,omitempty"`
-	// Usage is what the queue and those below held in the past, the more recent
-	// counting more; nil when no history is kept.
-	Usage resource.List `json:"usage,omitempty"`
 }
 
 // NodeGroups are names of node groups: values of the node label
