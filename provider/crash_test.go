@@ -377,44 +377,58 @@ func TestCrashEnumeration(t *testing.T) {
 	if testing.Short() {
 		seeds = 1
 	}
-	runs, met := 0, map[string]bool{}
-	for seed := range seeds {
-		probe := &faultyGate{mode: none, count: map[string]int{}}
-		life(t, seed, probe)
-		if t.Failed() {
-			t.Fatalf("seed %d fails without any fault", seed)
+	points, met := 0, map[string]bool{}
+	t.Run("faults", func(t *testing.T) { // ends when its parallel lives have
+		for seed := range seeds {
+			points += faultsOf(t, seed, met)
 		}
-		names := slices.Sorted(maps.Keys(probe.count))
-		for _, name := range names {
-			met[name] = true
-		}
-		for _, want := range effectsOfALife {
-			if want == "cancel" || want == "stop" {
-				continue // a gang deleted before its job exists needs neither, one that does as it is told no cancel
-			}
-			if !slices.Contains(names, want) {
-				t.Errorf("seed %d: effect %q never happened in %v", seed, want, names)
-			}
-		}
-		for _, name := range names {
-			if !slices.Contains(effectsOfALife, name) {
-				t.Errorf("effect %q is not in the golden list", name)
-			}
-			for _, nth := range occurrences(probe.count[name], seed) {
-				for _, m := range modes {
-					runs++
-					t.Run(strings.ReplaceAll(fmt.Sprintf("seed%d/%s-%d/%s", seed, name, nth, m), " ", "_"), func(t *testing.T) {
-						t.Parallel()
-						life(t, seed, &faultyGate{target: name, nth: nth, mode: m, count: map[string]int{}})
-					})
-				}
-			}
-		}
-	}
-	t.Logf("%d runs", runs)
+	})
 	if seeds > 1 && !(met["cancel"] && met["stop"]) {
 		t.Errorf("no gang was ended in both ways: %v", met)
 	}
+	if least := 48 * int(seeds); points < least { //nolint:gosec // at most 5
+		t.Errorf("%d crash points, want %d at least", points, least)
+	}
+	if !t.Failed() {
+		t.Logf("fake: %d crash points over %d loads: 0 double runs, 0 lost, 0 left behind", points, seeds)
+	}
+}
+
+// faultsOf leads a life for each crash point of one load, counts them, and adds
+// the effects to met.
+func faultsOf(t *testing.T, seed uint64, met map[string]bool) (points int) {
+	probe := &faultyGate{mode: none, count: map[string]int{}}
+	life(t, seed, probe)
+	if t.Failed() {
+		t.Fatalf("seed %d fails without any fault", seed)
+	}
+	names := slices.Sorted(maps.Keys(probe.count))
+	for _, name := range names {
+		met[name] = true
+	}
+	for _, want := range effectsOfALife {
+		if want == "cancel" || want == "stop" {
+			continue // a gang deleted before its job exists needs neither, one that does as it is told no cancel
+		}
+		if !slices.Contains(names, want) {
+			t.Errorf("seed %d: effect %q never happened in %v", seed, want, names)
+		}
+	}
+	for _, name := range names {
+		if !slices.Contains(effectsOfALife, name) {
+			t.Errorf("effect %q is not in the golden list", name)
+		}
+		for _, nth := range occurrences(probe.count[name], seed) {
+			for _, m := range modes {
+				points++
+				t.Run(strings.ReplaceAll(fmt.Sprintf("seed%d/%s-%d/%s", seed, name, nth, m), " ", "_"), func(t *testing.T) {
+					t.Parallel()
+					life(t, seed, &faultyGate{target: name, nth: nth, mode: m, count: map[string]int{}})
+				})
+			}
+		}
+	}
+	return points
 }
 
 // occurrences picks the first, a middle and the last time an effect happens;
