@@ -96,6 +96,8 @@ func (s *podStreams) target(pod *corev1.Pod) (podstream.Target, error) {
 	key := backends.Key(pod.Annotations[wellknown.SubmitIntent])
 	to, phase, ok := s.bridge.target(key, string(pod.UID))
 	switch {
+	case !ok && pod.Status.Phase == corev1.PodRunning:
+		return bad(http.StatusServiceUnavailable, "pod %q runs, but its host was not asked yet since the node's daemon began or its BatchCluster changed: try again", pod.Name)
 	case !ok:
 		return bad(http.StatusBadRequest, "pod %q is not running yet: its batch job has not started", pod.Name)
 	case phase.Terminal():

@@ -59,6 +59,7 @@ func TestPBS(t *testing.T) {
 	t.Run("streams", func(t *testing.T) {
 		runStreams(t, env, "exec", "terminal", "cp", "attach", "port-forward", "top", "daemon")
 	})
+	t.Run("over SSH", testPBSOverSSH)
 	t.Run("outage", testPBSOutage)
 	t.Run("kill", func(t *testing.T) { killDuringSubmitAndRun(t, 15) })
 }
