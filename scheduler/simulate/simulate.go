@@ -1,0 +1,254 @@
+// Package simulate runs the scheduler's own core over a trace in virtual time: a
+// cycle whenever a job comes or ends, and nothing else. It is pure: equal input
+// gives equal results.
+package simulate
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+	"github.com/isthmus-hpc/isthmus/scheduler/trace"
+)
+
+// Setting is what the jobs run on and by which rules.
+type Setting struct {
+	Pipeline framework.Pipeline
+	// Nodes have PerNode processors each.
+	Nodes, PerNode int64
+	// InOrder lets nobody pass: a job that does not fit stops those after it.
+	InOrder bool
+}
+
+// Outcome is what became of one job.
+type Outcome struct {
+	trace.Job
+	Start int64 // seconds from the start of the trace
+}
+
+// Wait is how long the job waited, in seconds.
+func (o Outcome) Wait() int64 { return o.Start - o.Submit }
+
+// Slowdown is the bounded slowdown: wait and run by run, with runs below ten
+// seconds counted as ten.
+func (o Outcome) Slowdown() float64 {
+	return max(1, float64(o.Wait()+o.Run)/float64(max(o.Run, 10)))
+}
+
+// Result is a whole run.
+type Result struct {
+	Jobs []Outcome // in order of submission
+	// Refused are jobs larger than the cluster.
+	Refused int
+	// Utilisation is the part of the processors that ran something between the
+	// first submission and the last.
+	Utilisation float64
+	// MeanSlowdown and P95Slowdown are of the bounded slowdown, MeanWait in seconds.
+	MeanSlowdown, P95Slowdown, MeanWait float64
+}
+
+// epoch is when a trace starts, in virtual time.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+type running struct {
+	end int64
+	job *job
+}
+
+type byEnd []running
+
+func (h byEnd) Len() int { return len(h) }
+func (h byEnd) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(h[i].end, h[j].end), cmp.Compare(h[i].job.index, h[j].job.index)) < 0
+}
+func (h byEnd) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *byEnd) Push(x any)   { *h = append(*h, x.(running)) }
+func (h *byEnd) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+type job struct {
+	index int
+	spec  snapshot.GangSpec
+	pods  []snapshot.Pod
+}
+
+const attempt = "1"
+
+// Run runs the trace.
+func Run(set Setting, jobs []trace.Job) (Result, error) {
+	if set.Nodes < 1 || set.PerNode < 1 {
+		return Result{}, fmt.Errorf("simulate: want at least one node with one processor, got %d with %d", set.Nodes, set.PerNode)
+	}
+	w := newWorld(set)
+	out := Result{}
+	start := make([]int64, len(jobs))
+	for i := range start {
+		start[i] = -1
+	}
+	var ends byEnd
+	var alive []*job
+	next := 0
+	for next < len(jobs) || len(ends) > 0 {
+		var now int64
+		switch {
+		case len(ends) == 0 || next < len(jobs) && jobs[next].Submit < ends[0].end:
+			now = jobs[next].Submit
+		default:
+			now = ends[0].end
+		}
+		for len(ends) > 0 && ends[0].end <= now {
+			done := heap.Pop(&ends).(running).job //nolint:forcetypeassert // the heap's own type
+			alive = slices.DeleteFunc(alive, func(j *job) bool { return j == done })
+			w.leave(done)
+		}
+		for ; next < len(jobs) && jobs[next].Submit <= now; next++ {
+			if jobs[next].Size > set.Nodes*set.PerNode {
+				out.Refused++
+				continue
+			}
+			alive = append(alive, w.job(next, jobs[next]))
+		}
+		at := epoch.Add(time.Duration(now) * time.Second)
+		for _, j := range w.cycle(at, alive) {
+			start[j.index] = now
+			heap.Push(&ends, running{now + jobs[j.index].Run, j})
+		}
+	}
+	for i, j := range jobs {
+		if start[i] >= 0 {
+			out.Jobs = append(out.Jobs, Outcome{j, start[i]})
+		}
+	}
+	out.sum(set)
+	return out, nil
+}
+
+// world is the cluster; nodes are compiled again only when they change.
+type world struct {
+	set   Setting
+	dims  *resource.Dims
+	class *snapshot.Class
+	specs []snapshot.NodeSpec
+	nodes []*snapshot.Node
+	on    []map[string]snapshot.Resident
+}
+
+const cpu = 1000
+
+func newWorld(set Setting) *world {
+	w := &world{set: set}
+	for i := range set.Nodes {
+		w.specs = append(w.specs, snapshot.NodeSpec{Name: fmt.Sprintf("n%06d", i), UID: fmt.Sprint(i), Ready: true, Allocatable: resource.MakeList(
+			resource.Quantity{Name: "cpu", Amount: set.PerNode * cpu}, resource.Quantity{Name: "pods", Amount: 1 << 20})})
+		w.on = append(w.on, map[string]snapshot.Resident{})
+	}
+	w.dims = snapshot.DimsOf(w.specs)
+	spec := snapshot.ClassSpec{Requests: resource.MakeList(resource.Quantity{Name: "cpu", Amount: cpu}, resource.Quantity{Name: "pods", Amount: 1})}
+	w.class = snapshot.NewClass(spec, spec.Key(), w.dims)
+	w.nodes = make([]*snapshot.Node, set.Nodes)
+	return w
+}
+
+func (w *world) job(i int, j trace.Job) *job {
+	name := fmt.Sprintf("j%08d", i)
+	out := &job{index: i, spec: snapshot.GangSpec{
+		Key: "podgroup/t/" + name, UID: name, Namespace: "t", Name: name, Queue: "default", MinMember: j.Size,
+		CreatedAt: epoch.Add(time.Duration(j.Submit) * time.Second).UnixNano(),
+		Estimate:  j.Estimate * int64(time.Second), EstimateFrom: snapshot.EstimateDeclared,
+		Status: snapshot.GroupStatus{Phase: snapshot.GroupInqueue},
+	}}
+	for k := range j.Size {
+		out.pods = append(out.pods, snapshot.Pod{UID: fmt.Sprintf("%s/%d", name, k), Namespace: "t", Name: fmt.Sprint(k), Index: k, Phase: snapshot.PodPending, Class: w.class})
+	}
+	return out
+}
+
+// cycle decides once and starts what was placed.
+func (w *world) cycle(now time.Time, alive []*job) []*job {
+	byKey := map[string]*job{}
+	gangs := make([]*snapshot.Gang, 0, len(alive))
+	for _, j := range alive {
+		pods := make([]*snapshot.Pod, len(j.pods))
+		for i := range j.pods {
+			pods[i] = &j.pods[i]
+		}
+		byKey[j.spec.Key] = j
+		gangs = append(gangs, snapshot.NewGang(j.spec, pods, w.dims))
+	}
+	for i := range w.nodes {
+		if w.nodes[i] == nil {
+			var residents []snapshot.Resident
+			for _, r := range w.on[i] {
+				residents = append(residents, r)
+			}
+			w.nodes[i] = snapshot.NewNode(w.specs[i], residents, w.dims)
+		}
+	}
+	queue := &snapshot.Queue{Name: "default", Weight: 1, State: "Open"}
+	if w.set.InOrder {
+		queue.Dequeue = snapshot.DequeueFIFO
+	}
+	s := snapshot.Assemble(w.dims, slices.Clone(w.nodes), gangs, []*snapshot.Queue{queue})
+	var started []*job
+	for _, p := range scheduler.Cycle(w.set.Pipeline, s, now).Placements {
+		j := byKey[p.Gang]
+		for _, b := range p.Binds {
+			i := slices.IndexFunc(j.pods, func(p snapshot.Pod) bool { return p.UID == b.UID })
+			pod := &j.pods[i]
+			pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, j.spec.Key+attempt, p.Size, b.Rank
+			pod.Phase, pod.StartedAt = snapshot.PodRunning, now.UnixNano()
+			n, _ := s.Node(b.Node)
+			w.on[n][pod.UID] = snapshot.Resident{UID: pod.UID, Class: w.class, Job: pod.Attempt}
+			w.nodes[n] = nil
+		}
+		j.spec.Status.Phase = snapshot.GroupRunning
+		started = append(started, j)
+	}
+	return started
+}
+
+func (w *world) leave(j *job) {
+	for _, p := range j.pods {
+		i, found := slices.BinarySearchFunc(w.specs, p.Node, func(n snapshot.NodeSpec, name string) int { return cmp.Compare(n.Name, name) })
+		if found {
+			delete(w.on[i], p.UID)
+			w.nodes[i] = nil
+		}
+	}
+}
+
+func (r *Result) sum(set Setting) {
+	if len(r.Jobs) == 0 {
+		return
+	}
+	var slow []float64
+	var work, last float64
+	first := r.Jobs[0].Submit
+	for _, o := range r.Jobs {
+		last = max(last, float64(o.Submit))
+	}
+	for _, o := range r.Jobs {
+		slow = append(slow, o.Slowdown())
+		r.MeanSlowdown += o.Slowdown()
+		r.MeanWait += float64(o.Wait())
+		from, to := max(float64(o.Start), float64(first)), min(float64(o.Start+o.Run), last)
+		work += max(to-from, 0) * float64(o.Size)
+	}
+	n := float64(len(r.Jobs))
+	r.MeanSlowdown /= n
+	r.MeanWait /= n
+	slices.Sort(slow)
+	r.P95Slowdown = slow[min(len(slow)-1, len(slow)*95/100)]
+	if span := last - float64(first); span > 0 {
+		r.Utilisation = work / (span * float64(set.Nodes*set.PerNode))
+	}
+}
