@@ -80,6 +80,8 @@ type bench struct {
 	args []string // of launch
 	// far has runners listen on the network, and dial reach them there.
 	far bool
+	// limit and grace are those of the gang's job, in seconds; see launch.
+	limit, grace int64
 }
 
 func newBench(t *testing.T) *bench {
@@ -196,7 +198,7 @@ func one(cs ...corev1.Container) member {
 // stage stages a gang with key "g1".
 func (b *bench) stage(members ...member) {
 	b.t.Helper()
-	data := archive(b.t, members, b.far)
+	data := archive(b.t, members, manifest.Gang{Listen: b.far, LimitSeconds: b.limit, GraceSeconds: b.grace})
 	frame := append(fmt.Appendf(nil, `{"key":"g1","bytes":%d}`+"\n", len(data)), data...)
 	if out, stderr, code := b.agent(frame, "stage"); code != 0 || strings.TrimSpace(out) != `{"key":"g1","code":0}` {
 		stderr += out
@@ -206,10 +208,10 @@ func (b *bench) stage(members ...member) {
 
 func (b *bench) dir() string { return filepath.Join(b.root, "g", "g1") }
 
-func archive(t *testing.T, members []member, listen bool) []byte {
+func archive(t *testing.T, members []member, g manifest.Gang) []byte {
 	t.Helper()
-	g := manifest.Gang{Version: manifest.Version, Key: "g1", Attempt: "attempt-" + t.Name(), Launcher: "local", Listen: listen,
-		Components: []manifest.Component{{Tasks: len(members), CPUs: 1}}}
+	g.Version, g.Key, g.Attempt, g.Launcher = manifest.Version, "g1", "attempt-"+t.Name(), "local"
+	g.Components = []manifest.Component{{Tasks: len(members), CPUs: 1}}
 	files := map[string][]byte{}
 	encode := func(name string, v any) {
 		data, err := json.Marshal(v)

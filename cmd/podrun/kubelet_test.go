@@ -125,6 +125,25 @@ func TestTimeIsUp(t *testing.T) {
 	}
 }
 
+// Where the batch system gives no word of its own, the launcher tells the pods
+// before the limit that the job names.
+func TestTimeIsNearlyUp(t *testing.T) {
+	b := newBench(t)
+	c := sh("main", "trap 'echo term; exit 0' TERM; echo up; while :; do sleep 0.02; done")
+	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"/bin/sh", "-c", "echo hook >> $HOME/hooks"}}}}
+	b.limit, b.grace = 32, 1 // told after 16 s
+	b.stage(one(c), one(c))
+	b.launch()
+	for rank := range 2 {
+		if s := b.final(rank, manifest.PhaseFailed); s.Reason != "DeadlineExceeded" || exitCode(s, 0) != 0 || !strings.Contains(b.logs(rank, "main"), "term") {
+			t.Errorf("rank %d: %+v", rank, s)
+		}
+	}
+	if got := readFile(b.file("hooks")); got != "hook\nhook\n" {
+		t.Errorf("hooks %q", got)
+	}
+}
+
 // Variables of containers never get to the programs that start them.
 func TestEnvironmentStaysInTheContainer(t *testing.T) {
 	b := newBench(t)

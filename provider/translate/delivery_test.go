@@ -198,6 +198,27 @@ func TestAllowedEnvironment(t *testing.T) {
 	wantRefusal(t, err, "spec.containers[0].env[2].name", true)
 }
 
+// The launcher watches the time limit where the batch system gives no signal.
+func TestLimitIsHandedOver(t *testing.T) {
+	for _, tc := range []struct {
+		system, connection string
+		want               int64
+	}{{"slurm", "cli", 0}, {"slurm", "ssh", 0}, {"slurm", "rest", 7200}, {"pbs", "cli", 7200}, {"torque", "ssh", 7200}, {"local", "", 7200}} {
+		p := newPod(0)
+		p.Spec.TerminationGracePeriodSeconds = ptr(int64(20))
+		p.Annotations["isthmus.sh/walltime"] = "2h"
+		in := input(p)
+		in.Cluster.Spec.Type, in.Cluster.Spec.Connection.Type = tc.system, tc.connection
+		out, err := translate.Gang(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out.Gang.LimitSeconds != tc.want || out.Gang.GraceSeconds != 20 {
+			t.Errorf("%+v: limit %d s, grace %d s", tc, out.Gang.LimitSeconds, out.Gang.GraceSeconds)
+		}
+	}
+}
+
 func TestGraceIsCapped(t *testing.T) {
 	p := newPod(0)
 	p.Spec.TerminationGracePeriodSeconds = ptr(int64(600))

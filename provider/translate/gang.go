@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -74,6 +75,12 @@ func Gang(in Input) (Output, error) {
 	}
 	out.Gang.Version, out.Gang.Key, out.Gang.Attempt, out.Gang.Launcher = manifest.Version, string(in.Key), in.Attempt, in.Launcher
 	out.Gang.Listen = in.Listen
+	out.Gang.GraceSeconds = int64(grace / time.Second)
+	if c := in.Cluster.Spec; c.Type != "slurm" || c.Connection.Type == "rest" {
+		// The launcher watches the limit itself: only sbatch can ask for a signal to
+		// the batch script (slurmrestd 22.05 refuses "B:" in "signal").
+		out.Gang.LimitSeconds = int64(wall / time.Second)
+	}
 	for _, c := range components {
 		out.Gang.Components = append(out.Gang.Components, manifest.Component{
 			Tasks: c.Tasks, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, GPUs: maps.Clone(c.GPUs),

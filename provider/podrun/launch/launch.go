@@ -116,7 +116,11 @@ func run(o Options, gang *os.Root) (int, string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var helpers sync.WaitGroup
 	helpers.Go(func() { introduce(ctx, o, gang, len(g.Members)) })
-	helpers.Go(func() { passOn(ctx, o, gang) })
+	near := make(chan struct{})
+	if g.LimitSeconds > 0 || g.Launcher != "slurm" { // else Slurm signals us
+		helpers.Go(func() { watchLimit(ctx, o.Env, &g, near) })
+	}
+	helpers.Go(func() { passOn(ctx, o, gang, near) })
 	err = start(ctx, o, &g)
 	cancel()
 	helpers.Wait()
@@ -165,21 +169,25 @@ func introduce(ctx context.Context, o Options, gang *os.Root, size int) {
 	}
 }
 
-// passOn tells the members that the job is to end. Slurm signals them itself in
+// passOn tells the members that the job is to end, also when its run-time limit
+// is near. Slurm signals them itself in
 // most cases; then this says the same once more.
-func passOn(ctx context.Context, o Options, gang *os.Root) {
+func passOn(ctx context.Context, o Options, gang *os.Root, near <-chan struct{}) {
 	order := pod.Termination{Restart: o.Restart}
+	late := func() {
+		order.Reason, order.Message = "DeadlineExceeded", "the batch job reached its run-time limit"
+	}
 	select {
 	case <-o.TimeUp:
-		order.Reason, order.Message = "DeadlineExceeded", "the batch job reached its run-time limit"
-		if err := atomicfile.WriteJSON(gang, pod.TerminateFile, order); err != nil {
-			fmt.Fprintf(o.Stderr, "podrun: %v\n", err)
-		}
+		late()
+	case <-near:
+		late()
 	case <-o.Terminate:
-		if err := atomicfile.WriteJSON(gang, pod.TerminateFile, order); err != nil {
-			fmt.Fprintf(o.Stderr, "podrun: %v\n", err)
-		}
 	case <-ctx.Done():
+		return
+	}
+	if err := atomicfile.WriteJSON(gang, pod.TerminateFile, order); err != nil {
+		fmt.Fprintf(o.Stderr, "podrun: %v\n", err)
 	}
 }
 

@@ -380,20 +380,38 @@ func countRuns(dir, job string, known int) (int, error) {
 
 // askRuns asks the server for the job's run_count (start_count in Torque).
 func askRuns(env []string, job string) (int, bool) {
-	tool := find(env, "qstat")
-	if tool == "" {
+	text, ok := askJob(env, job)
+	if !ok {
 		return 0, false
+	}
+	return parseRuns(text)
+}
+
+// askJob is what the server says of a job; ok is false where it cannot be asked.
+func askJob(env []string, job string) (text string, ok bool) {
+	if job == "" {
+		return "", false
+	}
+	return output(env, "qstat", "-f", job)
+}
+
+// output is what a command of the batch system says; ok is false when there is
+// none, it fails or takes too long.
+func output(env []string, name string, args ...string) (text string, ok bool) {
+	tool := find(env, name)
+	if tool == "" {
+		return "", false
 	}
 	ctx, stop := context.WithTimeout(context.Background(), askLimit)
 	defer stop()
-	cmd := exec.CommandContext(ctx, tool, "-f", job)
+	cmd := exec.CommandContext(ctx, tool, args...)
 	cmd.Env, cmd.WaitDelay = env, time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, false
+		return "", false
 	}
-	return parseRuns(string(out))
+	return string(out), true
 }
 
 func parseRuns(text string) (int, bool) {

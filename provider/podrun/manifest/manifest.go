@@ -41,6 +41,11 @@ type Gang struct {
 	// Listen has runners take requests over the network (Listening), where the
 	// batch system lets no program into a running job.
 	Listen bool `json:"listen,omitempty"`
+	// LimitSeconds is the job's run-time limit, 0 where it names none, and
+	// GraceSeconds the longest grace of its members: the launcher tells them before
+	// the limit where the batch system does not.
+	LimitSeconds int64 `json:"limitSeconds,omitempty"`
+	GraceSeconds int64 `json:"graceSeconds,omitempty"`
 	// Components in the order of the job's components. Ranks run through: the
 	// first component has ranks 0 to Tasks-1, and so on.
 	Components []Component `json:"components"`
