@@ -17,6 +17,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
+	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
@@ -33,6 +34,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/ssh"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/svc"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/tensorflow"
+	"github.com/isthmus-hpc/isthmus/controllers/jobflow"
 	"github.com/isthmus-hpc/isthmus/controllers/queue"
 )
 
@@ -43,6 +45,7 @@ func schemes() []func(*runtime.Scheme) error {
 		batch.AddToScheme,
 		scheduling.AddToScheme,
 		bus.AddToScheme,
+		flow.AddToScheme,
 		hpc.AddToScheme,
 	}
 }
@@ -81,6 +84,10 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 	}
 	crons := &cronjob.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(cronjob.Name), Now: time.Now}
 	if err := crons.SetupWithManager(ctx, mgr); err != nil {
+		return err
+	}
+	flows := &jobflow.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(jobflow.Name), Now: time.Now}
+	if err := flows.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
 	if len(o.vnodeUsers) == 0 {

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
+	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 )
 
@@ -59,7 +60,7 @@ func Start() (*Plane, error) {
 		return nil, fmt.Errorf("find the source tree: no caller information")
 	}
 	p := &Plane{Scheme: kruntime.NewScheme()}
-	for _, add := range []func(*kruntime.Scheme) error{clientgoscheme.AddToScheme, batch.AddToScheme, scheduling.AddToScheme, bus.AddToScheme} {
+	for _, add := range []func(*kruntime.Scheme) error{clientgoscheme.AddToScheme, batch.AddToScheme, scheduling.AddToScheme, bus.AddToScheme, flow.AddToScheme} {
 		if err := add(p.Scheme); err != nil {
 			return nil, fmt.Errorf("register types: %w", err)
 		}

@@ -1,0 +1,320 @@
+package jobflow
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
+)
+
+// Keys on a Job that a flow made, as label and as annotation; the values are
+// <namespace>.<name>.
+const (
+	byTemplate = "volcano.sh/createdByJobTemplate"
+	byFlow     = "volcano.sh/createdByJobFlow"
+)
+
+// Input is everything that a decision rests on.
+type Input struct {
+	Flow *flow.JobFlow
+	// Jobs are those that the flow controls, by name.
+	Jobs map[string]*batch.Job
+	// Templates are the JobTemplates of the namespace, by name.
+	Templates map[string]*flow.JobTemplate
+	// Answers are the results of questions: why one is not answered yet, "" when
+	// it is. A question that was not asked yet is missing.
+	Answers map[Question]string
+	Now     time.Time
+}
+
+// Question is an HTTP or TCP probe of a task of a Job.
+type Question struct {
+	Job, Task string
+	Port      int
+	// Path and the header are of HTTP; TCP says that a connection is enough.
+	Path, Header, Value string
+	TCP                 bool
+}
+
+// Output is what is to be done, in this order: creations, the status, deletions.
+type Output struct {
+	Create []*batch.Job
+	Delete []*batch.Job
+	// Ask are questions that are open; the caller asks them, and decides again.
+	Ask     []Question
+	Status  flow.JobFlowStatus
+	Notices []Notice
+}
+
+// Notice is an event for users.
+type Notice struct {
+	Warning         bool
+	Reason, Message string
+}
+
+// JobName is the name of the Job of a template in a flow: <flow>-<template>.
+func JobName(flowName, template string) string { return flowName + "-" + template }
+
+// Next decides about one JobFlow. For the same input it gives the same answer.
+func Next(in Input) Output {
+	out := Output{}
+	f := in.Flow
+	out.status(in)
+	problems := validate(f)
+	for _, p := range problems {
+		out.Notices = append(out.Notices, Notice{true, "InvalidSpec", p})
+	}
+	old := f.Status.State.Phase
+	switch {
+	case f.DeletionTimestamp != nil:
+		out.Status.State.Phase = flow.Terminating
+		return out
+	case old == flow.Succeed:
+		// A flow that is done stays done, also when its Jobs are deleted.
+		out.Status = *f.Status.DeepCopy()
+		out.cleanUp(in)
+		return out
+	case len(problems) > 0:
+		return out
+	case out.Status.State.Phase == flow.Failed:
+	case out.Status.State.Phase == flow.Succeed:
+	default:
+		for i := range f.Spec.Flows {
+			out.start(in, &f.Spec.Flows[i])
+		}
+	}
+	if phase := out.Status.State.Phase; phase != old && (phase == flow.Failed || phase == flow.Succeed) {
+		text := "all jobs completed"
+		if phase == flow.Failed {
+			text = "these jobs did not complete: " + strings.Join(slices.Concat(out.Status.FailedJobs, out.Status.TerminatedJobs), ", ")
+		}
+		out.Notices = append(out.Notices, Notice{phase == flow.Failed, string(phase), text})
+	}
+	return out
+}
+
+// start makes the Job of one step when it is time.
+func (o *Output) start(in Input, step *flow.Flow) {
+	name := JobName(in.Flow.Name, step.Name)
+	if in.Jobs[name] != nil || !o.ready(in, step) {
+		return
+	}
+	template := in.Templates[step.Name]
+	if template == nil {
+		o.Notices = append(o.Notices, Notice{true, "JobTemplateNotFound",
+			fmt.Sprintf("job %s waits for a JobTemplate named %s in namespace %s", name, step.Name, in.Flow.Namespace)})
+		return
+	}
+	spec, err := patched(&template.Spec, step.Patch)
+	if err != nil {
+		o.Notices = append(o.Notices, Notice{true, "InvalidPatch", fmt.Sprintf("job %s: %s", name, err)})
+		return
+	}
+	marks := map[string]string{byTemplate: template.Namespace + "." + template.Name, byFlow: in.Flow.Namespace + "." + in.Flow.Name}
+	labels, annotations := map[string]string{}, map[string]string{}
+	for k, v := range marks {
+		annotations[k] = v
+		if len(validation.IsValidLabelValue(v)) == 0 {
+			labels[k] = v
+		}
+	}
+	o.Create = append(o.Create, &batch.Job{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: in.Flow.Namespace, Name: name, Labels: labels, Annotations: annotations,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(in.Flow, flow.SchemeGroupVersion.WithKind("JobFlow"))},
+		},
+		Spec: *spec,
+	})
+}
+
+// ready says that what a step depends on is there: its targets have completed,
+// or, when it has a probe, answer it.
+func (o *Output) ready(in Input, step *flow.Flow) bool {
+	d := step.DependsOn
+	if d == nil {
+		return true
+	}
+	all := true
+	for _, target := range d.Targets {
+		job := in.Jobs[JobName(in.Flow.Name, target)]
+		switch {
+		case job == nil:
+			all = false
+		case d.Probe == nil:
+			all = all && job.Status.State.Phase == batch.Completed
+		default:
+			all = o.probed(in, job, d.Probe) && all
+		}
+	}
+	return all
+}
+
+func (o *Output) probed(in Input, job *batch.Job, p *flow.Probe) bool {
+	yes := true
+	for _, s := range p.TaskStatusList {
+		yes = yes && job.Status.TaskStatusCount[s.TaskName].Phase[phaseOf(s.Phase)] >= least(job, s.TaskName)
+	}
+	ask := func(q Question) {
+		q.Job = job.Name
+		answer, asked := in.Answers[q]
+		if !asked || answer != "" {
+			yes = false
+		}
+		if !asked {
+			o.Ask = append(o.Ask, q)
+		}
+	}
+	for _, h := range p.HttpGetList {
+		ask(Question{Task: h.TaskName, Port: h.Port, Path: h.Path, Header: h.HTTPHeader.Name, Value: h.HTTPHeader.Value})
+	}
+	for _, s := range p.TcpSocketList {
+		ask(Question{Task: s.TaskName, Port: s.Port, TCP: true})
+	}
+	return yes
+}
+
+// status is what the Jobs add up to.
+func (o *Output) status(in Input) {
+	st := &o.Status
+	f := in.Flow
+	previous := map[string]flow.JobStatus{}
+	for _, s := range f.Status.JobStatusList {
+		previous[s.Name] = s
+	}
+	st.Conditions = map[string]flow.Condition{}
+	for i := range f.Spec.Flows {
+		name := JobName(f.Name, f.Spec.Flows[i].Name)
+		job := in.Jobs[name]
+		if job == nil {
+			continue
+		}
+		phase := job.Status.State.Phase
+		switch phase {
+		case batch.Pending, "":
+			st.PendingJobs = append(st.PendingJobs, name)
+		case batch.Completed:
+			st.CompletedJobs = append(st.CompletedJobs, name)
+		case batch.Failed:
+			st.FailedJobs = append(st.FailedJobs, name)
+		case batch.Terminated, batch.Aborted:
+			st.TerminatedJobs = append(st.TerminatedJobs, name)
+		case batch.Running, batch.Restarting, batch.Completing, batch.Terminating, batch.Aborting:
+			st.RunningJobs = append(st.RunningJobs, name)
+		default:
+			st.UnKnowJobs = append(st.UnKnowJobs, name)
+		}
+		st.JobStatusList = append(st.JobStatusList, ofJob(job, previous[name]))
+		st.Conditions[name] = flow.Condition{Phase: phase, CreateTimestamp: job.CreationTimestamp,
+			RunningDuration: job.Status.RunningDuration, TaskStatusCount: job.Status.TaskStatusCount}
+	}
+	if len(st.Conditions) == 0 {
+		st.Conditions = nil
+	}
+	// A Job that was suspended may be resumed: it does not fail the flow.
+	failed := len(st.FailedJobs) > 0 || slices.ContainsFunc(st.TerminatedJobs, func(name string) bool {
+		return in.Jobs[name].Status.State.Phase == batch.Terminated
+	})
+	switch {
+	case failed:
+		st.State.Phase = flow.Failed
+	case len(f.Spec.Flows) > 0 && len(st.CompletedJobs) == len(f.Spec.Flows):
+		st.State.Phase = flow.Succeed
+	case len(st.RunningJobs)+len(st.CompletedJobs) > 0:
+		st.State.Phase = flow.Running
+	default:
+		st.State.Phase = flow.Pending
+	}
+}
+
+// maxHistories bounds the history of one Job.
+const maxHistories = 32
+
+// ofJob is a Job's line in the status; its history grows when its phase changes.
+func ofJob(job *batch.Job, before flow.JobStatus) flow.JobStatus {
+	st := before
+	st.Name, st.State, st.RestartCount = job.Name, job.Status.State.Phase, job.Status.RetryCount
+	st.StartTimestamp = job.CreationTimestamp
+	st.EndTimestamp = metav1.Time{}
+	since := job.Status.State.LastTransitionTime
+	switch job.Status.State.Phase {
+	case batch.Completed, batch.Failed, batch.Terminated:
+		st.EndTimestamp = since
+	}
+	n := len(st.RunningHistories)
+	if job.Status.State.Phase != "" && (n == 0 || st.RunningHistories[n-1].State != job.Status.State.Phase) {
+		st.RunningHistories = slices.Clone(st.RunningHistories)
+		if n > 0 {
+			st.RunningHistories[n-1].EndTimestamp = since
+		}
+		st.RunningHistories = append(st.RunningHistories, flow.JobRunningHistory{StartTimestamp: since, State: job.Status.State.Phase})
+		if extra := len(st.RunningHistories) - maxHistories; extra > 0 {
+			st.RunningHistories = st.RunningHistories[extra:]
+		}
+	}
+	return st
+}
+
+// cleanUp deletes the Jobs of a flow that succeeded, when it says so. It waits
+// until the success is on record.
+func (o *Output) cleanUp(in Input) {
+	if in.Flow.Spec.JobRetainPolicy != flow.Delete {
+		return
+	}
+	for i := range in.Flow.Spec.Flows {
+		if job := in.Jobs[JobName(in.Flow.Name, in.Flow.Spec.Flows[i].Name)]; job != nil && job.DeletionTimestamp == nil {
+			o.Delete = append(o.Delete, job)
+		}
+	}
+}
+
+// validate says what in a flow can never work.
+func validate(f *flow.JobFlow) []string {
+	var out []string
+	known := map[string]int{}
+	for i := range f.Spec.Flows {
+		step := &f.Spec.Flows[i]
+		if _, twice := known[step.Name]; twice {
+			out = append(out, fmt.Sprintf("spec.flows[%d].name: Duplicate value: %q", i, step.Name))
+		}
+		known[step.Name] = i
+		for _, msg := range validation.IsDNS1123Subdomain(JobName(f.Name, step.Name)) {
+			out = append(out, fmt.Sprintf("spec.flows[%d].name: Invalid value: %q: the Job would be named %s: %s", i, step.Name, JobName(f.Name, step.Name), msg))
+		}
+	}
+	for i := range f.Spec.Flows {
+		d := f.Spec.Flows[i].DependsOn
+		if d == nil {
+			continue
+		}
+		for j, target := range d.Targets {
+			if _, ok := known[target]; !ok {
+				out = append(out, fmt.Sprintf("spec.flows[%d].dependsOn.targets[%d]: Not found: %q", i, j, target))
+			}
+		}
+	}
+	for i := range f.Spec.Flows {
+		seen, todo := map[int]bool{}, []int{i}
+		for len(todo) > 0 {
+			d := f.Spec.Flows[todo[0]].DependsOn
+			todo = todo[1:]
+			if d == nil {
+				continue
+			}
+			for _, target := range d.Targets {
+				if next, ok := known[target]; ok && !seen[next] {
+					seen[next] = true
+					todo = append(todo, next)
+				}
+			}
+		}
+		if seen[i] {
+			return append(out, fmt.Sprintf("spec.flows[%d].dependsOn: Invalid value: %q: the step depends on itself, directly or through others", i, f.Spec.Flows[i].Name))
+		}
+	}
+	return out
+}

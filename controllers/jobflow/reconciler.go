@@ -1,0 +1,187 @@
+package jobflow
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
+)
+
+// Name is the controller's name in logs, metrics, events and field ownership.
+const Name = "isthmus-jobflow"
+
+// jobsByFlow is the cache index from a JobFlow's UID to its Jobs.
+const jobsByFlow = "isthmus.jobflow-uid"
+
+// probePause is how soon a probe that was not answered is tried again.
+const probePause = 5 * time.Second
+
+// Reconciler carries Next out, one JobFlow at a time. It is idempotent.
+type Reconciler struct {
+	// Client reads from a cache that has seen the client's own writes.
+	Client client.Client
+	// Events tells users what happened.
+	Events events.EventRecorder
+	// Now is the clock.
+	Now func() time.Time
+}
+
+// SetupWithManager registers the controller and its cache index with mgr.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
+	err := mgr.GetFieldIndexer().IndexField(ctx, &batch.Job{}, jobsByFlow, func(o client.Object) []string {
+		owner := metav1.GetControllerOfNoCopy(o)
+		if owner == nil || owner.Kind != "JobFlow" || owner.APIVersion != flow.SchemeGroupVersion.String() {
+			return nil
+		}
+		return []string{string(owner.UID)}
+	})
+	if err != nil {
+		return fmt.Errorf("index jobs by JobFlow: %w", err)
+	}
+	err = ctrl.NewControllerManagedBy(mgr).
+		Named(Name).
+		For(&flow.JobFlow{}).
+		Owns(&batch.Job{}).
+		Watches(&flow.JobTemplate{}, handler.EnqueueRequestsFromMapFunc(r.flowsOf)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 2, ReconciliationTimeout: 2 * time.Minute}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up controller %s: %w", Name, err)
+	}
+	return nil
+}
+
+// flowsOf are the flows that may wait for a template.
+func (r *Reconciler) flowsOf(ctx context.Context, template client.Object) []reconcile.Request {
+	var flows flow.JobFlowList
+	if err := r.Client.List(ctx, &flows, client.InNamespace(template.GetNamespace())); err != nil {
+		return nil // the flow is looked at again when anything else changes
+	}
+	var out []reconcile.Request
+	for i := range flows.Items {
+		for _, step := range flows.Items[i].Spec.Flows {
+			if step.Name == template.GetName() {
+				out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&flows.Items[i])})
+				break
+			}
+		}
+	}
+	return out
+}
+
+// Reconcile handles one JobFlow.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	f := &flow.JobFlow{}
+	if err := r.Client.Get(ctx, req.NamespacedName, f); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if f.DeletionTimestamp != nil {
+		return ctrl.Result{}, nil // the garbage collector deletes the Jobs
+	}
+	in, err := r.read(ctx, f)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	out := Next(in)
+	waits := false
+	if len(out.Ask) > 0 {
+		for _, q := range out.Ask {
+			if in.Answers[q], err = r.ask(ctx, f.Namespace, in.Jobs[q.Job], q); err != nil {
+				return ctrl.Result{}, err
+			}
+			waits = waits || in.Answers[q] != ""
+		}
+		out = Next(in)
+	}
+	for _, n := range out.Notices {
+		kind := corev1.EventTypeNormal
+		if n.Warning {
+			kind = corev1.EventTypeWarning
+		}
+		r.Events.Eventf(f, nil, kind, n.Reason, "Reconcile", "%s", n.Message)
+	}
+	for _, job := range out.Create {
+		if err := r.create(ctx, f, job); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	if err := r.writeStatus(ctx, f, &out.Status); err != nil {
+		return ctrl.Result{}, err
+	}
+	for _, job := range out.Delete {
+		err := r.Client.Delete(ctx, job, client.Preconditions{UID: &job.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground))
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return ctrl.Result{}, fmt.Errorf("delete job %s: %w", job.Name, err)
+		}
+	}
+	if waits {
+		return ctrl.Result{RequeueAfter: probePause}, nil
+	}
+	return ctrl.Result{}, nil
+}
+
+func (r *Reconciler) read(ctx context.Context, f *flow.JobFlow) (Input, error) {
+	in := Input{Flow: f, Jobs: map[string]*batch.Job{}, Templates: map[string]*flow.JobTemplate{}, Answers: map[Question]string{}, Now: r.Now()}
+	var jobs batch.JobList
+	if err := r.Client.List(ctx, &jobs, client.InNamespace(f.Namespace), client.MatchingFields{jobsByFlow: string(f.UID)}); err != nil {
+		return in, fmt.Errorf("list jobs: %w", err)
+	}
+	for i := range jobs.Items {
+		in.Jobs[jobs.Items[i].Name] = &jobs.Items[i]
+	}
+	var templates flow.JobTemplateList
+	if err := r.Client.List(ctx, &templates, client.InNamespace(f.Namespace)); err != nil {
+		return in, fmt.Errorf("list JobTemplates: %w", err)
+	}
+	for i := range templates.Items {
+		in.Templates[templates.Items[i].Name] = &templates.Items[i]
+	}
+	return in, nil
+}
+
+func (r *Reconciler) create(ctx context.Context, f *flow.JobFlow, job *batch.Job) error {
+	err := r.Client.Create(ctx, job, client.FieldOwner(Name))
+	if err == nil {
+		r.Events.Eventf(f, nil, corev1.EventTypeNormal, "SuccessfulCreate", "Reconcile", "created Job %s", job.Name)
+		return nil
+	}
+	if apierrors.IsAlreadyExists(err) {
+		have := &batch.Job{}
+		if err := r.Client.Get(ctx, client.ObjectKeyFromObject(job), have); err != nil {
+			return fmt.Errorf("get job %s: %w", job.Name, err)
+		}
+		if metav1.IsControlledBy(have, f) {
+			return nil
+		}
+		err = fmt.Errorf("a Job of that name exists and is not of this JobFlow: %w", err)
+	}
+	if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		r.Events.Eventf(f, nil, corev1.EventTypeWarning, "FailedCreate", "Reconcile", "cannot create Job %s: %s", job.Name, err)
+	}
+	return fmt.Errorf("create job %s: %w", job.Name, err)
+}
+
+func (r *Reconciler) writeStatus(ctx context.Context, f *flow.JobFlow, status *flow.JobFlowStatus) error {
+	if equality.Semantic.DeepEqual(&f.Status, status) {
+		return nil
+	}
+	changed := f.DeepCopy()
+	changed.Status = *status
+	patch := client.MergeFromWithOptions(f, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Status().Patch(ctx, changed, patch, client.FieldOwner(Name)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("patch status of JobFlow: %w", err)
+	}
+	return nil
+}
