@@ -109,10 +109,13 @@ func profileSpec(sp *hpcv1alpha1.SchedulingProfile) schedconfig.ProfileSpec {
 func (p *pipelines) watch(ctx context.Context, d discovery.DiscoveryInterface, client dynamic.Interface) (wait func(), err error) {
 	log := logr.FromContextOrDiscard(ctx)
 	kinds, err := d.ServerResourcesForGroupVersion(hpcv1alpha1.GroupVersion.String())
-	if err != nil && !apierrors.IsNotFound(err) {
+	switch {
+	case apierrors.IsNotFound(err):
+		kinds = &metav1.APIResourceList{}
+	case err != nil:
 		return nil, fmt.Errorf("ask for the API's resources: %w", err)
 	}
-	if err != nil || !slices.ContainsFunc(kinds.APIResources, func(r metav1.APIResource) bool { return r.Name == "schedulingprofiles" }) {
+	if !slices.ContainsFunc(kinds.APIResources, func(r metav1.APIResource) bool { return r.Name == "schedulingprofiles" }) {
 		log.Info("the API server has no SchedulingProfiles; the configuration is for all queues")
 		return func() {}, nil
 	}

@@ -44,7 +44,7 @@ func promises(nodes []hpcv1alpha1.VirtualNode, usable [][]backends.Host, use map
 		if len(shared) == 0 {
 			continue
 		}
-		free := append(own, shared...)
+		free := slices.Concat(own, shared)
 		for _, components := range use[partition].Waiting {
 			if len(components) == 0 {
 				continue // its directory was not read yet

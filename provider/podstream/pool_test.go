@@ -77,7 +77,7 @@ func (h *host) Run(ctx context.Context, c transport.Command) (transport.Result, 
 	for {
 		raw, err := session.Accept()
 		if err != nil {
-			return transport.Result{}, nil //nolint:nilerr // the other side has closed it
+			return transport.Result{}, nil // the other side has closed it
 		}
 		go h.serve(stream.NewConn(raw))
 	}

@@ -25,8 +25,10 @@ func TestHeadIsWhole(t *testing.T) {
 			}
 			left = left[n:]
 		}
-		if !bytes.Equal(h.Bytes(), want) || !bytes.Equal(h.Bytes(), want) {
-			t.Errorf("%d bytes did not come back whole", size)
+		for range 2 { // reading takes nothing away
+			if !bytes.Equal(h.Bytes(), want) {
+				t.Errorf("%d bytes did not come back whole", size)
+			}
 		}
 	}
 }

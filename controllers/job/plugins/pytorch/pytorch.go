@@ -5,6 +5,7 @@ package pytorch
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,7 +88,7 @@ sleep 1
 done`},
 		})
 	}
-	vars := append(meet, corev1.EnvVar{Name: "WORLD_SIZE", Value: strconv.Itoa(int(world))}, corev1.EnvVar{Name: "RANK", Value: strconv.Itoa(int(rank))})
+	vars := append(slices.Clone(meet), corev1.EnvVar{Name: "WORLD_SIZE", Value: strconv.Itoa(int(world))}, corev1.EnvVar{Name: "RANK", Value: strconv.Itoa(int(rank))})
 	for i := range pod.Spec.Containers {
 		pod.Spec.Containers[i].Env = append(pod.Spec.Containers[i].Env, vars...)
 	}
