@@ -114,9 +114,7 @@ func TestListening(t *testing.T) {
 		t.Errorf("the status, %v: %s", err, code)
 	}
 	_ = c.Close()
-	if _, stderr, code := b.agent(nil, "stop", "--key", "g1", "--rank", "0", "--grace", "5"); code != 0 {
-		t.Fatal(stderr)
-	}
+	b.stop(manifest.Stop{GraceSeconds: 5, Reason: manifest.ReasonDeleted})
 	pod.wait()
 	if _, err := os.Stat(filepath.Join(b.dir(), "pods/0", manifest.ListeningFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the secret is still there: %v", err)
