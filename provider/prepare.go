@@ -144,7 +144,8 @@ type reader interface {
 // kubelet.
 const renewAfter = 0.8
 
-// resolve reads every object the pod refers to. An optional one may be missing.
+// resolve reads every object the pod refers to. One that is missing is left out:
+// the translation knows which field needs it, and whether the pod can do without.
 func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account, rank int, pod *corev1.Pod, configMaps, secrets []translate.Ref) (translate.Member, error) {
 	out := translate.Member{Rank: rank, Pod: pod, ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{},
 		Claims: map[string]*corev1.PersistentVolumeClaim{}, Tokens: map[translate.TokenRequest]string{}}
@@ -155,8 +156,6 @@ func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account,
 		}
 		if err == nil {
 			out.ConfigMaps[ref.Name] = cm
-		} else if !ref.Optional {
-			return out, &waiting{"CreateContainerConfigError", fmt.Sprintf("configmap %q not found in namespace %s", ref.Name, pod.Namespace)}
 		}
 	}
 	for _, ref := range secrets {
@@ -166,8 +165,6 @@ func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account,
 		}
 		if err == nil {
 			out.Secrets[ref.Name] = s
-		} else if !ref.Optional {
-			return out, &waiting{"CreateContainerConfigError", fmt.Sprintf("secret %q not found in namespace %s", ref.Name, pod.Namespace)}
 		}
 	}
 	for _, ref := range translate.Claims(pod) {

@@ -146,6 +146,10 @@ func (w *writer) ran() bool {
 	return false
 }
 
+// reasonMount is why a pod waits for the objects of its volumes: a reason of
+// events and conditions, with a kubelet never of containers.
+const reasonMount = "FailedMount"
+
 // silent is for pods of which neither batch system nor runner says anything.
 func (w *writer) silent() {
 	switch {
@@ -158,6 +162,9 @@ func (w *writer) silent() {
 		w.batchJob(corev1.ConditionFalse, w.s.Reason, w.s.Message)
 	default:
 		reason := orElse(w.ev.WaitingReason, "ContainerCreating")
+		if reason == reasonMount {
+			reason = "ContainerCreating"
+		}
 		w.s.Phase = corev1.PodPending
 		w.waiting(reason, clip(w.ev.WaitingMessage), false)
 		w.batchJob(corev1.ConditionFalse, orElse(w.ev.WaitingReason, "Accepted"), clip(w.ev.WaitingMessage))

@@ -195,6 +195,10 @@ func TestStatus(t *testing.T) {
 			ev: podstatus.Evidence{WaitingReason: "WaitingForMembers", WaitingMessage: "1 of 2"}, now: t0,
 			want: "Pending waiting=WaitingForMembers job=False:WaitingForMembers ready=False",
 		},
+		"a volume's object is missing": { // a kubelet says it in events, not as a container's reason
+			ev: podstatus.Evidence{WaitingReason: "FailedMount", WaitingMessage: "no such ConfigMap"}, now: t0,
+			want: "Pending waiting=ContainerCreating job=False:FailedMount ready=False",
+		},
 		"refused": {
 			ev: podstatus.Evidence{RefusedReason: "InvalidSpec", RefusedMessage: "no command"}, now: t0,
 			want: "Failed(InvalidSpec) job=False:InvalidSpec ready=False",
