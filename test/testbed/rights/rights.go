@@ -200,6 +200,14 @@ func sorted(set map[Right]bool) []Right {
 	return out
 }
 
+// Missing lists the requests that were denied and that no right covers. An API
+// server that has just started denies what the roles give until it has read them.
+func (q Requests) Missing(granted []Right) []Right {
+	return slices.DeleteFunc(slices.Clone(q.Denied), func(denied Right) bool {
+		return slices.ContainsFunc(granted, func(r Right) bool { return r.covers(denied) })
+	})
+}
+
 // Idle lists the rights that no request needed.
 func (q Requests) Idle(granted []Right) []Right {
 	var out []Right

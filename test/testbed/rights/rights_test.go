@@ -75,6 +75,9 @@ func TestCompare(t *testing.T) {
 	if got, want := words(asked.Denied), "a: delete pods p in x; a: update leases.c mine in elsewhere"; got != want {
 		t.Errorf("denied %s\nwant   %s", got, want)
 	}
+	if got, want := words(asked.Missing(granted)), "a: update leases.c mine in elsewhere"; got != want {
+		t.Errorf("missing %s\nwant    %s", got, want)
+	}
 }
 
 func TestWhatCannotBeCompared(t *testing.T) {
