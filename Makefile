@@ -112,6 +112,7 @@ verify: ## generated files, formatting and go.mod are as they should be
 	if [ -n "$$unformatted" ]; then echo "not formatted:"; echo "$$unformatted"; exit 1; fi
 	go mod tidy -diff
 	go mod verify
+	go vet -tags record ./backends/slurm
 
 clean: ## remove what the other targets built in this folder (the cache in ~/.cache/isthmus stays)
 	rm -rf bin $(OUT)

@@ -1,10 +1,10 @@
+//go:build record
+
 package slurm_test
 
 import (
 	"context"
-	"flag"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -16,31 +16,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/transport/local"
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
-
-// record makes TestRecord write testdata anew.
-var record = flag.Bool("record", false, "write testdata anew from a real cluster")
-
-// nonceOf finds the separator that a squeue command asks for.
-func nonceOf(argv []string) string {
-	for _, a := range argv {
-		if f, ok := strings.CutPrefix(a, "--Format=JobID:"); ok {
-			sep, _, _ := strings.Cut(f, ",")
-			return sep
-		}
-	}
-	return ""
-}
-
-// recordedSep stands for the separator in testdata.
-const recordedSep = "<|>"
-
-func recording(argv []string) string {
-	what := argv[len(argv)-1]
-	if argv[0] == "squeue" {
-		what = "jobs"
-	}
-	return filepath.Join("testdata", argv[0]+"-"+strings.Trim(what, "-")+".txt")
-}
 
 // tee writes down what the commands answer.
 type tee struct {
@@ -64,12 +39,11 @@ func (r tee) Run(ctx context.Context, c transport.Command) (transport.Result, er
 	return res, err
 }
 
-// TestRecord makes the recordings: a cluster with jobs and hosts in many
-// states. It only runs with -record.
+// TestRecord makes the recordings anew: a cluster with jobs and hosts in many
+// states. It is a tool, and no test of an ordinary run:
+//
+//	go test -tags record -run TestRecord ./backends/slurm
 func TestRecord(t *testing.T) {
-	if !*record {
-		t.Skip("without -record the recordings stay as they are")
-	}
 	realCluster(t) // accounts and packages
 	c, err := testbed.Start(t.Context(), testbed.Config{
 		Name: "recorded",

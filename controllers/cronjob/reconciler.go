@@ -15,6 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
 )
 
 // Name is the controller's name in logs, metrics, events and field ownership.
@@ -89,7 +91,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 	}
 	if out.Create != nil {
-		if err := r.create(ctx, cj, out.Create); err != nil {
+		if err := ownedjob.Create(ctx, r.Client, r.Events, Name, cj, out.Create); err != nil {
 			return ctrl.Result{}, err
 		}
 		for i := range out.Status.Active {
@@ -99,29 +101,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 	}
 	return ctrl.Result{RequeueAfter: out.RequeueAfter}, r.writeStatus(ctx, cj, &out.Status)
-}
-
-func (r *Reconciler) create(ctx context.Context, cj *batch.CronJob, job *batch.Job) error {
-	err := r.Client.Create(ctx, job, client.FieldOwner(Name))
-	if err == nil {
-		r.Events.Eventf(cj, nil, corev1.EventTypeNormal, "SuccessfulCreate", "Reconcile", "created Job %s", job.Name)
-		return nil
-	}
-	if apierrors.IsAlreadyExists(err) {
-		have := &batch.Job{}
-		if err := r.Client.Get(ctx, client.ObjectKeyFromObject(job), have); err != nil {
-			return fmt.Errorf("get job %s: %w", job.Name, err)
-		}
-		if metav1.IsControlledBy(have, cj) {
-			*job = *have
-			return nil
-		}
-		err = fmt.Errorf("a Job of that name exists and is not of this CronJob: %w", err)
-	}
-	if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		r.Events.Eventf(cj, nil, corev1.EventTypeWarning, "FailedCreate", "Reconcile", "cannot create Job %s: %s", job.Name, err)
-	}
-	return fmt.Errorf("create job %s: %w", job.Name, err)
 }
 
 func (r *Reconciler) writeStatus(ctx context.Context, cj *batch.CronJob, status *batch.CronJobStatus) error {

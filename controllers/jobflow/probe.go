@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,29 +19,34 @@ import (
 // probeTimeout bounds one try of a probe.
 const probeTimeout = 2 * time.Second
 
+// askTimeout bounds a probe of a whole task.
+const askTimeout = 20 * time.Second
+
 // ask tries a probe on the pods of a task. The answer is "" when as many answer as
-// the task needs at least, and otherwise why not. It blocks for probeTimeout a pod
-// at most.
+// the task needs at least, and otherwise why not; it is given up as soon as too
+// few are left. It blocks for askTimeout at most.
 func (r *Reconciler) ask(ctx context.Context, namespace string, job *batch.Job, q Question) (string, error) {
-	var pods corev1.PodList
-	err := r.Client.List(ctx, &pods, client.InNamespace(namespace), client.MatchingLabels{batch.JobNameKey: job.Name, batch.TaskSpecKey: q.Task})
+	var list corev1.PodList
+	err := r.Client.List(ctx, &list, client.InNamespace(namespace), client.MatchingLabels{batch.JobNameKey: job.Name, batch.TaskSpecKey: q.Task})
 	if err != nil {
 		return "", fmt.Errorf("list pods: %w", err)
 	}
-	need, good := least(job, q.Task), int32(0)
-	why := fmt.Sprintf("task %s has no running pod", q.Task)
-	for i := range pods.Items {
-		pod := &pods.Items[i]
-		if !metav1.IsControlledBy(pod, job) || pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" {
-			continue
-		}
-		if err := try(ctx, net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(q.Port)), q); err != nil {
-			why = fmt.Sprintf("pod %s: %s", pod.Name, err)
-			continue
-		}
-		if good++; good >= need {
+	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+		return !metav1.IsControlledBy(&p, job) || p.Status.Phase != corev1.PodRunning || p.Status.PodIP == ""
+	})
+	need := int(least(job, q.Task))
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	why := fmt.Sprintf("task %s has %d running pods, and needs %d", q.Task, len(pods), need)
+	for good, i := 0, 0; need-good <= len(pods)-i; i++ {
+		if good == need {
 			return "", nil
 		}
+		if err := try(ctx, net.JoinHostPort(pods[i].Status.PodIP, strconv.Itoa(q.Port)), q); err != nil {
+			why = fmt.Sprintf("pod %s: %s", pods[i].Name, err)
+			continue
+		}
+		good++
 	}
 	return why, nil
 }

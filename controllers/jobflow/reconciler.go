@@ -17,6 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
 )
 
 // Name is the controller's name in logs, metrics, events and field ownership.
@@ -113,7 +115,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		r.Events.Eventf(f, nil, kind, n.Reason, "Reconcile", "%s", n.Message)
 	}
 	for _, job := range out.Create {
-		if err := r.create(ctx, f, job); err != nil {
+		if err := ownedjob.Create(ctx, r.Client, r.Events, Name, f, job); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
@@ -149,28 +151,6 @@ func (r *Reconciler) read(ctx context.Context, f *flow.JobFlow) (Input, error) {
 		in.Templates[templates.Items[i].Name] = &templates.Items[i]
 	}
 	return in, nil
-}
-
-func (r *Reconciler) create(ctx context.Context, f *flow.JobFlow, job *batch.Job) error {
-	err := r.Client.Create(ctx, job, client.FieldOwner(Name))
-	if err == nil {
-		r.Events.Eventf(f, nil, corev1.EventTypeNormal, "SuccessfulCreate", "Reconcile", "created Job %s", job.Name)
-		return nil
-	}
-	if apierrors.IsAlreadyExists(err) {
-		have := &batch.Job{}
-		if err := r.Client.Get(ctx, client.ObjectKeyFromObject(job), have); err != nil {
-			return fmt.Errorf("get job %s: %w", job.Name, err)
-		}
-		if metav1.IsControlledBy(have, f) {
-			return nil
-		}
-		err = fmt.Errorf("a Job of that name exists and is not of this JobFlow: %w", err)
-	}
-	if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		r.Events.Eventf(f, nil, corev1.EventTypeWarning, "FailedCreate", "Reconcile", "cannot create Job %s: %s", job.Name, err)
-	}
-	return fmt.Errorf("create job %s: %w", job.Name, err)
 }
 
 func (r *Reconciler) writeStatus(ctx context.Context, f *flow.JobFlow, status *flow.JobFlowStatus) error {

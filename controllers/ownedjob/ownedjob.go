@@ -1,0 +1,41 @@
+// Package ownedjob creates Jobs for controllers that own them under names which
+// say what they are for: a crash or a second controller makes none twice.
+package ownedjob
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+)
+
+// Create makes a Job that owner controls, as the field owner of that name, and
+// tells users on the owner. One that is there already and is the owner's is
+// success, and is in job then. It fails when another holds the name.
+func Create(ctx context.Context, c client.Client, recorder events.EventRecorder, field string, owner client.Object, job *batch.Job) error {
+	err := c.Create(ctx, job, client.FieldOwner(field))
+	if err == nil {
+		recorder.Eventf(owner, nil, corev1.EventTypeNormal, "SuccessfulCreate", "Reconcile", "created Job %s", job.Name)
+		return nil
+	}
+	if apierrors.IsAlreadyExists(err) {
+		have := &batch.Job{}
+		if err := c.Get(ctx, client.ObjectKeyFromObject(job), have); err != nil {
+			return fmt.Errorf("get job %s: %w", job.Name, err)
+		}
+		if metav1.IsControlledBy(have, owner) {
+			*job = *have
+			return nil
+		}
+		err = fmt.Errorf("a Job of that name exists and is another's: %w", err)
+	}
+	if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		recorder.Eventf(owner, nil, corev1.EventTypeWarning, "FailedCreate", "Reconcile", "cannot create Job %s: %s", job.Name, err)
+	}
+	return fmt.Errorf("create job %s: %w", job.Name, err)
+}
