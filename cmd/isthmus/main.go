@@ -41,6 +41,6 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(demoCommand(), upCommand(), downCommand(), statusCommand(), prepareCommand(), tetherCommand(),
-		snapshotCommand(), replayCommand(), explainCommand(), simulateCommand())
+		snapshotCommand(), replayCommand(), explainCommand(), topCommand(), simulateCommand())
 	return root
 }

@@ -25,13 +25,19 @@ import (
 // source is where a scheduling state comes from: a file that `isthmus snapshot`
 // wrote, or a cluster.
 type source struct {
-	file, kubeconfig, at string
+	file, kubeconfig, at, conf string
 }
 
 func (s *source) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig file of the cluster to look at; KUBECONFIG or ~/.kube/config when empty")
 	c.Flags().StringVar(&s.file, "snapshot", "", "file that `isthmus snapshot` wrote, in place of a cluster")
+	s.rules(c)
+}
+
+// rules are the flags of how to decide.
+func (s *source) rules(c *cobra.Command) {
 	c.Flags().StringVar(&s.at, "at", "", "time to decide for, like 2026-01-02T15:04:05Z; now when empty")
+	c.Flags().StringVar(&s.conf, "scheduler-conf", "", "configuration file of the scheduler, as in its ConfigMap; the default one when empty")
 }
 
 func (s *source) now() (time.Time, error) {
@@ -45,15 +51,46 @@ func (s *source) now() (time.Time, error) {
 	return t, nil
 }
 
-// read returns the state. It reads a cluster and changes nothing there.
-func (s *source) read(ctx context.Context, now time.Time) (*snapshot.Snapshot, error) {
+// view is a state that can be looked at again and again.
+type view struct {
+	pipeline framework.Pipeline
+	state    func(now time.Time) *snapshot.Snapshot
+	close    func()
+}
+
+// decide returns the state as it is now and what the scheduler would do with it.
+func (v *view) decide(now time.Time) (*snapshot.Snapshot, plan.Plan, *framework.Session) {
+	state := v.state(now)
+	return state, scheduler.Cycle(v.pipeline, state, now), framework.NewSession(v.pipeline, state, now)
+}
+
+// open reads the state, and follows it where it is a cluster's. It changes
+// nothing there.
+func (s *source) open(ctx context.Context) (*view, error) {
+	v := &view{pipeline: config.Default(), close: func() {}}
+	if s.conf != "" {
+		text, err := os.ReadFile(s.conf)
+		if err != nil {
+			return nil, fmt.Errorf("--scheduler-conf: %w", err)
+		}
+		conf, _, err := config.Parse(text) // warnings are the scheduler's to give
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.conf, err)
+		}
+		v.pipeline = conf.Pipeline()
+	}
 	if s.file != "" {
 		f, err := os.Open(s.file)
 		if err != nil {
 			return nil, fmt.Errorf("open snapshot: %w", err)
 		}
 		defer func() { _ = f.Close() }() // it was only read
-		return snapshot.Read(f)
+		state, err := snapshot.Read(f)
+		if err != nil {
+			return nil, err
+		}
+		v.state = func(time.Time) *snapshot.Snapshot { return state }
+		return v, nil
 	}
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = s.kubeconfig
@@ -74,12 +111,16 @@ func (s *source) read(ctx context.Context, now time.Time) (*snapshot.Snapshot, e
 	bounded, cancel := context.WithTimeout(ctx, cache.SyncTimeout)
 	defer cancel()
 	wait, err := state.Watch(ctx, bounded, client, volcano)
-	defer wait()
-	defer stop()
+	v.close = func() {
+		stop()
+		wait()
+	}
 	if err != nil {
+		v.close()
 		return nil, err
 	}
-	return state.Snapshot(now), nil
+	v.state = state.Snapshot
+	return v, nil
 }
 
 // decide returns a state and what the scheduler would do with it.
@@ -88,11 +129,13 @@ func (s *source) decide(ctx context.Context) (*snapshot.Snapshot, plan.Plan, *fr
 	if err != nil {
 		return nil, plan.Plan{}, nil, err
 	}
-	state, err := s.read(ctx, now)
+	v, err := s.open(ctx)
 	if err != nil {
 		return nil, plan.Plan{}, nil, err
 	}
-	return state, scheduler.Cycle(config.Default(), state, now), framework.NewSession(config.Default(), state, now), nil
+	defer v.close()
+	state, p, ses := v.decide(now)
+	return state, p, ses, nil
 }
 
 func snapshotCommand() *cobra.Command {
@@ -105,11 +148,12 @@ func snapshotCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			state, err := s.read(c.Context(), now)
+			v, err := s.open(c.Context())
 			if err != nil {
 				return err
 			}
-			return state.Write(c.OutOrStdout())
+			defer v.close()
+			return v.state(now).Write(c.OutOrStdout())
 		},
 	}
 	s.flags(c)
@@ -134,7 +178,7 @@ func replayCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&s.at, "at", "", "time to decide for, like 2026-01-02T15:04:05Z; now when empty")
+	s.rules(c)
 	return c
 }
 

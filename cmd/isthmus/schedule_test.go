@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,6 +55,7 @@ func TestReplayAndExplain(t *testing.T) {
 		{"explain job big --snapshot " + file, []string{"0 of at least 1 members placed, 1 wait", "waits (NoCapacity)", "starts 2026-01-01T02:00:00Z on nodes, at the latest", "after podgroup/default/a"}},
 		{"explain job a --snapshot " + file, []string{"1 of at least 1 members placed, 0 wait", "runs for about 2h0m0s (declared)"}},
 		{"explain queue default --snapshot " + file, []string{"nvidia.com/gpu: holds 4", "default/big waits (NoCapacity)"}},
+		{"top --snapshot " + file, []string{"1 of 1 nodes ready", "gangs: 1 run, 1 wait", "nvidia.com/gpu: 4 of 4", "NoCapacity: nodes: needs 4 nvidia.com/gpu, 0 free; it can start at 2026-01-01T02:00:00Z"}},
 		{"explain node n1 --snapshot " + file, []string{"nvidia.com/gpu: 0 of 4 free", "1 pods of default/a (queue default, priority 0)"}},
 	} {
 		got, err := printed(t, append(strings.Fields(tt.args), "--at="+at)...)
@@ -71,8 +73,65 @@ func TestReplayAndExplain(t *testing.T) {
 			t.Errorf("%s is no error and prints\n%s", args, got)
 		}
 	}
+	conf := filepath.Join(t.TempDir(), "conf.yaml")
+	for text, want := range map[string]string{
+		"actions: \"enqueue, allocate\"\ntiers:\n- plugins:\n  - name: gang\n": "",
+		"actions: \"enqueue, dance\"\n":                                        "dance",
+	} {
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := printed(t, "replay", file, "--at="+at, "--scheduler-conf="+conf)
+		switch {
+		case want == "" && (err != nil || strings.Contains(got, "head big")):
+			t.Errorf("without backfill nobody's start is planned: %v\n%s", err, got)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("a wrong configuration gives %v", err)
+		}
+	}
 	again, err := printed(t, "snapshot", "--snapshot", file)
 	if before, _ := os.ReadFile(file); err != nil || again != string(before) {
 		t.Errorf("a snapshot of a snapshot differs (%v)", err)
+	}
+}
+
+func TestSimulate(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	sacct := write("month.sacct", "JobIDRaw|Submit|Start|End|AllocCPUS|State\n"+
+		"1|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|4|COMPLETED\n1.0|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|4|COMPLETED\n")
+	page := filepath.Join(dir, "page.html")
+	got, err := printed(t, "simulate", "--trace="+sacct, "--report="+page)
+	if html, _ := os.ReadFile(page); err != nil || !strings.Contains(got, "1 records are left out") || !strings.Contains(string(html), "Trace month.sacct") {
+		t.Errorf("%v, prints\n%s\nand writes %d bytes", err, got, len(html))
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := z.Write([]byte("id,submit,run,estimate,size,user,queue\na,0,10,20,4,u,q\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := printed(t, "simulate", "--trace="+write("t.csv.gz", packed.String())); err != nil || !strings.Contains(got, "backfill        1") {
+		t.Errorf("%v, prints\n%s", err, got)
+	}
+	for want, args := range map[string][]string{
+		"say --format": {"--trace=" + write("t.txt", "")},
+		"not a gzip":   {"--trace=" + write("t.swf.gz", "no gzip at all: invalid")},
+		"line 1":       {"--trace=" + write("t.swf", "1 2 3\n")},
+		"--report":     {"--report=" + filepath.Join(dir, "none", "page.html"), "--jobs=1"},
+		"positive":     {"--nodes=0"},
+	} {
+		if got, err := printed(t, append([]string{"simulate"}, args...)...); err == nil || want != "not a gzip" && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v gives %v and prints\n%s", args, err, got)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -24,12 +25,17 @@ type Setting struct {
 	Nodes, PerNode int64
 	// InOrder lets nobody pass: a job that does not fit stops those after it.
 	InOrder bool
+	// Queues gives every queue of the trace one of its own, all of equal weight;
+	// without it all jobs share one.
+	Queues bool
 }
 
 // Outcome is what became of one job.
 type Outcome struct {
 	trace.Job
 	Start int64 // seconds from the start of the trace
+	// Nodes has the number of the node of each processor, in ascending order.
+	Nodes []int32
 }
 
 // Wait is how long the job waited, in seconds.
@@ -39,18 +45,6 @@ func (o Outcome) Wait() int64 { return o.Start - o.Submit }
 // seconds counted as ten.
 func (o Outcome) Slowdown() float64 {
 	return max(1, float64(o.Wait()+o.Run)/float64(max(o.Run, 10)))
-}
-
-// Result is a whole run.
-type Result struct {
-	Jobs []Outcome // in order of submission
-	// Refused are jobs larger than the cluster.
-	Refused int
-	// Utilisation is the part of the processors that ran something between the
-	// first submission and the last.
-	Utilisation float64
-	// MeanSlowdown and P95Slowdown are of the bounded slowdown, MeanWait in seconds.
-	MeanSlowdown, P95Slowdown, MeanWait float64
 }
 
 // epoch is when a trace starts, in virtual time.
@@ -88,12 +82,9 @@ func Run(set Setting, jobs []trace.Job) (Result, error) {
 	if set.Nodes < 1 || set.PerNode < 1 {
 		return Result{}, fmt.Errorf("simulate: want at least one node with one processor, got %d with %d", set.Nodes, set.PerNode)
 	}
-	w := newWorld(set)
+	w := newWorld(set, jobs)
 	out := Result{}
-	start := make([]int64, len(jobs))
-	for i := range start {
-		start[i] = -1
-	}
+	started := make([]*Outcome, len(jobs))
 	var ends byEnd
 	var alive []*job
 	next := 0
@@ -119,13 +110,13 @@ func Run(set Setting, jobs []trace.Job) (Result, error) {
 		}
 		at := epoch.Add(time.Duration(now) * time.Second)
 		for _, j := range w.cycle(at, alive) {
-			start[j.index] = now
+			started[j.index] = &Outcome{Job: jobs[j.index], Start: now, Nodes: w.nodesOf(j)}
 			heap.Push(&ends, running{now + jobs[j.index].Run, j})
 		}
 	}
-	for i, j := range jobs {
-		if start[i] >= 0 {
-			out.Jobs = append(out.Jobs, Outcome{j, start[i]})
+	for _, o := range started {
+		if o != nil {
+			out.Jobs = append(out.Jobs, *o)
 		}
 	}
 	out.sum(set)
@@ -140,12 +131,35 @@ type world struct {
 	specs []snapshot.NodeSpec
 	nodes []*snapshot.Node
 	on    []map[string]snapshot.Resident
+	// queues are in the order of their names.
+	queues []*snapshot.Queue
 }
 
 const cpu = 1000
 
-func newWorld(set Setting) *world {
+// oneQueue is where all jobs are when the trace's queues do not count.
+const oneQueue = "default"
+
+func (set Setting) queueOf(j trace.Job) string {
+	if !set.Queues || j.Queue == "" {
+		return oneQueue
+	}
+	return "queue-" + j.Queue // SWF has numbers, and one may be named like a queue that means something here
+}
+
+func newWorld(set Setting, jobs []trace.Job) *world {
 	w := &world{set: set}
+	names := map[string]bool{oneQueue: true}
+	for _, j := range jobs {
+		names[set.queueOf(j)] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		q := &snapshot.Queue{Name: name, Weight: 1, State: "Open"}
+		if set.InOrder {
+			q.Dequeue = snapshot.DequeueFIFO
+		}
+		w.queues = append(w.queues, q)
+	}
 	for i := range set.Nodes {
 		w.specs = append(w.specs, snapshot.NodeSpec{Name: fmt.Sprintf("n%06d", i), UID: fmt.Sprint(i), Ready: true, Allocatable: resource.MakeList(
 			resource.Quantity{Name: "cpu", Amount: set.PerNode * cpu}, resource.Quantity{Name: "pods", Amount: 1 << 20})})
@@ -161,7 +175,7 @@ func newWorld(set Setting) *world {
 func (w *world) job(i int, j trace.Job) *job {
 	name := fmt.Sprintf("j%08d", i)
 	out := &job{index: i, spec: snapshot.GangSpec{
-		Key: "podgroup/t/" + name, UID: name, Namespace: "t", Name: name, Queue: "default", MinMember: j.Size,
+		Key: "podgroup/t/" + name, UID: name, Namespace: "t", Name: name, Queue: w.set.queueOf(j), MinMember: j.Size,
 		CreatedAt: epoch.Add(time.Duration(j.Submit) * time.Second).UnixNano(),
 		Estimate:  j.Estimate * int64(time.Second), EstimateFrom: snapshot.EstimateDeclared,
 		Status: snapshot.GroupStatus{Phase: snapshot.GroupInqueue},
@@ -193,11 +207,7 @@ func (w *world) cycle(now time.Time, alive []*job) []*job {
 			w.nodes[i] = snapshot.NewNode(w.specs[i], residents, w.dims)
 		}
 	}
-	queue := &snapshot.Queue{Name: "default", Weight: 1, State: "Open"}
-	if w.set.InOrder {
-		queue.Dequeue = snapshot.DequeueFIFO
-	}
-	s := snapshot.Assemble(w.dims, slices.Clone(w.nodes), gangs, []*snapshot.Queue{queue})
+	s := snapshot.Assemble(w.dims, slices.Clone(w.nodes), gangs, slices.Clone(w.queues))
 	var started []*job
 	for _, p := range scheduler.Cycle(w.set.Pipeline, s, now).Placements {
 		j := byKey[p.Gang]
@@ -216,39 +226,26 @@ func (w *world) cycle(now time.Time, alive []*job) []*job {
 	return started
 }
 
-func (w *world) leave(j *job) {
-	for _, p := range j.pods {
-		i, found := slices.BinarySearchFunc(w.specs, p.Node, func(n snapshot.NodeSpec, name string) int { return cmp.Compare(n.Name, name) })
-		if found {
-			delete(w.on[i], p.UID)
-			w.nodes[i] = nil
-		}
-	}
+// nodeOf is the number of the pod's node; it has one.
+func (w *world) nodeOf(p *snapshot.Pod) int {
+	i, _ := slices.BinarySearchFunc(w.specs, p.Node, func(n snapshot.NodeSpec, name string) int { return cmp.Compare(n.Name, name) })
+	return i
 }
 
-func (r *Result) sum(set Setting) {
-	if len(r.Jobs) == 0 {
-		return
+// nodesOf are the nodes of the job's processors.
+func (w *world) nodesOf(j *job) []int32 {
+	out := make([]int32, len(j.pods))
+	for i := range j.pods {
+		out[i] = int32(w.nodeOf(&j.pods[i])) //nolint:gosec // an index of nodes that are in memory
 	}
-	var slow []float64
-	var work, last float64
-	first := r.Jobs[0].Submit
-	for _, o := range r.Jobs {
-		last = max(last, float64(o.Submit))
-	}
-	for _, o := range r.Jobs {
-		slow = append(slow, o.Slowdown())
-		r.MeanSlowdown += o.Slowdown()
-		r.MeanWait += float64(o.Wait())
-		from, to := max(float64(o.Start), float64(first)), min(float64(o.Start+o.Run), last)
-		work += max(to-from, 0) * float64(o.Size)
-	}
-	n := float64(len(r.Jobs))
-	r.MeanSlowdown /= n
-	r.MeanWait /= n
-	slices.Sort(slow)
-	r.P95Slowdown = slow[min(len(slow)-1, len(slow)*95/100)]
-	if span := last - float64(first); span > 0 {
-		r.Utilisation = work / (span * float64(set.Nodes*set.PerNode))
+	slices.Sort(out)
+	return out
+}
+
+func (w *world) leave(j *job) {
+	for i := range j.pods {
+		n := w.nodeOf(&j.pods[i])
+		delete(w.on[n], j.pods[i].UID)
+		w.nodes[n] = nil
 	}
 }

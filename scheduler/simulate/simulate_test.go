@@ -1,6 +1,8 @@
 package simulate_test
 
 import (
+	"fmt"
+	"math"
 	"reflect"
 	"testing"
 
@@ -55,5 +57,65 @@ func TestBackfillPutsNobodyOff(t *testing.T) {
 		if o.Start != want[o.ID] {
 			t.Errorf("%s starts at %d, want %d", o.ID, o.Start, want[o.ID])
 		}
+	}
+}
+
+// TestSums: the groups hold every job once, and the curve all work.
+func TestSums(t *testing.T) {
+	jobs := simulate.Generate(2, 100, 32, 0.8)
+	got, err := simulate.Run(simulate.Setting{Pipeline: config.Default(), Nodes: 8, PerNode: 4}, jobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work float64
+	for _, j := range jobs {
+		work += float64(j.Size * j.Run)
+	}
+	for name, groups := range map[string][]simulate.Group{"size": got.BySize(), "queue": got.ByQueue(), "user": got.ByUser()} {
+		n, sum := 0, 0.0
+		for _, g := range groups {
+			n += g.Jobs
+			sum += g.Work
+		}
+		if n != len(jobs) || sum != work {
+			t.Errorf("by %s: %d jobs with %g, want %d with %g", name, n, sum, len(jobs), work)
+		}
+	}
+	from, to := got.Span()
+	var area float64
+	for _, busy := range got.Busy(77) {
+		if busy > 32.001 {
+			t.Errorf("%g of 32 processors are busy", busy)
+		}
+		area += busy * float64(to-from) / 77
+	}
+	if math.Abs(area-work) > work/1e6 {
+		t.Errorf("the curve holds %g processor seconds, want %g", area, work)
+	}
+	if got.Fairness <= 1.0/8 || got.Fairness > 1 {
+		t.Errorf("fairness of 8 users is %g", got.Fairness)
+	}
+}
+
+// TestQueuesShare: with queues of their own, two tenants get alike, however much one
+// asks for first.
+func TestQueuesShare(t *testing.T) {
+	var jobs []trace.Job
+	for i := range 40 {
+		jobs = append(jobs, trace.Job{ID: fmt.Sprint("big", i), Submit: 0, Run: 100, Estimate: 100, Size: 1, User: "a", Queue: "a"})
+	}
+	for i := range 8 {
+		jobs = append(jobs, trace.Job{ID: fmt.Sprint("small", i), Submit: 1, Run: 100, Estimate: 100, Size: 1, User: "b", Queue: "b"})
+	}
+	wait := map[bool]float64{}
+	for _, queues := range []bool{false, true} {
+		got, err := simulate.Run(simulate.Setting{Pipeline: config.Default(), Nodes: 4, PerNode: 1, Queues: queues}, jobs)
+		if err != nil || len(got.Jobs) != len(jobs) {
+			t.Fatalf("%d jobs, %v", len(got.Jobs), err)
+		}
+		wait[queues] = got.ByQueue()[1].MeanWait
+	}
+	if wait[true]*2 > wait[false] {
+		t.Errorf("the later tenant waits %g s with a queue of its own, %g s without", wait[true], wait[false])
 	}
 }

@@ -1,6 +1,6 @@
-// Package trace reads records of what a cluster ran: the Standard Workload Format
-// and a simple CSV. Reading is strict: what cannot be understood is an error that
-// names the line, never a guess. The package is pure.
+// Package trace reads records of what a cluster ran: the Standard Workload Format,
+// what Slurm's accounting prints, and a simple CSV. Reading is strict: what cannot be
+// understood is an error that names the line, never a guess. The package is pure.
 package trace
 
 import (

@@ -1,6 +1,7 @@
 package trace_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,6 +47,49 @@ func FuzzSWF(f *testing.F) {
 		jobs, _, err := trace.SWF(strings.NewReader(s))
 		for _, j := range jobs {
 			if err != nil || j.Run <= 0 || j.Size <= 0 || j.Submit < 0 {
+				t.Fatalf("%+v, %v", j, err)
+			}
+		}
+	})
+}
+
+func TestSacct(t *testing.T) {
+	const head = "JobIDRaw|User|Partition|Submit|Start|End|TimelimitRaw|AllocCPUS|State\n"
+	jobs, left, err := trace.Sacct(strings.NewReader(head +
+		"12|ann|gpu|2026-03-01T10:00:30|2026-03-01T10:01:00|2026-03-01T10:02:00|5|8|COMPLETED\n" +
+		"11|bob|cpu|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|UNLIMITED|4|FAILED\n" +
+		"11.batch|||2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50||4|FAILED\n" +
+		"13|bob|cpu|2026-03-01T10:00:00|Unknown|Unknown|60|0|PENDING\n" +
+		"14|bob|cpu|2026-03-01T10:00:00|None|2026-03-01T10:00:00|60|0|CANCELLED by 1\n"))
+	want := []trace.Job{{ID: "11", Run: 50, Size: 4, User: "bob", Queue: "cpu"}, {ID: "12", Submit: 30, Run: 60, Estimate: 300, Size: 8, User: "ann", Queue: "gpu"}}
+	if err != nil || left != 3 || !slices.Equal(jobs, want) {
+		t.Errorf("got %+v, %d left out, %v", jobs, left, err)
+	}
+	// The longer way to write a limit, and a trailing bar as of --parsable.
+	jobs, _, err = trace.Sacct(strings.NewReader("Submit|Start|End|NCPUS|Timelimit|\n2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|2|1-02:03:04|\n"))
+	if err != nil || len(jobs) != 1 || jobs[0].Estimate != 93784 || jobs[0].ID != "1" {
+		t.Errorf("got %+v, %v", jobs, err)
+	}
+	for text, want := range map[string]string{
+		"":                     "line 1: want the header",
+		"JobID|Submit|Start\n": "line 1: no column",
+		head + "1|2\n":         "line 2: 2 fields",
+		head + "1|a|b|yesterday|2026-03-01T10:00:00|2026-03-01T10:00:50|5|8|X\n":              `line 2: Submit is "yesterday"`,
+		head + "1|a|b|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|5|many|X\n": `CPUs is "many"`,
+		head + "1|a|b|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|1:2|8|X\n":  `Timelimit is "1:2"`,
+	} {
+		if _, _, err := trace.Sacct(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q gives %v, want %q", text, err, want)
+		}
+	}
+}
+
+func FuzzSacct(f *testing.F) {
+	f.Add("Submit|Start|End|NCPUS|Timelimit\n2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|2|1-02:03:04\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		jobs, _, err := trace.Sacct(strings.NewReader(s))
+		for _, j := range jobs {
+			if err != nil || j.Run <= 0 || j.Size <= 0 || j.Submit < 0 || j.Estimate < 0 {
 				t.Fatalf("%+v, %v", j, err)
 			}
 		}
