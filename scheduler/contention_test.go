@@ -230,10 +230,14 @@ func TestContention(t *testing.T) {
 
 // shrink drops lines while what is left still fails.
 func shrink(script []string, err error) ([]string, error) {
+	return shrinkBy(script, err, func(s []string) error { return play(s, rand.New(rand.NewPCG(0, 0))) })
+}
+
+func shrinkBy(script []string, err error, play func([]string) error) ([]string, error) {
 	for size := len(script) / 2; size > 0; size /= 2 {
 		for at := 0; at+size <= len(script); {
 			shorter := slices.Delete(slices.Clone(script), at, at+size)
-			if e := play(shorter, rand.New(rand.NewPCG(0, 0))); e != nil && !errors.Is(e, errBadScript) {
+			if e := play(shorter); e != nil && !errors.Is(e, errBadScript) {
 				script, err = shorter, e
 			} else {
 				at += size

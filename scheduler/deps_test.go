@@ -51,7 +51,7 @@ func TestImports(t *testing.T) {
 		},
 	}
 	for folder, names := range map[string][]string{
-		"./scheduler/actions/": {"enqueue", "allocate", "backfill", "elastic", "preempt", "reclaim"},
+		"./scheduler/actions/": {"enqueue", "allocate", "backfill", "elastic", "preempt", "reclaim", "repair"},
 		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack"},
 	} {
 		for _, name := range names {

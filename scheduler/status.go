@@ -18,6 +18,8 @@ const (
 
 	readyReason    = "GangReady"
 	admittedReason = "Admitted"
+	belowMinimum   = "BelowMinimum"
+	notStale       = "NothingHeldInVain"
 )
 
 // groupStatus works out what a PodGroup's status should say, by Volcano's rules,
@@ -68,7 +70,7 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	case g.Status.Phase != snapshot.GroupInqueue:
 		want.Phase = snapshot.GroupPending
 	}
-	want.Conditions = conditions(g, wait, stuck, allocated >= g.Minimum(), s.Admitted(g))
+	want.Conditions = staleness(conditions(g, wait, stuck, allocated >= g.Minimum(), s.Admitted(g)), s.IsShort(g))
 	return want, !want.Equal(g.Status)
 }
 
@@ -126,6 +128,18 @@ func conditions(g *snapshot.Gang, wait *plan.Unschedulable, stuck, placed, admit
 		out = lift(out, admittedReason)
 	}
 	return out
+}
+
+// staleness says whether the gang holds places that are of no use to it. Of gangs
+// that never did nothing is said.
+func staleness(cs []snapshot.Condition, why string) []snapshot.Condition {
+	switch {
+	case why != "":
+		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isTrue, Reason: belowMinimum, Message: why})
+	case slices.ContainsFunc(cs, func(c snapshot.Condition) bool { return c.Type == snapshot.Stale && c.Status == isTrue }):
+		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isFalse, Reason: notStale})
+	}
+	return cs
 }
 
 // lift turns an Unschedulable condition that is true into a false one.

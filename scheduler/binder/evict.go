@@ -41,6 +41,7 @@ type claimTask struct {
 type evictTask struct {
 	uid, namespace, name string
 	message              string
+	reason               string // of the event
 	forGang              string
 	forSince             int64
 	since                time.Time
@@ -61,7 +62,7 @@ func (b *Binder) makeRoom(p plan.Plan, now time.Time) {
 	}
 	for _, e := range p.Releases {
 		b.Cache.Evict(e.UID, now)
-		b.evicts.Add(evictTask{uid: e.UID, namespace: e.Namespace, name: e.Name, message: e.Message, since: now})
+		b.evicts.Add(evictTask{uid: e.UID, namespace: e.Namespace, name: e.Name, message: e.Message, reason: "SentBack", since: now})
 	}
 }
 
@@ -98,7 +99,7 @@ func (b *Binder) claim(ctx context.Context, t claimTask) bool {
 	b.Observe.Wrote("nomination", "written")
 	for _, e := range c.Evictions {
 		b.evicts.Add(evictTask{
-			uid: e.UID, namespace: e.Namespace, name: e.Name, message: e.Message, forGang: c.Gang, forSince: t.since, since: now,
+			uid: e.UID, namespace: e.Namespace, name: e.Name, message: e.Message, reason: "Preempted", forGang: c.Gang, forSince: t.since, since: now,
 		})
 	}
 	return true
@@ -151,7 +152,7 @@ func (b *Binder) evict(ctx context.Context, t evictTask) bool {
 	}
 	if result == "evicted" {
 		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: t.namespace, Name: t.name, UID: types.UID(t.uid)}
-		b.Events.Event(ref, corev1.EventTypeNormal, "Preempted", t.message)
+		b.Events.Event(ref, corev1.EventTypeNormal, t.reason, t.message)
 	}
 	if err != nil {
 		logr.FromContextOrDiscard(ctx).V(1).Info("eviction was not accepted", "pod", t.namespace+"/"+t.name, "podUID", t.uid, "result", result, "reason", err.Error())

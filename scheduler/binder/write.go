@@ -173,9 +173,9 @@ func (b *Binder) writeGroup(ctx context.Context, s *plan.Status) error {
 	b.mu.Lock()
 	b.written[s.GangUID] = b.Now()
 	b.mu.Unlock()
-	if news != nil {
+	for _, n := range news {
 		ref := &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "PodGroup", Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.GangUID)}
-		b.Events.Event(ref, corev1.EventTypeWarning, string(volcanov1.PodGroupUnschedulableType), news.Reason+": "+news.Message)
+		b.Events.Event(ref, corev1.EventTypeWarning, string(n.Type), n.Reason+": "+n.Message)
 	}
 	return nil
 }
@@ -216,9 +216,9 @@ func (b *Binder) writeNodes(ctx context.Context, h *plan.NodeCounts) error {
 }
 
 // conditions gives wanted conditions their identity and time: those of the shown
-// one unless status, reason or message changed. news is the Unschedulable
-// condition when it has just become true or got another reason.
-func (b *Binder) conditions(want []snapshot.Condition, shown []volcanov1.PodGroupCondition) (out []volcanov1.PodGroupCondition, news *volcanov1.PodGroupCondition) {
+// one unless status, reason or message changed. news are the bad
+// ones that have just become true or got another reason.
+func (b *Binder) conditions(want []snapshot.Condition, shown []volcanov1.PodGroupCondition) (out, news []volcanov1.PodGroupCondition) {
 	now := metav1.NewTime(b.Now())
 	out = make([]volcanov1.PodGroupCondition, 0, len(want))
 	for _, w := range want {
@@ -235,8 +235,9 @@ func (b *Binder) conditions(want []snapshot.Condition, shown []volcanov1.PodGrou
 			}
 		}
 		out = append(out, c)
-		if turned && c.Type == volcanov1.PodGroupUnschedulableType && c.Status == corev1.ConditionTrue {
-			news = &out[len(out)-1]
+		bad := c.Type == volcanov1.PodGroupUnschedulableType || c.Type == snapshot.Stale
+		if turned && bad && c.Status == corev1.ConditionTrue {
+			news = append(news, c)
 		}
 	}
 	return out, news

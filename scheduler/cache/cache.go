@@ -74,6 +74,7 @@ type gangEntry struct {
 	raw       []volcanov1.PodGroupCondition
 	// nominated is room that was decided to be kept, in place of an older annotation.
 	nominated *snapshot.Nomination
+	short     int64 // since when the gang is short; 0 while it is not
 }
 
 type priorityClass struct {
@@ -367,7 +368,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 			e.hold, e.snap = "", nil
 		}
 		if e.snap == nil {
-			e.snap = c.compileGang(key, e)
+			e.snap = c.compileGang(key, e, now)
 		}
 		gangs = append(gangs, e.snap)
 	}
@@ -401,7 +402,7 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 	return out
 }
 
-func (c *Cache) compileGang(key string, e *gangEntry) *snapshot.Gang {
+func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.Gang {
 	pods := make([]*snapshot.Pod, 0, len(e.pods))
 	var priority int32
 	patient := false
@@ -442,7 +443,9 @@ func (c *Cache) compileGang(key string, e *gangEntry) *snapshot.Gang {
 	spec.Hold, spec.Patient = e.hold, patient
 	spec.Nominated = e.nomination(spec.Nominated)
 	estimated(&spec, e.pods)
-	return snapshot.NewGang(spec, pods, c.dims)
+	g := snapshot.NewGang(spec, pods, c.dims)
+	e.noteShort(g, now)
+	return g
 }
 
 // priority resolves a PodGroup's class; without one its pods' priority counts,

@@ -203,6 +203,7 @@ func contend(e *podEntry, p *corev1.Pod) {
 	e.labels = p.Labels
 	e.pod.Protected = protected(p)
 	e.pod.Cooldown = int64(duration(firstOf(p.Labels[volcanov1.CooldownTime], p.Annotations[volcanov1.CooldownTime])))
+	e.pod.Lost = lost(p)
 	e.patient = p.Spec.PreemptionPolicy != nil && *p.Spec.PreemptionPolicy == corev1.PreemptNever
 	if p.Status.Phase == corev1.PodRunning {
 		e.pod.StartedAt = started(p)
@@ -215,6 +216,41 @@ func contend(e *podEntry, p *corev1.Pod) {
 	case p.Annotations[wellknown.Walltime] != "":
 		e.estimate, e.estimateFrom = int64(duration(p.Annotations[wellknown.Walltime])), snapshot.EstimateDeadline
 	}
+}
+
+// noteShort notes since when a gang is short: since it was first seen to be, or its
+// PodGroup's condition says so, which outlives this program.
+func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
+	if !g.Short() {
+		e.short = 0
+		return
+	}
+	if e.short == 0 {
+		e.short = now.UnixNano()
+	}
+	for _, c := range e.raw {
+		if c.Type == snapshot.Stale && c.Status == corev1.ConditionTrue && !c.LastTransitionTime.IsZero() {
+			e.short = min(e.short, c.LastTransitionTime.UnixNano())
+		}
+	}
+	g.ShortSince = e.short
+}
+
+// lost reports whether the pod failed because its place was taken from it.
+func lost(p *corev1.Pod) bool {
+	if p.Status.Phase != corev1.PodFailed {
+		return false
+	}
+	switch p.Status.Reason { // as kubelets and controllers of Kubernetes say it
+	case "Evicted", "NodeLost", "NodeShutdown", "Terminated", "NodeAffinity", "OutOfcpu", "OutOfmemory", "OutOfpods", "UnexpectedAdmissionError":
+		return true
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return false
 }
 
 // protected says why nobody may take the pod's place: the set that Kubernetes'

@@ -13,7 +13,9 @@ type actionEntry struct {
 	arguments []argument
 	// always says that it runs, in its place, when a configuration does not name it.
 	always bool
-	make   func(Arguments) framework.Action
+	// last says that it runs, after all others, when a configuration does not name it.
+	last bool
+	make func(Arguments) framework.Action
 }
 
 // pluginEntry is a plugin that is known; without make it is not used.

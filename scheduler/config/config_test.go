@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/repair"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 )
@@ -321,9 +322,14 @@ func TestPipelineFollowsTheConfiguration(t *testing.T) {
 		return c.Pipeline()
 	}
 	p := build("actions: allocate\ntiers:\n- plugins:\n  - name: capacity\n  - name: drf\n    enableJobOrder: false\n    arguments: {drf.by: namespace}\n")
-	if got := actionNames(p); !strings.HasPrefix(got, "enqueue ") || !strings.HasSuffix(got, "allocate") {
-		t.Errorf("actions: %s; PodGroups are let in by enqueue, which always runs", got)
+	if got := actionNames(p); got != "enqueue allocate repair" {
+		t.Errorf("actions: %s; PodGroups are let in by enqueue and short gangs sent back by repair, which always run", got)
 	}
+	p = build("actions: allocate\ntiers: []\nconfigurations: [{name: repair, arguments: {grace: 90s, enabled: false}}]\n")
+	if got := p.Actions[len(p.Actions)-1]; got != (repair.Action{Grace: 90 * time.Second, Off: true}) {
+		t.Errorf("repair with arguments is %#v", got)
+	}
+	p = build("actions: allocate\ntiers:\n- plugins:\n  - name: capacity\n  - name: drf\n    enableJobOrder: false\n    arguments: {drf.by: namespace}\n")
 	if got := pluginNames(p); !strings.HasPrefix(got, "capacity drf gang predicates") {
 		t.Errorf("plugins: %s", got)
 	}

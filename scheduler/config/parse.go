@@ -96,6 +96,11 @@ func (r *reader) config(doc map[string]any) Config {
 		}
 	}
 	c.Actions = r.actions(doc["actions"])
+	for _, e := range actions {
+		if e.last && !slices.ContainsFunc(c.Actions, func(a Action) bool { return a.Name == e.name }) {
+			c.Actions = append(c.Actions, Action{Name: e.name})
+		}
+	}
 	for i, t := range r.list("tiers", doc["tiers"]) {
 		c.Tiers = append(c.Tiers, r.tier(fmt.Sprintf("tiers[%d]", i), t))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/repair"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/capacity"
@@ -25,7 +26,7 @@ import (
 
 // Standard is what runs without a configuration.
 const Standard = `
-actions: "enqueue, allocate, backfill, elastic, preempt, reclaim"
+actions: "enqueue, allocate, backfill, elastic, preempt, reclaim, repair"
 tiers:
 - plugins:
   - name: priority
@@ -42,7 +43,8 @@ tiers:
 `
 
 // actions lists every action in the order in which those that a configuration
-// does not name, but that always run, are put. A new one is a line here.
+// does not name, but that always run, are put: before the others, or last. A new
+// one is a line here.
 var actions = []actionEntry{
 	{name: "enqueue", always: true, make: func(Arguments) framework.Action { return enqueue.Action{} }},
 	{name: "allocate", arguments: each(boolean, "predicateErrorCacheEnable"), make: func(Arguments) framework.Action { return allocate.Action{} }},
@@ -55,6 +57,9 @@ var actions = []actionEntry{
 	// All preemption here is of gangs and for gangs.
 	{name: "gangpreempt", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	{name: "gangreclaim", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "repair", last: true, arguments: []argument{arg("grace", duration).obeyed(), arg("enabled", boolean).obeyed()}, make: func(a Arguments) framework.Action {
+		return repair.Action{Grace: a.Duration("grace", 0), Off: !a.Bool("enabled", true)}
+	}},
 	{name: "shuffle"},
 }
 

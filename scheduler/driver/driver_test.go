@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -184,7 +185,7 @@ func TestRecreatedMemberTakesTheMissingRank(t *testing.T) {
 		}
 	}
 	eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool {
-		return len(s.Conditions) == 1 && s.Conditions[0].Reason == "AttemptIncomplete"
+		return slices.ContainsFunc(s.Conditions, func(c volcanov1.PodGroupCondition) bool { return c.Reason == "AttemptIncomplete" })
 	})
 	open.Store(true)
 	member(t, ns, "g", 1)

@@ -27,7 +27,8 @@ type Session struct {
 	watch    func(kind, name string) (end func())
 
 	inqueue  map[string]bool // gangs admitted in this cycle
-	waiting  map[string]int  // gang key to position in Plan.Unschedulable
+	short    map[string]string
+	waiting  map[string]int // gang key to position in Plan.Unschedulable
 	verdicts map[judged]*verdict
 	real     []int // positions of real nodes
 	virtual  []int // positions of virtual nodes
@@ -159,6 +160,22 @@ func (s *Session) Waits(g *snapshot.Gang) *plan.Unschedulable {
 		return &s.Plan.Unschedulable[i]
 	}
 	return nil
+}
+
+// Short notes that a gang holds places that are of no use to it, and why.
+func (s *Session) Short(g *snapshot.Gang, why string) {
+	if s.short == nil {
+		s.short = map[string]string{}
+	}
+	s.short[g.Key] = plan.Bound(why)
+}
+
+// IsShort returns what Short was told of a gang, "" for nothing.
+func (s *Session) IsShort(g *snapshot.Gang) string { return s.short[g.Key] }
+
+// Placing reports whether this cycle has placed members of the gang.
+func (s *Session) Placing(g *snapshot.Gang) bool {
+	return slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool { return s.placed[p.UID] })
 }
 
 // Assignment is pods of one class on one node.

@@ -37,12 +37,13 @@ import (
 //	cycle | later 15s | drop NODE
 //	budget NAME COUNT
 //	settle 2m | finish GROUP
-//	run|succeed|fail|terminate|submit|delete|lose|ungate|restart PODPREFIX
+//	run|succeed|fail|displace|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //
 // Pods may be protected=WHY, have cooldown=10m and be covered by budget=NAME. A
 // group may have an estimate=10m and be patient. "settle" lets time pass: what is
 // bound runs, what terminates is replaced. "finish" ends a group that has started. An evicted pod terminates until
-// it is deleted, or restarted: then a new one of its name waits. "lose" makes pods unbound again, as if their bindings had never been sent.
+// it is deleted, or restarted: then a new one of its name waits. "displace" is a failure
+// since the place was taken from the pod. "lose" makes pods unbound again, as if their bindings had never been sent.
 // A real node offers 110 pods. gpu stands for nvidia.com/gpu.
 func Run(script string) (string, error) {
 	w := NewWorld()
@@ -162,6 +163,8 @@ func (w *World) podCommand(verb, prefix string) error {
 			p.Phase = snapshot.PodSucceeded
 		case "fail":
 			p.Phase = snapshot.PodFailed
+		case "displace":
+			p.Phase, p.Lost = snapshot.PodFailed, true
 		case "terminate":
 			p.Terminating = true
 		case "submit":

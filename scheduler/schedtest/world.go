@@ -125,8 +125,25 @@ func (w *World) Gang(name string) *Gang {
 	return nil
 }
 
+// noteShort notes since when a gang is short, as the cache does.
+func (g *Gang) noteShort(now time.Time) {
+	of := &snapshot.Gang{GangSpec: g.GangSpec}
+	for _, p := range g.Pods {
+		of.Pods = append(of.Pods, &p.Pod)
+	}
+	switch {
+	case !of.Short():
+		g.ShortSince = 0
+	case g.ShortSince == 0:
+		g.ShortSince = now.UnixNano()
+	}
+}
+
 // Document is the world as snapshot data.
 func (w *World) Document() snapshot.Document {
+	for _, g := range w.Gangs {
+		g.noteShort(w.Now)
+	}
 	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets)}
 	index := map[string]int{}
 	for _, g := range w.Gangs {

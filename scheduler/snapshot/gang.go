@@ -25,6 +25,10 @@ const (
 	GroupCompleted = "Completed"
 )
 
+// Stale is the type of our own condition of a PodGroup that holds places which are
+// of no use to it.
+const Stale = "Stale"
+
 // Pod is a member of a gang.
 type Pod struct {
 	UID       string `json:"uid"`
@@ -64,6 +68,8 @@ type Pod struct {
 	Cooldown int64 `json:"cooldown,omitempty"`
 	// Budgets name the disruption budgets that cover the pod, in order.
 	Budgets []string `json:"budgets,omitempty"`
+	// Lost says of a failed pod that its place was taken from it: it did not end by itself.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // Terminal reports whether no container of the pod will run again.
@@ -133,6 +139,9 @@ type GangSpec struct {
 	Patient bool `json:"patient,omitempty"`
 	// Nominated is the place that was made for the gang by evicting others.
 	Nominated *Nomination `json:"nominated,omitempty"`
+	// ShortSince is since when the gang has been Short, in nanoseconds since 1970; 0
+	// when it is not.
+	ShortSince int64 `json:"shortSince,omitempty"`
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.
 	Hold string `json:"hold,omitempty"`
