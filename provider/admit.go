@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 )
 
@@ -13,21 +15,33 @@ import (
 // queue.
 const queueFull = "BatchQueueFull"
 
-// place is where a gang is bound and how many pods it has.
+// place is where a gang is bound, how many pods it has, and what a scheduler
+// knows it by (hostshape.Tag).
 type place struct {
 	node string
 	pods int
+	tags []string
 }
 
 // locate remembers where the gangs are, so that what waits can be counted.
 func (b *Bridge) locate(gangs []lifecycle.Gang, index map[string]*corev1.Pod) {
 	places := make(map[backends.Key]place, len(gangs))
 	for _, g := range gangs {
+		at := place{pods: len(g.Members)}
 		for _, m := range g.Members {
-			if p := index[m.UID]; p != nil {
-				places[g.Key] = place{node: p.Spec.NodeName, pods: len(g.Members)}
+			p := index[m.UID]
+			if p == nil {
+				continue
+			}
+			at.node = p.Spec.NodeName
+			if m.Attempt != "" { // all members have the one
+				at.tags = []string{hostshape.Tag(p.Annotations[wellknown.GangAttempt])}
 				break
 			}
+			at.tags = append(at.tags, hostshape.Tag(m.UID))
+		}
+		if at.node != "" {
+			places[g.Key] = at
 		}
 	}
 	b.mu.Lock()

@@ -229,8 +229,11 @@ func TestWaitingJobsAreKnown(t *testing.T) {
 		w.tick()
 	}
 	var got []int
-	for _, components := range w.bridge.Use()["main"].Waiting {
-		for _, c := range components {
+	for _, job := range w.bridge.Use()["node-main"].Waiting {
+		if len(job.Tags) == 0 {
+			t.Error("a job that waits has no tag: schedulers count its pods twice")
+		}
+		for _, c := range job.Components {
 			if c.CPUs != 1 || c.MemoryMiB != 1024 {
 				t.Errorf("a task that waits takes %+v", c)
 			}

@@ -10,65 +10,115 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
-// Use says what our running jobs of each partition hold on each host, from the
-// members' own reports. The rest of what is allocated there is foreign: to the
-// node of one partition, our jobs of another that shares its hosts are, too. So
-// are those that wait, as far as they will need hosts that are shared.
+// Use says what the jobs of each virtual node hold on each host, from the
+// members' own reports. The rest of what is allocated there is foreign to the
+// node, with the jobs of its neighbours, which may be of the same partition.
+// Those that wait count as far as they will need hosts that are shared. A job
+// whose pods are not known belongs to nobody, unless its partition has one node.
 func (b *Bridge) Use() map[string]inventory.Use {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := map[string]inventory.Use{}
 	type queued struct {
-		job        backends.Job
-		components []manifest.Component
+		job  backends.Job
+		node string
+		inventory.Waiting
 	}
 	var waiting []queued
+	alone := b.soleNodes()
 	for key, jobs := range b.view.Jobs {
+		at := b.places[key]
 		for _, j := range jobs {
 			waits := j.State == backends.StatePending
 			if j.State.Terminal() || len(j.Hosts) == 0 && !waits {
 				continue
 			}
-			out, ok := all[j.Partition]
+			node := cmp.Or(at.node, alone[j.Partition])
+			if node == "" {
+				continue
+			}
+			out, ok := all[node]
 			if !ok {
-				out = inventory.Use{ByHost: map[string]backends.Amounts{}, Unsettled: map[string]bool{}}
-				all[j.Partition] = out
+				out = inventory.Use{ByHost: map[string]backends.Amounts{}, Unsettled: map[string]bool{}, Guessed: map[string]backends.Amounts{}}
 			}
 			gang := b.view.Files[key].gang
 			if waits {
-				waiting = append(waiting, queued{j, gang.Components})
+				waiting = append(waiting, queued{j, node, inventory.Waiting{Components: asked(gang.Components), Tags: at.tags}})
+				all[node] = out
 				continue
 			}
-			requests := manifest.Requests(gang.Components)
-			settled := len(requests) > 0
-			for rank, req := range requests {
-				st, ok := gang.Pods[rank]
-				if !ok || st.Host == "" {
-					settled = false
-					continue
-				}
-				out.ByHost[st.Host] = plus(out.ByHost[st.Host], req)
-			}
-			if !settled {
-				for _, h := range j.Hosts {
-					out.Unsettled[h] = true
-				}
-			}
+			running(&out, j, gang)
+			out.Tags = append(out.Tags, at.tags...)
+			all[node] = out
 		}
 	}
 	slices.SortFunc(waiting, func(x, y queued) int {
 		return cmp.Or(x.job.Submitted.Compare(y.job.Submitted), cmp.Compare(x.job.ID, y.job.ID))
 	})
 	for _, q := range waiting {
-		components := make([]backends.Component, len(q.components))
-		for i, c := range q.components {
-			components[i] = backends.Component{Tasks: c.Tasks, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, GPUs: c.GPUs}
-		}
-		out := all[q.job.Partition]
-		out.Waiting = append(out.Waiting, components)
-		all[q.job.Partition] = out
+		out := all[q.node]
+		out.Waiting = append(out.Waiting, q.Waiting)
+		all[q.node] = out
 	}
 	return all
+}
+
+// running adds what a job holds on its hosts. While a member has not said where
+// it is, the job is spread evenly over them.
+func running(out *inventory.Use, j backends.Job, gang manifest.CollectedGang) {
+	requests := manifest.Requests(gang.Components)
+	settled := len(requests) > 0
+	held := map[string]backends.Amounts{}
+	var sum backends.Amounts
+	for rank, req := range requests {
+		sum = plus(sum, req)
+		st, ok := gang.Pods[rank]
+		if !ok || st.Host == "" {
+			settled = false
+			continue
+		}
+		held[st.Host] = plus(held[st.Host], req)
+	}
+	if settled {
+		for host, a := range held {
+			out.ByHost[host] = plus(out.ByHost[host], manifest.Component{CPUs: a.CPUs, MemoryMiB: a.MemoryMiB, GPUs: a.GPUs})
+		}
+		return
+	}
+	for _, host := range j.Hosts {
+		out.Unsettled[host] = true
+		out.Guessed[host] = plus(out.Guessed[host], share(sum, int64(len(j.Hosts))))
+	}
+}
+
+// share is one host's part of an amount, rounded up.
+func share(a backends.Amounts, hosts int64) manifest.Component {
+	up := func(n int64) int64 { return (n + hosts - 1) / hosts }
+	out := manifest.Component{CPUs: up(a.CPUs), MemoryMiB: up(a.MemoryMiB), GPUs: map[string]int64{}}
+	for t, n := range a.GPUs {
+		out.GPUs[t] = up(n)
+	}
+	return out
+}
+
+func asked(components []manifest.Component) []backends.Component {
+	out := make([]backends.Component, len(components))
+	for i, c := range components {
+		out[i] = backends.Component{Tasks: c.Tasks, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, GPUs: c.GPUs}
+	}
+	return out
+}
+
+// soleNodes gives the node of each partition that has one only. The lock must be held.
+func (b *Bridge) soleNodes() map[string]string {
+	out := map[string]string{}
+	for name, n := range b.vnodes {
+		if _, more := out[n.Partition]; more {
+			name = ""
+		}
+		out[n.Partition] = name
+	}
+	return out
 }
 
 // plus adds what one task holds; the job holds it to its end, even when the
@@ -102,17 +152,12 @@ func (b *Bridge) queues(v View) map[string]inventory.Queue {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := map[string]inventory.Queue{}
-	nodeOf := map[string]string{}
-	for name, n := range b.vnodes {
-		nodeOf[n.Partition] = name
-	}
+	alone := b.soleNodes()
 	for key, jobs := range v.Jobs {
-		at, known := b.places[key]
+		at := b.places[key]
 		for _, j := range jobs {
-			if !known {
-				at = place{node: nodeOf[j.Partition]}
-			}
-			q := out[at.node]
+			node := cmp.Or(at.node, alone[j.Partition])
+			q := out[node]
 			switch {
 			case j.State.Terminal():
 				continue
@@ -125,7 +170,7 @@ func (b *Bridge) queues(v View) map[string]inventory.Queue {
 			default:
 				q.RunningJobs++
 			}
-			out[at.node] = q
+			out[node] = q
 		}
 	}
 	return out

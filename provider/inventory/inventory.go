@@ -20,15 +20,26 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
-// Use is what our own jobs hold.
+// Use is what the jobs of one virtual node hold.
 type Use struct {
 	// ByHost is what members that reported their host hold there.
 	ByHost map[string]backends.Amounts
-	// Unsettled hosts have a job of ours whose members have not all reported:
-	// all that is allocated there is taken for ours until they have.
+	// Unsettled hosts have a job of the node whose members have not all reported:
+	// all that is allocated there is taken for its own until they have. To others
+	// that have the host too, what is guessed here counts.
 	Unsettled map[string]bool
-	// Waiting are the components of our jobs that wait in the queue, the first first.
-	Waiting [][]backends.Component
+	Guessed   map[string]backends.Amounts
+	// Waiting are the node's jobs that wait in the queue, the first first.
+	Waiting []Waiting
+	// Tags name what runs, as hostshape.Tag does.
+	Tags []string
+}
+
+// Waiting is a job in the queue.
+type Waiting struct {
+	// Components are nil while the job's directory was not read yet.
+	Components []backends.Component
+	Tags       []string
 }
 
 // View is one virtual node as the batch system makes it.
@@ -39,9 +50,10 @@ type View struct {
 	Capacity, Allocatable corev1.ResourceList
 	Shapes                hostshape.Shapes
 	Hosts, Unusable       int
-	// Whole are the usable hosts as they are when empty, Foreign what jobs that
-	// are not ours hold of them.
+	// Whole are the usable hosts as they are when empty, Free as they are now,
+	// Foreign what jobs that are not the node's hold of them.
 	Whole    []hostshape.Shape
+	Free     []hostshape.Shape
 	Foreign  corev1.ResourceList
 	Features []string // that all usable hosts have, sorted
 	Missing  []string // what the connection to the batch system cannot do
@@ -79,7 +91,7 @@ func nodeName(cluster, partition string) string {
 	return strings.Trim(s, "-")
 }
 
-// Views sums up every virtual node; use is by partition.
+// Views sums up every virtual node; use is by node.
 func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[string]Use, caps backends.Capabilities) []View {
 	hosts := map[string]backends.Host{}
 	for _, h := range inv.Hosts {
@@ -106,9 +118,10 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 		}
 		members[i] = map[string]bool{}
 		var usable []backends.Host
+		fits := constrained(n, p, hosts, inv.System)
 		for _, name := range p.Hosts {
 			h, known := hosts[name]
-			if !known || !n.Includes(name) {
+			if !known || !n.Includes(name) || !fits(h) {
 				continue
 			}
 			members[i][name] = true
@@ -123,10 +136,6 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 		}
 		usableOf[i] = usable
 	}
-	promised := promises(nodes, usableOf, use, caps)
-	for i, n := range nodes {
-		out[i].sum(usableOf[i], use[n.Partition], promised, caps)
-	}
 	for i := range nodes {
 		for j := range nodes {
 			if i != j && overlap(members[i], members[j]) {
@@ -134,6 +143,12 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 			}
 		}
 		slices.Sort(out[i].Overlaps)
+	}
+	t := taken(use, promises(nodes, usableOf, use, caps))
+	with := sharing(nodes, members)
+	for i := range nodes {
+		out[i].sum(usableOf[i], use, t, with, caps)
+		out[i].Shapes.Counted, out[i].Shapes.CountedMore = counted(out[i].Overlaps, use)
 	}
 	return out
 }
@@ -148,24 +163,34 @@ func overlap(a, b map[string]bool) bool {
 }
 
 // sum adds the hosts up.
-func (v *View) sum(usable []backends.Host, use Use, promised map[string]map[string]backends.Amounts, caps backends.Capabilities) {
+func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with map[string][]string, caps backends.Capabilities) {
 	v.Hosts = len(usable)
 	v.Missing = missing(caps)
+	name := v.VirtualNode.Name
 	capacity, free, taken := map[string]int64{}, map[string]int64{}, map[string]int64{}
-	shapes, empty := map[string]*hostshape.Shape{}, map[string]*hostshape.Shape{}
+	shapes, empty, left := map[string]*hostshape.Shape{}, map[string]*hostshape.Shape{}, map[string]*hostshape.Shape{}
 	features := map[string]int{}
 	types := map[string]bool{}
 	for _, h := range usable {
 		whole := v.amounts(h.CPUs, h.MemoryMiB, h.GPUs)
 		net := maps.Clone(whole)
-		if !use.Unsettled[h.Name] {
-			foreign := minus(v.amounts(h.Allocated.CPUs, h.Allocated.MemoryMiB, h.Allocated.GPUs),
-				v.amounts(use.ByHost[h.Name].CPUs, use.ByHost[h.Name].MemoryMiB, use.ByHost[h.Name].GPUs))
+		if !uses[name].Unsettled[h.Name] {
+			// What is allocated is known since a while ago, our jobs since now: what
+			// both know of counts once, and nobody's less than nothing.
+			foreign := v.of(h.Allocated)
+			for _, a := range t.ours[h.Name] {
+				foreign = minus(foreign, v.of(a))
+			}
 			net = minus(whole, foreign)
 		}
-		for partition, held := range promised {
-			if a, ok := held[h.Name]; ok && partition != v.VirtualNode.Partition {
-				net = minus(net, v.amounts(a.CPUs, a.MemoryMiB, a.GPUs))
+		for other, a := range t.ours[h.Name] {
+			if other != name {
+				net = minus(net, v.of(a))
+			}
+		}
+		for other, a := range t.promised[h.Name] {
+			if other != name {
+				net = minus(net, v.of(a))
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(whole)) {
@@ -176,11 +201,12 @@ func (v *View) sum(usable []backends.Host, use Use, promised map[string]map[stri
 		for _, f := range h.Features {
 			features[f]++
 		}
-		count(empty, whole)
+		count(empty, whole, nil)
+		count(left, net, nil)
 		for t := range h.GPUs {
 			types[t] = true
 		}
-		count(shapes, net)
+		count(shapes, net, without(with[h.Name], name))
 	}
 	for _, f := range slices.Sorted(maps.Keys(features)) {
 		if features[f] == len(usable) {
@@ -191,14 +217,14 @@ func (v *View) sum(usable []backends.Host, use Use, promised map[string]map[stri
 	v.GPUTypes = slices.Sorted(maps.Keys(types))
 	v.Capacity, v.Allocatable = v.list(capacity), v.list(free)
 	v.Shapes = hostshape.Shapes{ExclusiveComponents: caps.ExclusiveComponents, Shapes: sorted(shapes)}
-	v.Whole = sorted(empty)
+	v.Whole, v.Free = sorted(empty), sorted(left)
 }
 
 // count adds one host to its shape.
-func count(shapes map[string]*hostshape.Shape, resources map[string]int64) {
-	id := shapeID(resources)
+func count(shapes map[string]*hostshape.Shape, resources map[string]int64, with []string) {
+	id := shapeID(resources) + strings.Join(with, ",")
 	if shapes[id] == nil {
-		shapes[id] = &hostshape.Shape{Resources: resources}
+		shapes[id] = &hostshape.Shape{Resources: resources, With: with}
 	}
 	shapes[id].Count++
 }
@@ -232,6 +258,8 @@ func sorted(shapes map[string]*hostshape.Shape) []hostshape.Shape {
 			cmp.Compare(b.Resources[string(corev1.ResourceCPU)], a.Resources[string(corev1.ResourceCPU)]),
 			cmp.Compare(b.Resources[string(corev1.ResourceMemory)], a.Resources[string(corev1.ResourceMemory)]),
 			cmp.Compare(shapeID(a.Resources), shapeID(b.Resources)),
+			// What is shared comes first, so that whoever takes the last first keeps it free.
+			-cmp.Compare(len(a.With), len(b.With)), slices.Compare(a.With, b.With),
 		)
 	})
 	return out
@@ -248,6 +276,10 @@ func (v *View) amounts(cpus, memoryMiB int64, gres map[string]int64) map[string]
 		out[ResourceFor(v.VirtualNode, t)] += n
 	}
 	return out
+}
+
+func (v *View) of(a backends.Amounts) map[string]int64 {
+	return v.amounts(a.CPUs, a.MemoryMiB, a.GPUs)
 }
 
 // ResourceFor names the extended resource of a GRES type on a virtual node.

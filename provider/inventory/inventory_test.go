@@ -59,7 +59,7 @@ func TestViews(t *testing.T) {
 			if nodes == nil {
 				nodes = gpuNode
 			}
-			v := inventory.Views(nodes, tc.inv, map[string]inventory.Use{"gpu": tc.use}, backends.Capabilities{ExclusiveComponents: true})[0]
+			v := inventory.Views(nodes, tc.inv, map[string]inventory.Use{nodes[0].Name: tc.use}, backends.Capabilities{ExclusiveComponents: true})[0]
 			gpu := func(l corev1.ResourceList) int64 { q := l[wellknown.ResourceNvidiaGPU]; return q.Value() }
 			if gpu(v.Capacity) != tc.capacity || gpu(v.Allocatable) != tc.free || len(v.Shapes.Shapes) != tc.shapes || v.Unusable != tc.unusable {
 				t.Errorf("capacity %d free %d shapes %d unusable %d, want %d %d %d %d",
@@ -102,15 +102,15 @@ func TestSharedHostsAreOfferedOnce(t *testing.T) {
 		wantGPU, wantDebug   int64
 		shapesGPU, shapesDbg int
 	}{
-		"nothing waits":         {wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
-		"on a host of its own":  {gpu: [][]backends.Component{eight(1)}, wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
-		"on the shared one":     {gpu: [][]backends.Component{eight(1), eight(1)}, wantGPU: 16, wantDebug: 8, shapesGPU: 1, shapesDbg: 2},
-		"one job of two hosts":  {debug: [][]backends.Component{eight(2)}, wantGPU: 8, wantDebug: 16, shapesGPU: 2, shapesDbg: 1},
-		"too large for now":     {debug: [][]backends.Component{eight(3)}, wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
-		"its files are to come": {debug: [][]backends.Component{nil}, wantGPU: 16, wantDebug: 16, shapesGPU: 1, shapesDbg: 1},
+		"nothing waits":         {wantGPU: 16, wantDebug: 16, shapesGPU: 2, shapesDbg: 2},
+		"on a host of its own":  {gpu: [][]backends.Component{eight(1)}, wantGPU: 16, wantDebug: 16, shapesGPU: 2, shapesDbg: 2},
+		"on the shared one":     {gpu: [][]backends.Component{eight(1), eight(1)}, wantGPU: 16, wantDebug: 8, shapesGPU: 2, shapesDbg: 2},
+		"one job of two hosts":  {debug: [][]backends.Component{eight(2)}, wantGPU: 8, wantDebug: 16, shapesGPU: 2, shapesDbg: 2},
+		"too large for now":     {debug: [][]backends.Component{eight(3)}, wantGPU: 16, wantDebug: 16, shapesGPU: 2, shapesDbg: 2},
+		"its files are to come": {debug: [][]backends.Component{nil}, wantGPU: 16, wantDebug: 16, shapesGPU: 2, shapesDbg: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			views := inventory.Views(inventory.Defaults("c", inv), inv, map[string]inventory.Use{"gpu": {Waiting: tc.gpu}, "debug": {Waiting: tc.debug}}, backends.Capabilities{})
+			views := inventory.Views(inventory.Defaults("c", inv), inv, map[string]inventory.Use{"c-gpu": {Waiting: waiting(tc.gpu)}, "c-debug": {Waiting: waiting(tc.debug)}}, backends.Capabilities{})
 			for i, want := range []int64{tc.wantGPU, tc.wantDebug} {
 				free := views[i].Allocatable[wellknown.ResourceNvidiaGPU]
 				if free.Value() != want {
@@ -122,6 +122,14 @@ func TestSharedHostsAreOfferedOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+func waiting(jobs [][]backends.Component) []inventory.Waiting {
+	var out []inventory.Waiting
+	for _, components := range jobs {
+		out = append(out, inventory.Waiting{Components: components})
+	}
+	return out
 }
 
 func TestNodeKeepsItsPodsInAnOutage(t *testing.T) {

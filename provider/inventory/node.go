@@ -204,7 +204,7 @@ func Status(v View, q Queue) hpcv1alpha1.VirtualNodeStatus {
 		Hosts: clamp(v.Hosts), UnusableHosts: clamp(v.Unusable),
 		Overlaps: slices.Clone(v.Overlaps), PendingJobs: clamp(q.PendingJobs), RunningJobs: clamp(q.RunningJobs),
 		PendingPods: clamp(q.PendingPods),
-		Shapes:      apiShapes(v.Whole), Free: apiShapes(v.Shapes.Shapes), Foreign: v.Foreign, Missing: slices.Clone(v.Missing),
+		Shapes:      apiShapes(v.Whole), Free: apiShapes(v.Free), Foreign: v.Foreign, Missing: slices.Clone(v.Missing),
 	}
 	if !q.Estimated.IsZero() {
 		// To the minute: batch systems guess anew with every pass.

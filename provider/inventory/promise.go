@@ -3,6 +3,7 @@ package inventory
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
@@ -10,59 +11,51 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/packing"
 )
 
-// promises says, by partition and host, what our jobs that wait for a partition
-// are about to take of hosts that another partition of ours has as well: its
-// nodes must not offer it again. A job is placed on what is free now, on hosts
-// that nobody shares first; one that does not fit has been promised nothing.
+// promises says, by virtual node and host, what our jobs that wait for a node
+// are about to take of hosts that another node of ours has as well, of the same
+// partition or of another: that must not offer it again. A job is placed on what
+// is free now, on hosts that nobody shares first; one that does not fit has been
+// promised nothing.
 func promises(nodes []hpcv1alpha1.VirtualNode, usable [][]backends.Host, use map[string]Use, caps backends.Capabilities) map[string]map[string]backends.Amounts {
-	hosts := map[string]map[string]backends.Host{} // by partition
-	for i, n := range nodes {
-		if hosts[n.Partition] == nil {
-			hosts[n.Partition] = map[string]backends.Host{}
-		}
+	having := map[string]int{} // nodes that have a host
+	for i := range nodes {
 		for _, h := range usable[i] {
-			hosts[n.Partition][h.Name] = h
-		}
-	}
-	partitions := map[string]int{} // of a host
-	for _, has := range hosts {
-		for name := range has {
-			partitions[name]++
+			having[h.Name]++
 		}
 	}
 	out := map[string]map[string]backends.Amounts{}
-	for partition, has := range hosts {
+	for i, n := range nodes {
 		var own, shared []packing.Host
-		for _, name := range slices.Sorted(maps.Keys(has)) {
-			h := packing.Host{Name: name, Free: left(has[name])}
-			if partitions[name] > 1 {
-				shared = append(shared, h)
+		for _, h := range slices.SortedFunc(slices.Values(usable[i]), func(a, b backends.Host) int { return strings.Compare(a.Name, b.Name) }) {
+			at := packing.Host{Name: h.Name, Free: left(h)}
+			if having[h.Name] > 1 {
+				shared = append(shared, at)
 			} else {
-				own = append(own, h)
+				own = append(own, at)
 			}
 		}
 		if len(shared) == 0 {
 			continue
 		}
 		free := slices.Concat(own, shared)
-		for _, components := range use[partition].Waiting {
-			if len(components) == 0 {
+		for _, w := range use[n.Name].Waiting {
+			if len(w.Components) == 0 {
 				continue // its directory was not read yet
 			}
-			tasks, fits := packing.Place(components, free, caps.ExclusiveComponents)
+			tasks, fits := packing.Place(w.Components, free, caps.ExclusiveComponents)
 			if !fits {
 				continue
 			}
-			for i, u := range packing.Use(components, tasks, len(free)) {
+			for i, u := range packing.Use(w.Components, tasks, len(free)) {
 				take(&free[i].Free, u)
-				if name := free[i].Name; partitions[name] > 1 && (u.CPUs > 0 || u.MemoryMiB > 0 || len(u.GPUs) > 0) {
-					if out[partition] == nil {
-						out[partition] = map[string]backends.Amounts{}
+				if name := free[i].Name; having[name] > 1 && (u.CPUs > 0 || u.MemoryMiB > 0 || len(u.GPUs) > 0) {
+					if out[n.Name] == nil {
+						out[n.Name] = map[string]backends.Amounts{}
 					}
-					held := out[partition][name]
+					held := out[n.Name][name]
 					held.GPUs = maps.Clone(held.GPUs)
 					give(&held, u)
-					out[partition][name] = held
+					out[n.Name][name] = held
 				}
 			}
 		}

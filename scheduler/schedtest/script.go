@@ -22,7 +22,7 @@ import (
 // output, ended by an empty line. Lines that start with # are comments.
 //
 //	node NAME cpu=8 memory=16Gi gpu=8 label.KEY=V taint=KEY:EFFECT notready cordoned
-//	virtual NAME shape=COUNT*cpu=8,memory=16Gi,gpu=8 ... exclusive label.KEY=V taint=KEY:EFFECT
+//	virtual NAME shape=COUNT*cpu=8,memory=16Gi,gpu=8,with=NODE ... counted=ATTEMPT exclusive label.KEY=V taint=KEY:EFFECT
 //	    box=pairs:4 box=switched:8,mode=mps,slots=4,memory=16384 box=mig:2*1g.10gb+3g.40gb (real nodes)
 //	queue NAME weight=2 priority=1 state=Closed parent=P cap.gpu=8 deserved.gpu=4 guarantee.gpu=2 fifo keep
 //	  groups=A,B prefer=A forbid=C avoid=D hierarchy=root/x weights=1/2
@@ -229,6 +229,8 @@ func (w *World) nodeCommand(virtual bool, name string, options []string) error {
 			n.Unschedulable = true
 		case key == "exclusive":
 			shapes.ExclusiveComponents = true
+		case key == "counted":
+			shapes.Counted = append(shapes.Counted, hostshape.Tag(value))
 		case key == "shape":
 			sh, err := parseShape(value)
 			if err != nil {
@@ -267,6 +269,10 @@ func parseShape(text string) (hostshape.Shape, error) {
 	sh := hostshape.Shape{Count: n, Resources: map[string]int64{}}
 	for _, part := range strings.Split(rest, ",") {
 		key, value := option(part)
+		if key == "with" { // another node that has these hosts too
+			sh.With = append(sh.With, value)
+			continue
+		}
 		q, err := quantity(key, value)
 		if err != nil {
 			return hostshape.Shape{}, err

@@ -46,6 +46,7 @@ type Resident struct {
 	Job string
 	// Devices are the GPUs the pod is known to have.
 	Devices []string
+	Running bool
 }
 
 // Node is a compiled NodeSpec with what is on it.
@@ -60,6 +61,9 @@ type Node struct {
 	packed []bool // dimensions that some shape names
 	object *corev1.Node
 	gpus   *gpuBox
+
+	counted map[string]bool // of the hosts' Counted; nil when it shares no hosts
+	tags    [][2]string     // of the residents, by job and by UID; nil likewise
 
 	classes []classCount // of the residents, in the order of the first of each
 	peers   bool         // a resident does not want others near
@@ -87,6 +91,7 @@ func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 	n.object = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: spec.Name, Labels: spec.Labels}}
 	if spec.Virtual && spec.Shapes != nil {
 		n.hosts, n.packed = hostsOf(spec.Shapes, dims)
+		n.share()
 	}
 	st := &nodeState{used: make(resource.Vector, dims.Len())}
 	if n.gpus != nil {
@@ -166,7 +171,7 @@ func (s *nodeState) add(n *Node, it Item) {
 		it.Job = "" // only exclusive components care whose a host is
 	}
 	for i := range s.items {
-		if s.items[i].Job == it.Job && s.items[i].Class == it.Class {
+		if s.items[i].Job == it.Job && s.items[i].Class == it.Class && s.items[i].from == it.from {
 			s.items[i].Count = resource.Add(s.items[i].Count, it.Count)
 			return
 		}
@@ -194,7 +199,7 @@ func (s *nodeState) remove(n *Node, it Item) {
 		it.Job = ""
 	}
 	for i := range s.items {
-		if s.items[i].Job == it.Job && s.items[i].Class == it.Class {
+		if s.items[i].Job == it.Job && s.items[i].Class == it.Class && s.items[i].from == it.from {
 			s.items[i].Count -= min(it.Count, s.items[i].Count)
 			if s.items[i].Count == 0 {
 				s.items = slices.Delete(s.items, i, i+1)

@@ -16,6 +16,8 @@ type Item struct {
 	Count int64
 	// Devices are the GPUs of each pod, where they are known.
 	Devices [][]string
+
+	from string // the node the pods are bound to, where it is another that shares hosts
 }
 
 // bin is a number of hosts in equal state.
@@ -24,6 +26,7 @@ type bin struct {
 	free   resource.Vector
 	owners []owner // multi-component jobs on these hosts; filled only where components are exclusive
 	mine   bool    // holds pods that the question was about
+	with   []string
 }
 
 type owner struct {
@@ -40,6 +43,7 @@ type load struct {
 	mine      bool
 	share     int64
 	index     int // position among the asked items, -1 for residents
+	from      string
 }
 
 // hostsOf turns shapes into bins, smallest host first, so that small pods do
@@ -49,7 +53,7 @@ func hostsOf(s *hostshape.Shapes, dims *resource.Dims) ([]bin, []bool) {
 	packed := make([]bool, dims.Len())
 	bins := make([]bin, 0, len(s.Shapes))
 	for i := len(s.Shapes) - 1; i >= 0; i-- { // the wire order is largest first
-		b := bin{count: s.Shapes[i].Count, free: make(resource.Vector, dims.Len())}
+		b := bin{count: s.Shapes[i].Count, free: make(resource.Vector, dims.Len()), with: s.Shapes[i].With}
 		for name, amount := range s.Shapes[i].Resources {
 			if d, ok := dims.Index(name); ok {
 				b.free[d] = amount
@@ -98,7 +102,7 @@ func (n *Node) loads(residents, asked []Item) []load {
 	total := n.hostTotal()
 	var out []load
 	add := func(it Item, index int) {
-		l := load{request: n.masked(it.Class.Request), count: it.Count, mine: index >= 0, index: index, component: -1}
+		l := load{request: n.masked(it.Class.Request), count: it.Count, mine: index >= 0, index: index, component: -1, from: it.from}
 		if cs := components[it.Job]; len(cs) > 1 {
 			l.job = it.Job
 			l.component = slices.IndexFunc(cs, func(v resource.Vector) bool { return v.Compare(it.Class.Request) == 0 })
@@ -114,11 +118,11 @@ func (n *Node) loads(residents, asked []Item) []load {
 	}
 	slices.SortStableFunc(out, func(a, b load) int {
 		return cmp.Or(-cmp.Compare(a.share, b.share), -a.request.Compare(b.request),
-			cmp.Compare(a.index, b.index), strings.Compare(a.job, b.job))
+			cmp.Compare(a.index, b.index), strings.Compare(a.job, b.job), strings.Compare(a.from, b.from))
 	})
 	merged := out[:0]
 	for _, l := range out {
-		if k := len(merged) - 1; k >= 0 && l.index < 0 && merged[k].index < 0 && l.job == merged[k].job && l.request.Compare(merged[k].request) == 0 {
+		if k := len(merged) - 1; k >= 0 && l.index < 0 && merged[k].index < 0 && l.job == merged[k].job && l.from == merged[k].from && l.request.Compare(merged[k].request) == 0 {
 			merged[k].count = resource.Add(merged[k].count, l.count)
 			continue
 		}
@@ -199,6 +203,9 @@ func (l load) place(bins []bin) ([]bin, int64) {
 }
 
 func (l load) allowed(b bin) bool {
+	if l.from != "" && !slices.Contains(b.with, l.from) {
+		return false
+	}
 	for _, o := range b.owners {
 		if l.component >= 0 && o.job == l.job && o.component != l.component {
 			return false
@@ -208,7 +215,7 @@ func (l load) allowed(b bin) bool {
 }
 
 func (l load) fill(b bin, hosts, each int64) bin {
-	f := bin{count: hosts, free: b.free.Clone(), owners: b.owners, mine: b.mine || l.mine}
+	f := bin{count: hosts, free: b.free.Clone(), owners: b.owners, mine: b.mine || l.mine, with: b.with}
 	f.free.SubScaled(l.request, each)
 	if l.component >= 0 && !slices.Contains(b.owners, owner{l.job, l.component}) {
 		f.owners = append(slices.Clone(b.owners), owner{l.job, l.component})

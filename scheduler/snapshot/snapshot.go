@@ -24,8 +24,12 @@ type Snapshot struct {
 	HyperNodes []HyperNodeSpec
 	Levels     []string
 	Places     []*Place
-	// Total is what all nodes together offer.
+	// Total is what all nodes together offer; hosts that several have count once.
 	Total resource.Vector
+
+	// shared gives the positions of the nodes that share hosts with a node, by its
+	// own; nil where none do.
+	shared map[int][]int
 }
 
 // Assemble makes a snapshot of compiled parts, all over dims. It sorts the
@@ -38,6 +42,7 @@ func Assemble(dims *resource.Dims, nodes []*Node, gangs []*Gang, queues []*Queue
 	for _, n := range nodes {
 		s.Total.AddScaled(n.Total, 1)
 	}
+	s.shareHosts()
 	return s
 }
 
@@ -144,6 +149,7 @@ type ResidentDoc struct {
 	Job   string `json:"job,omitempty"`
 	// Devices are as in Resident.
 	Devices []string `json:"devices,omitempty"`
+	Running bool     `json:"running,omitempty"`
 }
 
 // version is the document format written and the only one read.
@@ -184,7 +190,7 @@ func (d Document) Build() (*Snapshot, error) {
 			p.Class = c
 			pods = append(pods, &p)
 			if p.Node != "" && !p.Terminal() {
-				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key), Devices: p.Devices})
+				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key), Devices: p.Devices, Running: p.Phase == PodRunning})
 			}
 		}
 		gangs = append(gangs, NewGang(gd.GangSpec, pods, dims))
@@ -194,7 +200,7 @@ func (d Document) Build() (*Snapshot, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pod %s: %w", r.UID, err)
 		}
-		residents[r.Node] = append(residents[r.Node], Resident{UID: r.UID, Class: c, Job: r.Job, Devices: r.Devices})
+		residents[r.Node] = append(residents[r.Node], Resident{UID: r.UID, Class: c, Job: r.Job, Devices: r.Devices, Running: r.Running})
 	}
 	nodes := make([]*Node, 0, len(d.Nodes))
 	for _, n := range d.Nodes {
@@ -250,7 +256,7 @@ func (s *Snapshot) Document() Document {
 		d.Nodes = append(d.Nodes, n.NodeSpec)
 		for _, r := range n.Residents {
 			if !members[r.UID] {
-				d.Others = append(d.Others, ResidentDoc{UID: r.UID, Node: n.Name, Class: index[r.Class.Key], Job: r.Job, Devices: r.Devices})
+				d.Others = append(d.Others, ResidentDoc{UID: r.UID, Node: n.Name, Class: index[r.Class.Key], Job: r.Job, Devices: r.Devices, Running: r.Running})
 			}
 		}
 	}

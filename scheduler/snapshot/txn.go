@@ -102,6 +102,7 @@ func (t *Txn) Remove(node int, it Item) {
 			n.gpus.release(st.gpus, it.Class, it.devices(i))
 		}
 	})
+	t.visit(node, []Item{it}, true)
 }
 
 // Free returns what is left of a node's sum; a dimension may be negative when
@@ -311,15 +312,18 @@ func (t *Txn) PutHosts(node int, items []Item) {
 			st.add(t.s.Nodes[node], it)
 		}
 	})
+	t.visit(node, items, false)
 }
 
 // Keep holds room of a node for pods without saying which of its GPUs they get;
 // there may be less than that. Unkeep undoes it.
 func (t *Txn) Keep(node int, it Item) {
 	t.change(node, nil, false, func(st *nodeState) { st.add(t.s.Nodes[node], it) })
+	t.visit(node, []Item{it}, false)
 }
 
 // Unkeep undoes Keep.
 func (t *Txn) Unkeep(node int, it Item) {
 	t.change(node, nil, false, func(st *nodeState) { st.remove(t.s.Nodes[node], it) })
+	t.visit(node, []Item{it}, true)
 }

@@ -7,6 +7,8 @@ package hostshape
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
+	"strconv"
 )
 
 // Shapes is what one virtual node stands for.
@@ -17,6 +19,23 @@ type Shapes struct {
 	ExclusiveComponents bool `json:"exclusiveComponents,omitempty"`
 	// Shapes are in a stable order: most GPUs, then CPU, then memory first.
 	Shapes []Shape `json:"shapes"`
+	// Counted are the tags of what is bound to nodes that share hosts with this
+	// one and is taken off the shapes already, sorted: whoever places more has to
+	// count the rest of what is bound there itself. See Tag.
+	Counted []string `json:"counted,omitempty"`
+	// CountedMore says that there were too many to name. A pod that runs is counted then.
+	CountedMore bool `json:"countedMore,omitempty"`
+}
+
+// MaxCounted is how many tags Counted has at the most.
+const MaxCounted = 4000
+
+// Tag is the short name in Counted of a gang attempt or, for a pod without one,
+// of its UID.
+func Tag(attempt string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(attempt)) // a hash takes everything
+	return strconv.FormatUint(h.Sum64(), 36)
 }
 
 // Shape is a number of equal hosts, net of foreign use.
@@ -26,6 +45,8 @@ type Shape struct {
 	// Resources maps a Kubernetes resource name to what one such host offers to
 	// Kubernetes: cpu in millicores, memory in bytes, extended resources in devices.
 	Resources map[string]int64 `json:"resources"`
+	// With names the other virtual nodes that have these hosts as well, sorted.
+	With []string `json:"with,omitempty"`
 }
 
 // maxBytes bounds what Parse reads; annotations are at most 256 KiB in all.
