@@ -41,6 +41,8 @@ type JobSpec struct {
 	Reservation string
 	// ExcludedHosts of the partition are not used, see Capabilities.ExcludeHosts.
 	ExcludedHosts []string
+	// Host is the only one for all tasks, "" is any; see Capabilities.OneHost.
+	Host string
 
 	Walltime time.Duration // run-time limit, rounded up to a minute where the system counts minutes
 	Grace    time.Duration // from the terminate signal to the kill signal on Cancel
@@ -186,6 +188,9 @@ type Capabilities struct {
 	// ExcludeHosts: JobSpec.ExcludedHosts is honoured. Without it a job with any
 	// is refused as Invalid.
 	ExcludeHosts bool
+	// OneHost: JobSpec.Host is honoured. Without it a job with one is refused as
+	// Invalid.
+	OneHost bool
 }
 
 // Enterer is a Backend that can start a further program inside the allocation

@@ -78,6 +78,9 @@ func (s JobSpec) Validate() error {
 			break
 		}
 	}
+	if s.Host != "" && !validHost(s.Host) {
+		bad("host", "%.80q is not 1 to %d letters, digits, '.', '_' and '-' that start with a letter or digit", s.Host, maxHostBytes)
+	}
 	if s.Walltime < 0 || s.Walltime > MaxWalltime {
 		bad("walltime", "%s is not between 0 and %s", s.Walltime, MaxWalltime)
 	}

@@ -63,6 +63,9 @@ func (s *System) Submit(ctx context.Context, spec backends.JobSpec) (backends.Jo
 		refuse := func(kind backends.Kind, format string, args ...any) error {
 			return &backends.Error{Op: string(OpSubmit), Kind: kind, Key: spec.Key, Err: fmt.Errorf(format, args...)}
 		}
+		if spec.Host != "" {
+			return refuse(backends.KindInvalid, "host: %q: hosts are left out instead", spec.Host)
+		}
 		if err := spec.Validate(); err != nil {
 			return refuse(backends.KindInvalid, "check the job: %w", err)
 		}

@@ -3,6 +3,7 @@ package pbs_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -338,6 +339,39 @@ func TestTypedGPUsAndConstraints(t *testing.T) {
 		spec.Constraint = map[pbs.Dialect]string{pbs.Pro: "nosuch=1", pbs.Torque: "nosuch"}[dialect]
 		if _, err := s.Submit(t.Context(), spec); backends.KindOf(err) != backends.KindInvalid {
 			t.Errorf("%s: an unknown constraint: %v", dialect, err)
+		}
+	}
+}
+
+// A job that has one host only waits for it, though others are free.
+func TestOneHost(t *testing.T) {
+	t.Parallel()
+	hosts := []testbed.Host{{Name: "a", CPUs: 4, MemoryMiB: 8000}, {Name: "b", CPUs: 4, MemoryMiB: 8000}}
+	for _, dialect := range []pbs.Dialect{pbs.Pro, pbs.Torque} {
+		s := newSite(t, dialect, testbed.Config{History: true, Hosts: hosts, KeepCompleted: time.Minute})
+		two := func() backends.JobSpec {
+			spec := s.spec(forever, backends.Component{Tasks: 2, CPUs: 1}, backends.Component{Tasks: 1, CPUs: 2})
+			spec.Host = "b"
+			return spec
+		}
+		spec := two()
+		first := s.start(spec)
+		s.started(spec, 1)
+		if j := s.state(first, backends.StateRunning); !slices.Equal(j.Hosts, []string{"b"}) {
+			t.Errorf("%s: runs on %v", dialect, j.Hosts)
+		}
+		second := s.start(two())
+		s.state(second, backends.StatePending)
+		if err := s.Cancel(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		if j := s.state(second, backends.StateRunning); !slices.Equal(j.Hosts, []string{"b"}) {
+			t.Errorf("%s: the second runs on %v", dialect, j.Hosts)
+		}
+		spec = two()
+		spec.Host = "b+a"
+		if _, err := s.Submit(t.Context(), spec); backends.KindOf(err) != backends.KindInvalid {
+			t.Errorf("%s: a host that is none: %v", dialect, err)
 		}
 	}
 }

@@ -124,6 +124,7 @@ func (b *Backend) Capabilities() backends.Capabilities {
 		Heterogeneous: true,
 		StartEstimate: b.config.Dialect == Pro,
 		Reservation:   true,
+		OneHost:       true,
 	}
 }
 

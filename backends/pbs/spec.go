@@ -50,6 +50,9 @@ func check(dialect Dialect, s backends.JobSpec) error {
 	if len(s.ExcludedHosts) > 0 {
 		return fmt.Errorf("excludedHosts: %s and others: PBS cannot keep a job off hosts; use a queue or a resource of the hosts that are left", s.ExcludedHosts[0])
 	}
+	if s.Host != "" && (!nameForm.MatchString(s.Host) || strings.Trim(s.Host, "0123456789") == "") { // digits are a count
+		return fmt.Errorf("host: %.80q: want letters, digits, '_', '.' and '-'", s.Host)
+	}
 	if err := checkConstraint(dialect, s.Constraint); err != nil {
 		return fmt.Errorf("constraint: %w", err)
 	}
@@ -263,6 +266,9 @@ func selectChunks(s backends.JobSpec, gpuType string) (string, error) {
 			}
 			chunk += ":" + gpuType + "=" + kind
 		}
+		if s.Host != "" {
+			chunk += ":host=" + s.Host
+		}
 		if s.Constraint != "" {
 			chunk += ":" + s.Constraint
 		}
@@ -272,12 +278,16 @@ func selectChunks(s backends.JobSpec, gpuType string) (string, error) {
 }
 
 // torqueNodes writes one node a task: to Torque a node is a set of CPUs on one
-// host, and two of them may share it.
+// host, and two of them may share it. A host stands where the number of nodes
+// does, so with one each task has a part of its own.
 func torqueNodes(s backends.JobSpec) []string {
 	var nodes []string
 	var memory int64
 	for _, c := range s.Components {
-		node := fmt.Sprintf("%d:ppn=%d", c.Tasks, c.CPUs)
+		node, times := fmt.Sprintf("%d:ppn=%d", c.Tasks, c.CPUs), 1
+		if s.Host != "" {
+			node, times = fmt.Sprintf("%s:ppn=%d", s.Host, c.CPUs), c.Tasks
+		}
 		memory += int64(c.Tasks) * c.MemoryMiB
 		for _, kind := range slices.Sorted(maps.Keys(c.GPUs)) {
 			if n := c.GPUs[kind]; n > 0 {
@@ -290,7 +300,7 @@ func torqueNodes(s backends.JobSpec) []string {
 		if s.Constraint != "" {
 			node += ":" + s.Constraint
 		}
-		nodes = append(nodes, node)
+		nodes = append(nodes, slices.Repeat([]string{node}, times)...)
 	}
 	args := []string{"-l", "nodes=" + strings.Join(nodes, "+")}
 	if memory > 0 {

@@ -61,6 +61,9 @@ func Check(s backends.JobSpec) error {
 	if !filepath.IsAbs(s.WorkDir) || filepath.Clean(s.WorkDir) != s.WorkDir || strings.ContainsFunc(s.WorkDir, unicode.IsControl) {
 		return fmt.Errorf("work dir %.200q: want a clean absolute path without control characters", s.WorkDir)
 	}
+	if s.Host != "" {
+		return fmt.Errorf("host %.80q: Slurm leaves hosts out instead", s.Host)
+	}
 	if len(s.ExcludedHosts) > backends.MaxExcludedHosts {
 		return fmt.Errorf("excluded hosts: %d, more than %d", len(s.ExcludedHosts), backends.MaxExcludedHosts)
 	}

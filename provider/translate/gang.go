@@ -86,7 +86,7 @@ func Gang(in Input) (Output, error) {
 			Tasks: c.Tasks, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, GPUs: maps.Clone(c.GPUs),
 		})
 	}
-	excluded := g.excluded()
+	excluded, host := g.hosts()
 	if len(g.causes) > 0 {
 		return Output{}, g.refusal()
 	}
@@ -94,7 +94,7 @@ func Gang(in Input) (Output, error) {
 		Key: in.Key, Owner: in.Owner, User: in.Account.User,
 		Partition: in.Node.Partition, Account: in.Account.Account, QOS: cmp.Or(qos, in.Account.QOS, in.Node.QOS),
 		Constraint: in.Node.Constraint, Reservation: in.Node.Reservation,
-		ExcludedHosts: excluded,
+		ExcludedHosts: excluded, Host: host,
 		Walltime:      wall, Grace: grace, WorkDir: in.WorkDir, Components: components,
 	}
 	if err := out.Spec.Validate(); err != nil {
@@ -207,29 +207,32 @@ func (g *gang) placement(first *corev1.Pod) {
 	}
 }
 
-// excluded are the partition's hosts that are not part of the virtual node. That
+// hosts are the partition's hosts that are not part of the virtual node or, where
+// the batch system cannot leave hosts out, the one that is left, if it is one. That
 // a configuration does not fit the batch system is no fault of the pod, which waits.
-func (g *gang) excluded() []string {
+func (g *gang) hosts() (excluded []string, only string) {
 	n := &g.in.Node
 	if len(n.IncludeHosts) == 0 && len(n.ExcludeHosts) == 0 {
-		return nil
+		return nil, ""
 	}
 	wait := func(reason, format string, args ...any) {
 		g.refuse(&Refusal{Reason: reason, Message: fmt.Sprintf("node %s: includeHosts, excludeHosts: ", n.Name) + fmt.Sprintf(format, args...)})
 	}
 	if len(g.in.Partition.Hosts) == 0 {
 		wait("PartitionNotKnown", "the hosts of partition %s are not known yet", n.Partition)
-		return nil
+		return nil, ""
 	}
 	out := slices.DeleteFunc(slices.Clone(g.in.Partition.Hosts), n.Includes)
 	switch {
 	case len(out) == len(g.in.Partition.Hosts):
 		wait("PartitionNotUsable", "they leave none of the %d hosts of partition %s", len(out), n.Partition)
+	case len(out) > 0 && !g.in.Capabilities.ExcludeHosts && g.in.Capabilities.OneHost && len(out) == len(g.in.Partition.Hosts)-1:
+		return nil, g.in.Partition.Hosts[slices.IndexFunc(g.in.Partition.Hosts, n.Includes)]
 	case len(out) > 0 && !g.in.Capabilities.ExcludeHosts:
-		wait("HostsNotSupported", "this batch system cannot keep a job off hosts; leave both out, and use a queue with the hosts that are wanted")
+		wait("HostsNotSupported", "this batch system cannot keep a job off hosts, unless one is left; leave both out, and use a queue with the hosts that are wanted, or a constraint that only they meet")
 	}
 	slices.Sort(out)
-	return slices.Compact(out)
+	return slices.Compact(out), ""
 }
 
 // runtimes are those that the cluster allows, host being the default.

@@ -292,6 +292,8 @@ func TestHostsOfTheNode(t *testing.T) {
 		cannot                  bool
 		want                    []string
 		wait                    string
+		one                     bool
+		only                    string
 	}{
 		"all":          {hosts: []string{"a", "b"}, cannot: true},
 		"some":         {include: []string{"b", "z"}, hosts: []string{"c", "b", "a"}, want: []string{"a", "c"}},
@@ -299,6 +301,8 @@ func TestHostsOfTheNode(t *testing.T) {
 		"both":         {include: []string{"a", "b"}, exclude: []string{"b"}, hosts: []string{"a", "b", "c"}, want: []string{"b", "c"}},
 		"not there":    {exclude: []string{"z"}, hosts: []string{"a"}, cannot: true},
 		"unable":       {exclude: []string{"a"}, hosts: []string{"a", "b"}, cannot: true, wait: "HostsNotSupported"},
+		"one is left":  {exclude: []string{"a", "c"}, hosts: []string{"a", "b", "c"}, cannot: true, one: true, only: "b"},
+		"two are left": {exclude: []string{"a"}, hosts: []string{"a", "b", "c"}, cannot: true, one: true, wait: "HostsNotSupported"},
 		"none is left": {include: []string{"z"}, hosts: []string{"a", "b"}, wait: "PartitionNotUsable"},
 		"not known":    {include: []string{"a"}, wait: "PartitionNotKnown"},
 	}
@@ -306,7 +310,7 @@ func TestHostsOfTheNode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := input(newPod(0))
 			in.Node.IncludeHosts, in.Node.ExcludeHosts = tc.include, tc.exclude
-			in.Partition.Hosts, in.Capabilities.ExcludeHosts = tc.hosts, !tc.cannot
+			in.Partition.Hosts, in.Capabilities.ExcludeHosts, in.Capabilities.OneHost = tc.hosts, !tc.cannot, tc.one
 			out, err := translate.Gang(in)
 			var r *translate.Refusal
 			switch {
@@ -314,8 +318,8 @@ func TestHostsOfTheNode(t *testing.T) {
 				if !errors.As(err, &r) || r.Permanent || r.Reason != tc.wait || !strings.Contains(r.Message, "includeHosts, excludeHosts") {
 					t.Errorf("error %v, want to wait for %s", err, tc.wait)
 				}
-			case err != nil || !slices.Equal(out.Spec.ExcludedHosts, tc.want):
-				t.Errorf("left out %v, %v; want %v", out.Spec.ExcludedHosts, err, tc.want)
+			case err != nil || !slices.Equal(out.Spec.ExcludedHosts, tc.want) || out.Spec.Host != tc.only:
+				t.Errorf("left out %v, only %q, %v; want %v, %q", out.Spec.ExcludedHosts, out.Spec.Host, err, tc.want, tc.only)
 			}
 		})
 	}

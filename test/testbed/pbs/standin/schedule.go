@@ -44,7 +44,7 @@ func (v *vnode) serves(q queueSpec, torque bool) bool {
 
 func (v *vnode) matches(c *chunk) bool {
 	for name, want := range c.resources {
-		if v.resources[name] != want {
+		if have := v.resources[name]; have != want && (name != "host" || v.host != want) {
 			return false
 		}
 	}
