@@ -36,8 +36,12 @@ var denied = []string{
 	"RESOLV_HOST_CONF", "RES_OPTIONS", "PODRUN_*",
 }
 
+// launchers are names among the denied that only tell the container's own mpirun
+// how to find and reach hosts: the job plugin mpi sets them.
+var launchers = []string{"PRTE_MCA_plm", "PRTE_MCA_ras"}
+
 func (p *pod) deniedEnv(name string) bool {
-	if p.in.Account.MaySet(name) {
+	if p.in.Account.MaySet(name) || slices.Contains(launchers, name) {
 		return false
 	}
 	for _, d := range denied {

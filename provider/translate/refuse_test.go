@@ -141,7 +141,7 @@ func TestRefusals(t *testing.T) {
 
 func TestEnvNames(t *testing.T) {
 	for _, name := range []string{
-		"LD_LIBRARY_PATH", "LD_AUDIT", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_DEBUG", "SPANK_X", "PBS_JOBID", "PMI_RANK", "PMIX_MCA", "PMI2_X",
+		"LD_LIBRARY_PATH", "LD_AUDIT", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_DEBUG", "SPANK_X", "PBS_JOBID", "PMI_RANK", "PMIX_MCA", "PMI2_X", "PRTE_MCA_plm_slurm_args", "PRTE_MCA_rmaps",
 		"BASH_ENV", "BASH_FUNC_x%%", "ENV", "IFS", "PYTHONSTARTUP", "NVIDIA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY",
 		"", "A B", "A=B", "A\nB", "A;B", "Ä", "A,B",
 	} {
@@ -157,7 +157,7 @@ func TestEnvNames(t *testing.T) {
 			t.Errorf("%q reached the job through envFrom", name)
 		}
 	}
-	for _, name := range []string{"A", "_a", "a.b", "a-b", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VC_TASK_INDEX", "MASTER_ADDR", "PYTHONPATH", "PATH", "OLD_PATH", "NCCL_DEBUG"} {
+	for _, name := range []string{"A", "_a", "a.b", "a-b", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VC_TASK_INDEX", "MASTER_ADDR", "PYTHONPATH", "PATH", "OLD_PATH", "NCCL_DEBUG", "PRTE_MCA_plm", "PRTE_MCA_ras"} {
 		p := newPod(0)
 		env(name)(p)
 		if _, err := translate.Gang(input(p)); err != nil {

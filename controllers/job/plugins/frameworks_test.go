@@ -62,7 +62,8 @@ func TestFrameworks(t *testing.T) {
 			"other-0":  "",
 		}},
 		"mpi": {"mpi", nil, jobOf("master:1", "worker:2", "other:1"), map[string]string{
-			"master-0": "MPI_HOST=j-worker-0.j,j-worker-1.j mpijob-port:22",
+			"master-0": "MPI_HOST=j-worker-0.j,j-worker-1.j OMPI_MCA_plm=rsh OMPI_MCA_ras=^slurm,tm,lsf,gridengine PRTE_MCA_plm=ssh PRTE_MCA_ras=^slurm,pbs,lsf,gridengine" +
+				" HYDRA_BOOTSTRAP=ssh HYDRA_RMK=user I_MPI_HYDRA_BOOTSTRAP=ssh mpijob-port:22",
 			"worker-0": "mpijob-port:22",
 			"other-0":  "",
 		}},
@@ -173,6 +174,16 @@ func TestWhatTheTemplateSaysStays(t *testing.T) {
 	service := p.Objects(job)[0].(*corev1.Service)
 	if service.Name != "j-head-svc" || len(service.Spec.Ports) != 3 || service.Spec.Selector[batch.TaskSpecKey] != "head" {
 		t.Errorf("%+v", service)
+	}
+	if p, err = frameworks().New("mpi", nil); err != nil {
+		t.Fatal(err)
+	}
+	job = jobOf("master:1", "worker:1")
+	pod = &corev1.Pod{Spec: *job.Spec.Tasks[0].Template.Spec.DeepCopy()}
+	pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "OMPI_MCA_plm", Value: "slurm"}}
+	p.MutatePod(job, &job.Spec.Tasks[0], 0, pod)
+	if got := told(pod); !strings.HasPrefix(got, "OMPI_MCA_plm=slurm MPI_HOST=") || strings.Count(got, "OMPI_MCA_plm=") != 1 {
+		t.Errorf("%s", got)
 	}
 	if p, err = frameworks().New("hcclrank", nil); err != nil {
 		t.Fatal(err)

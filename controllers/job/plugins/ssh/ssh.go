@@ -142,6 +142,10 @@ func encode(private, public any, comment string) (secret, line string, err error
 	return string(pem.EncodeToMemory(block)), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))), nil
 }
 
+// attempts is how often, once a second, a client tries to connect: the pods of a
+// job start together, and one that calls may be ready before another's sshd is.
+const attempts = 60
+
 // config is the clients' configuration: short names for the pods, however many
 // there will be, and the one host key that they have.
 func (p plugin) config(job *batch.Job) string {
@@ -155,8 +159,8 @@ func (p plugin) config(job *batch.Job) string {
 		// %h is the name that was asked for, see ssh_config(5).
 		fmt.Fprintf(&b, "Host %s !*.*\n  HostName %%h.%s\n", short, domain)
 	}
-	fmt.Fprintf(&b, "Host *\n  Port %d\n  IdentityFile %s\n  UserKnownHostsFile %s\n  StrictHostKeyChecking yes\n  HostKeyAlgorithms ssh-ed25519\n",
-		p.port, path.Join(p.dir, privateKey), path.Join(p.dir, knownHosts))
+	fmt.Fprintf(&b, "Host *\n  Port %d\n  IdentityFile %s\n  UserKnownHostsFile %s\n  StrictHostKeyChecking yes\n  HostKeyAlgorithms ssh-ed25519\n  ConnectionAttempts %d\n",
+		p.port, path.Join(p.dir, privateKey), path.Join(p.dir, knownHosts), attempts)
 	return b.String()
 }
 

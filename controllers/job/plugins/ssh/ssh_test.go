@@ -96,8 +96,8 @@ func TestWithOpenSSH(t *testing.T) {
 		t.Errorf("another host key: %v: %s", err, out)
 	}
 	text, err := exec.CommandContext(t.Context(), "ssh", "-G", "-F", filepath.Join(dir, clientConfig), "j-worker-7").Output()
-	if err != nil || !strings.Contains(string(text), "hostname j-worker-7.j\n") {
-		t.Errorf("the name of a worker that comes later: %v: %s", err, text)
+	if err != nil || !strings.Contains(string(text), "hostname j-worker-7.j\n") || !strings.Contains(string(text), "connectionattempts 60\n") {
+		t.Errorf("the name of a worker that comes later, and tries until its sshd is there: %v: %s", err, text)
 	}
 }
 
