@@ -35,14 +35,18 @@ func (s Software) Missing() []string {
 // Find looks in PATH and in the directories of system programs, which are not
 // in every user's PATH. A path is only looked at.
 func Find(program string) (string, error) {
+	if filepath.IsAbs(program) { // maybe no program, but a library
+		if _, err := os.Stat(program); err != nil {
+			return "", fmt.Errorf("find: %w", err)
+		}
+		return program, nil
+	}
 	if path, err := exec.LookPath(program); err == nil {
 		return path, nil
 	}
-	if !filepath.IsAbs(program) {
-		for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin"} {
-			if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
-				return path, nil
-			}
+	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path, nil
 		}
 	}
 	return "", fmt.Errorf("%s: %w", program, exec.ErrNotFound)

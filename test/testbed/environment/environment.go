@@ -62,6 +62,9 @@ type Config struct {
 	// REST adds slurmrestd to Slurm, see slurm.Config, for a BatchCluster that
 	// uses it or may come to. It is not there with BatchLocal.
 	REST bool
+	// Networks gives Slurm's hosts, four in each partition, names and networks of
+	// their own, see slurm.Config. It needs root.
+	Networks bool
 	// Cluster may change the BatchCluster before it is created.
 	Cluster func(*hpc.BatchCluster)
 	// Progress tells people what is done and waited for; nil is silence.

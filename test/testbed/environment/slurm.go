@@ -47,15 +47,22 @@ func (e *Environment) startSlurm(ctx context.Context, config Config) error {
 			return err
 		}
 	}
+	hosts := 2
+	if config.Networks {
+		hosts = 4
+		if err := slurm.EnsureNetworksInstalled(ctx, e.progress); err != nil {
+			return err
+		}
+	}
 	cluster, err := slurm.Start(ctx, slurm.Config{
-		Dir: e.Shared, Detached: config.Detached, REST: config.REST, Progress: e.progress,
+		Dir: e.Shared, Detached: config.Detached, REST: config.REST, Networks: config.Networks, Progress: e.progress,
 		Hosts: []slurm.Hosts{
-			{Prefix: "gpu", Count: 2, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8},
-			{Prefix: "hopper", Count: 2, CPUs: 128, MemoryMiB: 1000000, GPUType: "h100", GPUs: 8},
+			{Prefix: "gpu", Count: hosts, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8},
+			{Prefix: "hopper", Count: hosts, CPUs: 128, MemoryMiB: 1000000, GPUType: "h100", GPUs: 8},
 		},
 		Partitions: []slurm.Partition{
-			{Name: "a100", Hosts: []string{"gpu[1-2]"}, Default: true},
-			{Name: "h100", Hosts: []string{"hopper[1-2]"}},
+			{Name: "a100", Hosts: []string{fmt.Sprintf("gpu[1-%d]", hosts)}, Default: true},
+			{Name: "h100", Hosts: []string{fmt.Sprintf("hopper[1-%d]", hosts)}},
 		},
 	})
 	if err != nil {

@@ -229,7 +229,12 @@ func (c *Cluster) write(config Config) error {
 	if err != nil {
 		return err
 	}
+	known := "127.0.0.1\tlocalhost\n"
+	for _, h := range c.record.Hosts {
+		known += h.Address + "\t" + h.Name + "\n"
+	}
 	return errors.Join(
+		os.WriteFile(l.hosts(), []byte(known), 0o644),
 		os.WriteFile(l.munge("key"), key, 0o400),
 		os.WriteFile(l.conf(), []byte(config.slurmConf(l, c.record.Place)), 0o644),
 		os.WriteFile(l.gres(), []byte(config.gresConf(l)), 0o644),

@@ -69,7 +69,8 @@ type Config struct {
 	REST bool
 	// Networks gives every host a network namespace and an address of its own
 	// there, joined by a bridge: programs of different hosts meet over a real
-	// network, and a port of one host is no other's. It takes the programs that
+	// network, and a port of one host is no other's. The hosts have their names,
+	// too, and know each other's. It takes the programs that
 	// EnsureNetworksInstalled installs.
 	Networks bool
 	// Extra lines for slurm.conf.
@@ -134,6 +135,7 @@ func (c Config) hostNames() []string {
 type layout struct{ dir string }
 
 func (l layout) conf() string             { return filepath.Join(l.dir, "slurm.conf") }
+func (l layout) hosts() string            { return filepath.Join(l.dir, "hosts") }
 func (l layout) gres() string             { return filepath.Join(l.dir, "gres.conf") }
 func (l layout) munge(f string) string    { return filepath.Join(l.dir, "munge", f) }
 func (l layout) slurmdbd() string         { return filepath.Join(l.dir, "slurmdbd.conf") }

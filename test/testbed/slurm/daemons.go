@@ -88,6 +88,10 @@ func daemonOf(host string) string { return "slurmd-" + host }
 // daemons and they to nobody; Slurm itself marks a job's processes only.
 const stepMarker = "ISTHMUS_TESTBED_HOST"
 
+// becomeHost gives what it starts a host name of its own, and a hosts file that
+// knows all of them: programs look their own address up by their host's name.
+const becomeHost = `hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"`
+
 func (c *Cluster) startDaemon(host string) error {
 	program, args := "slurmd", []string{"-D", "-N", host, "-f", c.layout.conf()}
 	if c.record.Place.Networks { // nsenter becomes the daemon: the process stays the same
@@ -96,7 +100,8 @@ func (c *Cluster) startDaemon(host string) error {
 			return fmt.Errorf("start host %s: %w", host, err)
 		}
 		// Unlike "ip netns exec" it leaves /sys alone, where Slurm looks for cgroups.
-		program, args = "nsenter", append([]string{"--net=/run/netns/" + c.networkOf(host), path}, args...)
+		program, args = "nsenter", slices.Concat([]string{"--net=/run/netns/" + c.networkOf(host),
+			"unshare", "--uts", "--mount", "/bin/sh", "-c", becomeHost, "sh", host, c.layout.hosts(), path}, args)
 	}
 	_, err := c.daemonWith([]string{stepMarker + "=" + host}, daemonOf(host), program, args...)
 	return err

@@ -50,7 +50,7 @@ func withREST() software {
 // withNetworks adds what makes network namespaces.
 func withNetworks() software {
 	s := plain()
-	return software{programs: append(s.programs, "ip", "nsenter"), packages: append(s.packages, "iproute2", "util-linux")}
+	return software{programs: append(s.programs, "ip", "nsenter", "unshare", "hostname"), packages: append(s.packages, "iproute2", "util-linux", "hostname")}
 }
 
 // debianArch is Debian's name for the folder of this machine's libraries.
