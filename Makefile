@@ -7,7 +7,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build prepare demo up down test test-unit test-long fuzz race bench lint generate verify clean
+.PHONY: help build prepare demo up down test test-unit test-long test-frameworks fuzz race bench lint generate verify clean
 
 TOOL     := go tool -modfile=test/tools/go.mod
 PROGRAMS := vnode scheduler controllers isthmus
@@ -26,7 +26,7 @@ PURE := ./backends ./backends/fake/... ./backends/hostlist/... ./backends/packin
 	./provider/translate/... ./provider/podrun/... ./scheduler/...
 
 help: ## list these targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build all programs into bin/ (podrun static, for any compute node)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/podrun ./cmd/podrun
@@ -69,6 +69,10 @@ test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 10
 	  ISTHMUS_SEEDS=5 go test -race -timeout 60m -count=1 -json ./test/crash; \
 	  go test -race -timeout 60m -count=1 -json $$properties -rapid.checks=2000; \
 	  go test -race -timeout 120m -count=5 -json $$(go list ./... | grep -v /test/crash); } | go run ./test/testbed/summary
+
+test-frameworks: prepare ## real frameworks on a real Slurm: PyTorch and others, of exact versions (installs gigabytes the first time)
+	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets" ISTHMUS_FRAMEWORKS=1; \
+	go test -v -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)') ./test/frameworks
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME (30s), one after another
