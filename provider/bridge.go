@@ -26,6 +26,9 @@ import (
 // as the named user, is safe to repeat and blocks until done.
 type Stager interface {
 	Stage(ctx context.Context, user string, key backends.Key, out translate.Output) error
+	// Pull has the images of a staged gang pulled and tells how far that is. It does
+	// not wait for the end.
+	Pull(ctx context.Context, user string, key backends.Key) (manifest.Pull, error)
 	Collect(ctx context.Context, user string) (manifest.Collected, error)
 	// Stop tells the runners of members, by rank, to end them. It does not wait for
 	// that; a later stop may give less grace.

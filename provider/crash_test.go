@@ -111,6 +111,7 @@ type world struct {
 	gate   *faultyGate
 	bridge *provider.Bridge
 	starts int
+	change func(*hpcv1alpha1.BatchCluster) // of what boot serves; nil is nothing
 }
 
 // newWorld has four hosts with 16 CPUs and 8 GPUs, and the pod runner's files
@@ -169,17 +170,21 @@ func newWorldIn(t *testing.T, gate *faultyGate, cfg fake.Config) *world {
 // boot starts a daemon that remembers nothing.
 func (w *world) boot() {
 	w.starts++
-	w.bridge = provider.NewBridge(provider.Options{
-		Cluster: &hpcv1alpha1.BatchCluster{
-			ObjectMeta: metav1.ObjectMeta{Name: "test"},
-			Spec: hpcv1alpha1.BatchClusterSpec{
-				Type:     "slurm",
-				Accounts: []hpcv1alpha1.Account{{User: "alice"}},
-				Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
-				Staging:  hpcv1alpha1.Staging{Directory: "/staging"},
-			},
+	cluster := &hpcv1alpha1.BatchCluster{
+		ObjectMeta: metav1.ObjectMeta{Name: "test"},
+		Spec: hpcv1alpha1.BatchClusterSpec{
+			Type:     "slurm",
+			Accounts: []hpcv1alpha1.Account{{User: "alice"}},
+			Runtimes: []hpcv1alpha1.Runtime{hpcv1alpha1.RuntimeHost},
+			Staging:  hpcv1alpha1.Staging{Directory: "/staging"},
 		},
-		Owner: owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},
+	}
+	if w.change != nil {
+		w.change(cluster)
+	}
+	w.bridge = provider.NewBridge(provider.Options{
+		Cluster: cluster,
+		Owner:   owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},
 		Gate: w.gate, Clock: w.clock, Log: logr.Discard(),
 	})
 	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: "node-main", Partition: "main", MaxPodsPending: 1000}})

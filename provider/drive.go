@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -166,9 +167,9 @@ func beginning(s lifecycle.Step) bool {
 }
 
 // slow reports whether the actions wait for the batch system while the members
-// have nothing else to tell.
+// have nothing else to tell, such as the images that they wait for.
 func slow(actions []lifecycle.Action) bool {
-	return slices.ContainsFunc(actions, func(a lifecycle.Action) bool { return a.Verb == lifecycle.Submit })
+	return !slices.ContainsFunc(actions, func(a lifecycle.Action) bool { return a.Verb == lifecycle.Pull }) && slices.ContainsFunc(actions, func(a lifecycle.Action) bool { return a.Verb == lifecycle.Submit })
 }
 
 // onward reports whether another step of the submission follows when these
@@ -176,7 +177,7 @@ func slow(actions []lifecycle.Action) bool {
 func onward(actions []lifecycle.Action) bool {
 	return len(actions) > 0 && !slices.ContainsFunc(actions, func(a lifecycle.Action) bool {
 		switch a.Verb {
-		case lifecycle.WriteIntent, lifecycle.Stage, lifecycle.Submit, lifecycle.Record:
+		case lifecycle.WriteIntent, lifecycle.Stage, lifecycle.Pull, lifecycle.Submit, lifecycle.Record:
 			return false
 		}
 		return true
@@ -215,6 +216,11 @@ func (b *Bridge) settle(g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, 
 		} else {
 			b.wake()
 		}
+		return
+	}
+	var p *pulling
+	if errors.As(err, &p) {
+		b.awaitImages(m, pods, p)
 		return
 	}
 	m.failures++
@@ -287,6 +293,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			WaitingReason:  m.reason,
 			WaitingMessage: m.message,
 			Lost:           m.lost,
+			Images:         m.pull.Images,
 		}
 		if m.refused != "" {
 			ev.RefusedReason, ev.RefusedMessage = m.refusedReason, m.refused

@@ -36,6 +36,8 @@ type memo struct {
 	account account.Account   // that the last translation used
 	output  *translate.Output // last translation, until staged
 	staged  bool
+	pulled  bool          // its images are there
+	pull    manifest.Pull // else how far they are
 
 	reason, message string // what the gang waits for
 	refused         string // permanent refusal: the pods fail with it
@@ -228,6 +230,7 @@ func (b *Bridge) knowledge(m *memo) lifecycle.Knowledge {
 		Ranks:          m.ranks,
 		Stops:          make(map[string]lifecycle.Stop, len(m.stops)),
 		AbsentSince:    m.absent,
+		PullFirst:      b.Cluster.Spec.Images.Pull == "login" && !m.pulled,
 		Unreachable:    !v.Reachable,
 	}
 	if k.Files == nil && m.staged {

@@ -39,6 +39,8 @@ func (b *Bridge) perform(ctx, work context.Context, g *lifecycle.Gang, m *memo, 
 			did, err = b.writeIntent(work, g, m, pods, a.Pods)
 		case lifecycle.Stage:
 			did, err = b.stage(work, g, m, pods)
+		case lifecycle.Pull:
+			did, err = b.pull(work, g, m, pods)
 		case lifecycle.Submit:
 			did, err = b.submit(work, g, m, pods)
 		case lifecycle.Record:
@@ -117,7 +119,7 @@ func (b *Bridge) stage(ctx context.Context, g *lifecycle.Gang, m *memo, pods map
 	if err != nil {
 		return true, fmt.Errorf("stage gang %s: %w", g.Key, err)
 	}
-	m.staged, m.user = true, m.output.Spec.User
+	m.staged, m.pulled, m.user = true, false, m.output.Spec.User
 	b.noteStaged(m.output)
 	return true, nil
 }

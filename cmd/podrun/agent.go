@@ -5,17 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/isthmus-hpc/isthmus/provider/podrun/agent"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
 )
 
 // followPoll is the time between looks at a log that is followed.
 const followPoll = 300 * time.Millisecond
+
+const (
+	// pullWait is how long "pull" waits for news: small images are there by then.
+	pullWait = time.Second
+	pullNice = 10
+)
+
+// detach starts this program in a session of its own, so that it outlives the
+// caller's connection. It reads and writes nothing.
+func detach(args ...string) error {
+	cmd := exec.Command("/proc/self/exe", args...) //nolint:gosec // this very program
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	return cmd.Process.Release()
+}
 
 func agentMain(args []string) int {
 	if len(args) == 0 {
@@ -35,7 +57,7 @@ func verb(name string, args []string) error {
 	bad := func(err error) error { return fmt.Errorf("%w: %w", err, agent.ErrInvalid) }
 	var key *string
 	var rank *int
-	if name != "collect" && name != "stage" && name != "stop" {
+	if name != "collect" && name != "stage" && name != "stop" && name != "pull" && name != "puller" {
 		key = f.String("key", "", "the gang's key")
 	}
 	if name == "logs" || name == "ephemeral" {
@@ -86,6 +108,19 @@ func verb(name string, args []string) error {
 			return bad(err)
 		}
 		return agent.Stop(*root, os.Stdin, os.Stdout)
+	case "pull":
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Pull(context.Background(), *root, os.Stdin, pullWait, func() error { return detach("agent", "puller", "--root", *root) }, os.Stdout)
+	case "puller": // for "pull" alone
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		_ = unix.Setpriority(unix.PRIO_PGRP, 0, pullNice) // others work on a login host
+		return agent.Puller(ctx, *root, restart.Kubelet())
 	case "logs":
 		q := agent.LogQuery{Query: crilog.Query{Poll: followPoll}}
 		f.StringVar(&q.Container, "container", "", "the container's name")

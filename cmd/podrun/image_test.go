@@ -40,8 +40,8 @@ type node struct {
 	dir     string
 }
 
-func conforming(runtime string) func(*testing.T, v1.Config) runtimetest.Node {
-	return func(t *testing.T, config v1.Config) runtimetest.Node {
+func conforming(runtime string) func(*testing.T, v1.Config, ...imagetest.Entry) runtimetest.Node {
+	return func(t *testing.T, config v1.Config, more ...imagetest.Entry) runtimetest.Node {
 		n := &node{b: newQuietBench(t), runtime: runtime}
 		n.dir = filepath.Join(filepath.Dir(n.b.root), "shared")
 		if err := os.Mkdir(n.dir, 0o700); err != nil {
@@ -51,7 +51,7 @@ func conforming(runtime string) func(*testing.T, v1.Config) runtimetest.Node {
 			t.Fatal(err)
 		}
 		if runtime != "host" {
-			n.image, n.images = archived(t, n.b, imagetest.Shell(t, config))
+			n.image, n.images = archived(t, n.b, imagetest.Shell(t, config, more...))
 		}
 		return n
 	}

@@ -5,7 +5,7 @@
 //	podrun pod DIR        run one member
 //	podrun stream DIR     join standard streams with a pod's runner: exec, attach, forward;
 //	                      with --network from another host
-//	podrun agent VERB     stage, refresh, collect, stop, remove, logs: the provider's hand
+//	podrun agent VERB     stage, pull, refresh, collect, stop, remove, logs: the provider's hand
 //
 // It speaks to no network service but the pod's own probes, registries, and with
 // "stream --network" the pod's runner.
@@ -38,7 +38,7 @@ const usage = `usage:
   podrun launch [--no-namespaces] DIR
   podrun pod [--rank N] [--host NAME] [--no-namespaces] DIR
   podrun stream --rank N [--network] DIR
-  podrun agent stage|refresh|collect|stop|remove|logs --root DIR [flags]
+  podrun agent stage|pull|refresh|collect|stop|remove|logs --root DIR [flags]
 `
 
 func main() { os.Exit(run(os.Args[1:])) }

@@ -7,7 +7,8 @@
 //
 //  1. intent: the gang's key is written on every member, with the finalizer;
 //  2. observe by key, and adopt what is found;
-//  3. submit HELD;
+//  3. submit HELD, with the gang's directory staged and, where the cluster asks
+//     for that, its images pulled;
 //  4. record the job id on every member, the lowest rank first: its record is
 //     the tie-breaker between two daemons;
 //  5. release only the recorded id, and only once all members carry it;

@@ -39,6 +39,8 @@ type Knowledge struct {
 	Ranks map[string]int
 	// AbsentSince is when the recorded job was first missing; zero while present.
 	AbsentSince time.Time
+	// PullFirst: images are pulled before the job is submitted, when there are any.
+	PullFirst bool
 	// Unreachable: the batch system does not answer. Only API effects that need
 	// no evidence happen.
 	Unreachable bool
@@ -64,6 +66,7 @@ type Verb string
 const (
 	WriteIntent Verb = "write-intent" // Pods: key and finalizer on each
 	Stage       Verb = "stage"        // gang directory
+	Pull        Verb = "pull"         // images of the staged gang
 	Submit      Verb = "submit"       // held job
 	Record      Verb = "record"       // Pods: JobID on each, in order
 	Release     Verb = "release"      // JobID
@@ -157,6 +160,9 @@ func unrecorded(g Gang, k Knowledge) Step {
 	}
 	if k.Files == nil {
 		step.Actions = append(step.Actions, Action{Verb: Stage})
+	}
+	if k.PullFirst {
+		step.Actions = append(step.Actions, Action{Verb: Pull})
 	}
 	step.Actions = append(step.Actions, Action{Verb: Submit})
 	step.Reason, step.Message = "Submitting", "handing the gang over to the batch system"

@@ -76,6 +76,16 @@ func TestNext(t *testing.T) {
 			know: lifecycle.Knowledge{NeverSubmitted: true},
 			want: "stage; submit", why: "Submitting",
 		},
+		"images come before the job": {
+			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key)), pod("y", 2, 1, intent(key))},
+			know: lifecycle.Knowledge{NeverSubmitted: true, PullFirst: true},
+			want: "stage; pull; submit", why: "Submitting",
+		},
+		"a job that is there needs no images any more": {
+			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key)), pod("y", 2, 1, intent(key))},
+			know: lifecycle.Knowledge{Complete: true, PullFirst: true, Files: staged, Jobs: []backends.Job{held}},
+			want: "record ns/pod-x ns/pod-y job=7",
+		},
 		"nothing found": {
 			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key)), pod("y", 2, 1, intent(key))},
 			know: lifecycle.Knowledge{Complete: true, Files: staged},

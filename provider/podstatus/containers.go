@@ -162,6 +162,19 @@ func (w *writer) waitList(statuses []corev1.ContainerStatus, specs []corev1.Cont
 	}
 }
 
+// images tells the containers that wait for an image so.
+func (w *writer) images() {
+	for _, list := range [][]corev1.ContainerStatus{w.s.InitContainerStatuses, w.s.ContainerStatuses} {
+		for i := range list {
+			for _, img := range w.ev.Images {
+				if img.Image == list[i].Image && !img.Done && img.Reason != "" && list[i].State.Waiting != nil {
+					list[i].State.Waiting = &corev1.ContainerStateWaiting{Reason: clipTo(img.Reason, maxReason), Message: clip(img.Message)}
+				}
+			}
+		}
+	}
+}
+
 // lastOf is what a container's state becomes when its batch job is requeued.
 func lastOf(s corev1.ContainerState, now time.Time) *corev1.ContainerStateTerminated {
 	switch {

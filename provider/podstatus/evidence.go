@@ -24,6 +24,9 @@ type Evidence struct {
 	// WaitingReason and WaitingMessage are what the provider itself waits for
 	// before there is a batch job that can tell.
 	WaitingReason, WaitingMessage string
+	// Images are those that have to be there before there is a batch job; those
+	// that are not keep their containers waiting.
+	Images []manifest.PulledImage
 	// RefusedReason and RefusedMessage say that the pod can never be submitted.
 	RefusedReason, RefusedMessage string
 	// Lost: the recorded job is absent from complete observations beyond the

@@ -162,11 +162,12 @@ func (w *writer) silent() {
 		w.batchJob(corev1.ConditionFalse, w.s.Reason, w.s.Message)
 	default:
 		reason := orElse(w.ev.WaitingReason, "ContainerCreating")
-		if reason == reasonMount {
+		if reason == reasonMount || len(w.ev.Images) > 0 {
 			reason = "ContainerCreating"
 		}
 		w.s.Phase = corev1.PodPending
 		w.waiting(reason, clip(w.ev.WaitingMessage), false)
+		w.images()
 		w.batchJob(corev1.ConditionFalse, orElse(w.ev.WaitingReason, "Accepted"), clip(w.ev.WaitingMessage))
 	}
 	w.conditions(false)

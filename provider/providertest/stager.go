@@ -16,6 +16,10 @@ import (
 // Stager is a staging area in memory. What the pod runner would write there is
 // set by the test.
 type Stager struct {
+	// Images is what Pull answers of a gang, with the area locked; nil is that all
+	// are there. It is set before the first use.
+	Images func(*StagedGang) manifest.Pull
+
 	mu     sync.Mutex
 	gangs  map[backends.Key]*StagedGang
 	others []other
@@ -38,6 +42,7 @@ type StagedGang struct {
 	Fresh  map[int]translate.Refresh // last one of each rank
 	Times  int                       // refreshes so far
 	Added  map[int]manifest.Ephemeral
+	Pulls  int // calls of Pull so far
 }
 
 // NewStager gives an empty area.
@@ -55,6 +60,20 @@ func (s *Stager) Stage(_ context.Context, user string, key backends.Key, out tra
 		s.gangs[key] = &StagedGang{User: user, Output: out, Pods: map[int]manifest.Status{}, Stops: map[int]manifest.Stop{}}
 	}
 	return nil
+}
+
+// Pull implements provider.Stager.
+func (s *Stager) Pull(_ context.Context, user string, key backends.Key) (manifest.Pull, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gangs[key]
+	if g == nil || g.User != user {
+		return manifest.Pull{}, fmt.Errorf("pull images of gang %s: no such directory", key)
+	}
+	if g.Pulls++; s.Images != nil {
+		return s.Images(g), nil
+	}
+	return manifest.Pull{Version: manifest.Version, Done: true}, nil
 }
 
 // Collect implements provider.Stager.

@@ -86,6 +86,7 @@ func (c *Client) share() {
 		Run: c.stopAll, Most: gangsAtOnce, Linger: linger,
 		Cost: func(o manifest.StopOrder) int64 { return int64(len(o.Stops)) }, MostCost: membersAtOnce,
 	})
+	c.pulls = groupcommit.New(groupcommit.Config[pull]{Run: c.pullAll, Most: gangsAtOnce, Linger: linger})
 	c.removals = groupcommit.New(groupcommit.Config[backends.Key]{Run: c.removeAll, Most: gangsAtOnce, Linger: linger})
 }
 
@@ -119,6 +120,12 @@ func (c *Client) removeAll(ctx context.Context, user string, keys []backends.Key
 
 // many runs a verb that answers for each gang by itself.
 func (c *Client) many(ctx context.Context, name, user string, keys []backends.Key, in call) []error {
+	errs, _ := c.answers(ctx, name, user, keys, in)
+	return errs
+}
+
+// answers is many for a verb that says more than whether it was done.
+func (c *Client) answers(ctx context.Context, name, user string, keys []backends.Key, in call) ([]error, []byte) {
 	errs := make([]error, len(keys))
 	res, err := c.verb(ctx, name, user, "", in)
 	answers := map[string]manifest.Answer{}
@@ -143,5 +150,5 @@ func (c *Client) many(ctx context.Context, name, user string, keys []backends.Ke
 			errs[i] = c.fail(name, user, key, backends.KindTransient, errors.New("the agent gave no answer"))
 		}
 	}
-	return errs
+	return errs, res.Stdout
 }

@@ -66,6 +66,7 @@ type Client struct {
 	stages   *groupcommit.Committer[parcel]
 	stops    *groupcommit.Committer[manifest.StopOrder]
 	removals *groupcommit.Committer[backends.Key]
+	pulls    *groupcommit.Committer[pull]
 }
 
 // Program puts the pod runner where the verbs run.

@@ -48,9 +48,6 @@ func (p *pod) checkRuntime() {
 	if !runsImages(chosen) {
 		return
 	}
-	if p.in.Cluster.Spec.Images.Pull == "login" {
-		p.refuseAll("BatchCluster " + p.in.Cluster.Name + ": spec.images.pull: \"login\" is not served by this version; use \"job\"")
-	}
 	share := p.Pod.Spec.ShareProcessNamespace
 	ownProcesses := chosen == hpcv1alpha1.RuntimePodman || chosen == hpcv1alpha1.RuntimeApptainer
 	if ownProcesses && share != nil && *share {
@@ -132,6 +129,12 @@ func ImageStore(in *hpcv1alpha1.Images, user string) string {
 // RunsImages reports whether pods of the cluster may run images.
 func RunsImages(c *hpcv1alpha1.BatchCluster) bool {
 	return slices.ContainsFunc(runtimes(c), runsImages)
+}
+
+// PullFirst reports whether the gang's images are there before its job is
+// submitted, since compute hosts may not reach a registry.
+func PullFirst(c *hpcv1alpha1.BatchCluster, out *Output) bool {
+	return c.Spec.Images.Pull == "login" && slices.ContainsFunc(out.Pods, func(p manifest.Pod) bool { return p.Images != nil })
 }
 
 // pullSecrets are the pod's pull secrets as .dockerconfigjson documents. A

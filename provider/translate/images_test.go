@@ -87,8 +87,60 @@ func TestImageRefusals(t *testing.T) {
 			t.Errorf("%s: %v", image, err)
 		}
 	}
-	if _, err := translate.Gang(imageInput(func(_ *corev1.Pod, c *hpcv1alpha1.BatchCluster) { c.Spec.Images.Pull = "login" })); err == nil {
-		t.Error("spec.images.pull: login is accepted")
+}
+
+// No process of an image runtime is root on the hosts, and with all but podman it
+// sees itself as what it is: runAsNonRoot is kept whatever USER the image names.
+func TestImageUser(t *testing.T) {
+	yes, own := true, int64(1001)
+	for name, tc := range map[string]struct {
+		runtime string
+		pod     *corev1.PodSecurityContext
+		main    *corev1.SecurityContext
+		field   string // that is refused
+	}{
+		"non-root":            {"charliecloud", &corev1.PodSecurityContext{RunAsNonRoot: &yes}, &corev1.SecurityContext{RunAsNonRoot: &yes}, ""},
+		"non-root, apptainer": {"apptainer", &corev1.PodSecurityContext{RunAsNonRoot: &yes}, nil, ""},
+		"the account":         {"charliecloud", &corev1.PodSecurityContext{RunAsUser: &own}, &corev1.SecurityContext{RunAsUser: &own, RunAsNonRoot: &yes}, ""},
+		"another":             {"charliecloud", nil, &corev1.SecurityContext{RunAsUser: ptr(int64(4242))}, "spec.containers[0].securityContext.runAsUser"},
+		"root":                {"charliecloud", &corev1.PodSecurityContext{RunAsUser: ptr(int64(0))}, nil, "spec.securityContext.runAsUser"},
+		"root, podman":        {"podman", nil, &corev1.SecurityContext{RunAsUser: ptr(int64(0))}, ""},
+		"non-root, podman":    {"podman", nil, &corev1.SecurityContext{RunAsNonRoot: &yes}, "spec.containers[0].securityContext.runAsNonRoot"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := imageInput(func(p *corev1.Pod, _ *hpcv1alpha1.BatchCluster) {
+				p.Annotations[wellknown.Runtime] = tc.runtime
+				p.Spec.SecurityContext, p.Spec.Containers[0].SecurityContext = tc.pod, tc.main
+			})
+			in.UID, in.GID = own, 1001
+			_, err := translate.Gang(in)
+			if tc.field != "" {
+				wantRefusal(t, err, tc.field, true)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Images come first where the cluster says so and there are any.
+func TestPullFirst(t *testing.T) {
+	for name, tc := range map[string]struct {
+		pull, runtime string
+		want          bool
+	}{
+		"by the job":    {"job", "charliecloud", false},
+		"on the login":  {"login", "charliecloud", true},
+		"no image runs": {"login", "host", false},
+	} {
+		in := imageInput(func(p *corev1.Pod, c *hpcv1alpha1.BatchCluster) {
+			c.Spec.Images.Pull, p.Annotations[wellknown.Runtime] = tc.pull, tc.runtime
+			p.Spec.Containers[0].Command = []string{"/bin/true"}
+		})
+		out, err := translate.Gang(in)
+		if got := translate.PullFirst(in.Cluster, &out); err != nil || got != tc.want {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
 	}
 }
 

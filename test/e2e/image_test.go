@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,6 +56,7 @@ func TestImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := imagetest.NewRegistry(t, false, "puller", "canary-of-the-registry")
+	first := imagetest.NewRegistry(t, false, "puller", "canary-of-another-registry")
 	// The image says what runs: entrypoint, working directory and environment.
 	image := registry.Push(t, "team/app:v1", imagetest.Shell(t, v1.Config{
 		Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{`cat /etc/image /words/key; pwd; echo "$FROM_IMAGE"; echo w > /scratch/deep/f && cat /scratch/deep/f; echo error >&2; exit 3`},
@@ -78,7 +80,7 @@ func TestImages(t *testing.T) {
 	}
 	patch, err := json.Marshal([]map[string]any{
 		{"op": "replace", "path": "/spec/runtimes", "value": []string{"host", "charliecloud", "podman"}},
-		{"op": "add", "path": "/spec/images", "value": map[string]any{"insecure": []string{registry.Host}, "archives": []string{archives}}},
+		{"op": "add", "path": "/spec/images", "value": map[string]any{"insecure": []string{registry.Host, first.Host}, "archives": []string{archives}}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -88,21 +90,11 @@ func TestImages(t *testing.T) {
 		kubectlAfter(t, "patch", "batchcluster", environment.ClusterName, "--type=json",
 			`-p=[{"op": "replace", "path": "/spec/runtimes", "value": ["host"]}, {"op": "remove", "path": "/spec/images"}]`)
 	})
-	eventually(t, time.Minute, "the daemon has taken the new runtimes over", func() (bool, string) {
-		out := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o",
-			`jsonpath={.metadata.generation} {.status.conditions[?(@.type=="Ready")].observedGeneration} {.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].message}`)
-		f := strings.Fields(out)
-		return len(f) >= 3 && f[0] == f[1] && f[2] == "True", out
-	})
+	takenOver(t)
 	for _, runtime := range []string{"charliecloud", "podman"} {
 		t.Run(runtime, func(t *testing.T) {
 			ns := namespace(t, account.Alice)
-			secret := filepath.Join(t.TempDir(), "config.json")
-			if err := os.WriteFile(secret, registry.Secret(), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			kubectl(t, "create", "secret", "generic", "puller", "-n", ns, "--type=kubernetes.io/dockerconfigjson", "--from-file=.dockerconfigjson="+secret)
-			kubectl(t, "create", "configmap", "words", "-n", ns, "--from-literal=key=hello\n")
+			puller(t, ns, registry)
 
 			apply(t, ns, imageJob("own", runtime, image, 1, "          imagePullPolicy: Always"))
 			phase(t, ns, "own", "Failed", 3*time.Minute)
@@ -129,6 +121,82 @@ func TestImages(t *testing.T) {
 			}
 		})
 	}
+	t.Run("pull on the login host", func(t *testing.T) { pullsFirst(t, first) })
+}
+
+// takenOver waits until the daemon serves the BatchCluster as it is now.
+func takenOver(t *testing.T) {
+	t.Helper()
+	eventually(t, time.Minute, "the daemon has taken the BatchCluster over", func() (bool, string) {
+		out := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o",
+			`jsonpath={.metadata.generation} {.status.conditions[?(@.type=="Ready")].observedGeneration} {.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].message}`)
+		f := strings.Fields(out)
+		return len(f) >= 3 && f[0] == f[1] && f[2] == "True", out
+	})
+}
+
+// pullsFirst has images pulled on the login host: the pods tell that they wait for
+// them, no job exists before they are there, and the job needs no registry.
+func pullsFirst(t *testing.T, registry *imagetest.Registry) {
+	kubectl(t, "patch", "batchcluster", environment.ClusterName, "--type=merge", `-p={"spec":{"images":{"pull":"login"}}}`)
+	takenOver(t)
+	ns := namespace(t, account.Alice)
+	puller(t, ns, registry)
+	image := registry.Push(t, "team/first:v1", imagetest.Shell(t, v1.Config{}))
+	registry.Reset()
+	hold := make(chan struct{})
+	var once sync.Once
+	release := func() { once.Do(func() { close(hold) }) }
+	t.Cleanup(release) // before the registry's own end, which waits for its requests
+	registry.Gate(func() { <-hold })
+	reason := func(job, want string) {
+		t.Helper()
+		eventually(t, 2*time.Minute, job+" waits for "+want, func() (bool, string) {
+			out := kubectl(t, "get", "pods", "-n", ns, "-l", "volcano.sh/job-name="+job, "-o", "jsonpath={range .items[*]}{.status.containerStatuses[0].state.waiting} {end}")
+			return strings.Contains(out, `"reason":"`+want+`"`), out
+		})
+	}
+	jobs := func(job string) string {
+		return strings.TrimSpace(kubectl(t, "get", "pods", "-n", ns, "-l", "volcano.sh/job-name="+job, "-o", `jsonpath={.items[*].metadata.annotations.isthmus\.sh/batch-job-id}`))
+	}
+	apply(t, ns, imageJob("first", "charliecloud", image, 2, `          command: [cat, /etc/image]`))
+	reason("first", "Pulling")
+	if got := jobs("first"); got != "" {
+		t.Errorf("batch job %s exists before its image", got)
+	}
+	release()
+	eventually(t, 2*time.Minute, "the batch job is submitted", func() (bool, string) { got := jobs("first"); return got != "", got })
+	m, b := registry.Count("manifests"), registry.Count("blobs")
+	registry.Close() // the compute hosts reach no registry
+	phase(t, ns, "first", "Completed", 3*time.Minute)
+	if m != 1 || b != 3 {
+		t.Errorf("a gang of two asked for %d manifests and %d blobs, want 1 and 3", m, b)
+	}
+	if got := kubectl(t, "logs", "-n", ns, "first-task-1"); got != "isthmus\n" {
+		t.Errorf("log %q", got)
+	}
+	apply(t, ns, imageJob("none", "charliecloud", registry.Host+"/team/none:v1", 1, ""))
+	reason("none", "ImagePullBackOff")
+	events := kubectl(t, "get", "events", "-n", ns, "-o", "jsonpath={.items[*].message}")
+	if got := jobs("none"); got != "" || !strings.Contains(events, "Failed to pull image") {
+		t.Errorf("batch job %q of a pod without its image; events: %s", got, events)
+	}
+	kubectl(t, "delete", "jobs.batch.volcano.sh", "none", "-n", ns)
+	eventually(t, 2*time.Minute, "the pod without an image is gone", func() (bool, string) {
+		out := kubectl(t, "get", "pods", "-n", ns, "-l", "volcano.sh/job-name=none", "-o", "name")
+		return strings.TrimSpace(out) == "", out
+	})
+}
+
+// puller makes the pull secret of imageJob.
+func puller(t *testing.T, ns string, registry *imagetest.Registry) {
+	t.Helper()
+	secret := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(secret, registry.Secret(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kubectl(t, "create", "secret", "generic", "puller", "-n", ns, "--type=kubernetes.io/dockerconfigjson", "--from-file=.dockerconfigjson="+secret)
+	kubectl(t, "create", "configmap", "words", "-n", ns, "--from-literal=key=hello\n")
 }
 
 // sameLines compares texts whose lines come in an order that two streams do not fix.

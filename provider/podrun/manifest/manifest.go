@@ -6,6 +6,7 @@
 //
 //	podrun                  link to the pod runner, <staging>/<user>/bin/podrun-<digest>
 //	gang.json               Gang, written once before submission
+//	pulls.json              Pull, where images are pulled before submission
 //	pods/<rank>/pod.json    Pod, written once before submission
 //	pods/<rank>/volumes/<name>/...  contents of ConfigMap, Secret and other projected volumes, as first staged
 //	pods/<rank>/updates/<serial>/   newer contents: update.json (Update) and volumes/<name>/..., renamed into place
@@ -327,7 +328,8 @@ type End struct {
 }
 
 // StageHeader stands before each gang's tar in the input of `podrun agent
-// stage`, as one line of JSON, and alone in that of `podrun agent remove`.
+// stage`, as one line of JSON, and alone in that of `podrun agent remove` and
+// `podrun agent pull`.
 type StageHeader struct {
 	Key   string `json:"key"`
 	Bytes int64  `json:"bytes"` // of the tar that follows; 0 where none does

@@ -509,7 +509,7 @@ func (c *container) base() []string {
 	if !c.pod.runtime.Image() {
 		return nil
 	}
-	return append([]string{"HOME=" + home(c.image.Rootfs)}, c.image.Config.Env...)
+	return append([]string{"HOME=" + home(c.image.Rootfs, c.image.Config.User)}, c.image.Config.Env...)
 }
 
 // exec runs a command beside the container: with its mounts and environment. It

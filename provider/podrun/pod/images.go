@@ -22,15 +22,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/safepath"
 )
 
-// Reasons in waiting states of containers whose image is not there, as the
-// kubelet spells them.
-const (
-	reasonPull        = "ErrImagePull"
-	reasonPullBackOff = "ImagePullBackOff"
-	reasonNeverPull   = "ErrImageNeverPull"
-	reasonBadName     = "InvalidImageName"
-)
-
 // Runtime runs containers. It makes the start of a program out of what a
 // container is and what its image says; it does nothing itself, so that what it
 // would do can be tested without it.
@@ -46,29 +37,15 @@ type Runtime interface {
 	Exec(c *runtime.Container, pid int, what stage.Sandbox) (stage.Sandbox, error)
 }
 
-// maxSecrets bounds the file with pull secrets, in bytes.
-const maxSecrets = 16 << 20
-
 // openStore makes the image store of the pod, with what its pull secrets say.
 func (r *runner) openStore() error {
-	in := r.spec.Images
-	if in == nil {
-		in = &manifest.Images{}
+	abs, err := filepath.Abs(r.opts.Dir)
+	if err != nil {
+		return err
 	}
-	dir := in.Directory
-	if dir == "" {
-		abs, err := filepath.Abs(r.opts.Dir)
-		if err != nil {
-			return err
-		}
-		dir = filepath.Join(abs, "../../images") // beside the user's gang directories
-	}
-	r.store = &image.Store{Dir: dir, CAFile: in.CAFile, Insecure: in.Insecure, Archives: in.Archives}
-	for _, m := range in.Mirrors {
-		r.store.Mirrors = append(r.store.Mirrors, image.Mirror{Registry: m.Registry, Endpoint: m.Endpoint})
-	}
+	r.store = image.New(r.spec.Images, filepath.Join(abs, "../..")) // beneath which the user's gang directories are
 	var secrets [][]byte
-	err := atomicfile.ReadJSON(r.gang, filepath.Join(r.dir, manifest.PullSecrets), maxSecrets, &secrets)
+	err = atomicfile.ReadJSON(r.gang, filepath.Join(r.dir, manifest.PullSecrets), image.MaxSecrets, &secrets)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -125,6 +102,7 @@ func (c *container) fetch() bool {
 		if err == nil {
 			c.image = img
 			c.update(func(s *manifest.Container) { s.ImageID = img.ID })
+			c.tellUser()
 			if !c.added {
 				c.pod.forgetSecrets()
 			}
@@ -133,13 +111,7 @@ func (c *container) fetch() bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		reason, again := reasonPull, reasonPullBackOff
-		switch {
-		case errors.Is(err, image.ErrNeverPull):
-			reason, again = reasonNeverPull, reasonNeverPull
-		case errors.Is(err, image.ErrInvalidName):
-			reason, again = reasonBadName, reasonBadName
-		}
+		reason, again := image.Reasons(err)
 		c.waiting(reason, err.Error())
 		c.pod.event("Warning", "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.spec.Image, err))
 		pause = c.pod.opts.Backoff.Next(pause, 0)
@@ -148,7 +120,7 @@ func (c *container) fetch() bool {
 			return false
 		}
 		// As with a kubelet this stays while the next try is under way.
-		if again == reasonPullBackOff {
+		if again == manifest.ReasonImagePullBackOff {
 			c.waiting(again, fmt.Sprintf("Back-off pulling image %q: %v", c.spec.Image, err))
 		}
 		if !c.pause(pause - shown) {
@@ -313,12 +285,4 @@ func (r *runner) program() (string, error) {
 	}
 	r.self = name
 	return name, nil
-}
-
-// home is the home directory in an image: everything there is the user's own.
-func home(rootfs string) string {
-	if st, err := os.Stat(filepath.Join(rootfs, "root")); err == nil && st.IsDir() {
-		return "/root"
-	}
-	return "/"
 }

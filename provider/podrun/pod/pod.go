@@ -84,6 +84,7 @@ type runner struct {
 	runtime   Runtime
 	store     *image.Store // for runtimes of images
 	imagesMu  sync.Mutex
+	usersTold map[string]bool // by digest of the image
 	briefs    int
 	fetched   int    // containers that have their image
 	self      string // path of this program, once it was wanted

@@ -136,8 +136,8 @@ type Images struct {
 	// "{user}" is replaced. Default: "images" in the user's staging directory.
 	// +optional
 	Directory string `json:"directory,omitempty"`
-	// Pull says where images are fetched: "job" on the job's first host, "login"
-	// where the pod is handed over.
+	// Pull says where images are fetched: "job" on the job's first host, "login" on
+	// the host where the batch system's commands run, before the job is submitted.
 	// +kubebuilder:validation:Enum=job;login
 	// +kubebuilder:default=job
 	// +optional

@@ -184,6 +184,9 @@ func NewRegistry(t testing.TB, tls bool, user, word string) *Registry {
 	return r
 }
 
+// Close has nobody reach the registry from now on.
+func (r *Registry) Close() { r.server.Close() }
+
 // CA is the registry's certificate in PEM, for those with TLS.
 func (r *Registry) CA() []byte {
 	c := r.server.Certificate()

@@ -1,18 +1,21 @@
 package runtimetest
 
 import (
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/isthmus-hpc/isthmus/provider/podrun/image/imagetest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
 // imageCases are about runtimes that run images.
 var imageCases = map[string]func(*testing.T, Runtime){
-	"entrypoint and cmd": entrypoint, "what the image says": imageSays, "the image stays as it is": unchanged,
+	"entrypoint and cmd": entrypoint, "what the image says": imageSays, "the user of the image": imageUser, "the image stays as it is": unchanged,
 }
 
 // entrypoint: the table of the Kubernetes documentation.
@@ -64,6 +67,27 @@ func imageSays(t *testing.T, rt Runtime) {
 	own.WorkingDir = "/other"
 	r, _ = ended(t, rt.Node(t, config), once(own))
 	lines(t, r.Logs("main"), "/other")
+}
+
+// imageUser: the image's USER gives the home directory, and nothing more.
+func imageUser(t *testing.T, rt Runtime) {
+	passwd := imagetest.File("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:4242:4242::/home/app:/bin/sh\nlost:x:4243:4243::/nowhere:/bin/sh\n", 0o644)
+	for named, home := range map[string]string{"app": "/home/app", "4242:4242": "/home/app", "lost": "/root", "": "/root"} {
+		t.Run(named, func(t *testing.T) {
+			n := rt.Node(t, v1.Config{User: named}, imagetest.Dir("home/app", 0o700), imagetest.File("home/app/rc", "shipped\n", 0o600), passwd)
+			id := n.UID()
+			if rt.Root {
+				id = 0 // as the job's user appears there
+			}
+			r, s := ended(t, n, once(shell("main", `id -u; echo "$HOME"; cat /home/app/rc; echo w > /home/app/own && cat /home/app/own`)))
+			code(t, s, 0)
+			lines(t, r.Logs("main"), strconv.Itoa(id), home, "shipped", "w")
+			told := slices.ContainsFunc(s.Events, func(e manifest.Event) bool { return e.Reason == "ImageUser" })
+			if told != (named != "") {
+				t.Errorf("events %+v", s.Events)
+			}
+		})
+	}
 }
 
 // unchanged: containers of one image do not see each other's changes.

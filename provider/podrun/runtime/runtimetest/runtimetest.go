@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/isthmus-hpc/isthmus/provider/podrun/image/imagetest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -55,7 +56,7 @@ type Runtime struct {
 	// OwnPIDs: programs see their own processes only.
 	OwnPIDs bool
 	// Node makes a node. The image has busybox and this configuration.
-	Node func(t *testing.T, config v1.Config) Node
+	Node func(t *testing.T, config v1.Config, more ...imagetest.Entry) Node
 }
 
 // Run runs all cases.
