@@ -5,27 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
+	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
 
-// connections are what the guides tell of ways to a cluster that this host is no
-// part of: TestSlurmREST and TestSlurmOverSSH set those up themselves.
-var connections = []string{"SLURM_JWT=daemon slurmrestd", "kubectl create secret generic slurm-jwt", "kubectl create secret generic hpc-ssh",
-	"ssh -M", "ssh -S /run/isthmus/hpc.socket -O check", "ssh -S /run/isthmus/hpc.socket -O exit"}
-
 // Everything that the guides tell people to run and to write is run and used
-// here but for other connections, on real Slurm, by those who do what the guides say: an administrator who
+// here, on real Slurm, by those who do what the guides say: an administrator who
 // sets a second cluster of the name "hpc" up, users of it, and the administrator
 // who looks at it and stops it.
 func TestGuides(t *testing.T) {
@@ -37,12 +40,8 @@ func TestGuides(t *testing.T) {
 	g.setUp()
 	g.use()
 	g.seeAndStop()
-	for _, begins := range connections {
-		g.take(begins)
-	}
-	for _, what := range []string{"type: rest", "type: ssh"} {
-		g.yaml(what)
-	}
+	g.overREST()
+	g.overSSH()
 	for _, line := range g.left {
 		t.Errorf("nobody runs %q of the guides", line)
 	}
@@ -229,6 +228,127 @@ func (g *guide) seeAndStop() {
 		return err == nil && out == "Failed Cancelled", fmt.Sprint(out, err)
 	})
 	g.run("kubectl get batchcluster hpc", "hpc-a100")
+}
+
+// overREST changes the cluster over to slurmrestd.
+func (g *guide) overREST() {
+	g.t.Helper()
+	who, err := user.Lookup(account.Rest)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	uid, uerr := strconv.Atoi(who.Uid)
+	gid, gerr := strconv.Atoi(who.Gid)
+	dir := filepath.Join(env.Shared, "guide-rest") // of that user's own, short enough for a socket's name
+	key, kerr := os.ReadFile(env.Slurm().TokenKeyFile())
+	if err := errors.Join(uerr, gerr, kerr, os.Mkdir(dir, 0o700), os.Chown(dir, uid, gid), os.WriteFile(filepath.Join(g.dir, "jwt_hs256.key"), key, 0o600)); err != nil {
+		g.t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	g.names = append(g.names, "unix:/run/slurmrestd.socket", "unix:"+socket, "https://slurm.example:6820", "unix://"+socket)
+	g.start("SLURM_JWT=daemon slurmrestd", func(cmd *exec.Cmd) {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids of an account of this machine
+		cmd.Dir = "/"
+	})
+	eventually(g.t, time.Minute, "slurmrestd listens", func() (bool, string) {
+		conn, err := (&net.Dialer{}).DialContext(g.t.Context(), "unix", socket)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err == nil, fmt.Sprint(err)
+	})
+	g.run("kubectl create secret generic slurm-jwt", "created")
+	g.connect(g.yaml("type: rest"), func(connection map[string]any) {
+		delete(connection["rest"].(map[string]any), "caFile") // there is no TLS on a socket
+	})
+	g.version("(REST v0.0.38)")
+}
+
+// overSSH changes the cluster over to a login host.
+func (g *guide) overSSH() {
+	g.t.Helper()
+	if err := sshd.EnsureInstalled(g.t.Context(), g.t.Output()); err != nil {
+		g.t.Fatal(err)
+	}
+	server, err := sshd.Start(g.t.Context(), sshd.Config{})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			g.t.Error(err)
+		}
+	})
+	key, err := sshd.NewKey(sshd.ED25519)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	host, port, err := net.SplitHostPort(server.Address)
+	known := filepath.Join(g.dir, "known_hosts")
+	// A person's own settings; the name of the guide leads to the test's host.
+	config := fmt.Sprintf("Host *\n HostName %s\n Port %s\n IdentityFile %s\n UserKnownHostsFile %s\n", host, port, filepath.Join(g.dir, "id_ed25519"), known)
+	wrapper := "#!/bin/sh\nexec /usr/bin/ssh -F " + filepath.Join(g.dir, "ssh_config") + " \"$@\"\n"
+	if err := errors.Join(err, server.Authorize(sshd.Dash, key.Public()), os.WriteFile(filepath.Join(g.dir, "id_ed25519"), key.PEM, 0o600),
+		os.WriteFile(known, []byte(server.KnownHosts()), 0o600), os.WriteFile(filepath.Join(g.dir, "ssh_config"), []byte(config), 0o600),
+		os.WriteFile(filepath.Join(g.dir, "bin", "ssh"), []byte(wrapper), 0o700)); err != nil { //nolint:gosec // a program
+		g.t.Fatal(err)
+	}
+	g.run("kubectl create secret generic hpc-ssh", "created")
+	g.connect(g.yaml("type: ssh"), func(connection map[string]any) {
+		ssh := connection["ssh"].(map[string]any)
+		ssh["hosts"], ssh["proxyJump"] = []string{server.Address}, []string{server.Address}
+		ssh["user"], ssh["knownHosts"] = sshd.Dash, server.KnownHosts()
+	})
+	g.version("22.05.8\n")
+	eventually(g.t, time.Minute, "the daemon has logged in", func() (bool, string) {
+		log := server.Log()
+		return strings.Contains(log, "Accepted publickey for "+sshd.Dash), log[max(0, len(log)-300):]
+	})
+	g.names = append(g.names, "/run/isthmus/hpc.socket", filepath.Join(env.Shared, "guide.ssh"), "isthmus@", sshd.Dash+"@")
+	g.run("ssh -M", "")
+	g.run("ssh -S /run/isthmus/hpc.socket -O check", "Master running")
+	g.run("ssh -S /run/isthmus/hpc.socket -O exit", "Exit request sent")
+}
+
+// connect puts the connection of a guide's fragment into hpc.yaml, changed to
+// what this machine has, and applies it.
+func (g *guide) connect(fragment string, change func(map[string]any)) {
+	g.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(g.dir, "hpc.yaml"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var cluster, add map[string]any
+	if err := errors.Join(yaml.UnmarshalStrict(raw, &cluster), yaml.UnmarshalStrict([]byte(fragment), &add)); err != nil {
+		g.t.Fatalf("%v in %s", err, fragment)
+	}
+	spec := cluster["spec"].(map[string]any)
+	old := spec["connection"].(map[string]any)
+	connection := add["connection"].(map[string]any)
+	change(connection)
+	if connection["type"] != "rest" { // which runs no commands
+		maps.Copy(connection, map[string]any{"env": old["env"]})
+	}
+	spec["connection"] = connection
+	text, err := yaml.Marshal(cluster)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.write("changed.yaml", string(text))
+	for _, line := range []string{"vnode --validate-config --config changed.yaml", "kubectl apply -f changed.yaml"} {
+		if out, err := g.try(line); err != nil {
+			g.t.Fatal(out, err)
+		}
+	}
+}
+
+// version waits until the cluster is reached, and its version ends so.
+func (g *guide) version(ends string) {
+	g.t.Helper()
+	eventually(g.t, 2*time.Minute, "the version ends with "+ends, func() (bool, string) {
+		out, err := g.try(`kubectl get batchcluster hpc -o jsonpath='{.status.conditions[?(@.type=="Reachable")].status} {.status.version}{"\n"}'`)
+		return err == nil && strings.HasPrefix(out, "True ") && strings.HasSuffix(strings.TrimSpace(out), strings.TrimSpace(ends)), fmt.Sprint(out, err)
+	})
 }
 
 func (g *guide) write(name, text string) {
