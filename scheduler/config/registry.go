@@ -11,8 +11,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/repair"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/capacity"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/deviceshare"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
@@ -39,7 +39,6 @@ tiers:
   - name: nodegroup
     arguments: {strict: false}
   - name: locality
-  - name: binpack
 `
 
 // actions lists every action in the order in which those that a configuration
@@ -89,17 +88,23 @@ var plugins = []pluginEntry{
 		return nodegroup.Plugin{Strict: p.Arguments.Bool("strict", p.named()), Level: !p.Arguments.Bool("enablePreferredOrder", true)}
 	}},
 	{name: "locality", always: true, make: func(Plugin) framework.Plugin { return locality.Plugin{} }},
-	{name: "binpack", always: true, arguments: append(each(integer, "binpack.weight", "binpack.cpu", "binpack.memory", "binpack.resources.*"), arg("binpack.resources", words)),
-		make: func(Plugin) framework.Plugin { return binpack.Plugin{} }},
-	{name: "nodeorder", arguments: each(integer, "nodeaffinity.weight", "podaffinity.weight", "leastrequested.weight", "mostrequested.weight",
-		"balancedresource.weight", "tainttoleration.weight", "imagelocality.weight", "podtopologyspread.weight")},
-	{name: "deviceshare", arguments: devices},
+	{name: "binpack", always: true, arguments: []argument{
+		arg("binpack.weight", integer).obeyed(), arg("binpack.cpu", integer).obeyed(), arg("binpack.memory", integer).obeyed(),
+		arg("binpack.resources.*", integer).obeyed(), arg("binpack.resources", words).obeyed(),
+	}, make: makeBinpack},
+	{name: "nodeorder", always: true, arguments: append([]argument{
+		arg("nodeaffinity.weight", integer).obeyed(), arg("tainttoleration.weight", integer).obeyed(), arg("leastrequested.weight", integer).obeyed(),
+		arg("mostrequested.weight", integer).obeyed(), arg("balancedresource.weight", integer).obeyed(),
+	}, each(integer, "podaffinity.weight", "imagelocality.weight", "podtopologyspread.weight")...), make: makeNodeOrder},
+	{name: "deviceshare", arguments: devices, make: func(p Plugin) framework.Plugin {
+		return deviceshare.Plugin{Spread: p.Arguments.Text("deviceshare.SchedulePolicy", "binpack") == "spread", Weight: p.Arguments.Int("deviceshare.ScheduleWeight", 0)}
+	}},
 	{name: "network-topology-aware", arguments: topology},
 	{name: "tdm", arguments: []argument{arg("tdm.revocable-zone.*", text), arg("tdm.evict.period", duration)}},
 	{name: "usage", arguments: append(each(integer, "usage.weight", "cpu.weight", "memory.weight"), arg("thresholds.*", number), arg("estimator.*", anything))},
 	{name: "numa-aware", arguments: each(integer, "weight")},
 	{name: "task-topology", arguments: each(integer, "task-topology.weight")},
-	{name: "resource-strategy-fit", arguments: strategy},
+	{name: "resource-strategy-fit", arguments: strategy, make: makeStrategyFit},
 	{name: "extender", arguments: extender},
 	{name: "rescheduling", arguments: []argument{arg("interval", duration), arg("metricsPeriod", duration), arg("strategies", anything)}},
 }
@@ -136,13 +141,14 @@ var (
 		arg("volumebinding.bindTimeoutSeconds", integer), arg("volumebinding.shape", anything), arg("volumebinding.weight", integer), arg("dynamicresources.filterTimeoutSeconds", integer))
 	devices = append(each(boolean, "deviceshare.GPUSharingEnable", "deviceshare.GPUNumberEnable", "deviceshare.NodeLockEnable", "deviceshare.VGPUEnable",
 		"deviceshare.AscendMindClusterVNPUEnable", "deviceshare.AscendHAMiVNPUEnable"),
-		arg("deviceshare.SchedulePolicy", text).either("binpack", "spread"), arg("deviceshare.ScheduleWeight", integer),
+		arg("deviceshare.SchedulePolicy", text).either("binpack", "spread").obeyed(), arg("deviceshare.ScheduleWeight", integer).obeyed(),
 		arg("deviceshare.KnownGeometriesCMName", text), arg("deviceshare.KnownGeometriesCMNamespace", text), arg("deviceshare.GPUExclusiveRules", anything))
 	topology = append(each(integer, "weight", "hypernode.binpack.weight", "hypernode.binpack.cpu", "hypernode.binpack.memory", "hypernode.binpack.resources.*", "hypernode.gradient.evict.max-hypernodes"),
 		arg("hypernode.binpack.resources", words), arg("hypernode.binpack.normal-pod.enable", boolean), arg("hypernode.binpack.normal-pod.fading", number))
 	strategy = []argument{
-		arg("resourceStrategyFitWeight", integer), arg("resources.*.type", text).either("MostAllocated", "LeastAllocated"), arg("resources.*.weight", integer),
-		arg("sra.*", anything), arg("sra", anything), arg("proportional.*", anything), arg("proportional", anything),
+		arg("resourceStrategyFitWeight", integer).obeyed(), arg("resources.*.type", text).either("MostAllocated", "LeastAllocated").obeyed(), arg("resources.*.weight", integer).obeyed(),
+		arg("sra.enable", boolean).obeyed(), arg("sra.weight", integer).obeyed(), arg("sra.resources", words).obeyed(), arg("sra.resourceWeight.*", integer).obeyed(), arg("sra.*", text),
+		arg("proportional.enable", boolean).obeyed(), arg("proportional.resources", words).obeyed(), arg("proportional.resourceProportion.*", number).obeyed(), arg("proportional.*", text),
 	}
 	extender = []argument{
 		arg("extender.urlPrefix", text), arg("extender.httpTimeout", duration), arg("extender.ignorable", boolean), arg("extender.managedResources", words), arg("extender.*Verb", text),

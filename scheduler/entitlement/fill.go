@@ -34,7 +34,7 @@ func fill(amount int64, basins []basin) {
 			}
 		}
 		if !open {
-			return
+			break
 		}
 		for i := range basins {
 			b := &basins[i]
@@ -68,10 +68,12 @@ func fill(amount int64, basins []basin) {
 			left -= basins[i].got
 		}
 	}
+	// Parts are rounded down, so that one may have been left at its low a unit too
+	// early: what is left is for everybody with weight.
 	for progress := true; left > 0 && progress; {
 		progress = false
 		for i := range basins {
-			if b := &basins[i]; !b.frozen && left > 0 && b.got < b.high {
+			if b := &basins[i]; b.weight > 0 && left > 0 && b.got < b.high {
 				b.got++
 				left--
 				progress = true

@@ -60,6 +60,15 @@ type NodeScorer interface {
 	Score(c *snapshot.Class, n *snapshot.Node) int64
 }
 
+// RoomJudge says how well a real node suits one more pod of a class by what is free
+// there in the middle of a placement, in amounts by dimension: more is better, and
+// scores are added to those of NodeScorer. Why is "" where the pod may go there, and
+// otherwise as with NodeFilter. Pods are placed one after the other where a plugin
+// asks for this.
+type RoomJudge interface {
+	JudgeRoom(c *snapshot.Class, n *snapshot.Node, free func(dim int) int64) (score int64, why string)
+}
+
 // DomainOrderer orders domains that a gang fits: negative means a is better.
 type DomainOrderer interface {
 	CompareFits(a, b *Fit) int

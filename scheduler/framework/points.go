@@ -13,6 +13,7 @@ type points struct {
 	queueOrder  []QueueOrderer
 	filters     []NodeFilter
 	scorers     []NodeScorer
+	judges      []RoomJudge
 	domainOrder []DomainOrderer
 	admission   []Admitter
 
@@ -74,6 +75,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		}
 		if x, ok := pl.(NodeScorer); ok && !off.DomainOrder {
 			out.scorers = append(out.scorers, x)
+		}
+		if x, ok := pl.(RoomJudge); ok && !off.DomainOrder {
+			out.judges = append(out.judges, x)
 		}
 		if x, ok := pl.(DomainOrderer); ok && !off.DomainOrder {
 			out.domainOrder = append(out.domainOrder, x)

@@ -120,8 +120,11 @@ func (s *Session) admitted(c *snapshot.Class, d Domain) []int {
 // spread puts pods of one class on real nodes, the tightest node first, and
 // returns how many found none.
 func (s *Session) spread(job string, g group, d Domain) ([]Assignment, int) {
-	if s.Txn.DependsOnPods(g.class) {
+	switch {
+	case s.Txn.DependsOnPods(g.class):
 		return s.spreadSingly(job, g, d)
+	case len(s.scope.judges) > 0:
+		return s.spreadByRoom(job, g, d)
 	}
 	left := g.pods
 	var out []Assignment
@@ -162,38 +165,46 @@ func (s *Session) spreadSingly(job string, g group, d Domain) ([]Assignment, int
 }
 
 func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candidate {
-	_, dim := c.Request.Dominant(s.Snapshot.Total)
-	for d, a := range c.Request {
-		if a > 0 && isDevice(s.Snapshot.Dims.Name(d)) {
-			dim = d
-			break
-		}
-	}
+	dim := s.scarcest(c)
 	nodes, likes := s.admitted(c, in), s.verdict(c).likes
 	out := make([]candidate, 0, len(nodes))
 	for _, i := range nodes {
-		room := s.Txn.Room(i, c, limit)
-		if room == 0 {
-			continue
+		if cand, ok := s.candidate(i, c, dim, limit, likes); ok {
+			out = append(out, cand)
 		}
-		cand := candidate{node: int32(i), room: int32(min(room, math.MaxInt32)), likes: s.Txn.PeerScore(i, c)}
-		if likes != nil {
-			cand.likes = resource.Add(cand.likes, likes[i])
-		}
-		for d := range c.Request {
-			switch {
-			case d == dim:
-				cand.free = s.Txn.FreeOf(i, d)
-			case c.Request[d] == 0 && isDevice(s.Snapshot.Dims.Name(d)):
-				cand.waste += resource.Share(s.Txn.FreeOf(i, d), s.Snapshot.Total[d])
-			}
-		}
-		out = append(out, cand)
 	}
-	slices.SortFunc(out, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(b.likes, a.likes), cmp.Compare(a.waste, b.waste), cmp.Compare(a.free, b.free), cmp.Compare(a.node, b.node))
-	})
+	slices.SortFunc(out, candidate.compare)
 	return out
+}
+
+// compare puts the better one first.
+func (a candidate) compare(b candidate) int {
+	return cmp.Or(cmp.Compare(b.likes, a.likes), cmp.Compare(a.waste, b.waste), cmp.Compare(a.free, b.free), cmp.Compare(a.node, b.node))
+}
+
+// candidate looks at a node as it is now; ok is false where it takes no pod.
+func (s *Session) candidate(i int, c *snapshot.Class, dim int, limit int64, likes []int64) (cand candidate, ok bool) {
+	room := s.Txn.Room(i, c, limit)
+	if room == 0 {
+		return cand, false
+	}
+	judged, why := s.judge(i, c)
+	if why != "" {
+		return cand, false
+	}
+	cand = candidate{node: int32(i), room: int32(min(room, math.MaxInt32)), likes: resource.Add(s.Txn.PeerScore(i, c), judged)}
+	if likes != nil {
+		cand.likes = resource.Add(cand.likes, likes[i])
+	}
+	for d := range c.Request {
+		switch {
+		case d == dim:
+			cand.free = s.Txn.FreeOf(i, d)
+		case c.Request[d] == 0 && isDevice(s.Snapshot.Dims.Name(d)):
+			cand.waste += resource.Share(s.Txn.FreeOf(i, d), s.Snapshot.Total[d])
+		}
+	}
+	return cand, true
 }
 
 // realReason says why group at did not fit, with the groups before it placed:
@@ -226,7 +237,7 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 // keep the last of the groups off.
 func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain) []plan.NodeCount {
 	c := groups[len(groups)-1].class
-	if !c.AsksGPUs() && !s.Txn.DependsOnPods(c) {
+	if !c.AsksGPUs() && !s.Txn.DependsOnPods(c) && len(s.scope.judges) == 0 {
 		return counts
 	}
 	by := map[string]int{}
@@ -237,6 +248,9 @@ func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain)
 		why := s.Txn.GPUReason(i, c)
 		if why == "" {
 			why = s.Txn.PeerReason(i, c)
+		}
+		if why == "" {
+			_, why = s.judge(i, c)
 		}
 		if why != "" {
 			by[why]++

@@ -68,12 +68,6 @@ type overview struct {
 	wide []int
 }
 
-// isGPU reports whether a resource is a kind of whole GPU or of a part of one.
-func isGPU(name string) bool {
-	_, short, found := strings.Cut(name, "/")
-	return found && (strings.Contains(short, "gpu") || strings.HasPrefix(short, "mig-"))
-}
-
 func dimensions(s *snapshot.Snapshot) []int {
 	offered := make([]bool, s.Dims.Len())
 	for _, n := range s.Nodes {
@@ -84,7 +78,7 @@ func dimensions(s *snapshot.Snapshot) []int {
 	var gpus, rest []int
 	for d, name := range s.Dims.Names() {
 		switch {
-		case offered[d] && isGPU(name):
+		case offered[d] && snapshot.IsGPU(name):
 			gpus = append(gpus, d)
 		case offered[d] && (name == "cpu" || name == "memory"):
 			rest = append(rest, d)
@@ -229,7 +223,7 @@ func (o *overview) nodes(w io.Writer) {
 		for _, d := range o.wide {
 			name := o.s.Dims.Names()[d]
 			used := n.Total[d] - free[d]
-			if isGPU(name) {
+			if snapshot.IsGPU(name) {
 				gpus += n.Total[d]
 				l.used += used
 			}
@@ -304,7 +298,7 @@ func (o *overview) gangs(w io.Writer) {
 	head := []string{"NAMESPACE", "GANG", "QUEUE", "PRIORITY", "STATE", "MEMBERS"}
 	var shown []int
 	for _, d := range o.wide {
-		if name := o.s.Dims.Names()[d]; isGPU(name) {
+		if name := o.s.Dims.Names()[d]; snapshot.IsGPU(name) {
 			shown = append(shown, d)
 			head = append(head, strings.ToUpper(name))
 		}

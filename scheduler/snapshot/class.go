@@ -5,7 +5,9 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
@@ -123,6 +125,13 @@ func (c *Class) Reaches(n *Node) bool {
 		}
 	}
 	return true
+}
+
+// Tolerates reports whether the pods tolerate a taint. It asks Kubernetes' rule,
+// without the comparison operators that are still behind a feature gate there. The
+// rule logs only what those gate; the discarding logger keeps this package silent.
+func (c *Class) Tolerates(t *corev1.Taint) bool {
+	return schedulingv1.TolerationsTolerateTaint(klog.Logger{}, c.Tolerations, t, false)
 }
 
 // Preference is the sum of the weights of the preferred node affinity's terms

@@ -61,11 +61,14 @@ func SharesGPUs(requests resource.List) bool {
 	})
 }
 
+// IsGPU reports whether a resource is GPUs, or parts of them, in any form.
+func IsGPU(name string) bool {
+	return strings.Contains(name, "gpu") || strings.HasPrefix(name, migPrefix)
+}
+
 // AsksGPUs reports whether the class asks for GPUs in any form.
 func (c *Class) AsksGPUs() bool {
-	return slices.ContainsFunc(c.Requests, func(q resource.Quantity) bool {
-		return q.Amount > 0 && (strings.Contains(q.Name, "gpu") || strings.HasPrefix(q.Name, migPrefix))
-	})
+	return slices.ContainsFunc(c.Requests, func(q resource.Quantity) bool { return q.Amount > 0 && IsGPU(q.Name) })
 }
 
 func newGPUAsk(c *ClassSpec) *gpuAsk {

@@ -5,8 +5,6 @@ package predicates
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	schedulingv1 "k8s.io/component-helpers/scheduling/corev1"
-	"k8s.io/klog/v2"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -36,7 +34,7 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 	case !c.Reaches(n):
 		return "a volume cannot be reached from it"
 	}
-	if n.Unschedulable && !tolerates(c, &corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
+	if n.Unschedulable && !c.Tolerates(&corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
 		return "cordoned"
 	}
 	for i := range n.Taints {
@@ -44,7 +42,7 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 		if t.Effect != corev1.TaintEffectNoSchedule && t.Effect != corev1.TaintEffectNoExecute {
 			continue
 		}
-		if t.Key == wellknown.TaintVirtualNode && !c.DaemonSet || tolerates(c, t) {
+		if t.Key == wellknown.TaintVirtualNode && !c.DaemonSet || c.Tolerates(t) {
 			continue
 		}
 		if t.Key == wellknown.TaintUnreachable {
@@ -53,26 +51,4 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 		return "taint " + t.Key + " is not tolerated"
 	}
 	return ""
-}
-
-// unwanted is what a taint that only asks to be avoided takes off a score.
-const unwanted = 100
-
-// Score adds up the preferred node affinity and takes off for each taint that is
-// to be avoided and not tolerated.
-func (Plugin) Score(c *snapshot.Class, n *snapshot.Node) int64 {
-	score := c.Preference(n)
-	for i := range n.Taints {
-		if n.Taints[i].Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(c, &n.Taints[i]) {
-			score -= unwanted
-		}
-	}
-	return score
-}
-
-// tolerates asks Kubernetes' rule, without the comparison operators that are
-// still behind a feature gate there. The rule logs only what those gate; the
-// discarding logger keeps this package silent.
-func tolerates(c *snapshot.Class, t *corev1.Taint) bool {
-	return schedulingv1.TolerationsTolerateTaint(klog.Logger{}, c.Tolerations, t, false)
 }
