@@ -57,7 +57,7 @@ func TestImports(t *testing.T) {
 			Why: "controllers meet in API objects",
 		},
 		{
-			From: []string{"./controllers/cronjob", "./controllers/jobflow"}, Ban: []string{"./controllers/job", "./controllers/queue", "./controllers/certificate"},
+			From: []string{"./controllers/cronjob", "./controllers/jobflow", "./controllers/podgroup"}, Ban: []string{"./controllers/job", "./controllers/queue", "./controllers/certificate"},
 			Why: "controllers meet in API objects",
 		},
 		{

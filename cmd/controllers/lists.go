@@ -35,6 +35,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/svc"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/tensorflow"
 	"github.com/isthmus-hpc/isthmus/controllers/jobflow"
+	"github.com/isthmus-hpc/isthmus/controllers/podgroup"
 	"github.com/isthmus-hpc/isthmus/controllers/queue"
 )
 
@@ -82,6 +83,14 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 	if err := queues.SetupWithManager(mgr); err != nil {
 		return err
 	}
+	if o.podGroups {
+		groups := &podgroup.Reconciler{
+			Client: mgr.GetClient(), Events: mgr.GetEventRecorder(podgroup.Name), Schedulers: o.schedulers, Inherit: o.inherit, Workers: o.workers,
+		}
+		if err := groups.SetupWithManager(ctx, mgr); err != nil {
+			return err
+		}
+	}
 	crons := &cronjob.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(cronjob.Name), Now: time.Now}
 	if err := crons.SetupWithManager(ctx, mgr); err != nil {
 		return err
@@ -115,7 +124,7 @@ func newManager(ctx context.Context, cfg *rest.Config, o options, log logr.Logge
 		LeaderElectionReleaseOnCancel: true,
 		HealthProbeBindAddress:        o.healthAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
-		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: podgroup.Caching()},
 		Client: client.Options{Cache: &client.CacheOptions{
 			DisableFor: job.Uncached(),
 			// A pass must see what the pass before it wrote.

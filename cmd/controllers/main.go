@@ -16,6 +16,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
 func main() {
@@ -39,6 +41,9 @@ type options struct {
 	burst           int
 	workers         int
 	vnodeUsers      []string
+	podGroups       bool
+	schedulers      []string
+	inherit         bool
 	verbosity       int
 }
 
@@ -74,6 +79,9 @@ func command(install func(logr.Logger)) *cobra.Command {
 	f.IntVar(&o.burst, "kube-api-burst", 200, "requests to the API server at once")
 	f.IntVar(&o.workers, "workers", 8, "jobs that are handled in parallel")
 	f.StringSliceVar(&o.vnodeUsers, "vnode-user", nil, "users that virtual kubelets are: their requests for serving certificates of virtual nodes are approved; without one, none are looked at")
+	f.BoolVar(&o.podGroups, "pod-groups", true, "give PodGroups to pods that come without one, alone or by their owner")
+	f.StringSliceVar(&o.schedulers, "scheduler-name", []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus}, "schedulerName of the pods that get PodGroups, may be given more than once")
+	f.BoolVar(&o.inherit, "inherit-owner-annotations", true, "PodGroups take annotations of the owners of their pods")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
 	return cmd
 }

@@ -159,6 +159,7 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	if len(o.names) > 0 {
 		s.cache.Serve(o.names...)
 	}
+	s.cache.Await(o.await)
 	s.binder = binder.New(binder.Config{
 		Client: client, Volcano: volcano, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),

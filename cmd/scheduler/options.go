@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,6 +14,7 @@ type options struct {
 	kubeconfig  string
 	conf        string
 	names       []string
+	await       time.Duration
 	leaderElect bool
 	leaseNS     string
 	metrics     string
@@ -41,6 +43,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
 	f.StringVar(&o.conf, "scheduler-conf", "", "configuration file in Volcano's format, read again when it changes; a standard one when empty")
 	f.StringSliceVar(&o.names, "scheduler-name", nil, "schedulerName of the pods to place, may be given more than once (default volcano and isthmus)")
+	f.DurationVar(&o.await, "await-pod-groups", 0, "how long a pod without a PodGroup waits for the controllers to make one; then it is placed alone (0: at once)")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "schedule only while holding the lease isthmus-scheduler")
 	f.StringVar(&o.leaseNS, "leader-elect-namespace", metav1.NamespaceSystem, "namespace of the lease")
 	f.StringVar(&o.leaseNS, "leader-elect-resource-namespace", metav1.NamespaceSystem, "the same")
@@ -99,6 +102,8 @@ func (o options) validate() error {
 	switch {
 	case o.qps <= 0 || o.burst <= 0:
 		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
+	case o.await < 0:
+		return fmt.Errorf("--await-pod-groups is %s, must not be negative", o.await)
 	case o.workers < 1 || o.workers > 1024:
 		return errors.New("--bind-workers must be between 1 and 1024")
 	case o.logFormat != "json" && o.logFormat != "text":

@@ -52,6 +52,7 @@ type Cache struct {
 	labelKeys map[string]bool
 
 	names []string // whose pods are placed
+	await time.Duration
 
 	changed chan struct{}
 }
@@ -68,6 +69,8 @@ type gangEntry struct {
 	snap  *snapshot.Gang
 	hold  string
 	until time.Time
+	// seen is when a cycle first saw a pod without a PodGroup that may get one.
+	seen time.Time
 	// written is a status this program wrote that the watch has not shown yet.
 	written   *snapshot.GroupStatus
 	writtenRV string
@@ -364,6 +367,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	}
 	gangs := make([]*snapshot.Gang, 0, len(c.gangs))
 	for key, e := range c.gangs {
+		c.awaitGroup(e, now)
 		if e.hold != "" && !now.Before(e.until) {
 			e.hold, e.snap = "", nil
 		}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,6 +50,28 @@ func (e *podEntry) equal(o *podEntry) bool {
 func (c *Cache) Serve(names ...string) { c.names = slices.Clone(names) }
 
 func (c *Cache) ours(p *corev1.Pod) bool { return slices.Contains(c.names, p.Spec.SchedulerName) }
+
+// Await lets a pod that names no PodGroup wait so long for the controllers to give
+// it one, from when it is first seen; then it is a gang of its own. Without it
+// nobody is waited for. It must be called before the cache is given anything.
+func (c *Cache) Await(d time.Duration) { c.await = d }
+
+// awaitGroup holds a new plain pod back for a while.
+func (c *Cache) awaitGroup(e *gangEntry, now time.Time) {
+	if c.await <= 0 || e.group != nil || !e.seen.IsZero() {
+		return
+	}
+	for _, p := range e.pods {
+		if !p.stand.Plain || p.pod.Node != "" {
+			return
+		}
+		e.seen = now
+		// A pod that is older has waited under an earlier scheduler.
+		if left := c.await - now.Sub(time.Unix(0, p.stand.CreatedAt)); left > 0 && e.hold == "" {
+			e.hold, e.until, e.snap = "waits for its PodGroup, which the controllers make", now.Add(min(left, c.await)), nil
+		}
+	}
+}
 
 func groupKey(namespace, name string) string { return "podgroup/" + namespace + "/" + name }
 
@@ -119,6 +142,11 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	case native != "" && group == "":
 		e.stand.Key, e.stand.Name, e.stand.Native = nativeKey(p.Namespace, native), native, true
 		e.gang = e.stand.Key
+	case group == "" && number(p.Annotations[volcanov1.VolcanoGroupMinMemberAnnotationKey]) > 1:
+		// It does not go alone: the controllers make the PodGroup.
+		e.stand.Name = ownersGroup(p)
+		e.stand.Key = groupKey(p.Namespace, e.stand.Name)
+		e.gang = e.stand.Key
 	case group == "":
 		e.stand.Key, e.stand.Name = "pod/"+p.Namespace+"/"+p.Name, p.Name
 		e.stand.UID, e.stand.Plain, e.stand.Absent = e.pod.UID, true, false
@@ -135,6 +163,23 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 			e.waitReason, e.waitMessage = c.Reason, c.Message
 		}
 	}
+}
+
+// ownersGroup is the name of the PodGroup that the controllers make for the pod:
+// podgroup- and the UID of the owner that controls it, or else its own.
+func ownersGroup(p *corev1.Pod) string {
+	if ref := metav1.GetControllerOf(p); ref != nil {
+		return batchv1.PodgroupNamePrefix + string(ref.UID)
+	}
+	return batchv1.PodgroupNamePrefix + string(p.UID)
+}
+
+// loose reports whether the pods of a PodGroup do not need each other: it is the
+// one that the controllers make for an owner, and asks for one pod anywhere.
+func loose(pg *volcanov1.PodGroup) bool {
+	ref := metav1.GetControllerOf(pg)
+	return ref != nil && pg.Name == batchv1.PodgroupNamePrefix+string(ref.UID) &&
+		pg.Spec.MinMember <= 1 && len(pg.Spec.MinTaskMember) == 0 && len(pg.Spec.SubGroupPolicy) == 0
 }
 
 // unsupported names a hard constraint that placing would ignore.
@@ -233,6 +278,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 		policies:      subGroupsOf(pg.Spec.SubGroupPolicy),
 		version:       pg.ResourceVersion,
 	}
+	g.Loose = g.Topology == nil && loose(pg)
 	for _, p := range g.policies {
 		g.SubGroups = append(g.SubGroups, p.SubGroup)
 	}

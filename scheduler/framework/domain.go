@@ -36,8 +36,11 @@ func (s *Session) Domains() []Domain {
 
 // DomainsFor lists where a gang may go: where it already is, this cycle's
 // placements included, or anywhere. A gang that somebody else spread stays where
-// its first member is.
+// its first member is; a loose one may be anywhere at any time.
 func (s *Session) DomainsFor(g *snapshot.Gang) []Domain {
+	if g.Loose {
+		return s.Domains()
+	}
 	for _, p := range g.Pods {
 		if p.Node != "" && !p.Terminal() {
 			if d, ok := s.DomainOf(p.Node); ok {

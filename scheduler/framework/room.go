@@ -35,6 +35,15 @@ type keptRoom struct {
 // newJob is the batch job of members that are not placed yet.
 func newJob(g *snapshot.Gang) string { return g.Key + "/new" }
 
+// NewJob is the batch job that these members will be: the same for all that are
+// placed in one cycle, but one for each of a loose gang.
+func NewJob(g *snapshot.Gang, pods []*snapshot.Pod) string {
+	if g.Loose && len(pods) == 1 {
+		return newJob(g) + "/" + pods[0].UID
+	}
+	return newJob(g)
+}
+
 // Nominated reports whether room is kept for the gang.
 func (s *Session) Nominated(g *snapshot.Gang) bool { return len(s.kept[g.Key]) > 0 }
 

@@ -209,7 +209,11 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 		}
 	}
 	if s.backfill != nil {
-		s.fresh = append(s.fresh, starting{g, cmp.Or(attempt, newJob(g)), assigned})
+		pods := make([]*snapshot.Pod, 0, len(all))
+		for _, b := range all {
+			pods = append(pods, b.pod)
+		}
+		s.fresh = append(s.fresh, starting{g, cmp.Or(attempt, NewJob(g, pods)), assigned})
 	}
 	slices.SortFunc(all, func(a, b bound) int { return snapshot.ComparePods(a.pod, b.pod) })
 	for i, b := range all {

@@ -121,6 +121,9 @@ type GangSpec struct {
 	// Native is a PodGroup of Kubernetes' own API: it has no phases and nothing
 	// lets it in.
 	Native bool `json:"native,omitempty"`
+	// Loose gangs are of pods that do not need each other, such as the replicas of a
+	// Deployment: each is a placement of its own, wherever it fits.
+	Loose bool `json:"loose,omitempty"`
 	// Absent says that pods name a PodGroup that does not exist.
 	Absent    bool   `json:"absent,omitempty"`
 	Queue     string `json:"queue"`

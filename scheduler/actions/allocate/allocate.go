@@ -178,23 +178,53 @@ func place(s *framework.Session, g *snapshot.Gang) {
 	if len(waiting) == 0 {
 		return
 	}
+	if g.Loose {
+		placeEach(s, g, waiting, have > 0)
+		return
+	}
 	satisfied := have >= g.Minimum() && len(must) == 0
 	if satisfied {
 		if must = next(g, waiting, used); must == nil {
 			return // parts of which too few pods exist
 		}
 	}
+	placeMust(s, g, waiting, must, satisfied)
+}
+
+// placeEach places the members of a loose gang one by one. Where one found no
+// place, others of its kind find none either.
+func placeEach(s *framework.Session, g *snapshot.Gang, waiting []*snapshot.Pod, satisfied bool) {
+	var short []*snapshot.Class
+	for _, p := range waiting {
+		switch {
+		case slices.Contains(short, p.Class):
+		case placeMust(s, g, waiting, []*snapshot.Pod{p}, satisfied):
+			satisfied = true
+		default:
+			short = append(short, p.Class)
+		}
+	}
+	if u := s.Waits(g); u != nil {
+		again := *u
+		again.Pods, again.Satisfied = nil, satisfied
+		s.Wait(g, again) // of those that are left
+	}
+}
+
+// placeMust places those that have to be placed together and, unless the gang is
+// loose, as many others as fit beside them. It reports whether it did.
+func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot.Pod, satisfied bool) bool {
 	if u := refused(s, g, must); u != nil {
 		u.Satisfied = satisfied
 		s.Wait(g, *u)
-		return
+		return false
 	}
 	if u := s.OverQuota(g, must); u != nil {
 		u.Satisfied = satisfied
 		s.Wait(g, *u)
-		return
+		return false
 	}
-	job := g.Key + "/new"
+	job := framework.NewJob(g, must)
 	fit, reasons := s.FindDomain(g, job, must, nil)
 	if fit == nil {
 		u := noFit(g, reasons)
@@ -207,7 +237,11 @@ func place(s *framework.Session, g *snapshot.Gang) {
 			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
 		}
 		s.Wait(g, u)
-		return
+		return false
+	}
+	if g.Loose {
+		s.Commit(g, fit.Domain, "", 0, fit.Assigned, nil)
+		return true
 	}
 	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
 		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
@@ -224,6 +258,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		s.Wait(g, plan.Unschedulable{Code: plan.NoCapacity, Satisfied: true,
 			Message: fmt.Sprintf("%d members beyond the minimum of %d do not fit on %s", len(waiting)-total, g.Minimum(), fit.Domain.Name)})
 	}
+	return true
 }
 
 // alive reports whether the pod is, or can become, a placed member.

@@ -127,7 +127,7 @@ func (e *Environment) startPrograms(ctx context.Context, config Config, bins bin
 		}},
 		{Name: "scheduler", Argv: []string{
 			bins.scheduler, "--kubeconfig", e.kubeconfigOf(userScheduler),
-			"--leader-elect=false", "--metrics-bind-address=0",
+			"--leader-elect=false", "--metrics-bind-address=0", "--await-pod-groups=5s",
 		}},
 		{Name: "vnode", Argv: []string{
 			bins.vnode, "--kubeconfig", e.kubeconfigOf(userVnode),
