@@ -24,5 +24,6 @@ func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan 
 		}
 	}
 	ses.Plan.HyperNodes = nodeCounts(s)
+	ses.Plan.Reservations = ses.Reservations()
 	return ses.Plan
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"volcano.sh/apis/pkg/client/clientset/versioned"
@@ -106,14 +107,23 @@ func (s *source) open(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make Volcano client: %w", err)
 	}
+	free, err := dynamic.NewForConfig(rest)
+	if err != nil {
+		return nil, fmt.Errorf("make dynamic client: %w", err)
+	}
 	state := cache.New()
 	ctx, stop := context.WithCancel(ctx)
 	bounded, cancel := context.WithTimeout(ctx, cache.SyncTimeout)
 	defer cancel()
 	wait, err := state.Watch(ctx, bounded, client, volcano)
+	waitReserved := func() {}
+	if err == nil {
+		waitReserved, err = state.WatchReservations(ctx, bounded, client.Discovery(), free)
+	}
 	v.close = func() {
 		stop()
 		wait()
+		waitReserved()
 	}
 	if err != nil {
 		v.close()

@@ -161,7 +161,7 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	}
 	s.cache.Await(o.await)
 	s.binder = binder.New(binder.Config{
-		Client: client, Volcano: volcano, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
+		Client: client, Volcano: volcano, Dynamic: free, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
 	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming()}
@@ -186,6 +186,15 @@ func (s *scheduler) run(ctx context.Context) error {
 	// The watches live as long as ctx; only the first listing is bounded.
 	wait, err := s.cache.Watch(ctx, listing, s.client, s.volcano)
 	defer wait()
+	defer stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	reservations, err := s.cache.WatchReservations(ctx, listing, s.client.Discovery(), s.dynamic)
+	defer reservations()
 	defer stop()
 	if err != nil {
 		if ctx.Err() != nil {

@@ -22,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
@@ -36,6 +37,8 @@ import (
 type Config struct {
 	Client  kubernetes.Interface
 	Volcano versioned.Interface
+	// Dynamic writes the status of Reservations; nil where there are none.
+	Dynamic dynamic.Interface
 	Cache   *cache.Cache
 	Events  record.EventRecorder
 	// Workers bounds the bindings, and apart from them the status writes, under

@@ -21,9 +21,10 @@ import (
 
 // wish is the latest of what an object's status should say.
 type wish struct {
-	group *plan.Status
-	nodes *plan.NodeCounts
-	pod   *podWish
+	group  *plan.Status
+	nodes  *plan.NodeCounts
+	pod    *podWish
+	booked *plan.Reservation
 }
 
 type podWish struct {
@@ -66,6 +67,15 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 		b.wishes[h.UID] = wish{nodes: h}
 		b.written[h.UID] = now
 		b.writes.Add(h.UID)
+	}
+	for i := range p.Reservations {
+		r := &p.Reservations[i]
+		if at, recent := b.written[r.UID]; recent && now.Sub(at) < time.Second {
+			continue // the watch has yet to show what was written
+		}
+		b.wishes[r.UID] = wish{booked: r}
+		b.written[r.UID] = now
+		b.writes.Add(r.UID)
 	}
 	for _, u := range p.Unschedulable {
 		if !u.Code.CapacityKind() {
@@ -121,6 +131,8 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	defer cancel()
 	kind, err := "podgroup", error(nil)
 	switch {
+	case w.booked != nil:
+		kind, err = "reservation", b.writeReservation(call, w.booked)
 	case w.nodes != nil:
 		kind, err = "hypernode", b.writeNodes(call, w.nodes)
 	case w.group != nil && w.group.Native:

@@ -47,6 +47,8 @@ type Cache struct {
 	places     []*snapshot.Place   // nil when out of date
 	evictions  map[string]eviction // by pod UID
 	budgets    map[string]*budget  // by namespace/name
+	// reservations are by name.
+	reservations map[string]*reservation
 	// selected says that some pod selects others, by labels of these keys.
 	selected  bool
 	labelKeys map[string]bool
@@ -104,7 +106,7 @@ func New() *Cache {
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
-		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, changed: make(chan struct{}, 1),
+		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, reservations: map[string]*reservation{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -378,6 +380,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	}
 	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
 	s.SetBudgets(c.allBudgets())
+	s.SetReservations(c.allReservations())
 	return c.topology(s)
 }
 

@@ -122,7 +122,7 @@ func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod,
 		domains = s.DomainsFor(g)
 	}
 	a := s.newAsk(g, job, pods)
-	key := fmt.Sprintf("%p %s%s", s.scope, s.salt, signature(a, domains))
+	key := fmt.Sprintf("%p %p %s%s%s", s.scope, s.bar, s.opened, s.salt, signature(a, domains))
 	steady := !slices.ContainsFunc(a.all, func(g group) bool { return s.Txn.DependsOnPods(g.class) })
 	if reasons, ok := s.failed[key]; ok && steady {
 		return nil, reasons // capacity only shrinks within a cycle

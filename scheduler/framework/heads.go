@@ -32,7 +32,21 @@ type head struct {
 	fit  *Fit
 	job  string
 	then *snapshot.Txn
+	// reservation, when set, stands there in place of a gang, and pieces are what it keeps.
+	reservation *snapshot.Reservation
+	pieces      *pieces
 }
+
+func (h head) name() string {
+	if h.reservation != nil {
+		return "reservation " + h.reservation.Name
+	}
+	return h.gang.Namespace + "/" + h.gang.Name
+}
+
+// mine reports whether the head keeps nobody off a gang's way: it is what the gang
+// itself may use.
+func (h head) mine(g *snapshot.Gang) bool { return h.reservation != nil && h.reservation.Owns(g) }
 
 // end is when placed pods are expected to be gone.
 type end struct {
@@ -54,6 +68,7 @@ const (
 // Guard makes what is placed next, for g, fit the planned starts that it would
 // still run at. Unguard ends that.
 func (s *Session) Guard(g *snapshot.Gang) {
+	s.planReserved()
 	if len(s.heads) == 0 || s.Nominated(g) {
 		return
 	}
@@ -64,7 +79,7 @@ func (s *Session) Guard(g *snapshot.Gang) {
 	var guards []*snapshot.Txn
 	var salt strings.Builder
 	for i, h := range s.heads {
-		if until > h.at {
+		if until > h.at && !h.mine(g) {
 			guards = append(guards, h.then)
 			fmt.Fprintf(&salt, "%d ", i)
 		}
@@ -91,12 +106,12 @@ func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
 	defer func() { s.salt = salt }() // the caller's Unguard follows
 	if len(s.heads) > 0 && s.fitsNow(b) {
 		u.Code = plan.Reserved
-		h := s.heads[0]
-		u.Message = fmt.Sprintf("it would fit, and put off the planned start of %s/%s at %s", h.gang.Namespace, h.gang.Name, clock(h.at))
+		h := s.heads[max(slices.IndexFunc(s.heads, func(h head) bool { return !h.mine(b.Gang) }), 0)]
+		u.Message = fmt.Sprintf("it would fit, and put off the planned start of %s at %s", h.name(), clock(h.at))
 	}
 	mine := 0
 	for _, h := range s.heads {
-		if h.gang.Queue == b.Gang.Queue {
+		if h.reservation == nil && h.gang.Queue == b.Gang.Queue {
 			mine++
 		}
 	}
@@ -135,6 +150,9 @@ func (s *Session) start(b Blocked) (h *head, why []string, guessed bool) {
 	}
 	txn := s.Txn.Fork()
 	for _, p := range s.heads {
+		if p.reservation != nil {
+			continue // what it keeps is kept at another time than this gang's start
+		}
 		for _, a := range p.fit.Assigned {
 			txn.Keep(a.Node, item(p.job, a.Pods))
 		}

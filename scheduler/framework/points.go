@@ -24,6 +24,7 @@ type points struct {
 type judged struct {
 	class *snapshot.Class
 	by    *points
+	bar   *bar
 }
 
 // open makes the ledger and looks for what the plugins implement, once.
@@ -98,7 +99,7 @@ func (s *Session) pointsOf(queue string) *points {
 
 // enter says whose gang is placed from now on: the profile of its queue says
 // which filters and orders count.
-func (s *Session) enter(g *snapshot.Gang) { s.scope = s.pointsOf(g.Queue) }
+func (s *Session) enter(g *snapshot.Gang) { s.scope, s.bar = s.pointsOf(g.Queue), s.barOf(g) }
 
 // Act runs an action.
 func (s *Session) Act(a Action) {

@@ -70,6 +70,7 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
 // Unhold lets the gang itself use the room that is kept for it. It is followed
 // by Rehold.
 func (s *Session) Unhold(g *snapshot.Gang) {
+	s.openReserved(g)
 	if s.Nominated(g) {
 		s.salt = g.Key + " "
 		s.fillRooms(g, false)
@@ -83,6 +84,7 @@ func (s *Session) Rehold(g *snapshot.Gang) {
 	s.fillRooms(g, true)
 	s.countRooms(g, 1)
 	s.salt = ""
+	s.closeReserved(g)
 }
 
 func (s *Session) fillRooms(g *snapshot.Gang, put bool) {
@@ -125,7 +127,10 @@ func (s *Session) Future(g *snapshot.Gang) *snapshot.Txn {
 	for _, l := range s.leaving() {
 		txn.Remove(l.node, l.item)
 	}
-	s.WhatIf(txn, func() { s.fillRooms(g, false) })
+	s.WhatIf(txn, func() {
+		s.fillRooms(g, false)
+		s.freeReserved(g)
+	})
 	return txn
 }
 

@@ -44,6 +44,10 @@ type Session struct {
 	goes         []leave
 	leavingKnown bool
 
+	reserved *reserved
+	bar      *bar   // of the gang that is being placed
+	opened   string // the reservations that it may use, as part of the key of failed
+
 	backfill *Backfill
 	heads    []head
 	ends     []end // valid once endsKnown; fresh are not in it yet
@@ -81,6 +85,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 	for _, g := range s.Gangs {
 		ses.keep(g, g.Nominated)
 	}
+	ses.reserve()
 	return ses
 }
 
@@ -206,6 +211,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 			all = append(all, b)
 			s.Ledger.Take(g.Queue, pod.Class.Request, 1)
 			s.placed[pod.UID] = true
+			s.countOwned(g, pod)
 		}
 	}
 	if s.backfill != nil {

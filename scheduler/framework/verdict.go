@@ -18,7 +18,7 @@ type verdict struct {
 }
 
 func (s *Session) verdict(c *snapshot.Class) *verdict {
-	key := judged{c, s.scope}
+	key := judged{c, s.scope, s.bar}
 	if v := s.verdicts[key]; v != nil {
 		return v
 	}
@@ -29,6 +29,9 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 			if v.why[i] = f.Filter(c, n); v.why[i] != "" {
 				break
 			}
+		}
+		if v.why[i] == "" && s.bar != nil {
+			v.why[i] = s.bar.why[i]
 		}
 		var likes int64
 		for _, f := range s.scope.scorers {

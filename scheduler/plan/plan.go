@@ -19,6 +19,7 @@ type Plan struct {
 	Unschedulable []Unschedulable
 	Statuses      []Status
 	HyperNodes    []NodeCounts
+	Reservations  []Reservation
 	// Claims are the gangs that room is made for. Everything of one claim is
 	// carried out, or as good as nothing.
 	Claims []Claim
@@ -195,6 +196,12 @@ type NodeCounts struct {
 	Problem string
 }
 
+// Reservation is what a reservation's status should say, where it says otherwise.
+type Reservation struct {
+	Name, UID string
+	Want      snapshot.ReservationStatus
+}
+
 // String is the stable text form: one line a fact.
 func (p Plan) String() string {
 	var b strings.Builder
@@ -247,6 +254,9 @@ func (p Plan) String() string {
 			fmt.Fprintf(&b, " problem=%q", h.Problem)
 		}
 		b.WriteByte('\n')
+	}
+	for _, r := range p.Reservations {
+		fmt.Fprintf(&b, "reservation %s phase=%s nodes=%d pieces=%d held=%t %s: %s\n", r.Name, r.Want.Phase, r.Want.Nodes, r.Want.Pieces, r.Want.Held, r.Want.Reason, r.Want.Message)
 	}
 	return b.String()
 }

@@ -36,6 +36,7 @@ import (
 //	levels KEY ...
 //	cycle | later 15s | drop NODE
 //	budget NAME COUNT
+//	reserve NAME from=1h for=2h nodes=n1,n2 label.KEY=V count=2 each.gpu=4 queues=Q namespaces=N
 //	settle 2m | finish GROUP
 //	run|succeed|fail|displace|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //
@@ -129,6 +130,8 @@ func (w *World) command(words []string) (string, error) {
 		return "", nil
 	case "queue":
 		return "", w.queueCommand(words[1], words[2:])
+	case "reserve":
+		return "", w.reserveCommand(words[1], words[2:])
 	case "budget":
 		return "", w.budgetCommand(words[1], words[2:])
 	case "group", "plain":

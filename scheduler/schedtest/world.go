@@ -33,7 +33,8 @@ type World struct {
 	made     int
 	replaced int
 	// Budgets are the disruption budgets.
-	Budgets []snapshot.Budget
+	Budgets      []snapshot.Budget
+	Reservations []snapshot.Reservation
 }
 
 // Gang is a gang with its pods.
@@ -144,7 +145,7 @@ func (w *World) Document() snapshot.Document {
 	for _, g := range w.Gangs {
 		g.noteShort(w.Now)
 	}
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets)}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations)}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}
@@ -200,6 +201,13 @@ func (w *World) Apply(p plan.Plan) {
 		for i := range w.HyperNodes {
 			if w.HyperNodes[i].Name == h.HyperNode {
 				w.HyperNodes[i].NodeCount = h.Count
+			}
+		}
+	}
+	for _, r := range p.Reservations {
+		for i := range w.Reservations {
+			if w.Reservations[i].Name == r.Name {
+				w.Reservations[i].Status = r.Want
 			}
 		}
 	}

@@ -24,6 +24,8 @@ type Snapshot struct {
 	HyperNodes []HyperNodeSpec
 	Levels     []string
 	Places     []*Place
+	// Reservations are ordered by name.
+	Reservations []Reservation
 	// Total is what all nodes together offer; hosts that several have count once.
 	Total resource.Vector
 
@@ -124,6 +126,8 @@ type Document struct {
 	Gangs   []GangDoc     `json:"gangs"`
 	Others  []ResidentDoc `json:"others,omitempty"` // pods of other schedulers
 	Budgets []Budget      `json:"budgets,omitempty"`
+	// Reservations keep nodes or amounts for some.
+	Reservations []Reservation `json:"reservations,omitempty"`
 	// HyperNodes and Levels are as in Snapshot.
 	HyperNodes []HyperNodeSpec `json:"hyperNodes,omitempty"`
 	Levels     []string        `json:"levels,omitempty"`
@@ -213,6 +217,7 @@ func (d Document) Build() (*Snapshot, error) {
 	}
 	s := Assemble(dims, nodes, gangs, queues).WithTopology(slices.Clone(d.HyperNodes), d.Levels, nil)
 	s.SetBudgets(d.Budgets)
+	s.SetReservations(d.Reservations)
 	return s, nil
 }
 
@@ -225,7 +230,7 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets, HyperNodes: s.HyperNodes, Levels: s.Levels}
+	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, HyperNodes: s.HyperNodes, Levels: s.Levels}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}

@@ -230,8 +230,12 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 		u := noFit(g, reasons)
 		u.Satisfied = satisfied
 		if !satisfied {
-			s.PlanStart(framework.Blocked{Gang: g, Job: job, Must: must}, &u)
-			s.Block(framework.Blocked{Gang: g, Job: job, Must: must})
+			b := framework.Blocked{Gang: g, Job: job, Must: must}
+			s.PlanStart(b, &u)
+			if by := s.Barred(b); by != "" && u.Code != plan.Reserved {
+				u.Code, u.Message = plan.Reserved, "it would fit but for reservation "+by+"; "+u.Message
+			}
+			s.Block(b)
 		}
 		if s.Nominated(g) {
 			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message

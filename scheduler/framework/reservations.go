@@ -1,0 +1,113 @@
+package framework
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// The reasons of a reservation's condition Held.
+const (
+	reservationHeld     = "Held"
+	reservationNotBegun = "NotBegun"
+	reservationInUse    = "InUse"      // others still run there
+	reservationNoNode   = "NoSuchNode" // what it names does not exist
+	reservationTooFew   = "NotEnough"  // there is no room for all pieces
+	reservationOver     = "Over"
+)
+
+// Reservations lists the statuses that should be shown for reservations, where they
+// differ from what is.
+func (s *Session) Reservations() []plan.Reservation {
+	if len(s.Snapshot.Reservations) == 0 {
+		return nil
+	}
+	s.planReserved()
+	var out []plan.Reservation
+	for i := range s.Snapshot.Reservations {
+		r := &s.Snapshot.Reservations[i]
+		want := snapshot.ReservationStatus{Phase: r.Phase(s.Now.UnixNano()), Start: r.Start, End: r.End}
+		switch {
+		case want.Phase == snapshot.ReservationExpired:
+			want.Reason, want.Message = reservationOver, "it was over at "+clock(r.End)
+		case r.Whole():
+			s.wholeStatus(r, &want)
+		default:
+			s.piecesStatus(r, &want)
+		}
+		want.Message = plan.Bound(want.Message)
+		if want != r.Status {
+			out = append(out, plan.Reservation{Name: r.Name, UID: r.UID, Want: want})
+		}
+	}
+	return out
+}
+
+func (s *Session) wholeStatus(r *snapshot.Reservation, want *snapshot.ReservationStatus) {
+	at := slices.IndexFunc(s.reserved.whole, func(w wholeNodes) bool { return w.Reservation == r })
+	nodes := s.reserved.whole[at].nodes
+	want.Nodes = int64(len(nodes))
+	var missing []string
+	for _, name := range r.Nodes {
+		if _, ok := s.Snapshot.Node(name); !ok {
+			missing = append(missing, name)
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		want.Reason, want.Message = reservationNoNode, "there are no nodes "+strings.Join(missing, ", ")
+		return
+	case len(nodes) == 0:
+		want.Reason, want.Message = reservationNoNode, "no node has the labels"
+		return
+	case want.Phase == snapshot.ReservationPending:
+		want.Reason, want.Message = reservationNotBegun, "it begins at "+clock(r.Start)
+		return
+	}
+	var others []string
+	for _, g := range s.Snapshot.Gangs {
+		if r.Owns(g) || g.Held.Zero() {
+			continue
+		}
+		there := slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool {
+			i, ok := s.Snapshot.Node(p.Node)
+			return ok && p.Node != "" && !p.Terminal() && slices.Contains(nodes, i)
+		})
+		if there {
+			others = append(others, g.Namespace+"/"+g.Name)
+		}
+	}
+	if len(others) == 0 {
+		want.Held, want.Reason, want.Message = true, reservationHeld, fmt.Sprintf("nodes kept: %d", len(nodes))
+		return
+	}
+	text := strings.Join(others[:min(len(others), maxWhy)], ", ")
+	if len(others) > maxWhy {
+		text += fmt.Sprintf(" and %d more", len(others)-maxWhy)
+	}
+	want.Reason, want.Message = reservationInUse, "until they end there run "+text
+}
+
+func (s *Session) piecesStatus(r *snapshot.Reservation, want *snapshot.ReservationStatus) {
+	at := slices.IndexFunc(s.reserved.pieces, func(p *pieces) bool { return p.Reservation == r })
+	p := s.reserved.pieces[at]
+	covered := p.covered()
+	switch {
+	case len(p.class.Missing) > 0:
+		want.Reason, want.Message = reservationTooFew, "no node offers any "+p.class.Missing[0].Name
+	case want.Phase == snapshot.ReservationPending && covered+p.later >= p.Count:
+		want.Reason, want.Message = reservationNotBegun, "it begins at "+clock(r.Start)
+	case want.Phase == snapshot.ReservationPending:
+		want.Reason, want.Message = reservationTooFew, fmt.Sprintf("of %d pieces %d can be kept when it begins, as far as it is known when what runs ends", p.Count, covered+p.later)
+	default:
+		want.Pieces = covered + p.keeps()
+		want.Held = want.Pieces >= p.Count
+		want.Reason, want.Message = reservationHeld, fmt.Sprintf("%d pieces are kept, or held by its owners", p.Count)
+		if !want.Held {
+			want.Reason, want.Message = reservationTooFew, fmt.Sprintf("of %d pieces %d are kept; the rest is as soon as there is room", p.Count, want.Pieces)
+		}
+	}
+}

@@ -1,0 +1,329 @@
+package framework
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// reserved is what reservations mean for one cycle.
+type reserved struct {
+	whole   []wholeNodes
+	pieces  []*pieces
+	bars    map[string]*bar
+	planned bool
+}
+
+// wholeNodes is a reservation of nodes that is not over, with their positions.
+type wholeNodes struct {
+	*snapshot.Reservation
+	nodes []int
+}
+
+// pieces is a reservation of an amount that is not over.
+type pieces struct {
+	*snapshot.Reservation
+	class *snapshot.Class
+	dims  map[int]int64   // what a piece is of
+	owned resource.Vector // what owners hold, with this cycle's placements
+	kept  []keptPieces    // in the cycle's transaction; none before it begins
+	later int64           // how many there will be room for when it begins
+}
+
+type keptPieces struct {
+	node  int
+	count int64
+}
+
+// bar is the nodes that reservations keep a gang off, with why, by position.
+type bar struct{ why []string }
+
+// reserve looks at the reservations at the beginning of a cycle, and keeps the
+// pieces of those that have begun.
+func (s *Session) reserve() {
+	now := s.Now.UnixNano()
+	for i := range s.Snapshot.Reservations {
+		r := &s.Snapshot.Reservations[i]
+		if r.Phase(now) == snapshot.ReservationExpired {
+			continue
+		}
+		if s.reserved == nil {
+			s.reserved = &reserved{bars: map[string]*bar{}}
+		}
+		if r.Whole() {
+			w := wholeNodes{Reservation: r}
+			for at, n := range s.Snapshot.Nodes {
+				if r.Covers(n) {
+					w.nodes = append(w.nodes, at)
+				}
+			}
+			s.reserved.whole = append(s.reserved.whole, w)
+			continue
+		}
+		spec := snapshot.ClassSpec{Requests: resource.MakeList(append(slices.Clone(r.Each), resource.Quantity{Name: "pods", Amount: 1})...)}
+		p := &pieces{Reservation: r, class: snapshot.NewClass(spec, spec.Key(), s.Snapshot.Dims), owned: make(resource.Vector, s.Snapshot.Dims.Len()), dims: map[int]int64{}}
+		for _, q := range r.Each {
+			if d, ok := s.Snapshot.Dims.Index(q.Name); ok && q.Amount > 0 {
+				p.dims[d] = q.Amount
+			}
+		}
+		for _, g := range s.Snapshot.Gangs {
+			if r.Owns(g) {
+				p.owned.AddScaled(g.Held, 1)
+			}
+		}
+		s.reserved.pieces = append(s.reserved.pieces, p)
+	}
+	if s.reserved == nil {
+		return
+	}
+	for _, p := range s.reserved.pieces {
+		if p.Phase(now) == snapshot.ReservationActive {
+			s.keepPieces(p)
+		}
+	}
+}
+
+// barOf returns what keeps a gang off nodes, nil for nothing. Before a reservation
+// begins it keeps those off that would still run then.
+func (s *Session) barOf(g *snapshot.Gang) *bar {
+	if s.reserved == nil || len(s.reserved.whole) == 0 {
+		return nil
+	}
+	now := s.Now.UnixNano()
+	var key strings.Builder
+	var against []int
+	for i, r := range s.reserved.whole {
+		ends := g.Estimate > 0 && now+g.Estimate <= r.Start
+		if !r.Owns(g) && !ends {
+			fmt.Fprintf(&key, "%d ", i)
+			against = append(against, i)
+		}
+	}
+	if len(against) == 0 {
+		return nil
+	}
+	b := s.reserved.bars[key.String()]
+	if b != nil {
+		return b
+	}
+	b = &bar{why: make([]string, len(s.Snapshot.Nodes))}
+	for _, i := range against {
+		r := s.reserved.whole[i]
+		why := fmt.Sprintf("reserved for others by %s until %s", r.Name, clock(r.End))
+		if now < r.Start {
+			why = fmt.Sprintf("reserved for others by %s from %s on, and the gang may run for longer", r.Name, clock(r.Start))
+		}
+		for _, at := range r.nodes {
+			b.why[at] = why
+		}
+	}
+	s.reserved.bars[key.String()] = b
+	return b
+}
+
+// Barred returns which reservation keeps a gang off a place that it would have
+// otherwise, "" for none. It is asked of a gang that found no place.
+func (s *Session) Barred(b Blocked) string {
+	if s.reserved == nil {
+		return ""
+	}
+	was := s.reserved
+	whole, kept := was.whole, []*pieces{}
+	mark := s.Txn.Checkpoint()
+	defer func() { s.reserved.whole = whole; s.Txn.Rollback(mark) }()
+	s.reserved.whole = nil
+	for _, p := range was.pieces {
+		if len(p.kept) > 0 && !p.Owns(b.Gang) {
+			s.putPieces(p, false)
+			kept = append(kept, p)
+		}
+	}
+	if s.barless(b) {
+		var names []string
+		for _, w := range whole {
+			if !w.Owns(b.Gang) && s.Now.UnixNano() < w.End && len(w.nodes) > 0 {
+				names = append(names, fmt.Sprintf("%s until %s", w.Name, clock(w.End)))
+			}
+		}
+		for _, p := range kept {
+			names = append(names, fmt.Sprintf("%s until %s", p.Name, clock(p.End)))
+		}
+		return strings.Join(names, ", ")
+	}
+	return ""
+}
+
+func (s *Session) barless(b Blocked) bool {
+	was := s.opened
+	s.opened += "all "
+	defer func() { s.opened = was }()
+	fit, _ := s.FindDomain(b.Gang, b.Job, b.Must, nil)
+	return fit != nil
+}
+
+// covered is how many pieces the owners hold already.
+func (p *pieces) covered() int64 {
+	n := p.Count
+	if len(p.class.Missing) > 0 {
+		return 0
+	}
+	for d, a := range p.dims {
+		n = min(n, max(p.owned[d], 0)/a)
+	}
+	return n
+}
+
+func (p *pieces) keeps() int64 {
+	var n int64
+	for _, k := range p.kept {
+		n += k.count
+	}
+	return n
+}
+
+// place finds nodes for pieces in the session's transaction, those with the least
+// left over first, and returns as many as there are.
+func (s *Session) placePieces(p *pieces, n int64) []keptPieces {
+	if len(p.class.Missing) > 0 {
+		return nil
+	}
+	s.scope, s.bar = s.points, s.barOf(p.owner())
+	var out []keptPieces
+	for _, c := range s.candidates(p.class, n, Domain{Node: -1}) {
+		if n == 0 {
+			break
+		}
+		k := min(int64(c.room), n)
+		out = append(out, keptPieces{int(c.node), k})
+		n -= k
+	}
+	return out
+}
+
+// owner stands for the gangs that the pieces are for.
+func (p *pieces) owner() *snapshot.Gang {
+	g := &snapshot.Gang{}
+	if len(p.Queues) > 0 {
+		g.Queue = p.Queues[0]
+	}
+	if len(p.Namespaces) > 0 {
+		g.Namespace = p.Namespaces[0]
+	}
+	return g
+}
+
+func (s *Session) keepPieces(p *pieces) {
+	p.kept = s.placePieces(p, p.Count-p.covered())
+	s.putPieces(p, true)
+}
+
+func (s *Session) putPieces(p *pieces, put bool) {
+	for _, k := range p.kept {
+		it := snapshot.Item{Class: p.class, Job: "reservation/" + p.Name, Count: k.count}
+		if put {
+			s.Txn.Keep(k.node, it)
+		} else {
+			s.Txn.Unkeep(k.node, it)
+		}
+	}
+}
+
+// openReserved lets a gang use the pieces that are kept for it. It is followed by
+// closeReserved.
+func (s *Session) openReserved(g *snapshot.Gang) {
+	if s.reserved == nil {
+		return
+	}
+	for _, p := range s.reserved.pieces {
+		if len(p.kept) > 0 && p.Owns(g) {
+			s.putPieces(p, false)
+			s.opened += p.Name + " "
+		}
+	}
+}
+
+// closeReserved keeps what is left of the pieces again.
+func (s *Session) closeReserved(g *snapshot.Gang) {
+	if s.reserved == nil || s.opened == "" {
+		return
+	}
+	s.opened = ""
+	for _, p := range s.reserved.pieces {
+		if len(p.kept) > 0 && p.Owns(g) {
+			s.keepPieces(p)
+		}
+	}
+}
+
+// freeReserved lets a gang use the pieces that are kept for it in a what-if.
+func (s *Session) freeReserved(g *snapshot.Gang) {
+	if s.reserved == nil || s.opened != "" {
+		return
+	}
+	for _, p := range s.reserved.pieces {
+		if p.Owns(g) {
+			s.putPieces(p, false)
+		}
+	}
+}
+
+func (s *Session) countOwned(g *snapshot.Gang, pod *snapshot.Pod) {
+	if s.reserved == nil {
+		return
+	}
+	for _, p := range s.reserved.pieces {
+		if p.Owns(g) {
+			p.owned.AddScaled(pod.Class.Request, 1)
+		}
+	}
+}
+
+// planReserved protects the starts of the pieces that have not begun: whoever still
+// runs then has to fit beside them. It is done once in a cycle, when what is urgent
+// has been placed.
+func (s *Session) planReserved() {
+	if s.reserved == nil || s.reserved.planned {
+		return
+	}
+	s.reserved.planned = true
+	pending := slices.DeleteFunc(slices.Clone(s.reserved.pieces), func(p *pieces) bool { return p.Phase(s.Now.UnixNano()) != snapshot.ReservationPending })
+	if len(pending) == 0 {
+		return
+	}
+	ends := s.endings()
+	slices.SortFunc(pending, func(a, b *pieces) int { return cmp.Or(cmp.Compare(a.Start, b.Start), strings.Compare(a.Name, b.Name)) })
+	for _, p := range pending {
+		txn := s.Txn.Fork()
+		for _, e := range ends {
+			if e.at <= p.Start {
+				txn.Remove(e.node, e.item)
+			}
+		}
+		s.WhatIf(txn, func() {
+			for _, o := range s.reserved.pieces { // those that are over by then
+				if len(o.kept) > 0 && o.End <= p.Start {
+					s.putPieces(o, false)
+				}
+			}
+			for _, h := range s.heads { // those that begin before
+				if h.reservation != nil && h.reservation.End > p.Start {
+					s.putHead(h)
+				}
+			}
+			h := head{at: p.Start, then: txn, reservation: p.Reservation, job: "reservation/" + p.Name, fit: &Fit{Domain: Domain{Name: "nodes", Node: -1}}}
+			kept := s.placePieces(p, p.Count-p.covered())
+			q := &pieces{Reservation: p.Reservation, class: p.class, kept: kept}
+			s.putPieces(q, true)
+			p.later = q.keeps()
+			h.pieces = q
+			s.heads = append(s.heads, h)
+		})
+	}
+}
+
+func (s *Session) putHead(h head) { s.putPieces(h.pieces, true) }

@@ -1,0 +1,96 @@
+package scheduler_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// booked is a history of contention in which nodes and amounts are reserved as well.
+func booked(r *rand.Rand) []string {
+	var out []string
+	most := 1 + r.IntN(3)
+	for i, line := range history(r) {
+		out = append(out, line)
+		if line == "cycle" && r.IntN(4) == 0 && most > 0 {
+			most--
+			what := []string{"nodes=n0", "nodes=n1,v0", fmt.Sprintf("count=%d each.gpu=%d", 1+r.IntN(2), 1+r.IntN(4))}[r.IntN(3)]
+			out = append(out, fmt.Sprintf("reserve r%d from=%dm for=%dm %s queues=q%d", i, r.IntN(90), 10+r.IntN(120), what, r.IntN(3)))
+		}
+	}
+	return out
+}
+
+// playBooked checks after every cycle that nobody was placed where others have
+// reserved, or for longer than until they do, and that what was held once stays so.
+func playBooked(script []string) error {
+	w := schedtest.NewWorld()
+	for i, line := range script {
+		if line != "cycle" {
+			if _, err := w.Do(line); err != nil {
+				return errBadScript
+			}
+			continue
+		}
+		before := slices.Clone(w.Reservations)
+		s := w.Snapshot()
+		p := scheduler.Cycle(schedtest.Pipeline(), s, w.Now)
+		if err := keptOut(s, p, w.Now.UnixNano()); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
+		w.Apply(p)
+		if err := check(w); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
+		for k, r := range w.Reservations {
+			if len(w.Reservations) > 1 && !r.Whole() {
+				continue // where others reserve the same, what its owners give back may be theirs
+			}
+			was := before[k].Status
+			if r.Status.Phase == snapshot.ReservationActive && was.Phase == snapshot.ReservationActive && was.Held && !r.Status.Held {
+				return fmt.Errorf("line %d: reservation %s is not held any more: %s\n%s", i+1, r.Name, r.Status.Message, p)
+			}
+		}
+	}
+	return nil
+}
+
+func keptOut(s *snapshot.Snapshot, p plan.Plan, now int64) error {
+	for _, pl := range p.Placements {
+		g := s.Gang(pl.Gang)
+		for k := range s.Reservations {
+			r := &s.Reservations[k]
+			done := g.Estimate > 0 && now+g.Estimate <= r.Start
+			if !r.Whole() || r.Owns(g) || now >= r.End || done {
+				continue
+			}
+			for _, b := range pl.Binds {
+				if at, ok := s.Node(b.Node); ok && r.Covers(s.Nodes[at]) {
+					return fmt.Errorf("gang %s is placed on %s, which is reserved by %s", g.Name, b.Node, r.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// TestReservationsAreKept plays random histories with reservations.
+func TestReservationsAreKept(t *testing.T) {
+	held := 0
+	for seed := range seeds(t) / 2 {
+		script := booked(rand.New(rand.NewPCG(uint64(seed), 4)))
+		if err := playBooked(script); err != nil {
+			script, err = shrinkBy(script, err, playBooked)
+			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(script, "\n"))
+		}
+		held += strings.Count(strings.Join(script, "\n"), "reserve")
+	}
+	t.Logf("%d histories, %d reservations", seeds(t)/2, held)
+}

@@ -1,0 +1,86 @@
+package snapshot
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+)
+
+// The phases of a reservation.
+const (
+	ReservationPending = "Pending"
+	ReservationActive  = "Active"
+	ReservationExpired = "Expired"
+)
+
+// Reservation keeps whole nodes, or a number of equal pieces of the real nodes, for
+// gangs of some queues or namespaces, from Start to End in nanoseconds since 1970.
+type Reservation struct {
+	Name  string `json:"name"`
+	UID   string `json:"uid,omitempty"`
+	Start int64  `json:"start"`
+	End   int64  `json:"end"`
+
+	// Nodes are names of nodes, Selector the labels of others.
+	Nodes    []string          `json:"nodes,omitempty"`
+	Selector map[string]string `json:"selector,omitempty"`
+	// Count pieces of Each are kept where neither is given.
+	Count int64         `json:"count,omitempty"`
+	Each  resource.List `json:"each,omitempty"`
+
+	Queues     []string `json:"queues,omitempty"`
+	Namespaces []string `json:"namespaces,omitempty"`
+
+	Status ReservationStatus `json:"status,omitzero"`
+}
+
+// ReservationStatus is what a reservation's status says.
+type ReservationStatus struct {
+	Phase   string `json:"phase,omitempty"`
+	Start   int64  `json:"start,omitempty"`
+	End     int64  `json:"end,omitempty"`
+	Nodes   int64  `json:"nodes,omitempty"`
+	Pieces  int64  `json:"pieces,omitempty"`
+	Held    bool   `json:"held,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// Whole reports whether the reservation is of whole nodes.
+func (r *Reservation) Whole() bool { return len(r.Each) == 0 }
+
+// Owns reports whether a gang may use what is reserved.
+func (r *Reservation) Owns(g *Gang) bool {
+	return slices.Contains(r.Queues, g.Queue) || slices.Contains(r.Namespaces, g.Namespace)
+}
+
+// Covers reports whether a node is one of those that are reserved.
+func (r *Reservation) Covers(n *Node) bool {
+	if slices.Contains(r.Nodes, n.Name) {
+		return true
+	}
+	for key, value := range r.Selector {
+		if n.Labels[key] != value {
+			return false
+		}
+	}
+	return len(r.Selector) > 0
+}
+
+// Phase is where a reservation is at a time.
+func (r *Reservation) Phase(now int64) string {
+	switch {
+	case now < r.Start:
+		return ReservationPending
+	case now < r.End:
+		return ReservationActive
+	}
+	return ReservationExpired
+}
+
+// SetReservations gives the snapshot its reservations before it is used.
+func (s *Snapshot) SetReservations(all []Reservation) {
+	s.Reservations = slices.Clone(all)
+	slices.SortFunc(s.Reservations, func(a, b Reservation) int { return strings.Compare(a.Name, b.Name) })
+}
