@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -97,6 +98,10 @@ func startScheduler(t *testing.T, w *wire) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	free, err := dynamic.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := binder.EnsureQueues(ctx, volcano); err != nil {
 		t.Fatal(err)
@@ -105,13 +110,17 @@ func startScheduler(t *testing.T, w *wire) (stop func()) {
 	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")})
 	c, metrics := cache.New(), driver.NewMetrics(prometheus.NewRegistry())
 	b := binder.New(binder.Config{
-		Client: clients, Volcano: volcano, Cache: c, Workers: 4, HoldFor: 300 * time.Millisecond, Now: time.Now, NewID: uuid.NewString, Observe: metrics,
+		Client: clients, Volcano: volcano, Dynamic: free, Cache: c, Workers: 4, HoldFor: 300 * time.Millisecond, Now: time.Now, NewID: uuid.NewString, Observe: metrics,
 		Events: events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
 	d := &driver.Driver{Cache: c, Pipeline: schedtest.Pipeline(), Binder: b, Metrics: metrics, Now: time.Now, Timing: driver.Timing{
 		Coalesce: 10 * time.Millisecond, Interval: 20 * time.Millisecond, Resync: 100 * time.Millisecond, Audit: 200 * time.Millisecond,
 	}}
 	wait, err := c.Watch(ctx, ctx, clients, volcano)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reservations, err := c.WatchReservations(ctx, ctx, clients.Discovery(), free)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +135,7 @@ func startScheduler(t *testing.T, w *wire) (stop func()) {
 			b.Wait()
 			events.Shutdown()
 			wait()
+			reservations()
 			if found := c.Snapshot(time.Now()).Audit(); len(found) > 0 {
 				t.Errorf("ledger at the end: %v", found)
 			}

@@ -246,6 +246,18 @@ spec: {tier: 1, members: [{type: Node, selector: {exactMatch: {name: `+env.Nodes
 		out := kubectl(t, "get", "hypernode", "seldom", "-o", "jsonpath={.status}")
 		return strings.Contains(out, `"nodeCount":1`), out
 	})
+	// One that is over at once keeps nobody out.
+	apply(t, ns, `
+apiVersion: hpc.isthmus.sh/v1alpha1
+kind: Reservation
+metadata: {name: seldom}
+spec: {duration: 1ms, nodes: {names: [`+env.Nodes[0]+`]}, owners: {queues: [default]}}
+`)
+	t.Cleanup(func() { kubectlAfter(t, "delete", "reservation", "seldom") })
+	eventually(t, time.Minute, "the Reservation is over", func() (bool, string) {
+		out := kubectl(t, "get", "reservation", "seldom", "-o", "jsonpath={.status}")
+		return strings.Contains(out, `"Expired"`), out
+	})
 }
 
 // A BatchCluster becomes wrong in one way, another, and the first again; and a

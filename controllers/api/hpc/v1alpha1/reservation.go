@@ -102,7 +102,7 @@ type ReservedAmount struct {
 
 	// Each is the resources of one piece, like 8 of nvidia.com/gpu.
 	// +kubebuilder:validation:MinProperties=1
-	// +kubebuilder:validation:MaxProperties=16
+	// +kubebuilder:validation:MaxProperties=8
 	// +kubebuilder:validation:XValidation:rule="self.all(name, quantity(string(self[name])).isGreaterThan(quantity('0')))",message="every amount must be more than nothing"
 	Each map[corev1.ResourceName]resource.Quantity `json:"each"`
 }
