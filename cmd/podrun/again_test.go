@@ -120,6 +120,23 @@ func TestWithoutNamespaces(t *testing.T) {
 	}
 }
 
+// Where names resolve they stay, but for the one variable whose readers know no
+// names.
+func TestAddressOnly(t *testing.T) {
+	b := newBench(t)
+	m := one(sh("main", `echo "$MS_SCHED_HOST $MASTER_ADDR"`))
+	m.env = map[string][]manifest.EnvVar{"main": {
+		{Name: "MS_SCHED_HOST", Value: []byte("m-1-host.sub")}, {Name: "MASTER_ADDR", Value: []byte("m-1-host")}}}
+	b.stage(m, m)
+	b.env = append(b.env, `ISTHMUS_LOCAL_TASKS=[{"rank":0,"host":"a"},{"rank":1,"host":"b","addr":"127.0.0.2"}]`)
+	if code := b.launch(); code != 0 {
+		t.Errorf("launch exited %d, want 0", code)
+	}
+	if got, want := b.logs(0, "main"), "127.0.0.2 m-1-host\n"; got != want {
+		t.Errorf("log %q, want %q", got, want)
+	}
+}
+
 func TestVolumeWithoutNamespaces(t *testing.T) {
 	b := newBench(t)
 	c := sh("main", "true")

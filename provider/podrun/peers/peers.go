@@ -186,8 +186,7 @@ func nodeHosts() ([]byte, error) {
 }
 
 // Rewrite replaces the gang's host names by addresses in an environment value
-// that is a comma-separated list of hosts, each with or without a port. It is
-// for nodes where names cannot be made to resolve.
+// that is a comma-separated list of hosts, each with or without a port.
 func Rewrite(value string, names map[string]string) string {
 	parts := strings.Split(value, ",")
 	for i, p := range parts {
@@ -207,8 +206,15 @@ func Rewrite(value string, names map[string]string) string {
 	return strings.Join(parts, ",")
 }
 
-// Rewritten reports whether an environment variable of that name is one that
-// Rewrite is for.
-func Rewritten(name string) bool {
-	return name == "MASTER_ADDR" || (strings.HasPrefix(name, "VC_") && strings.HasSuffix(name, "_HOSTS"))
+// Rewritten reports whether Rewrite is for an environment variable of that name.
+// Where names do not resolve it is for those by which job plugins tell hosts. Where
+// they do it is only for that of MindSpore, whose processes take addresses alone.
+func Rewritten(name string, resolves bool) bool {
+	switch name {
+	case "MS_SCHED_HOST":
+		return true
+	case "MASTER_ADDR", "MPI_HOST":
+		return !resolves
+	}
+	return !resolves && strings.HasPrefix(name, "VC_") && strings.HasSuffix(name, "_HOSTS")
 }

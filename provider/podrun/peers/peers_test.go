@@ -92,9 +92,12 @@ func TestRewrite(t *testing.T) {
 			t.Errorf("Rewrite(%q) = %q, want %q", in, got, want)
 		}
 	}
-	for name, want := range map[string]bool{"VC_WORKER_HOSTS": true, "MASTER_ADDR": true, "VC_WORKER_NUM": false, "HOSTS": false} {
-		if Rewritten(name) != want {
-			t.Errorf("Rewritten(%q) = %v", name, !want)
+	for name, want := range map[string]bool{"VC_WORKER_HOSTS": true, "MASTER_ADDR": true, "MPI_HOST": true, "VC_WORKER_NUM": false, "HOSTS": false, "MS_SCHED_HOST": true} {
+		if Rewritten(name, false) != want {
+			t.Errorf("Rewritten(%q, false) = %v", name, !want)
+		}
+		if always := name == "MS_SCHED_HOST"; Rewritten(name, true) != always {
+			t.Errorf("Rewritten(%q, true) = %v", name, !always)
 		}
 	}
 }

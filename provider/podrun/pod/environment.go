@@ -59,9 +59,10 @@ func granted(name string) bool {
 // place is what only the node knows of a pod.
 type place struct {
 	ip, hostIP string
-	// names maps the gang's host names to addresses when they must be rewritten,
-	// because /etc/hosts cannot be had.
-	names map[string]string
+	// names maps the gang's host names to addresses; resolves says that they are
+	// in an /etc/hosts that the containers see.
+	names    map[string]string
+	resolves bool
 }
 
 // field resolves a downward API field path that is known only here.
@@ -115,7 +116,7 @@ func newEnvironment(job []string, declared []manifest.EnvVar, volumes map[string
 		case v.Expand:
 			value = expand.String(value, lookup)
 		}
-		if at.names != nil && peers.Rewritten(v.Name) {
+		if peers.Rewritten(v.Name, at.resolves) {
 			value = peers.Rewrite(value, at.names)
 		}
 		if strings.ContainsRune(value, 0) {

@@ -409,7 +409,7 @@ func (r *runner) furnish() error {
 		return err
 	}
 	if ok, why := r.driver.Namespaces(); ok || r.runtime.Image() {
-		r.at.names = nil // names resolve: nothing needs rewriting
+		r.at.resolves = true
 	} else if r.opts.Namespaces {
 		r.warn(errors.New("no user namespaces on this node: " + why))
 	}

@@ -2,6 +2,10 @@
 // MindSpore dynamic cluster, which needs no rank table and no MPI, about their
 // scheduler: MS_ROLE, MS_SCHED_HOST, MS_SCHED_PORT, MS_WORKER_NUM, MS_SERVER_NUM
 // and MS_NODE_ID, as MindSpore's guide to dynamic cluster start-up names them.
+//
+// MindSpore takes an address, no name, in MS_SCHED_HOST, and there is none yet when
+// pods are made. On virtual nodes the pod runner puts the address in the name's
+// place; elsewhere the command has to.
 package mindspore
 
 import (
