@@ -35,3 +35,28 @@ func TestPyTorch(t *testing.T) {
 		t.Errorf("the pods ran on the hosts %v, want three", hosts)
 	}
 }
+
+// MindSpore: three workers find their scheduler, by the address that takes the
+// place of its name, and sum a tensor.
+func TestMindSpore(t *testing.T) {
+	python(t, "mindspore")
+	ns := namespace(t, "mindspore")
+	example(t, ns, "mindspore.yaml")
+	computed(t, ns, "mindspore", map[string]string{
+		"mindspore-worker-0": "rank 0 of 3: all-reduce = 6",
+		"mindspore-worker-1": "rank 1 of 3: all-reduce = 6",
+		"mindspore-worker-2": "rank 2 of 3: all-reduce = 6",
+	})
+}
+
+// TensorFlow: three workers read TF_CONFIG and sum a tensor.
+func TestTensorFlow(t *testing.T) {
+	python(t, "tensorflow")
+	ns := namespace(t, "tensorflow")
+	example(t, ns, "tensorflow.yaml")
+	computed(t, ns, "tensorflow", map[string]string{
+		"tensorflow-worker-0": "worker 0 of 3: all-reduce = 6",
+		"tensorflow-worker-1": "worker 1 of 3: all-reduce = 6",
+		"tensorflow-worker-2": "worker 2 of 3: all-reduce = 6",
+	})
+}

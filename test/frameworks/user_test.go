@@ -46,14 +46,16 @@ func packages(t *testing.T, s debian.Software) {
 }
 
 // example applies an example. Those name software under /opt, where sites have
-// it, and a home directory; here they are elsewhere.
-func example(t *testing.T, ns, name string) {
+// it, and a home directory; here they are elsewhere. More pairs of texts say what
+// else to replace.
+func example(t *testing.T, ns, name string, more ...string) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(root(t), "test", "examples", "frameworks", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	apply(t, ns, strings.NewReplacer("/opt/software/", venv.Dir+"/", "/home/you/", account.CarolsHome+"/").Replace(string(raw)))
+	pairs := append([]string{"/opt/software/", venv.Dir + "/", "/home/you/", account.CarolsHome + "/"}, more...)
+	apply(t, ns, strings.NewReplacer(pairs...).Replace(string(raw)))
 }
 
 // computed waits until the Job has ended well, and checks what its pods said:
