@@ -72,7 +72,7 @@ test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 10
 
 test-frameworks: prepare ## real frameworks on a real Slurm: PyTorch and others, of exact versions (installs gigabytes the first time)
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets" ISTHMUS_FRAMEWORKS=1; \
-	go test -v -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)') ./test/frameworks
+	go test -v -count=1 -timeout 100m $(if $(RUN),-run '$(RUN)') ./test/frameworks
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME (30s), one after another

@@ -39,7 +39,7 @@ func run(m *testing.M) int {
 		fmt.Println("frameworks:", err)
 		return 1
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour)
 	defer cancel()
 	if err := account.EnsureCarol(ctx, os.Stdout); err != nil {
 		fmt.Println("frameworks:", err)

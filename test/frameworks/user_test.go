@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a job may take on a busy machine.
-const patience = 6 * time.Minute
+const patience = 15 * time.Minute
 
 // root is the checkout's.
 func root(t *testing.T) string {
