@@ -19,10 +19,12 @@ import (
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	topology "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/certificate"
 	"github.com/isthmus-hpc/isthmus/controllers/cronjob"
+	"github.com/isthmus-hpc/isthmus/controllers/hypernode"
 	"github.com/isthmus-hpc/isthmus/controllers/job"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins/env"
@@ -47,6 +49,7 @@ func schemes() []func(*runtime.Scheme) error {
 		scheduling.AddToScheme,
 		bus.AddToScheme,
 		flow.AddToScheme,
+		topology.AddToScheme,
 		hpc.AddToScheme,
 	}
 }
@@ -88,6 +91,12 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 			Client: mgr.GetClient(), Events: mgr.GetEventRecorder(podgroup.Name), Schedulers: o.schedulers, Inherit: o.inherit, Workers: o.workers,
 		}
 		if err := groups.SetupWithManager(ctx, mgr); err != nil {
+			return err
+		}
+	}
+	hyper := &hypernode.Reconciler{Client: mgr.GetClient(), Levels: o.hyperLabels, SlurmFile: o.slurmTopology}
+	if hyper.Active() {
+		if err := hyper.SetupWithManager(mgr); err != nil {
 			return err
 		}
 	}

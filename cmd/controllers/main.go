@@ -44,6 +44,8 @@ type options struct {
 	podGroups       bool
 	schedulers      []string
 	inherit         bool
+	hyperLabels     []string
+	slurmTopology   string
 	verbosity       int
 }
 
@@ -82,6 +84,8 @@ func command(install func(logr.Logger)) *cobra.Command {
 	f.BoolVar(&o.podGroups, "pod-groups", true, "give PodGroups to pods that come without one, alone or by their owner")
 	f.StringSliceVar(&o.schedulers, "scheduler-name", []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus}, "schedulerName of the pods that get PodGroups, may be given more than once")
 	f.BoolVar(&o.inherit, "inherit-owner-annotations", true, "PodGroups take annotations of the owners of their pods")
+	f.StringSliceVar(&o.hyperLabels, "hypernode-labels", nil, "labels of nodes from whose values HyperNodes are made, of tier 1 first; without one none are made")
+	f.StringVar(&o.slurmTopology, "hypernode-slurm-topology", "", "file in the form of Slurm's topology.conf or of scontrol show topology, read again and again, from whose switches HyperNodes are made")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
 	return cmd
 }

@@ -26,6 +26,7 @@ import (
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	topology "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 )
 
 // kubernetesVersion names the folder with the built control plane.
@@ -60,7 +61,7 @@ func Start() (*Plane, error) {
 		return nil, fmt.Errorf("find the source tree: no caller information")
 	}
 	p := &Plane{Scheme: kruntime.NewScheme()}
-	for _, add := range []func(*kruntime.Scheme) error{clientgoscheme.AddToScheme, batch.AddToScheme, scheduling.AddToScheme, bus.AddToScheme, flow.AddToScheme} {
+	for _, add := range []func(*kruntime.Scheme) error{clientgoscheme.AddToScheme, batch.AddToScheme, scheduling.AddToScheme, bus.AddToScheme, flow.AddToScheme, topology.AddToScheme} {
 		if err := add(p.Scheme); err != nil {
 			return nil, fmt.Errorf("register types: %w", err)
 		}

@@ -69,7 +69,7 @@ const (
 
 // chartValues leave out the Deployments: the programs run beside the cluster.
 const chartValues = `
-controllers: {enabled: false}
+controllers: {enabled: false, hyperNodes: {labels: [e2e.isthmus.sh/rack, e2e.isthmus.sh/row]}}
 scheduler: {enabled: false}
 networkPolicy: {enabled: false}
 vnode: {namespaces: ["*"]}
@@ -123,7 +123,7 @@ func (e *Environment) startPrograms(ctx context.Context, config Config, bins bin
 	for _, s := range []process.Spec{
 		{Name: "controllers", Argv: []string{
 			bins.controllers, "--kubeconfig", e.kubeconfigOf(userControllers),
-			"--leader-elect=false", "--metrics-bind-address=0", "--vnode-user", userVnode,
+			"--leader-elect=false", "--metrics-bind-address=0", "--vnode-user", userVnode, "--hypernode-labels=e2e.isthmus.sh/rack,e2e.isthmus.sh/row",
 		}},
 		{Name: "scheduler", Argv: []string{
 			bins.scheduler, "--kubeconfig", e.kubeconfigOf(userScheduler),
