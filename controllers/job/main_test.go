@@ -29,7 +29,7 @@ import (
 // plane is the control plane that all tests of this package share.
 var plane *controllertest.Plane
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -90,6 +91,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		For(&batch.Job{}).
 		Owns(&corev1.Pod{}).
 		Owns(&scheduling.PodGroup{}).
+		Watches(&scheduling.Queue{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor), builder.WithPredicates(queueTurned())).
 		Watches(&bus.Command{}, handler.EnqueueRequestsFromMapFunc(toJob)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.Workers, ReconciliationTimeout: 2 * time.Minute}).
 		Complete(r)
@@ -201,6 +203,14 @@ func (r *Reconciler) read(ctx context.Context, job *batch.Job) (machine.Input, m
 			fmt.Sprintf("a PodGroup named %s exists and is not this job's", pg.Name)))
 	default:
 		in.PodGroup = pg
+	}
+	if err := r.resolveQueue(ctx, job, in.PodGroup); err != nil {
+		return in, nil, err
+	}
+	if in.PodGroup == nil {
+		if in.QueueTrouble, err = r.queueTrouble(ctx, job.Spec.Queue); err != nil {
+			return in, nil, err
+		}
 	}
 	return in, active, nil
 }

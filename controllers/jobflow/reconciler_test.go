@@ -60,6 +60,9 @@ func TestJobFlow(t *testing.T) {
 	if err := r.SetupWithManager(ctx, mgr); err != nil {
 		t.Fatal(err)
 	}
+	if err := (&jobflow.Templates{Client: mgr.GetClient()}).SetupWithManager(ctx, mgr); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
 	t.Cleanup(func() {
@@ -153,7 +156,26 @@ func TestJobFlow(t *testing.T) {
 	up.Store(true)
 	create(template("second")) // the flow may have waited for it, or for the probe
 	shows("f-first f-second", flow.Running)
+	made := func(want string) {
+		t.Helper()
+		controllertest.Eventually(t, time.Minute, func(ctx context.Context) string {
+			list := &flow.JobTemplateList{}
+			if err := plane.Client.List(ctx, list, client.InNamespace(ns)); err != nil {
+				return err.Error()
+			}
+			got := ""
+			for i := range list.Items {
+				got += fmt.Sprint(list.Items[i].Name, list.Items[i].Status.JobDependsOnList)
+			}
+			if got != want {
+				return fmt.Sprintf("templates %s, want %s", got, want)
+			}
+			return ""
+		})
+	}
+	made("first[f-first]second[f-second]")
 	set("f-first", batch.Completed)
 	set("f-second", batch.Completed)
 	shows("", flow.Succeed)
+	made("first[]second[]")
 }

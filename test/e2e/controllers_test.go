@@ -62,6 +62,10 @@ spec:
 		out := kubectl(t, "get", "jobflow", "flow", "-n", ns, "-o", "jsonpath={.status.state.phase} {.status.completedJobs}")
 		return out == `Succeed ["flow-first","flow-second"]`, out
 	})
+	eventually(t, time.Minute, "the template tells its Job", func() (bool, string) {
+		out := kubectl(t, "get", "jobtemplate", "first", "-n", ns, "-o", "jsonpath={.status.jobDependsOnList}")
+		return out == `["flow-first"]`, out
+	})
 	out := kubectl(t, "get", "vcjob", "-n", ns, "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.conditions[-1:].lastTransitionTime} {.metadata.creationTimestamp}{"\n"}{end}`)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if len(lines) != 2 {

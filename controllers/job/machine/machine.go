@@ -26,6 +26,8 @@ type Input struct {
 	Taken map[string]string
 	// Trouble is why the last attempt to create an object failed, if it did.
 	Trouble *Reason
+	// QueueTrouble is why the job's queue takes no new job, nil when it does.
+	QueueTrouble *Reason
 	// Commands are the Command objects that name this job by UID, oldest first.
 	Commands []*bus.Command
 	// Resources are the objects made for the job beyond pods and PodGroup, as
@@ -232,6 +234,12 @@ func (p *pass) doom() {
 	}
 }
 
+// keptOut says that the queue does not take the job. One that has begun goes on,
+// whatever becomes of its queue.
+func (p *pass) keptOut() bool {
+	return p.in.PodGroup == nil && p.in.QueueTrouble != nil && p.out.Status.Version == 0 && len(p.in.Pods) == 0
+}
+
 // grow creates what a job that is to run lacks.
 func (p *pass) grow() {
 	st := &p.out.Status
@@ -240,6 +248,8 @@ func (p *pass) grow() {
 	}
 	pg := p.in.PodGroup
 	switch {
+	case p.keptOut():
+		return
 	case pg == nil:
 		p.out.CreatePodGroup = newPodGroup(p.job, st.Version, p.release)
 		p.out.EnsureObjects = true

@@ -19,6 +19,11 @@ const (
 	reasonStarting    = "PodsNotRunning"
 	reasonReplacing   = "WaitingForOldPods"
 	reasonTaken       = "NameTaken"
+
+	// Reasons of a new job that its queue does not take.
+	QueueNotFound = "QueueNotFound"
+	QueueNotOpen  = "QueueNotOpen"
+	QueueNotLeaf  = "QueueNotLeaf"
 	reasonTooMuch     = "RetriesUsedUp"
 	reasonTasksFailed = "TasksFailed"
 	reasonMinSuccess  = "MinSuccessReached"
@@ -159,7 +164,7 @@ func (p *pass) explain(why Reason, moved bool) {
 		}
 		p.out.Notices = append(p.out.Notices, Notice{Warning: bad, Reason: Reason{string(st.State.Phase), text}})
 	}
-	worth := len(p.in.Problems) > 0 || p.in.Trouble != nil || why.Reason == reasonTaken
+	worth := len(p.in.Problems) > 0 || p.in.Trouble != nil || why.Reason == reasonTaken || p.keptOut()
 	if worth && (old.State.Reason != why.Reason || old.State.Message != why.Message) {
 		p.out.Notices = append(p.out.Notices, Notice{Warning: true, Reason: why})
 	}
@@ -189,6 +194,9 @@ func (p *pass) waiting() Reason {
 		slices.Sort(names)
 		return Reason{reasonTaken, fmt.Sprintf("%d of the pods cannot be created until others of the same name are gone: %s is %s",
 			len(names), names[0], p.in.Taken[names[0]])}
+	}
+	if p.keptOut() {
+		return *p.in.QueueTrouble
 	}
 	if pg == nil || pg.DeletionTimestamp != nil || versionOf(pg.Annotations) != p.out.Status.Version {
 		return Reason{reasonQueued, fmt.Sprintf("the PodGroup is being created in queue %s", p.job.Spec.Queue)}

@@ -1,0 +1,96 @@
+package job
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
+)
+
+// rootQueue is the queue that all others descend from; no job is in it.
+const rootQueue = "root"
+
+// resolveQueue gives a job that names no queue, or the default one, that of its
+// PodGroup, or else of its namespace, in the copy of the job that is worked on.
+func (r *Reconciler) resolveQueue(ctx context.Context, job *batch.Job, pg *scheduling.PodGroup) error {
+	if job.Spec.Queue != "" && job.Spec.Queue != scheduling.DefaultQueue {
+		return nil
+	}
+	if pg != nil {
+		job.Spec.Queue = pg.Spec.Queue // it stays where it began
+		return nil
+	}
+	namespace := &corev1.Namespace{}
+	if err := r.Client.Get(ctx, client.ObjectKey{Name: job.Namespace}, namespace); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get namespace: %w", err)
+	}
+	if name := namespace.Annotations[scheduling.QueueNameAnnotationKey]; name != "" {
+		job.Spec.Queue = name
+	}
+	return nil
+}
+
+// queueTrouble says why a new job cannot be in its queue, nil when it can.
+func (r *Reconciler) queueTrouble(ctx context.Context, name string) (*machine.Reason, error) {
+	if name == "" || name == scheduling.DefaultQueue {
+		return nil, nil // every cluster has it, or will in a moment
+	}
+	if name == rootQueue {
+		return &machine.Reason{Reason: machine.QueueNotLeaf, Message: "spec.queue: Invalid value: \"root\": jobs are in queues below it; name one of these"}, nil
+	}
+	queue := &scheduling.Queue{}
+	err := r.Client.Get(ctx, client.ObjectKey{Name: name}, queue)
+	switch {
+	case apierrors.IsNotFound(err):
+		return &machine.Reason{Reason: machine.QueueNotFound, Message: fmt.Sprintf("spec.queue: Not found: %q: the job waits until there is a queue of this name", name)}, nil
+	case err != nil:
+		return nil, fmt.Errorf("get queue %s: %w", name, err)
+	case queue.Status.State != "" && queue.Status.State != scheduling.QueueStateOpen:
+		return &machine.Reason{Reason: machine.QueueNotOpen, Message: fmt.Sprintf("spec.queue: Invalid value: %q: the queue is %s and takes no new jobs; the job waits until it is opened", name, queue.Status.State)}, nil
+	}
+	var queues scheduling.QueueList
+	if err := r.Client.List(ctx, &queues, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list queues: %w", err)
+	}
+	for i := range queues.Items {
+		if child := &queues.Items[i]; child.Spec.Parent == name && child.Name != name {
+			return &machine.Reason{Reason: machine.QueueNotLeaf, Message: fmt.Sprintf("spec.queue: Invalid value: %q: other queues are below it, such as %s; name one of these", name, child.Name)}, nil
+		}
+	}
+	return nil, nil
+}
+
+// waitingFor lists the jobs that a queue kept out.
+func (r *Reconciler) waitingFor(ctx context.Context, _ client.Object) []reconcile.Request {
+	var jobs batch.JobList
+	if err := r.Client.List(ctx, &jobs, client.UnsafeDisableDeepCopy); err != nil {
+		return nil // they are looked at again with the next change
+	}
+	var out []reconcile.Request
+	for i := range jobs.Items {
+		switch jobs.Items[i].Status.State.Reason {
+		case machine.QueueNotFound, machine.QueueNotOpen, machine.QueueNotLeaf:
+			out = append(out, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&jobs.Items[i])})
+		}
+	}
+	return out
+}
+
+// queueTurned leaves out what only counts in a queue's status.
+func queueTurned() predicate.Predicate {
+	return predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		old, ok := e.ObjectOld.(*scheduling.Queue)
+		now, too := e.ObjectNew.(*scheduling.Queue)
+		return ok && too && old.Status.State != now.Status.State
+	}})
+}
