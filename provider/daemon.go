@@ -31,6 +31,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
 	"github.com/isthmus-hpc/isthmus/provider/metrics"
 	"github.com/isthmus-hpc/isthmus/provider/servingcert"
+	"github.com/isthmus-hpc/isthmus/provider/events"
 	"github.com/isthmus-hpc/isthmus/provider/staging"
 	"github.com/isthmus-hpc/isthmus/provider/tracing"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
@@ -227,9 +228,9 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	}
 
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: d.Client.CoreV1().Events("")})
+	broadcaster.StartRecordingToSink(events.Sink{EventSink: &typedcorev1.EventSinkImpl{Interface: d.Client.CoreV1().Events("")}})
 	defer broadcaster.Shutdown()
-	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-vnode", Host: cluster.Name})
+	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: events.Component, Host: cluster.Name})
 
 	factory := informers.NewSharedInformerFactory(d.Client, 0)
 	namespaces := factory.Core().V1().Namespaces()
