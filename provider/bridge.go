@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/effect"
+	"github.com/isthmus-hpc/isthmus/provider/fairqueue"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
@@ -96,7 +97,7 @@ type Bridge struct {
 	// Wake asks the loop for another pass soon; it holds at most one request.
 	Wake chan struct{}
 
-	slots chan struct{} // bounds drivers at work
+	slots *fairqueue.Queue // bounds drivers at work; namespaces take turns
 	busy  sync.WaitGroup
 
 	mu      sync.Mutex
@@ -112,6 +113,7 @@ type Bridge struct {
 	ids     map[string]manifest.Identity       // by user, as the cluster said last
 	places  map[backends.Key]place             // where the gangs are, as of the last pass
 	queued  map[backends.Key]int64             // observations begun when a gang was admitted to the batch queue
+	kept    map[backends.Key]place             // gangs that were kept out of it
 	obsSeq  int64                              // observations begun
 	closed  bool
 
@@ -155,7 +157,7 @@ func NewBridge(o Options) *Bridge {
 	b := &Bridge{
 		Options: o,
 		Wake:    make(chan struct{}, 1),
-		slots:   make(chan struct{}, o.Workers),
+		slots:   fairqueue.New(o.Workers),
 		memos:   map[backends.Key]*memo{},
 		driven:  map[string]backends.Key{},
 		overlay: map[string]*corev1.Pod{},
@@ -166,6 +168,7 @@ func NewBridge(o Options) *Bridge {
 
 		stagedWith: map[string]manifest.Contents{},
 		places:     map[backends.Key]place{},
+		kept:       map[backends.Key]place{},
 		queued:     map[backends.Key]int64{},
 	}
 	b.view.Reachable = true
@@ -215,7 +218,7 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 	gangs, index := b.gangs()
 	b.locate(gangs, index)
 	live := make(map[backends.Key]bool, len(gangs))
-	for _, g := range gangs {
+	for _, g := range inTurns(gangs) {
 		if b.over(g) {
 			continue
 		}

@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,6 +113,8 @@ type world struct {
 	bridge *provider.Bridge
 	starts int
 	change func(*hpcv1alpha1.BatchCluster) // of what boot serves; nil is nothing
+	// namespace of gangs to come, "ns" when empty.
+	namespace string
 }
 
 // newWorld has four hosts with 16 CPUs and 8 GPUs, and the pod runner's files
@@ -215,7 +218,7 @@ func (w *world) gang(name string, size int) []types.UID {
 	for rank := range size {
 		p := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
-				Namespace: "ns", Name: fmt.Sprintf("%s-%d", name, rank), UID: types.UID(fmt.Sprintf("uid-%s-%d", name, rank)),
+				Namespace: cmp.Or(w.namespace, "ns"), Name: fmt.Sprintf("%s-%d", name, rank), UID: types.UID(fmt.Sprintf("uid-%s-%d", name, rank)),
 				Annotations: map[string]string{
 					wellknown.GangAttempt: "attempt-" + name, wellknown.GangSize: fmt.Sprint(size), wellknown.GangRank: fmt.Sprint(rank),
 				},

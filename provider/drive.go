@@ -53,12 +53,10 @@ func (b *Bridge) start(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 				b.wake() // a pass went by while we were at it
 			}
 		}()
-		select {
-		case b.slots <- struct{}{}:
-			defer func() { <-b.slots }()
-		case <-ctx.Done():
+		if !b.slots.Enter(ctx, tenant(g)) {
 			return
 		}
+		defer b.slots.Leave()
 		work, end := drain(ctx)
 		defer end()
 		m.quiet = b.drive(ctx, work, g, m, pods)

@@ -38,7 +38,12 @@ func TestKubernetes(t *testing.T) {
 		t.Skipf("no API server: %v", err)
 	}
 	t.Cleanup(plane.Stop)
-	client, err := kubernetes.NewForConfig(rest.CopyConfig(plane.Config))
+	calls, err := rest.HTTPClientFor(plane.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(calls.CloseIdleConnections)
+	client, err := kubernetes.NewForConfigAndClient(rest.CopyConfig(plane.Config), calls)
 	if err != nil {
 		t.Fatal(err)
 	}

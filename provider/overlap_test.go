@@ -28,8 +28,8 @@ func (w *world) second(pods provider.PodAPI) *provider.Bridge {
 	return newBridge(w.system, w.stager, pods, providertest.Objects{}, w.clock, "node-main")
 }
 
-func newBridge(system backends.Backend, stager provider.Stager, pods provider.PodAPI, objects provider.Objects, at clock.PassiveClock, node string) *provider.Bridge {
-	b := provider.NewBridge(provider.Options{
+func newBridge(system backends.Backend, stager provider.Stager, pods provider.PodAPI, objects provider.Objects, at clock.PassiveClock, node string, change ...func(*provider.Options)) *provider.Bridge {
+	options := provider.Options{
 		Cluster: &hpcv1alpha1.BatchCluster{
 			ObjectMeta: metav1.ObjectMeta{Name: "test"},
 			Spec: hpcv1alpha1.BatchClusterSpec{
@@ -39,7 +39,11 @@ func newBridge(system backends.Backend, stager provider.Stager, pods provider.Po
 		},
 		Owner: owner, Launcher: "slurm", Backend: system, Stager: stager, Pods: pods, Objects: objects,
 		Gate: &faultyGate{mode: none, count: map[string]int{}}, Clock: at, Log: logr.Discard(),
-	})
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	b := provider.NewBridge(options)
 	b.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: node, Partition: "main", MaxPodsPending: 1000}})
 	return b
 }

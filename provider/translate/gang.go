@@ -95,7 +95,7 @@ func Gang(in Input) (Output, error) {
 		Partition: in.Node.Partition, Account: in.Account.Account, QOS: cmp.Or(qos, in.Account.QOS, in.Node.QOS),
 		Constraint: in.Node.Constraint, Reservation: in.Node.Reservation,
 		ExcludedHosts: excluded, Host: host,
-		Walltime:      wall, Grace: grace, WorkDir: in.WorkDir, Components: components,
+		Walltime: wall, Grace: grace, WorkDir: in.WorkDir, Components: components,
 	}
 	if err := out.Spec.Validate(); err != nil {
 		g.refuse(&Refusal{Message: "the batch job cannot be made: " + strings.ReplaceAll(err.Error(), "\n", "; "), Permanent: true, Reason: ReasonInvalidSpec})
