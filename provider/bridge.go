@@ -90,6 +90,10 @@ type Options struct {
 	Workers int
 }
 
+// tenantsPart is which part of the workers one namespace may have: an eighth, which
+// is as much as the batch systems take at a time a few times over.
+const tenantsPart = 8
+
 // Bridge carries the pods of one BatchCluster through the batch system. Pass is
 // called by one goroutine at a time; the steps of gangs run beside it.
 type Bridge struct {
@@ -157,7 +161,7 @@ func NewBridge(o Options) *Bridge {
 	b := &Bridge{
 		Options: o,
 		Wake:    make(chan struct{}, 1),
-		slots:   fairqueue.New(o.Workers),
+		slots:   fairqueue.New(o.Workers, o.Workers/tenantsPart),
 		memos:   map[backends.Key]*memo{},
 		driven:  map[string]backends.Key{},
 		overlay: map[string]*corev1.Pod{},

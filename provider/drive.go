@@ -56,7 +56,7 @@ func (b *Bridge) start(ctx context.Context, g lifecycle.Gang, m *memo, pods map[
 		if !b.slots.Enter(ctx, tenant(g)) {
 			return
 		}
-		defer b.slots.Leave()
+		defer b.slots.Leave(tenant(g))
 		work, end := drain(ctx)
 		defer end()
 		m.quiet = b.drive(ctx, work, g, m, pods)

@@ -1,10 +1,12 @@
 // Package fairqueue shares a number of places among tenants: whoever waits longest
-// of a tenant comes next, and the tenants take turns. So one that floods waits for
-// itself, and the others for one of its steps at the most.
+// of a tenant comes next, the tenants take turns, and none has more places than its
+// part. So one that floods waits for itself, and what it has under way, which others
+// meet again at the batch system, stays little.
 package fairqueue
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -12,21 +14,24 @@ import (
 type Queue struct {
 	mu      sync.Mutex
 	free    int
+	part    int
+	held    map[string]int             // by tenant, none 0
 	waiting map[string][]chan struct{} // by tenant, none empty
 	turns   []string                   // tenants that wait, the next first
 }
 
-// New makes a queue for so many places, at least one.
-func New(places int) *Queue {
-	return &Queue{free: max(places, 1), waiting: map[string][]chan struct{}{}}
+// New makes a queue for so many places, of which a tenant has no more than part;
+// both are at least one.
+func New(places, part int) *Queue {
+	return &Queue{free: max(places, 1), part: max(part, 1), held: map[string]int{}, waiting: map[string][]chan struct{}{}}
 }
 
 // Enter waits for a place until ctx ends, and reports whether there is one. Then
 // the caller calls Leave.
 func (q *Queue) Enter(ctx context.Context, tenant string) bool {
 	q.mu.Lock()
-	if q.free > 0 { // nobody waits then
-		q.free--
+	if q.free > 0 && q.held[tenant] < q.part { // then nobody of the tenant waits
+		q.take(tenant)
 		q.mu.Unlock()
 		return true
 	}
@@ -45,18 +50,18 @@ func (q *Queue) Enter(ctx context.Context, tenant string) bool {
 	defer q.mu.Unlock()
 	select {
 	case <-turn: // given meanwhile
-		q.next()
+		q.leave(tenant)
 	default:
 		q.give(tenant, turn)
 	}
 	return false
 }
 
-// Leave gives the place to the next.
-func (q *Queue) Leave() {
+// Leave gives the place that the tenant had to the next.
+func (q *Queue) Leave(tenant string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.next()
+	q.leave(tenant)
 }
 
 // Waiting counts those that wait.
@@ -70,41 +75,48 @@ func (q *Queue) Waiting() int {
 	return n
 }
 
-// next hands a place on. The lock must be held.
-func (q *Queue) next() {
-	if len(q.turns) == 0 {
-		q.free++
-		return
-	}
-	tenant := q.turns[0]
-	q.turns = q.turns[1:]
-	list := q.waiting[tenant]
-	close(list[0])
-	if list = list[1:]; len(list) == 0 {
-		delete(q.waiting, tenant)
-		return
-	}
-	q.waiting[tenant] = list
-	q.turns = append(q.turns, tenant)
+// take gives a free place to a tenant. The lock must be held, as for the others below.
+func (q *Queue) take(tenant string) {
+	q.free--
+	q.held[tenant]++
 }
 
-// give takes one that no longer waits out of the queue. The lock must be held.
+// leave takes a place back and hands it on: to the first in turn that has less than
+// its part.
+func (q *Queue) leave(tenant string) {
+	q.free++
+	if q.held[tenant]--; q.held[tenant] == 0 {
+		delete(q.held, tenant)
+	}
+	for i, next := range q.turns {
+		if q.held[next] >= q.part {
+			continue
+		}
+		list := q.waiting[next]
+		close(list[0])
+		q.take(next)
+		q.turns = slices.Delete(q.turns, i, i+1)
+		if list = list[1:]; len(list) == 0 {
+			delete(q.waiting, next)
+			return
+		}
+		q.waiting[next] = list
+		q.turns = append(q.turns, next)
+		return
+	}
+}
+
+// give takes one that no longer waits out of the queue.
 func (q *Queue) give(tenant string, turn chan struct{}) {
 	list := q.waiting[tenant]
-	for i, t := range list {
-		if t == turn {
-			list = append(list[:i:i], list[i+1:]...)
-			break
-		}
+	if i := slices.Index(list, turn); i >= 0 {
+		list = slices.Delete(list, i, i+1)
 	}
 	if q.waiting[tenant] = list; len(list) > 0 {
 		return
 	}
 	delete(q.waiting, tenant)
-	for i, t := range q.turns {
-		if t == tenant {
-			q.turns = append(q.turns[:i:i], q.turns[i+1:]...)
-			return
-		}
+	if i := slices.Index(q.turns, tenant); i >= 0 {
+		q.turns = slices.Delete(q.turns, i, i+1)
 	}
 }

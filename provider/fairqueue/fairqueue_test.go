@@ -14,7 +14,7 @@ import (
 // every second, whatever waits.
 func TestTenantsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := fairqueue.New(1)
+		q := fairqueue.New(1, 1)
 		q.Enter(t.Context(), "flood")
 		var order []string
 		enter := func(tenant string, n int) {
@@ -22,7 +22,7 @@ func TestTenantsTakeTurns(t *testing.T) {
 				go func() {
 					if q.Enter(t.Context(), tenant) {
 						order = append(order, fmt.Sprint(tenant, i))
-						q.Leave()
+						q.Leave(tenant)
 					}
 				}()
 				synctest.Wait() // in this order
@@ -34,7 +34,7 @@ func TestTenantsTakeTurns(t *testing.T) {
 		if n := q.Waiting(); n != 1004 {
 			t.Fatalf("%d wait", n)
 		}
-		q.Leave()
+		q.Leave("flood")
 		synctest.Wait()
 		if want := []string{"flood0", "quiet0", "other0", "flood1", "quiet1", "flood2", "quiet2", "flood3"}; !slices.Equal(order[:8], want) {
 			t.Errorf("the first are %v", order[:8])
@@ -48,7 +48,7 @@ func TestTenantsTakeTurns(t *testing.T) {
 // Who gives up leaves no gap and takes no place with him.
 func TestGivingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := fairqueue.New(2)
+		q := fairqueue.New(2, 2)
 		q.Enter(t.Context(), "a")
 		q.Enter(t.Context(), "a")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -62,14 +62,45 @@ func TestGivingUp(t *testing.T) {
 		if a, b := <-in, <-in; a || b || q.Waiting() != 1 {
 			t.Fatalf("given up: %t %t, %d wait", a, b, q.Waiting())
 		}
-		q.Leave()
+		q.Leave("a")
 		if !<-in {
 			t.Error("the one that waits did not come in")
 		}
-		q.Leave()
-		q.Leave()
+		q.Leave("a")
+		q.Leave("b")
 		if !q.Enter(t.Context(), "c") || !q.Enter(t.Context(), "c") {
 			t.Error("the places are lost")
+		}
+	})
+}
+
+// A tenant has no more than its part, also when nobody else is there; the rest is
+// for who comes.
+func TestPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := fairqueue.New(5, 3)
+		in := map[string]int{}
+		for _, tenant := range []string{"a", "a", "a", "a", "a", "b", "b", "b"} {
+			go func() {
+				if q.Enter(t.Context(), tenant) {
+					in[tenant]++
+				}
+			}()
+			synctest.Wait()
+		}
+		if in["a"] != 3 || in["b"] != 2 || q.Waiting() != 3 {
+			t.Fatalf("%v are in, %d wait", in, q.Waiting())
+		}
+		q.Leave("b") // a waits longer, and has its part
+		synctest.Wait()
+		if in["a"] != 3 || in["b"] != 3 {
+			t.Errorf("%v came in", in)
+		}
+		q.Leave("a")
+		q.Leave("a")
+		synctest.Wait()
+		if in["a"] != 5 || q.Waiting() != 0 {
+			t.Errorf("%v came in, %d wait", in, q.Waiting())
 		}
 	})
 }
