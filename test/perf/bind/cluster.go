@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"time"
 
@@ -29,9 +30,12 @@ const (
 // cluster is an API server with nodes, and clients for what is not measured.
 type cluster struct {
 	load
+	shape
 	config  *rest.Config // of the measured clients
 	client  kubernetes.Interface
 	volcano versioned.Interface
+	calls   calls         // of the measured clients
+	told    time.Duration // until all statuses said so, of the scheduler's last round
 }
 
 func newCluster(ctx context.Context, config *rest.Config, l load) (*cluster, error) {
@@ -46,6 +50,7 @@ func newCluster(ctx context.Context, config *rest.Config, l load) (*cluster, err
 	setup.QPS = -1
 	c := &cluster{load: l, config: rest.CopyConfig(config)}
 	c.config.QPS, c.config.Burst = float32(l.qps), l.burst
+	c.config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counting{next, &c.calls} })
 	if c.client, err = kubernetes.NewForConfig(setup); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
@@ -135,13 +140,17 @@ func (c *cluster) empty(ctx context.Context) error {
 	return nil
 }
 
+// result is the time of one way in one round, on the clock and of processors.
+type result struct{ took, used time.Duration }
+
 // measure fills the cluster, times one way of binding everything, checks that it
 // did, and empties the cluster.
-func (c *cluster) measure(ctx context.Context, name string, bind func(context.Context) (time.Duration, error), out *[]time.Duration) error {
+func (c *cluster) measure(ctx context.Context, name string, bind func(context.Context) (time.Duration, spent, error), out *[]result) error {
 	if err := c.fill(ctx); err != nil {
 		return err
 	}
-	took, err := bind(ctx)
+	c.calls.reset()
+	took, used, err := bind(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -152,7 +161,12 @@ func (c *cluster) measure(ctx context.Context, name string, bind func(context.Co
 	if len(pods.Items) > 0 {
 		return fmt.Errorf("%s left %d pods unbound", name, len(pods.Items))
 	}
-	fmt.Printf("%-12s %8.3f s  %8.0f pods/s  %7.1f gangs/s\n", name, took.Seconds(), float64(c.pods())/took.Seconds(), float64(c.gangs)/took.Seconds())
-	*out = append(*out, took)
+	fmt.Printf("%-12s %8.3f s  %8.0f pods/s  %7.1f gangs/s; %s; %s\n", name, took.Seconds(), float64(c.pods())/took.Seconds(), float64(c.gangs)/took.Seconds(),
+		used.tell(c.pods()), c.calls.tell())
+	if c.told > 0 {
+		fmt.Printf("             all statuses said so %.3f s later\n", (c.told - took).Seconds())
+		c.told = 0
+	}
+	*out = append(*out, result{took, used.total()})
 	return c.empty(ctx)
 }

@@ -2,7 +2,8 @@
 // same client binding round-robin without any scheduler, in the same run on the
 // same API server and etcd. It prints times and their ratio and asserts nothing.
 //
-//	go run ./test/perf/bind -nodes 1000 -gangs 100 -size 20 -rounds 3
+//	go run ./test/perf/bind -nodes 1000 -shapes 100x20 -rounds 3
+//	go run ./test/perf/bind -nodes 5000 -shapes 10000x1,500x20,20x500,1x10000 -rounds 3
 package main
 
 import (
@@ -13,27 +14,56 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 )
 
 type load struct {
-	nodes, gangs, size, rounds, workers int
-	qps                                 float64
-	burst                               int
+	nodes, rounds, workers int
+	shapes                 []shape
+	qps                    float64
+	burst                  int
+	profile                string
+}
+
+// shape is gangs of one size.
+type shape struct{ gangs, size int }
+
+func (s shape) String() string { return fmt.Sprintf("%dx%d", s.gangs, s.size) }
+
+// parse reads shapes like 500x20,1x10000.
+func parse(text string) ([]shape, error) {
+	var out []shape
+	for _, word := range strings.Split(text, ",") {
+		gangs, size, ok := strings.Cut(word, "x")
+		g, err := strconv.Atoi(gangs)
+		n, err2 := strconv.Atoi(size)
+		if !ok || err != nil || err2 != nil || g < 1 || n < 1 {
+			return nil, fmt.Errorf("-shapes has %q, must be GANGSxPODS like 500x20", word)
+		}
+		out = append(out, shape{g, n})
+	}
+	return out, nil
 }
 
 func main() {
 	var l load
 	flag.IntVar(&l.nodes, "nodes", 1000, "fake nodes of 64 CPUs and 8 GPUs")
-	flag.IntVar(&l.gangs, "gangs", 100, "gangs")
-	flag.IntVar(&l.size, "size", 20, "pods of a gang, one GPU each")
+	shapes := flag.String("shapes", "100x20", "GANGSxPODS with commas: how many gangs, and pods of each, one GPU a pod")
 	flag.IntVar(&l.rounds, "rounds", 3, "times each way is measured, in turn")
 	flag.IntVar(&l.workers, "workers", 32, "bindings under way at a time, for both")
 	flag.Float64Var(&l.qps, "qps", 10000, "requests a second that the client allows itself, for both")
 	flag.IntVar(&l.burst, "burst", 20000, "requests in a burst, for both")
+	flag.StringVar(&l.profile, "cpuprofile", "", "file for a profile of the scheduler's processor time, setting up left out")
 	flag.Parse()
+	var err error
+	if l.shapes, err = parse(*shapes); err != nil {
+		fmt.Fprintln(os.Stderr, "bind:", err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, l); err != nil {
@@ -65,9 +95,20 @@ func run(ctx context.Context, l load) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d nodes, %d gangs of %d pods, %d workers, client limit %.0f/s\n", l.nodes, l.gangs, l.size, l.workers, l.qps)
-	var without, with []time.Duration
-	for round := range l.rounds {
+	for _, sh := range l.shapes {
+		c.shape = sh
+		if err := c.compare(ctx); err != nil {
+			return fmt.Errorf("%s: %w", sh, err)
+		}
+	}
+	return nil
+}
+
+// compare measures both ways of binding one shape, in turn.
+func (c *cluster) compare(ctx context.Context) error {
+	fmt.Printf("%d nodes, %d gangs of %d pods, %d workers, client limit %.0f/s\n", c.nodes, c.gangs, c.size, c.workers, c.qps)
+	var without, with []result
+	for round := range c.rounds {
 		// In turn and in both orders, so that a machine that slows down favours neither.
 		ways := []func(context.Context) error{
 			func(ctx context.Context) error { return c.measure(ctx, "round-robin", c.roundRobin, &without) },
@@ -82,11 +123,22 @@ func run(ctx context.Context, l load) (err error) {
 			}
 		}
 	}
-	slices.Sort(without)
-	slices.Sort(with)
-	base, ours := without[len(without)/2], with[len(with)/2]
-	fmt.Printf("gangs bound a second, median: %.1f without a scheduler, %.1f with; ratio %.0f %% (range %.0f to %.0f %%)\n",
-		float64(l.gangs)/base.Seconds(), float64(l.gangs)/ours.Seconds(), 100*base.Seconds()/ours.Seconds(),
-		100*without[0].Seconds()/with[len(with)-1].Seconds(), 100*without[len(without)-1].Seconds()/with[0].Seconds())
+	base, least, most := span(without, func(r result) time.Duration { return r.took })
+	ours, least2, most2 := span(with, func(r result) time.Duration { return r.took })
+	baseUsed, _, _ := span(without, func(r result) time.Duration { return r.used })
+	oursUsed, _, _ := span(with, func(r result) time.Duration { return r.used })
+	fmt.Printf("%s: pods bound a second, median: %.0f without a scheduler, %.0f with; ratio %.0f %% (extremes %.0f to %.0f %%); by processor time %.0f %%\n",
+		c.shape, float64(c.pods())/base.Seconds(), float64(c.pods())/ours.Seconds(), 100*base.Seconds()/ours.Seconds(),
+		100*least.Seconds()/most2.Seconds(), 100*most.Seconds()/least2.Seconds(), 100*baseUsed.Seconds()/oursUsed.Seconds())
 	return nil
+}
+
+// span is the median, the least and the most of one time of all rounds.
+func span(of []result, which func(result) time.Duration) (median, least, most time.Duration) {
+	var all []time.Duration
+	for _, r := range of {
+		all = append(all, which(r))
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[0], all[len(all)-1]
 }

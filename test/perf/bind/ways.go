@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime/pprof"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	"volcano.sh/apis/pkg/client/clientset/versioned"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -43,12 +47,12 @@ func (c *cluster) clients() (kubernetes.Interface, versioned.Interface, error) {
 
 // roundRobin binds pod i to node i modulo the nodes, with the same Binding as the
 // scheduler's, and takes the time of the writes alone.
-func (c *cluster) roundRobin(ctx context.Context) (time.Duration, error) {
+func (c *cluster) roundRobin(ctx context.Context) (time.Duration, spent, error) {
 	client, _, err := c.clients()
 	if err != nil {
-		return 0, err
+		return 0, spent{}, err
 	}
-	start := time.Now()
+	before, start := spentSoFar(), time.Now()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(c.workers)
 	for i := range c.pods() {
@@ -62,9 +66,9 @@ func (c *cluster) roundRobin(ctx context.Context) (time.Duration, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return 0, fmt.Errorf("bind: %w", err)
+		return 0, spent{}, fmt.Errorf("bind: %w", err)
 	}
-	return time.Since(start), nil
+	return time.Since(start), spentSoFar().since(before), nil
 }
 
 // bindings counts accepted bindings and tells when all are there.
@@ -83,16 +87,17 @@ func (b bindings) Bound(result string, took time.Duration) {
 // scheduler runs the whole scheduler, PodGroup statuses and events included, and
 // takes the time from its first look at the cluster to the last accepted binding.
 // Listing the cluster is not part of it.
-func (c *cluster) scheduler(ctx context.Context) (time.Duration, error) {
+func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 	client, volcano, err := c.clients()
 	if err != nil {
-		return 0, err
+		return 0, spent{}, err
 	}
 	if err := binder.EnsureQueues(ctx, volcano); err != nil {
-		return 0, err
+		return 0, spent{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	events := record.NewBroadcaster()
+	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	defer events.Shutdown()
 	state, metrics := cache.New(), driver.NewMetrics(prometheus.NewRegistry())
 	observe := bindings{metrics, make(chan struct{}, c.pods())}
@@ -108,29 +113,57 @@ func (c *cluster) scheduler(ctx context.Context) (time.Duration, error) {
 		wait()
 	}()
 	if err != nil {
-		return 0, err
+		return 0, spent{}, err
 	}
 	if n := unbound(ctx, client); n != c.pods() {
-		return 0, fmt.Errorf("%d pods wait, want %d", n, c.pods())
+		return 0, spent{}, fmt.Errorf("%d pods wait, want %d", n, c.pods())
 	}
-	start := time.Now()
+	if c.profile != "" {
+		f, err := os.Create(c.profile)
+		if err != nil {
+			return 0, spent{}, fmt.Errorf("make profile: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return 0, spent{}, fmt.Errorf("start profile: %w", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
+	before, start := spentSoFar(), time.Now()
 	b.Start(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); d.Run(ctx) }()
-	deadline := time.After(10 * time.Minute)
+	deadline := time.After(most)
 	for range c.pods() {
 		select {
 		case <-observe.left:
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return 0, spent{}, context.Cause(ctx)
 		case <-deadline:
-			return 0, errors.New("not all gangs were bound within ten minutes")
+			return 0, spent{}, errors.New("not all gangs were bound within ten minutes")
 		}
 	}
-	took := time.Since(start)
+	took, used := time.Since(start), spentSoFar().since(before)
+	for time.Since(start) < most && ctx.Err() == nil && c.untold(state) > 0 {
+		time.Sleep(20 * time.Millisecond)
+	}
+	c.told = time.Since(start)
 	cancel()
 	<-done
-	return took, nil
+	return took, used, nil
+}
+
+// most bounds one round.
+const most = 10 * time.Minute
+
+// untold counts the PodGroups that do not say yet that their gang is placed.
+func (c *cluster) untold(state *cache.Cache) (n int) {
+	for g := range c.gangs {
+		if st, ok := state.Status("podgroup/" + namespace + "/" + groupName(g)); !ok || st.Phase != string(volcanov1.PodGroupRunning) {
+			n++
+		}
+	}
+	return n
 }
 
 func unbound(ctx context.Context, client kubernetes.Interface) int {
