@@ -129,12 +129,16 @@ type scheduler struct {
 	binder  *binder.Binder
 	events  record.EventBroadcaster
 	conf    *confFile // nil without a file
+	fence   *fence
 	dynamic dynamic.Interface
 
 	pipelines *pipelines
 }
 
 func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {
+	guard := &fence{}
+	config = rest.CopyConfig(config)
+	config.Wrap(guard.wrap)
 	core := rest.CopyConfig(config)
 	core.ContentType = "application/vnd.kubernetes.protobuf"
 	core.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
@@ -154,7 +158,7 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	if err := errors.Join(scheme.AddToScheme(types), hpcv1alpha1.AddToScheme(types)); err != nil {
 		return nil, fmt.Errorf("make scheme: %w", err)
 	}
-	s := &scheduler{client: client, volcano: volcano, dynamic: free, cache: cache.New(), events: record.NewBroadcaster()}
+	s := &scheduler{fence: guard, client: client, volcano: volcano, dynamic: free, cache: cache.New(), events: record.NewBroadcaster()}
 	s.cache.Created = m.Created
 	if len(o.names) > 0 {
 		s.cache.Serve(o.names...)
@@ -233,7 +237,7 @@ func (s *scheduler) elect(ctx context.Context, config *rest.Config, o options) e
 		return fmt.Errorf("get host name: %w", err)
 	}
 	lock, err := resourcelock.NewFromKubeconfig(resourcelock.LeasesResourceLock, o.leaseNS, "isthmus-scheduler",
-		resourcelock.ResourceLockConfig{Identity: host + "_" + uuid.NewString()}, config, 10*time.Second)
+		resourcelock.ResourceLockConfig{Identity: host + "_" + uuid.NewString()}, config, o.lease.deadline)
 	if err != nil {
 		return fmt.Errorf("make lease: %w", err)
 	}
@@ -243,7 +247,7 @@ func (s *scheduler) elect(ctx context.Context, config *rest.Config, o options) e
 	done := make(chan struct{})
 	var started atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+		Lock: lock, LeaseDuration: o.lease.duration, RenewDeadline: o.lease.deadline, RetryPeriod: o.lease.retry,
 		ReleaseOnCancel: true, Name: "isthmus-scheduler",
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) {
@@ -260,6 +264,7 @@ func (s *scheduler) elect(ctx context.Context, config *rest.Config, o options) e
 	if err != nil {
 		return fmt.Errorf("make elector: %w", err)
 	}
+	s.fence.set(func() bool { return elector.IsLeader() && elector.Check(-o.lease.retry) == nil })
 	elector.Run(elected)
 	if started.Load() {
 		<-done

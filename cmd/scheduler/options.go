@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/leaderelection"
 )
 
 type options struct {
@@ -17,6 +18,7 @@ type options struct {
 	await       time.Duration
 	leaderElect bool
 	leaseNS     string
+	lease       lease
 	metrics     string
 	health      string
 	pprof       string
@@ -30,6 +32,9 @@ type options struct {
 
 	idle []string // flags that were given and do nothing
 }
+
+// lease is how long the lease is held and how often it is renewed.
+type lease struct{ duration, deadline, retry time.Duration }
 
 // The addresses that Volcano's switches stand for.
 const (
@@ -48,6 +53,9 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.leaseNS, "leader-elect-namespace", metav1.NamespaceSystem, "namespace of the lease")
 	f.StringVar(&o.leaseNS, "leader-elect-resource-namespace", metav1.NamespaceSystem, "the same")
 	f.StringVar(&o.leaseNS, "lock-object-namespace", metav1.NamespaceSystem, "the same")
+	f.DurationVar(&o.lease.duration, "leader-elect-lease-duration", 15*time.Second, "how long others wait for a holder of the lease that is not heard of")
+	f.DurationVar(&o.lease.deadline, "leader-elect-renew-deadline", 10*time.Second, "how long the holder tries to renew the lease before it ends; shorter than the lease")
+	f.DurationVar(&o.lease.retry, "leader-elect-retry-period", 2*time.Second, "time between two tries to get or renew the lease; shorter than the deadline")
 	f.StringVar(&o.metrics, "metrics-bind-address", "", `HOST:PORT to serve /metrics on; "0" for off (default 127.0.0.1:0)`)
 	f.StringVar(&o.metrics, "listen-address", "", "the same")
 	f.BoolVar(&o.enableMetrics, "enable-metrics", false, "serve /metrics on "+volcanoMetrics+" unless an address is given")
@@ -76,8 +84,7 @@ var unused = map[string]string{
 	"master": "-", "schedule-period": "1s", "default-queue": "default", "priority-class": "true", "csi-storage": "false", "print-version": "-",
 	"plugins-dir": "-", "minimum-feasible-nodes": "100", "minimum-percentage-nodes-to-find": "5", "percentage-nodes-to-find": "0",
 	"node-selector": "-", "node-worker-threads": "20", "cache-dumper": "true", "cache-dump-dir": "-", "ignored-provisioners": "-",
-	"feature-gates": "-", "leader-elect-lease-duration": "15s", "leader-elect-renew-deadline": "10s", "leader-elect-retry-period": "2s",
-	"leader-elect-resource-lock": "leases", "leader-elect-resource-name": "volcano", "ca-cert-file": "-", "tls-cert-file": "-",
+	"feature-gates": "-", "leader-elect-resource-lock": "leases", "leader-elect-resource-name": "volcano", "ca-cert-file": "-", "tls-cert-file": "-",
 	"tls-private-key-file": "-", "disable-default-scheduler-config": "false", "sharding-mode": "-", "shard-name": "-",
 	"resync-period": "0s", "logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "vmodule": "-",
 }
@@ -106,6 +113,9 @@ func (o options) validate() error {
 		return fmt.Errorf("--await-pod-groups is %s, must not be negative", o.await)
 	case o.workers < 1 || o.workers > 1024:
 		return errors.New("--bind-workers must be between 1 and 1024")
+	case o.lease.retry <= 0 || float64(o.lease.deadline) <= leaderelection.JitterFactor*float64(o.lease.retry) || o.lease.duration <= o.lease.deadline:
+		return fmt.Errorf("--leader-elect-lease-duration (%s) must be longer than --leader-elect-renew-deadline (%s), and that longer than %.1f times --leader-elect-retry-period (%s)",
+			o.lease.duration, o.lease.deadline, leaderelection.JitterFactor, o.lease.retry)
 	case o.logFormat != "json" && o.logFormat != "text":
 		return fmt.Errorf("--log-format is %q, must be json or text", o.logFormat)
 	case o.pprof != off && !loopback(o.pprof):
