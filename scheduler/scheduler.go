@@ -5,6 +5,8 @@
 package scheduler
 
 import (
+	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -12,13 +14,38 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// Cycle runs the pipeline's actions over s and returns what to do and why.
+// Failure is what Cycle panics with when something in it does. The snapshot is as
+// before, so a cycle without the gang that was looked at can follow.
+type Failure struct {
+	Gang   string // key of the gang that was looked at, "" for none
+	Action string // the action that ran, "" for none
+	Cause  any
+	Stack  []byte
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("panic in cycle, action %q, gang %q: %v\n%s", f.Action, f.Gang, f.Cause, f.Stack)
+}
+
+// Cycle runs the pipeline's actions over s and returns what to do and why. It
+// panics with a *Failure.
 func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan {
-	ses := framework.NewSession(p, s, now)
+	var ses *framework.Session
+	defer func() {
+		if r := recover(); r != nil {
+			f := &Failure{Cause: r, Stack: debug.Stack()}
+			if ses != nil {
+				f.Action, f.Gang = ses.Looking()
+			}
+			panic(f)
+		}
+	}()
+	ses = framework.NewSession(p, s, now)
 	for _, a := range p.Actions {
 		ses.Act(a)
 	}
 	for _, g := range s.Gangs {
+		ses.Look(g)
 		if want, changed := groupStatus(ses, g); changed {
 			ses.Plan.Statuses = append(ses.Plan.Statuses, plan.Status{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want, Native: g.Native})
 		}

@@ -74,6 +74,14 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	return want, !want.Equal(g.Status)
 }
 
+// Quarantine is the status of a gang that is left out for a while, and whether
+// there is an object to write it on.
+func Quarantine(g *snapshot.Gang, message string) (plan.Status, bool) {
+	want := g.Status
+	want.Conditions = set(slices.Clone(g.Status.Conditions), snapshot.Condition{Type: unschedulable, Status: isTrue, Reason: string(plan.Quarantined), Message: plan.Bound(message)})
+	return plan.Status{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want}, !g.Plain && !g.Absent && !g.Native
+}
+
 // nativeStatus works out the one condition of a PodGroup of Kubernetes' own API:
 // whether it has been scheduled once. That it has stays true.
 func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, bool) {

@@ -76,6 +76,7 @@ type Binder struct {
 	writes workqueue.TypedRateLimitingInterface[string]
 	claims workqueue.TypedRateLimitingInterface[claimTask]
 	evicts workqueue.TypedRateLimitingInterface[evictTask]
+	later  *later // what goes to writes once bindings let it
 
 	mu      sync.Mutex
 	wishes  map[string]wish // by UID of the object to write
@@ -109,6 +110,7 @@ func New(c Config) *Binder {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[claimTask](firstRetry, lastRetry)),
 		evicts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[evictTask](firstRetry, lastRetry)),
+		later:  newLater(),
 		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{},
 	}
 }
@@ -123,6 +125,7 @@ func (b *Binder) Start(ctx context.Context) {
 		b.workers.Go(func() { work(ctx, b.claims, b.claim) })
 		b.workers.Go(func() { work(ctx, b.evicts, b.evict) })
 	}
+	b.workers.Go(func() { b.later.run(ctx, func() bool { return b.binds.Len() > 0 }, b.Now, b.writes.Add) })
 	b.workers.Go(func() {
 		<-ctx.Done()
 		b.binds.ShutDown()

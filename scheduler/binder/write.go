@@ -57,7 +57,11 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 			continue
 		}
 		b.wishes[s.GangUID] = wish{group: s}
-		b.writes.Add(s.GangUID)
+		if now, ok := b.Cache.Status(s.Gang); ok && s.Want.Phase == snapshot.GroupInqueue && now.Phase != s.Want.Phase {
+			b.writes.Add(s.GangUID) // its pods are made when it is let in
+		} else {
+			b.later.add(s.GangUID, b.Now())
+		}
 	}
 	for i := range p.HyperNodes {
 		h := &p.HyperNodes[i]
@@ -66,7 +70,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 		}
 		b.wishes[h.UID] = wish{nodes: h}
 		b.written[h.UID] = now
-		b.writes.Add(h.UID)
+		b.later.add(h.UID, now)
 	}
 	for i := range p.Reservations {
 		r := &p.Reservations[i]
@@ -92,7 +96,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 			}
 			b.wishes[ref.UID] = wish{pod: &podWish{ref: ref, message: u.Message, plain: u.Plain}}
 			b.written[ref.UID] = now
-			b.writes.Add(ref.UID)
+			b.later.add(ref.UID, now)
 		}
 	}
 }

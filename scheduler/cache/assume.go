@@ -112,9 +112,13 @@ func (c *Cache) StatusWritten(gang, uid string, pg *volcanov1.PodGroup) {
 	if e.group.version != "" && !older(e.group.version, pg.ResourceVersion) {
 		return // the watch was faster
 	}
-	status := groupStatus(pg.Status)
+	status, before := groupStatus(pg.Status), e.group.Status.Phase
 	e.written, e.writtenRV, e.raw, e.snap = &status, pg.ResourceVersion, pg.Status.Conditions, nil
-	c.signal()
+	if status.Phase == snapshot.GroupInqueue && before != status.Phase {
+		c.signal() // its pods may be placed from now on
+	} else {
+		c.signalLater()
+	}
 }
 
 // Displayed is what a pod's PodScheduled condition says of why it waits.

@@ -56,7 +56,7 @@ type Cache struct {
 	names []string // whose pods are placed
 	await time.Duration
 
-	changed chan struct{}
+	changed, later chan struct{}
 }
 
 type nodeEntry struct {
@@ -73,6 +73,7 @@ type gangEntry struct {
 	until time.Time
 	// seen is when a cycle first saw a pod without a PodGroup that may get one.
 	seen time.Time
+	out   quarantine
 	// written is a status this program wrote that the watch has not shown yet.
 	written   *snapshot.GroupStatus
 	writtenRV string
@@ -106,7 +107,8 @@ func New() *Cache {
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
-		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, reservations: map[string]*reservation{}, changed: make(chan struct{}, 1),
+		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, reservations: map[string]*reservation{},
+		changed: make(chan struct{}, 1), later: make(chan struct{}, 1),
 	}
 }
 
@@ -116,6 +118,17 @@ func (c *Cache) Changed() <-chan struct{} { return c.changed }
 func (c *Cache) signal() {
 	select {
 	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// ChangedLittle delivers a value after something changed that no placement
+// depends on: a cycle would only tell it in statuses.
+func (c *Cache) ChangedLittle() <-chan struct{} { return c.later }
+
+func (c *Cache) signalLater() {
+	select {
+	case c.later <- struct{}{}:
 	default:
 	}
 }
@@ -194,6 +207,7 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 	if old != nil && old.equal(e) {
 		return
 	}
+	little := old != nil && c.little(old, e)
 	if e.pod.Node != "" || e.pod.Terminal() {
 		delete(c.assumed, e.pod.UID) // the watch tells the truth now
 	}
@@ -203,7 +217,26 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 	c.unlink(old)
 	c.pods[e.pod.UID] = e
 	c.link(e)
-	c.signal()
+	if little {
+		c.signalLater()
+	} else {
+		c.signal()
+	}
+}
+
+// little reports whether a pod holds and needs the same as before, an assumption
+// that comes true included: no placement depends on what changed.
+func (c *Cache) little(old, now *podEntry) bool {
+	a, b := *old, *now
+	a.pod = c.seat(old)
+	if a.pod.Terminal() || b.pod.Terminal() {
+		return false
+	}
+	for _, e := range []*podEntry{&a, &b} {
+		e.on, e.waitReason, e.waitMessage = "", "", ""
+		e.pod.Phase, e.pod.Assumed, e.pod.StartedAt = "", false, 0
+	}
+	return a.equal(&b)
 }
 
 // DeletePod forgets a pod.
@@ -278,6 +311,7 @@ func (c *Cache) SetGroup(pg *volcanov1.PodGroup) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.gang(spec.Key)
+	wrote := e.written
 	e.raw = pg.Status.Conditions
 	if e.group != nil && e.group.UID != spec.UID {
 		e.written, e.nominated = nil, nil
@@ -291,6 +325,16 @@ func (c *Cache) SetGroup(pg *volcanov1.PodGroup) {
 		old.version = spec.version
 		if reflect.DeepEqual(old, spec) {
 			e.group.version = spec.version
+			return
+		}
+		shown := old.Status
+		if wrote != nil {
+			shown = *wrote
+		}
+		phase := spec.Status.Phase
+		if old.Status = spec.Status; shown.Phase == phase && reflect.DeepEqual(old, spec) {
+			c.regroup(e, &spec) // what was written, or a count
+			c.signalLater()
 			return
 		}
 	}
@@ -370,6 +414,9 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	gangs := make([]*snapshot.Gang, 0, len(c.gangs))
 	for key, e := range c.gangs {
 		c.awaitGroup(e, now)
+		if e.out.of(e, now) {
+			continue
+		}
 		if e.hold != "" && !now.Before(e.until) {
 			e.hold, e.snap = "", nil
 		}

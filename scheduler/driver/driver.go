@@ -70,14 +70,15 @@ func (d *Driver) Alive() bool {
 // Timing is when cycles run.
 type Timing struct {
 	Coalesce time.Duration // waited after the first change for more of them
-	Interval time.Duration // least time from the start of one cycle to the next
+	Interval time.Duration // least time from the start of one cycle to the next; a long cycle is followed by a pause as long
+	Lazy     time.Duration // waited for more after a change that only statuses depend on
 	Resync   time.Duration // a cycle runs at least this often, which refreshes messages and ends holds
 	Audit    time.Duration // the ledger is recomputed and compared this often
 }
 
 // DefaultTiming suits clusters of any size.
 func DefaultTiming() Timing {
-	return Timing{Coalesce: 50 * time.Millisecond, Interval: 100 * time.Millisecond, Resync: 10 * time.Second, Audit: time.Minute}
+	return Timing{Coalesce: 50 * time.Millisecond, Interval: 100 * time.Millisecond, Lazy: 500 * time.Millisecond, Resync: 10 * time.Second, Audit: time.Minute}
 }
 
 // afterPanic is the pause after a failed cycle, which would fail again at once.
@@ -86,14 +87,24 @@ const afterPanic = time.Second
 // Run runs cycles until ctx ends. The cache must be synced.
 func (d *Driver) Run(ctx context.Context) {
 	var last, audited time.Time
+	var took time.Duration
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.Cache.Changed():
-			wait := max(d.Timing.Coalesce, d.Timing.Interval-d.Now().Sub(last))
-			if !pause(ctx, min(wait, d.Timing.Coalesce+d.Timing.Interval)) {
+			if !d.gather(ctx, last, took) {
 				return
+			}
+		case <-d.Cache.ChangedLittle():
+			select {
+			case <-ctx.Done():
+				return
+			case <-d.Cache.Changed():
+				if !d.gather(ctx, last, took) {
+					return
+				}
+			case <-time.After(max(d.Timing.Lazy, d.Timing.Coalesce)):
 			}
 		case <-d.wake():
 		case <-time.After(d.Timing.Resync):
@@ -111,7 +122,15 @@ func (d *Driver) Run(ctx context.Context) {
 				return
 			}
 		}
+		took = d.Now().Sub(last)
 	}
+}
+
+// gather waits for more changes after one that placements depend on.
+func (d *Driver) gather(ctx context.Context, last time.Time, took time.Duration) bool {
+	interval := max(d.Timing.Interval, 2*took)
+	wait := max(d.Timing.Coalesce, interval-d.Now().Sub(last))
+	return pause(ctx, min(wait, d.Timing.Coalesce+interval)) // whatever the clock does
 }
 
 func pause(ctx context.Context, t time.Duration) bool {
@@ -136,18 +155,69 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 		d.Metrics.expired.Inc()
 		log.Info("a binding was accepted but never shown by the watch; no longer counting it", "podUID", uid)
 	}
-	s := d.Cache.Snapshot(start)
 	pipeline := d.pipeline()
 	pipeline.Watch = d.Metrics.watch(d.Now)
-	p := scheduler.Cycle(pipeline, s, start)
+	s, p, err := d.decide(ctx, pipeline, start)
+	if err != nil {
+		return err
+	}
 	took := d.Now().Sub(start)
 	d.Binder.Carry(p)
 	d.Metrics.cycle(s, p, pipeline.Entitlement(), start, took)
+	if n := d.Cache.Quarantined(start); n > 0 {
+		d.Metrics.waiting.WithLabelValues(string(plan.Quarantined)).Set(float64(n))
+	}
 	for _, pl := range p.Placements {
 		log.Info("gang placed", "podGroup", pl.Gang, "node", pl.Domain, "pods", len(pl.Binds), "size", pl.Size, "attempt", pl.Attempt)
 	}
 	log.V(1).Info("cycle done", "took", took.String(), "placed", len(p.Placements), "waiting", len(p.Unschedulable), "statuses", len(p.Statuses))
 	return nil
+}
+
+const (
+	// quarantineFor is how long a gang is left out that a cycle broke at.
+	quarantineFor = 5 * time.Minute
+	// mostBroken bounds the gangs that one cycle leaves out one after the other;
+	// more than that is not the gangs' fault.
+	mostBroken = 8
+)
+
+// decide takes a snapshot and has the cycle decide. A gang at which the cycle
+// panics is left out, and the cycle is run again at once without it.
+func (d *Driver) decide(ctx context.Context, pipeline framework.Pipeline, now time.Time) (*snapshot.Snapshot, plan.Plan, error) {
+	var told []plan.Status
+	for {
+		s := d.Cache.Snapshot(now)
+		p, failure := try(pipeline, s, now)
+		if failure == nil {
+			p.Statuses = append(p.Statuses, told...)
+			return s, p, nil
+		}
+		g := s.Gang(failure.Gang)
+		if g == nil || len(told) >= mostBroken {
+			return nil, plan.Plan{}, failure
+		}
+		d.Metrics.panics.Inc()
+		until := now.Add(quarantineFor)
+		logr.FromContextOrDiscard(ctx).Error(failure, "gang is left out: the cycle broke at it", "podGroup", g.Key, "until", until)
+		d.Cache.Quarantine(g.Key, until)
+		status, ok := scheduler.Quarantine(g, fmt.Sprintf("the scheduler failed when it looked at this gang and leaves it out until %s; please report it: %v", until.UTC().Format(time.RFC3339), failure.Cause))
+		if ok {
+			told = append(told, status)
+		}
+	}
+}
+
+func try(pipeline framework.Pipeline, s *snapshot.Snapshot, now time.Time) (p plan.Plan, failure *scheduler.Failure) {
+	defer func() {
+		if r := recover(); r != nil {
+			var ok bool
+			if failure, ok = r.(*scheduler.Failure); !ok {
+				panic(r)
+			}
+		}
+	}()
+	return scheduler.Cycle(pipeline, s, now), nil
 }
 
 // audit compares what the cache counts with what the pods say.

@@ -103,7 +103,7 @@ func (s *Session) enter(g *snapshot.Gang) { s.scope, s.bar = s.pointsOf(g.Queue)
 
 // Act runs an action.
 func (s *Session) Act(a Action) {
-	s.action = a.Name()
+	s.action, s.look = a.Name(), nil
 	defer s.watch(Acting, a.Name())()
 	a.Run(s)
 }

@@ -24,6 +24,7 @@ type Session struct {
 	profiles map[string]*points // by queue
 	scope    *points            // of the queue whose gang is being placed
 	action   string             // the one that runs
+	look     *snapshot.Gang     // the gang that is looked at
 	watch    func(kind, name string) (end func())
 
 	inqueue  map[string]bool // gangs admitted in this cycle
@@ -87,6 +88,18 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 	}
 	ses.reserve()
 	return ses
+}
+
+// Look notes whose turn it is, so that a panic can be told from whom.
+func (s *Session) Look(g *snapshot.Gang) { s.look = g }
+
+// Looking returns the action that runs and the key of the gang that it looks at,
+// "" for none.
+func (s *Session) Looking() (action, gang string) {
+	if s.look != nil {
+		gang = s.look.Key
+	}
+	return s.action, gang
 }
 
 // CompareGangs is the order in which gangs are served: by the plugins, then

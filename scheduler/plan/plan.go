@@ -118,6 +118,7 @@ const (
 	UnsupportedRequest Code = "UnsupportedRequest" // a hard constraint that is not honoured yet
 	Nominated          Code = "Nominated"          // room is being made for it
 	Reserved           Code = "Reserved"           // it would fit, and put off the planned start of another
+	Quarantined        Code = "Quarantined"        // a cycle that looked at it broke, and it is left out for a while
 )
 
 // CapacityKind reports whether more nodes could help: only then is a pod marked

@@ -21,6 +21,7 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		if b.Gang.Patient || len(failed) >= maxFailures {
 			continue
 		}
+		s.Look(b.Gang)
 		a := ask(b)
 		key := a.Like + likeness(s, b)
 		if failed[key] {

@@ -30,6 +30,7 @@ func (Action) Run(s *framework.Session) {
 	byQueue := map[string][]*snapshot.Gang{}
 	var queues []string
 	for _, g := range s.Snapshot.Gangs {
+		s.Look(g)
 		if !candidate(s, g) {
 			continue
 		}
@@ -42,6 +43,7 @@ func (Action) Run(s *framework.Session) {
 		}
 		byQueue[g.Queue] = append(byQueue[g.Queue], g)
 	}
+	s.Look(nil)
 	slices.SortFunc(urgent, s.CompareGangs)
 	for _, g := range urgent {
 		placeOwn(s, g)
@@ -55,6 +57,7 @@ func (Action) Run(s *framework.Session) {
 	heap.Init(h)
 	for h.Len() > 0 {
 		l := h.lines[0]
+		s.Look(nil)
 		s.Guard(l.gangs[0])
 		placeOwn(s, l.gangs[0])
 		s.Unguard()
@@ -143,6 +146,7 @@ func (h *queueHeap) Pop() any {
 
 // placeOwn tries to place one gang, which may use the room that is kept for it.
 func placeOwn(s *framework.Session, g *snapshot.Gang) {
+	s.Look(g)
 	s.Unhold(g)
 	defer s.Rehold(g)
 	place(s, g)

@@ -23,6 +23,7 @@ func (Action) Name() string { return "enqueue" }
 // domain and the queue could hold if they were empty, unless a plugin is against it.
 func (Action) Run(s *framework.Session) {
 	for _, g := range s.Snapshot.Gangs {
+		s.Look(g)
 		if g.Plain || g.Native || g.Absent || g.Status.Phase != snapshot.GroupPending {
 			continue
 		}
