@@ -39,6 +39,7 @@ func (Action) Name() string { return "repair" }
 // might still complete a gang.
 func (a Action) Run(s *framework.Session) {
 	for _, g := range s.Snapshot.Gangs {
+		s.Look(g)
 		if g.ShortSince == 0 || s.Placing(g) || s.Nominated(g) {
 			continue
 		}
