@@ -73,7 +73,7 @@ type gangEntry struct {
 	until time.Time
 	// seen is when a cycle first saw a pod without a PodGroup that may get one.
 	seen time.Time
-	out   quarantine
+	out  quarantine
 	// written is a status this program wrote that the watch has not shown yet.
 	written   *snapshot.GroupStatus
 	writtenRV string
