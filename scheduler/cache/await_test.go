@@ -37,7 +37,9 @@ func TestAwait(t *testing.T) {
 	c = New()
 	c.Await(5 * time.Second)
 	c.SetPod(pod("a", "", "1"))
-	for after, want := range map[time.Duration]string{0: "pod/ns/a/uid-a waits for its PodGroup, which the controllers make", 5 * time.Second: "pod/ns/a/uid-a "} {
+	// In the order of time: what has been waited for once is over.
+	for i, want := range []string{"pod/ns/a/uid-a waits for its PodGroup, which the controllers make", "pod/ns/a/uid-a "} {
+		after := time.Duration(i) * 5 * time.Second
 		if got := holds(c, start.Add(after)); got != want {
 			t.Errorf("after %s: %s", after, got)
 		}
