@@ -234,6 +234,15 @@ type Backend interface {
 	Capabilities() Capabilities
 }
 
+// Recaller is a Backend whose history can be asked for single jobs.
+type Recaller interface {
+	// Recall names jobs that the caller has on record and has not seen end. Those
+	// that the batch system no longer lists are looked up in its history for the
+	// next observations, also when this Backend never listed them: the daemon was
+	// away. It does no I/O and is safe to repeat.
+	Recall(owner string, jobs []JobRef)
+}
+
 // JobRef addresses a job for an effect: the id and the user it belongs to.
 type JobRef struct {
 	ID   JobID

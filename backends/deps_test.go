@@ -24,6 +24,11 @@ func TestImports(t *testing.T) {
 		Ban:  []string{"./backends/transport", "./backends/slurm", "./backends/slurmrest", "os", "os/exec", "net", "net/http", "context", "log"}, Direct: true,
 		Why: "what Slurm is does not depend on how one speaks to it",
 	})
+	rules = append(rules, importrules.Rule{
+		From: []string{"./backends/slurmhistory"},
+		Ban:  []string{"./backends/transport", "./backends/slurm", "./backends/slurmrest", "os", "os/exec", "net", "net/http", "log"}, Direct: true,
+		Why: "what to ask the accounting database does not depend on how one speaks to it",
+	})
 	siblings := []string{"slurm", "slurmrest", "pbs", "local", "fake"}
 	for _, from := range siblings {
 		for _, to := range siblings {

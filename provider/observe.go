@@ -25,7 +25,10 @@ func (b *Bridge) observe(ctx context.Context) {
 	b.obsSeq++
 	seq := b.obsSeq
 	b.mu.Unlock()
-	users, recorded := b.owners()
+	users, recorded, open := b.owners()
+	if r, ok := b.Backend.(backends.Recaller); ok {
+		r.Recall(b.Owner, open)
+	}
 
 	at := b.Clock.Now()
 	var obs backends.Observation
@@ -95,9 +98,11 @@ func (b *Bridge) observe(ctx context.Context) {
 
 // owners lists the users that may own jobs, sorted: those that the mapping
 // names today, and those that pods were submitted for, since a job goes on when
-// the mapping changes. recorded is the user of each key that has one.
-func (b *Bridge) owners() (users []string, recorded map[backends.Key]string) {
+// the mapping changes. recorded is the user of each key that has one, open are the
+// jobs on record whose end some pod does not tell yet.
+func (b *Bridge) owners() (users []string, recorded map[backends.Key]string, open []backends.JobRef) {
 	recorded = map[backends.Key]string{}
+	jobs := map[backends.JobRef]bool{}
 	for _, p := range b.Pods.List() {
 		f := facts(p)
 		if f.Intent == "" || f.JobID == "" {
@@ -105,6 +110,9 @@ func (b *Bridge) owners() (users []string, recorded map[backends.Key]string) {
 		}
 		if _, err := staging.Root("/", f.User); err == nil { // no job runs as root or as what is no name
 			recorded[f.Intent] = f.User
+			if !f.Finished {
+				jobs[backends.JobRef{ID: f.JobID, Key: f.Intent, User: f.User}] = true
+			}
 		}
 	}
 	b.mu.Lock()
@@ -113,7 +121,7 @@ func (b *Bridge) owners() (users []string, recorded map[backends.Key]string) {
 	for _, user := range recorded {
 		set[user] = true
 	}
-	return slices.Sorted(maps.Keys(set)), recorded
+	return slices.Sorted(maps.Keys(set)), recorded, slices.Collect(maps.Keys(jobs))
 }
 
 // collectParallel bounds how many users' directories are read at once.

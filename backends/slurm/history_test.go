@@ -147,6 +147,38 @@ func TestHistoryOfVanishedJobs(t *testing.T) {
 	}
 }
 
+// A daemon that was away asks for the jobs on record; the database keeps no
+// comments here, so that their ids and names must do.
+func TestHistoryOfRecordedJobs(t *testing.T) {
+	r := keepingBooks(t)
+	b, err := slurm.New(slurm.Config{Runner: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Inventory(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.Recall("o", []backends.JobRef{{ID: "5", Key: "ka", User: "alice"}, {ID: "6", Key: "kb", User: "alice"}, {ID: "no id", Key: "kc", User: "alice"}})
+	r.booked = [][]string{row("5", "ka", "OUT_OF_MEMORY", "0:125"), row("6", "another", "FAILED", "1:0"), row("7", "kc", "FAILED", "1:0")}
+	look := func() []backends.Job {
+		t.Helper()
+		o, err := b.Observe(t.Context(), "o", []string{"alice"})
+		if err != nil || !o.Complete {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		return o.Jobs
+	}
+	got := look()
+	if len(got) != 1 || got[0].ID != "5" || got[0].Key != "ka" || got[0].Owner != "o" || got[0].State != backends.StateOutOfMemory {
+		t.Errorf("recalled: %+v", got)
+	}
+	// The id that is another's by now is asked for alone.
+	b.Recall("o", []backends.JobRef{{ID: "5", Key: "ka", User: "alice"}, {ID: "6", Key: "kb", User: "alice"}})
+	if got = look(); len(got) != 1 || len(r.asked) != 2 || !slices.Contains(r.asked[1], "--jobs=6") {
+		t.Errorf("recalled again: %+v, asked %q", got, r.asked[1:])
+	}
+}
+
 func FuzzBooks(f *testing.F) {
 	f.Add("1\x1f1\x1fka\x1falice\x1fp\x1fFAILED\x1f1:0\x1f100\x1f200\x1f300\x1fh1\x1fisthmus/o/ka\x1f\n")
 	f.Fuzz(func(t *testing.T, text string) {

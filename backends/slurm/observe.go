@@ -61,7 +61,7 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	// squeue skips an unknown user with a complaint and exits with 0.
 	complete := !strings.Contains(stderr, "Invalid user")
 	if complete {
-		jobs = b.withHistory(ctx, owner, users, jobs)
+		jobs = b.history.Complete(ctx, owner, users, jobs)
 	}
 	return backends.Observation{Jobs: jobs, Complete: complete}, nil
 }

@@ -18,9 +18,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurmhistory"
 	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/groupcommit"
@@ -71,10 +73,15 @@ type Backend struct {
 
 	mu      sync.Mutex
 	version string
-	history history
+
+	history    *slurmhistory.History
+	booksKnown atomic.Bool // whether there is a database was read
 }
 
-var _ backends.Backend = (*Backend)(nil)
+var (
+	_ backends.Backend  = (*Backend)(nil)
+	_ backends.Recaller = (*Backend)(nil)
+)
 
 var clusterForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
 
@@ -104,7 +111,7 @@ func New(config Config) (*Backend, error) {
 		config.SubmitTimeout = defaultSubmitTimeout
 	}
 	b := &Backend{config: config, submits: make(chan struct{}, submitsAtOnce)}
-	b.history.now, b.history.owners = time.Now, map[string]*past{}
+	b.history = slurmhistory.New(time.Now, b.askSacct)
 	b.releases = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(release()), Most: jobsAtOnce, Linger: linger})
 	b.cancels = groupcommit.New(groupcommit.Config[backends.JobRef]{Run: b.effects(cancel()), Most: jobsAtOnce, Linger: linger})
 	return b, nil
@@ -118,7 +125,7 @@ func New(config Config) (*Backend, error) {
 func (b *Backend) Capabilities() backends.Capabilities {
 	return backends.Capabilities{
 		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Enter: true, Reservation: true, ExcludeHosts: true,
-		History: b.history.on.Load(),
+		History: b.history.On(),
 	}
 }
 

@@ -19,6 +19,7 @@ const MaxHosts = 100_000
 type Component struct {
 	ID, Leader string // equal for a plain job
 	Name       string // the job name; not every list has it
+	Cluster    string // Slurm's name of the cluster; not every list has it
 	Offset     int    // within the heterogeneous job
 	Owner      string
 	Key        backends.Key
