@@ -76,6 +76,12 @@ func (s *site) start(spec backends.JobSpec) backends.JobRef {
 // state looks at the job until it is in the state.
 func (s *site) state(ref backends.JobRef, want backends.State) backends.Job {
 	s.t.Helper()
+	return s.until(ref, string(want), func(j backends.Job) bool { return j.State == want })
+}
+
+// until looks at the job until it is as wanted.
+func (s *site) until(ref backends.JobRef, what string, is func(backends.Job) bool) backends.Job {
+	s.t.Helper()
 	var last backends.Job
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); <-time.After(100 * time.Millisecond) {
 		o, err := s.Observe(s.t.Context(), s.owner, []string{account.Alice})
@@ -84,13 +90,13 @@ func (s *site) state(ref backends.JobRef, want backends.State) backends.Job {
 		}
 		for _, j := range o.Jobs {
 			if j.ID == ref.ID {
-				if last = j; j.State == want {
+				if last = j; is(j) {
 					return j
 				}
 			}
 		}
 	}
-	s.t.Fatalf("job %s never was %s; last %+v", ref.ID, want, last)
+	s.t.Fatalf("job %s never was %s; last %+v", ref.ID, what, last)
 	return last
 }
 

@@ -29,7 +29,11 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 			release = "unknown release"
 		}
 		inv.Version = fmt.Sprintf("%s (REST %s)", release, s.dialect.version)
-		return s.partitions(ctx, &inv)
+		if err := s.partitions(ctx, &inv); err != nil {
+			return err
+		}
+		b.findBooks(ctx, s)
+		return nil
 	})
 	if err != nil {
 		return backends.Inventory{}, err

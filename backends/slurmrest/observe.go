@@ -21,6 +21,7 @@ type rawJob struct {
 	Leader    number `json:"het_job_id"`
 	Offset    number `json:"het_job_offset"`
 	Name      text   `json:"name"`
+	Cluster   text   `json:"cluster"`
 	Comment   text   `json:"comment"`
 	User      text   `json:"user_name"`
 	Partition text   `json:"partition"`
@@ -52,7 +53,7 @@ func jobs(f func(c slurmjob.Component, ours bool), owner string) (on map[string]
 			tagged, key, ok := slurmjob.ParseTag(raw.Comment.v)
 			if !ok || tagged != owner {
 				// What is not ours need not make sense.
-				f(slurmjob.Component{ID: strconv.FormatInt(raw.ID.n, 10), User: raw.User.v}, false)
+				f(slurmjob.Component{ID: strconv.FormatInt(raw.ID.n, 10), User: raw.User.v, Cluster: raw.Cluster.v}, false)
 				return nil
 			}
 			c, err := raw.component()
@@ -68,7 +69,7 @@ func jobs(f func(c slurmjob.Component, ours bool), owner string) (on map[string]
 
 func (r rawJob) component() (slurmjob.Component, error) {
 	c := slurmjob.Component{
-		ID: strconv.FormatInt(r.ID.n, 10), Name: r.Name.v, User: r.User.v, Partition: r.Partition.v,
+		ID: strconv.FormatInt(r.ID.n, 10), Name: r.Name.v, User: r.User.v, Partition: r.Partition.v, Cluster: r.Cluster.v,
 		Word: slurmjob.Word(r.State.v), Reason: slurmjob.Present(r.Reason.v), Nodes: slurmjob.Present(r.Nodes.v),
 		ExitCode: r.Exit.code, Signal: r.Exit.signal,
 		Unprioritised: r.Priority.set && r.Priority.n == 0,
@@ -132,7 +133,8 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	found := map[string]slurmjob.Component{}
 	var denied error
 	asked := 0
-	for _, user := range slices.Compact(users) {
+	users = slices.Compact(users)
+	for _, user := range users {
 		others, err := b.list(ctx, owner, user, found)
 		switch {
 		case backends.KindOf(err) == backends.KindDenied:
@@ -160,6 +162,9 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	if err != nil {
 		return fail(backends.KindTransient, fmt.Errorf("read the list of jobs: %w", err))
 	}
+	if denied == nil {
+		jobs = b.history.Complete(ctx, owner, users, jobs)
+	}
 	return backends.Observation{Jobs: jobs, Complete: denied == nil}, nil
 }
 
@@ -171,7 +176,9 @@ func (b *Backend) list(ctx context.Context, owner, user string, found map[string
 		return false, err
 	}
 	mine := map[string]slurmjob.Component{}
+	at := ""
 	on, seen := jobs(func(c slurmjob.Component, ours bool) {
+		at = c.Cluster
 		others = others || c.User != user
 		if ours {
 			mine[c.ID] = c
@@ -185,6 +192,11 @@ func (b *Backend) list(ctx context.Context, owner, user string, found map[string
 	}
 	for id, c := range mine {
 		found[id] = c
+	}
+	if at != "" {
+		b.mu.Lock()
+		b.cluster = at
+		b.mu.Unlock()
 	}
 	return others, nil
 }

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/slurmhistory"
 	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 )
 
@@ -69,12 +70,19 @@ type Backend struct {
 	base    string
 	breaker breaker
 
-	mu      sync.Mutex
-	dialect *dialect // nil before the first agreement
-	proven  map[string]string
+	history *slurmhistory.History
+
+	mu         sync.Mutex
+	dialect    *dialect // nil before the first agreement
+	proven     map[string]string
+	cluster    string    // Slurm's name of it, as jobs tell it
+	booksAsked time.Time // when it was looked for an accounting database last
 }
 
-var _ backends.Backend = (*Backend)(nil)
+var (
+	_ backends.Backend  = (*Backend)(nil)
+	_ backends.Recaller = (*Backend)(nil)
+)
 
 // New checks the configuration and reads the CA file. It sends nothing.
 func New(config Config) (*Backend, error) {
@@ -99,15 +107,22 @@ func New(config Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{
+	b := &Backend{
 		config: config, client: client, base: base, breaker: breaker{now: config.Now}, proven: map[string]string{},
-	}, nil
+	}
+	b.history = slurmhistory.New(config.Now, b.askBooks)
+	return b, nil
 }
 
-// Capabilities is constant. slurmrestd itself cannot start a program inside a
-// job: that takes srun, which takes no token.
+// Capabilities is constant but for History, which is true once Inventory has
+// found that slurmrestd speaks to an accounting database (its plugin for
+// slurmdbd). slurmrestd itself cannot start a program inside a job: that takes
+// srun, which takes no token.
 func (b *Backend) Capabilities() backends.Capabilities {
-	return backends.Capabilities{Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Reservation: true, ExcludeHosts: true}
+	return backends.Capabilities{
+		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Reservation: true, ExcludeHosts: true,
+		History: b.history.On(),
+	}
 }
 
 // environment is what a job starts with. HOME is not known here; the launcher
