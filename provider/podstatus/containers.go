@@ -108,9 +108,9 @@ func (w *writer) fromFile(old corev1.ContainerStatus, c *manifest.Container) cor
 	next.Started = ptr(c.Started && next.State.Running != nil)
 	next.ContainerID = clipTo(c.ContainerID, maxID)
 	next.ImageID = clipTo(c.ImageID, maxID)
-	// Each requeue of the batch job restarts all containers; the runner counts
-	// from zero again.
-	next.RestartCount = max(old.RestartCount, max(c.RestartCount, 0)+int32(min(max(w.file.Restart, 0), 1<<20)))
+	// Each requeue of the batch job restarts all containers. The runner counts on
+	// from the run before, and from zero where that left no status.
+	next.RestartCount = max(old.RestartCount, c.RestartCount, int32(min(max(w.file.Restart, 0), 1<<20)))
 	return next
 }
 

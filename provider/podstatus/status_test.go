@@ -184,6 +184,8 @@ func TestStatus(t *testing.T) {
 	again.Restarts = 1
 	secondRun := file(manifest.PhaseRunning, 0)
 	secondRun.Restart = 1
+	countedOn := file(manifest.PhaseRunning, 0)
+	countedOn.Restart, countedOn.Containers[0].RestartCount = 1, 1
 	justEnded := job(backends.StateFailed)
 	tests := map[string]struct {
 		prepare func(*corev1.Pod)
@@ -229,6 +231,10 @@ func TestStatus(t *testing.T) {
 		},
 		"second run reports": {
 			prepare: ran, ev: podstatus.Evidence{Job: again, File: secondRun}, now: ended,
+			want: "Running running ready=true restarts=1 job=True:Running ready=True",
+		},
+		"second run counts on from the first": {
+			prepare: ran, ev: podstatus.Evidence{Job: again, File: countedOn}, now: ended,
 			want: "Running running ready=true restarts=1 job=True:Running ready=True",
 		},
 		"killed while the job seems to run: it may be requeued": {
