@@ -121,6 +121,10 @@ type Bridge struct {
 	obsSeq  int64                              // observations begun
 	closed  bool
 
+	// inherited is by UID when pods were deleted that were being so before the first
+	// pass; nil before it.
+	inherited map[string]time.Time
+
 	stagedWith map[string]manifest.Contents // by UID, until the refresh loop has seen it
 	added      map[string]*handedOver       // by UID: ephemeral containers; of the refresh loop alone
 	fresh      *freshness                   // what live pods' volumes hold; of the refresh loop alone
@@ -260,6 +264,7 @@ func (b *Bridge) gangs() ([]lifecycle.Gang, map[string]*corev1.Pod) {
 	pods := b.Pods.List()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.inherit(pods)
 	index := make(map[string]*corev1.Pod, len(pods))
 	list := make([]lifecycle.Pod, 0, len(pods))
 	for _, p := range pods {

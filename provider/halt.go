@@ -33,6 +33,31 @@ func (b *Bridge) graceOf(pod *corev1.Pod) time.Duration {
 	return min(max(grace, 0), backends.MaxGrace)
 }
 
+// deletedAt is when somebody deleted the pod: its timestamp is when its grace is
+// over by then.
+func deletedAt(pod *corev1.Pod) time.Time {
+	at := pod.DeletionTimestamp.Time
+	if grace := pod.DeletionGracePeriodSeconds; grace != nil {
+		at = at.Add(-time.Duration(*grace) * time.Second)
+	}
+	return at
+}
+
+// inherit notes once, in the first pass, which pods were being deleted already:
+// the daemon before this one, or the configuration before this one, has told
+// their runners, so their grace does not begin anew. The lock must be held.
+func (b *Bridge) inherit(pods []*corev1.Pod) {
+	if b.inherited != nil {
+		return
+	}
+	b.inherited = map[string]time.Time{}
+	for _, p := range pods {
+		if p.DeletionTimestamp != nil {
+			b.inherited[string(p.UID)] = deletedAt(p)
+		}
+	}
+}
+
 // halt orders the runners of members to end them, with one effect for all of
 // the gang.
 func (b *Bridge) halt(ctx context.Context, g *lifecycle.Gang, m *memo, going []lifecycle.Pod) (bool, error) {
@@ -65,12 +90,16 @@ func (b *Bridge) halt(ctx context.Context, g *lifecycle.Gang, m *memo, going []l
 	})
 	b.mu.Lock()
 	seq := b.obsSeq
-	b.mu.Unlock()
+	defer b.mu.Unlock()
 	for _, mem := range told {
 		s := m.stops[mem.UID]
 		switch kind := backends.KindOf(err); {
 		case err == nil:
 			s.Written, s.Grace, s.seq = b.Clock.Now(), mem.Grace, seq
+			s.Begun = s.Written
+			if at, ok := b.inherited[mem.UID]; ok && at.Before(s.Begun) {
+				s.Begun = at
+			}
 		case kind == backends.KindInvalid || kind == backends.KindDenied:
 			s.Refused = true
 		}

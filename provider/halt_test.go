@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/providertest"
@@ -183,5 +184,53 @@ func TestShorterGraceAndPendingGang(t *testing.T) {
 	pending.tick()
 	if n := pending.left(waits); n > 0 || pending.liveJobs() {
 		t.Errorf("%d pods are left, jobs %+v; first gang's effects %v", n, pending.system.Jobs(), gate.calls())
+	}
+}
+
+// A daemon that starts while the grace of a deleted gang passes cancels what does
+// not end when that grace is over: it does not begin anew, nor does one that has
+// passed already cost the runner the time to be told.
+func TestGraceGoesOnAfterARestart(t *testing.T) {
+	for name, tc := range map[string]struct {
+		away   time.Duration // from the deletion to the next daemon
+		least  time.Duration // from the deletion to the cancel
+		within time.Duration
+	}{
+		"in the middle of it": {60 * time.Second, 115 * time.Second, 125 * time.Second},
+		"long after":          {10 * time.Minute, 10*time.Minute + 15*time.Second, 10*time.Minute + 25*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _ := plain(t, time.Hour)
+			uids := settledGang(t, w, 2)
+			key := backends.Key(w.api.Get(uids[0]).Annotations[wellknown.SubmitIntent])
+			w.api.Patient(uids, 100)
+			deleted := w.clock.Now()
+			w.deleteAll(uids)
+			w.bridge.Pass(t.Context(), true)
+			w.bridge.Wait()
+			w.stager.Change(key, func(g *providertest.StagedGang) {
+				if g.Stops[0].GraceSeconds != 100 {
+					t.Fatalf("told %+v", g.Stops)
+				}
+			})
+			w.system.Advance(tc.away)
+			w.clock.SetTime(w.system.Now())
+			gate := &openGate{}
+			w.restart(gate, hpcv1alpha1.Account{User: "alice"})
+			for i := 0; gate.calls()["cancel"] == 0; i++ {
+				if w.tick(); i > 100 {
+					t.Fatal("never cancelled")
+				}
+			}
+			if waited := w.clock.Now().Add(-tickTime).Sub(deleted); waited < tc.least || waited > tc.within {
+				t.Errorf("cancelled %v of virtual time after the deletion, want %v to %v", waited, tc.least, tc.within)
+			}
+			for range 5 {
+				w.tick()
+			}
+			if n := w.left(uids); n > 0 || w.liveJobs() {
+				t.Errorf("%d pods are left, jobs %+v", n, w.system.Jobs())
+			}
+		})
 	}
 }

@@ -53,6 +53,9 @@ type Stop struct {
 	// Written is when the order was in place; zero while it is not.
 	Written time.Time
 	Grace   time.Duration // that the order in place gives
+	// Begun is when that grace began: as a rule when the order was in place, and
+	// when the pod was deleted where a daemon before this one has seen to the order.
+	Begun time.Time
 	// Refused: the order can never be delivered, such as to a directory that is gone.
 	Refused bool
 	// Seen: the newest observation began after the order was in place.
@@ -296,7 +299,11 @@ func stopGang(g Gang, k Knowledge, job *backends.Job, now time.Time) []Action {
 			}
 			overdue = overdue || asked && !now.Before(since.Add(max(m.Grace, s.Grace)+StopMargin))
 		default:
-			if end := s.Written.Add(s.Grace + StopMargin); end.After(until) {
+			end := s.Begun.Add(s.Grace)
+			if end.Before(s.Written) {
+				end = s.Written // the one before may have come no further than this one has
+			}
+			if end = end.Add(StopMargin); end.After(until) {
 				until = end
 			}
 		}

@@ -33,7 +33,7 @@ func ago(d time.Duration) time.Time { return now.Add(-d) }
 
 // told is a stop whose order is in place.
 func told(at time.Time, grace time.Duration) lifecycle.Stop {
-	return lifecycle.Stop{Asked: at, Written: at, Grace: grace}
+	return lifecycle.Stop{Asked: at, Written: at, Begun: at, Grace: grace}
 }
 
 func seen(s lifecycle.Stop) lifecycle.Stop { s.Seen = true; return s }

@@ -5,7 +5,6 @@ package providertest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,8 +15,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"github.com/isthmus-hpc/isthmus/backends"
@@ -74,6 +75,20 @@ func (a *API) Delete(uid types.UID, now metav1.Time) {
 		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			p.DeletionGracePeriodSeconds = new(int64(0))
 		}
+		if grace := p.DeletionGracePeriodSeconds; grace != nil { // the time by which it is to be gone
+			p.DeletionTimestamp = new(metav1.NewTime(now.Add(time.Duration(*grace) * time.Second)))
+		}
+		a.store(p)
+	}
+}
+
+// Patient gives pods another grace, as their authors would have.
+func (a *API) Patient(uids []types.UID, seconds int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, uid := range uids {
+		p := a.pods[uid].DeepCopy()
+		p.Spec.TerminationGracePeriodSeconds = &seconds
 		a.store(p)
 	}
 }
@@ -84,6 +99,9 @@ func (a *API) Shorten(uid types.UID, seconds int64) {
 	defer a.mu.Unlock()
 	if p := a.pods[uid]; p != nil && p.DeletionTimestamp != nil {
 		p = p.DeepCopy()
+		if grace := p.DeletionGracePeriodSeconds; grace != nil {
+			p.DeletionTimestamp = new(metav1.NewTime(p.DeletionTimestamp.Add(time.Duration(seconds-*grace) * time.Second)))
+		}
 		p.DeletionGracePeriodSeconds = &seconds
 		a.store(p)
 	}
@@ -143,16 +161,22 @@ func (a *API) Record(_ context.Context, pod *corev1.Pod, id backends.JobID, user
 // PatchStatus implements provider.PodAPI.
 func (a *API) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
 	return a.change(pod, false, func(p *corev1.Pod) error {
-		before, err := json.Marshal(p)
+		// Only what such a patch may change: the crash tests make a million of them.
+		before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: p.UID, Annotations: p.Annotations}, Status: p.Status})
 		if err != nil {
 			return err
 		}
-		after, err := strategicpatch.StrategicMergePatch(before, patch, corev1.Pod{})
+		var change map[string]any
+		if err := json.Unmarshal(patch, &change); err != nil {
+			return err
+		}
+		after, err := strategicpatch.StrategicMergeMapPatch(before, change, corev1.Pod{})
 		if err != nil {
 			return err
 		}
 		var out corev1.Pod
-		if err := json.Unmarshal(after, &out); err != nil {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(after, &out); err != nil {
 			return err
 		}
 		if out.UID != p.UID {
