@@ -312,6 +312,11 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			}
 		}
 		b.forward(m, pod, ev.File)
+		same, lasting := podstatus.Same(ev)
+		same = pod.ResourceVersion + " " + same
+		if lasting && m.shown[member.UID] == same {
+			continue // with the same evidence the same status again
+		}
 		status := podstatus.Status(pod, ev, now)
 		var patch []byte
 		var changed bool
@@ -328,6 +333,9 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			continue
 		}
 		if !changed || m.idle[member.UID] == pod.ResourceVersion+" "+string(patch) {
+			if lasting {
+				m.shown[member.UID] = same
+			}
 			continue
 		}
 		var written *corev1.Pod

@@ -54,6 +54,7 @@ type memo struct {
 	announced  backends.JobID
 	submitted  backends.JobID    // by this process, the last one
 	idle       map[string]string // UID -> version and last patch that changed nothing: an API server may not know a field
+	shown      map[string]string // UID -> version and lasting evidence that the pod's status shows
 	events     map[string]int64  // UID -> number of the runner's last event that was told or seen first
 	reported   map[string]string // UID -> last event text, so that an event is told once
 }
@@ -92,7 +93,7 @@ func (b *Bridge) memo(key backends.Key) *memo {
 	defer b.mu.Unlock()
 	m := b.memos[key]
 	if m == nil {
-		m = &memo{stops: map[string]stopping{}, ranks: map[string]int{}, reported: map[string]string{}, events: map[string]int64{}, idle: map[string]string{}}
+		m = &memo{stops: map[string]stopping{}, ranks: map[string]int{}, reported: map[string]string{}, events: map[string]int64{}, idle: map[string]string{}, shown: map[string]string{}}
 		b.memos[key] = m
 	}
 	if m.busy {

@@ -6,6 +6,8 @@
 package podstatus
 
 import (
+	"fmt"
+
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
@@ -32,4 +34,30 @@ type Evidence struct {
 	// Lost: the recorded job is absent from complete observations beyond the
 	// grace, and no evidence of its end was found.
 	Lost bool
+}
+
+// Same gives a text that is equal for equal evidence, far cheaper than a status.
+// It is lasting when the status it leads to does not depend on the time: that of
+// a pod that runs, or for which there is nothing but what the provider waits for.
+func Same(ev Evidence) (text string, lasting bool) {
+	if ev.End != nil || ev.Lost {
+		return "", false
+	}
+	f, job := ev.File, ev.Job
+	switch {
+	case f == nil && job == nil:
+		return fmt.Sprintf("%q %q %q %q", ev.WaitingReason, ev.WaitingMessage, ev.RefusedReason, ev.RefusedMessage), true
+	case f == nil || job == nil || f.Phase.Terminal() || job.State != backends.StateRunning || f.Restart < job.Restarts:
+		return "", false
+	}
+	// The runner counts its writes, from zero again when it starts anew: then the
+	// containers' states tell the two apart.
+	text = fmt.Sprintf("%s %s %d %s %s %d.%d %d", job.ID, job.Partition, job.Restarts, job.Hosts, f.Phase, f.Restart, f.Seq, f.StartedAt.UnixNano())
+	for _, list := range [][]manifest.Container{f.InitContainers, f.Containers, f.Ephemeral} {
+		for i := range list {
+			c := &list[i]
+			text += fmt.Sprintf(" %d%t%t%t%t", c.RestartCount, c.Ready, c.Started, c.State.Running != nil, c.State.Terminated != nil)
+		}
+	}
+	return text, true
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
@@ -15,38 +15,26 @@ import (
 // that a new pod of the same name is never written. changed is false, and the
 // patch nil, when nothing differs.
 func Patch(old *corev1.Pod, status corev1.PodStatus) (patch []byte, changed bool, err error) {
-	before, err := json.Marshal(&statusOnly{Status: old.Status})
+	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&statusOnly{Status: old.Status})
 	if err != nil {
 		return nil, false, fmt.Errorf("encode status of pod %s/%s: %w", old.Namespace, old.Name, err)
 	}
-	after, err := json.Marshal(&statusOnly{Status: status})
+	after, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&statusOnly{Status: status})
 	if err != nil {
 		return nil, false, fmt.Errorf("encode status of pod %s/%s: %w", old.Namespace, old.Name, err)
 	}
-	diff, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
+	diff, err := strategicpatch.CreateTwoWayMergeMapPatch(before, after, corev1.Pod{})
 	if err != nil {
 		return nil, false, fmt.Errorf("compare status of pod %s/%s: %w", old.Namespace, old.Name, err)
 	}
-	var body struct {
-		Metadata meta            `json:"metadata"`
-		Status   json.RawMessage `json:"status,omitempty"`
-	}
-	if err := json.Unmarshal(diff, &body); err != nil {
-		return nil, false, fmt.Errorf("read patch of pod %s/%s: %w", old.Namespace, old.Name, err)
-	}
-	if len(body.Status) == 0 {
+	if diff["status"] == nil {
 		return nil, false, nil
 	}
-	body.Metadata.UID = old.UID
-	patch, err = json.Marshal(&body)
+	patch, err = json.Marshal(map[string]any{"metadata": map[string]any{"uid": old.UID}, "status": diff["status"]})
 	if err != nil {
 		return nil, false, fmt.Errorf("encode patch of pod %s/%s: %w", old.Namespace, old.Name, err)
 	}
 	return patch, true, nil
-}
-
-type meta struct {
-	UID types.UID `json:"uid,omitempty"`
 }
 
 type statusOnly struct {

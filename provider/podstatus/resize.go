@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
@@ -57,5 +56,13 @@ func (w *writer) resize() {
 }
 
 func same(a, b corev1.ResourceList) bool {
-	return len(a) == 0 && len(b) == 0 || equality.Semantic.DeepEqual(a, b)
+	if len(a) != len(b) {
+		return false
+	}
+	for name, x := range a {
+		if y, ok := b[name]; !ok || x.Cmp(y) != 0 {
+			return false
+		}
+	}
+	return true
 }
