@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -39,24 +39,8 @@ func pause(t *testing.T, d time.Duration) {
 // its own, and returns once it serves.
 func secondDaemon(t *testing.T, group *process.Group, name string) *process.Process {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
 	first := vnode(t)
-	argv := slices.Clone(first.Argv)
-	for i, arg := range argv[:len(argv)-1] {
-		switch arg {
-		case "--kubelet-listen":
-			argv[i+1] = listen
-		case "--cert-dir":
-			argv[i+1] += "-second"
-		}
-	}
+	argv := daemonArgs(t, environment.ClusterName, filepath.Join(t.TempDir(), "pki"))
 	p, err := group.Start(process.Spec{Name: name, Argv: argv, Env: first.Env})
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +144,8 @@ func TestTwoDaemons(t *testing.T) {
 
 // R3: after the last of some faults all gangs come to their end. A trial submits
 // gangs around a fault of a few seconds: the controller of Slurm is stopped, the
-// API server is killed, or the daemon stands still.
+// API server or the daemon is killed, or the site is reached over SSH and its login
+// node cuts all connections and takes no more.
 func TestConvergence(t *testing.T) {
 	slurm := env.Slurm()
 	if slurm == nil {
@@ -178,11 +163,15 @@ func TestConvergence(t *testing.T) {
 		t.Fatalf("no process is named %s", name)
 		return nil
 	}
+	login, keyFile := loginNode(t)
+	over, back := overSSH(t, login, keyFile)
+	none := func() {}
 	faults := []struct {
-		name       string
-		begin, end func()
+		name          string
+		before, after func() // the trial
+		begin, end    func()
 	}{
-		{"slurmctld stopped", func() {
+		{"slurmctld stopped", none, none, func() {
 			if err := slurm.StopController(); err != nil {
 				t.Fatal(err)
 			}
@@ -191,7 +180,7 @@ func TestConvergence(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"API server killed", func() {
+		{"API server killed", none, none, func() {
 			if err := member("kube-apiserver").Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -200,12 +189,21 @@ func TestConvergence(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"daemon killed", func() {
+		{"daemon killed", none, none, func() {
 			if err := vnode(t).Kill(); err != nil {
 				t.Fatal(err)
 			}
 		}, func() {
 			if err := env.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"SSH cut", over, back, func() {
+			if err := login.Halt(); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := login.Resume(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -215,6 +213,7 @@ func TestConvergence(t *testing.T) {
 	of := map[string]time.Duration{} // the longest by fault
 	for trial := range total {
 		fault := faults[trial%len(faults)]
+		fault.before()
 		var names []string
 		submit := func() {
 			name := fmt.Sprintf("c%d-%d", trial, len(names))
@@ -242,6 +241,7 @@ func TestConvergence(t *testing.T) {
 			once(t, marks, name, 2)
 			kubectl(t, "delete", "vcjob", name, "-n", ns, "--wait=false")
 		}
+		fault.after()
 	}
 	eventually(t, 3*time.Minute, "the batch queue and the staging area are empty", func() (bool, string) {
 		jobs, dirs := live(batchJobs(t)), staged(t)

@@ -15,14 +15,9 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
 
-// A site is reached by SSH only. A Job that runs while that begins goes on; Jobs
-// come, talk and end as ever; connections are cut again and again in the middle of
-// submissions, and every Job still runs once; credentials are refused for a while,
-// which is told and ends no Job.
-func TestSlurmOverSSH(t *testing.T) {
-	if env.Slurm() == nil {
-		t.Skip("SKIP: this machine runs the local batch system, which is on this host")
-	}
+// loginNode starts an sshd with a banner and gives the file of a key that it takes.
+func loginNode(t *testing.T) (server *sshd.Server, keyFile string) {
+	t.Helper()
 	if err := sshd.EnsureInstalled(t.Context(), t.Output()); err != nil {
 		t.Fatal(err)
 	}
@@ -35,18 +30,71 @@ func TestSlurmOverSSH(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	keyFile := filepath.Join(t.TempDir(), "id")
-	newKey := func() {
-		t.Helper()
-		key, err := sshd.NewKey(sshd.ED25519)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(server.Authorize(sshd.Dash, key.Public()), os.WriteFile(keyFile+".new", key.PEM, 0o600), os.Rename(keyFile+".new", keyFile)); err != nil {
-			t.Fatal(err)
+	keyFile = filepath.Join(t.TempDir(), "id")
+	authorize(t, server, keyFile)
+	return server, keyFile
+}
+
+// authorize gives the login node a new key, the only one that it takes from then on.
+func authorize(t *testing.T, server *sshd.Server, keyFile string) {
+	t.Helper()
+	key, err := sshd.NewKey(sshd.ED25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(server.Authorize(sshd.Dash, key.Public()), os.WriteFile(keyFile+".new", key.PEM, 0o600), os.Rename(keyFile+".new", keyFile)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// overSSH gives two changes of the BatchCluster: over reaches the site through the
+// login node from then on, and back changes that back, as the end of the test does.
+func overSSH(t *testing.T, server *sshd.Server, keyFile string) (over, back func()) {
+	t.Helper()
+	before := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o", "jsonpath={.spec.connection}")
+	var old map[string]any
+	if err := json.Unmarshal([]byte(before), &old); err != nil {
+		t.Fatalf("%v in %s", err, before)
+	}
+	old["ssh"] = nil
+	answers := func(v string) bool { return v != "" }
+	there := false
+	back = func() {
+		if there {
+			connect(t, old, answers)
+			there = false
 		}
 	}
-	newKey()
+	t.Cleanup(back)
+	over = func() {
+		t.Helper()
+		there = true
+		seen := len(server.Log())
+		connect(t, map[string]any{"type": "ssh", "ssh": map[string]any{
+			"hosts": []string{server.Address}, "user": sshd.Dash, "become": "sudo", "keyFile": keyFile, "knownHosts": server.KnownHosts(),
+		}}, answers)
+		eventually(t, time.Minute, "the daemon has logged in", func() (bool, string) {
+			log := server.Log()[seen:]
+			return strings.Contains(log, "Accepted publickey for "+sshd.Dash), log[max(0, len(log)-300):]
+		})
+	}
+	return over, back
+}
+
+// A site is reached by SSH only. A Job that runs while that begins goes on; Jobs
+// come, talk and end as ever; connections are cut again and again in the middle of
+// submissions, and every Job still runs once; credentials are refused for a while,
+// which is told and ends no Job.
+func TestSlurmOverSSH(t *testing.T) {
+	if env.Slurm() == nil {
+		t.Skip("SKIP: this machine runs the local batch system, which is on this host")
+	}
+	server, keyFile := loginNode(t)
+	over, _ := overSSH(t, server, keyFile)
+	newKey := func() {
+		t.Helper()
+		authorize(t, server, keyFile)
+	}
 	ns := namespace(t, account.Alice)
 	marks := markDir(t)
 	gang := func(name string, seconds int) {
@@ -57,21 +105,7 @@ func TestSlurmOverSSH(t *testing.T) {
 	gang("across", 20)
 	phase(t, ns, "across", "Running", time.Minute)
 
-	before := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o", "jsonpath={.spec.connection}")
-	var old map[string]any
-	if err := json.Unmarshal([]byte(before), &old); err != nil {
-		t.Fatalf("%v in %s", err, before)
-	}
-	old["ssh"] = nil
-	answers := func(v string) bool { return v != "" }
-	t.Cleanup(func() { connect(t, old, answers) })
-	connect(t, map[string]any{"type": "ssh", "ssh": map[string]any{
-		"hosts": []string{server.Address}, "user": sshd.Dash, "become": "sudo", "keyFile": keyFile, "knownHosts": server.KnownHosts(),
-	}}, answers)
-	eventually(t, time.Minute, "the daemon has logged in", func() (bool, string) {
-		log := server.Log()
-		return strings.Contains(log, "Accepted publickey for "+sshd.Dash), log[max(0, len(log)-300):]
-	})
+	over()
 	phase(t, ns, "across", "Completed", 2*time.Minute)
 	once(t, marks, "across", 2)
 

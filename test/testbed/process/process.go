@@ -281,6 +281,16 @@ func (p *Process) write() error {
 // closes. For others it is nil.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
+// ExitError tells how a process ended that this program started: nil after a
+// status of 0. It blocks until Exited closes.
+func (p *Process) ExitError() error {
+	if p.exited == nil {
+		return fmt.Errorf("%s: another program started it", p.Name)
+	}
+	<-p.exited
+	return p.err
+}
+
 // ErrExited says that a process ended before it was ready.
 var ErrExited = errors.New("process ended")
 
