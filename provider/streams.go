@@ -144,6 +144,9 @@ func component(list []manifest.Component, rank int) int {
 	return 0
 }
 
+// errEnding is the end of what is open when the daemon is asked to end.
+var errEnding = errors.New("the daemon of the virtual node ends, and this connection to the pod with it: try again")
+
 // do carries out one exchange and words its failure.
 func (s *podStreams) do(ctx context.Context, pod *corev1.Pod, req stream.Request, streams stream.IO) (stream.Exit, error) {
 	to, err := s.target(pod)
@@ -154,6 +157,8 @@ func (s *podStreams) do(ctx context.Context, pod *corev1.Pod, req stream.Request
 	var refused *stream.Refusal
 	switch {
 	case errors.As(err, &refused) || err == nil && exit.Message == "":
+	case err != nil && ctx.Err() != nil: // the client has gone, or hears this
+		err = errEnding
 	case err != nil:
 		s.bridge.Log.V(1).Info("stream ended", "pod", pod.Namespace+"/"+pod.Name, "verb", req.Verb, "error", err.Error())
 	default:

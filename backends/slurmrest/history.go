@@ -24,6 +24,8 @@ const (
 	booksTimeout = 15 * time.Second
 	// idsAtOnce bounds the ids of one request, which are part of its URL.
 	idsAtOnce = 500
+	// emptyResult is how v0.0.38 says that no job matches: as an error.
+	emptyResult = 9003
 	// booksPause is how long a slurmrestd that offers no books, or could not tell,
 	// is not asked again whether it does.
 	booksPause = 10 * time.Minute
@@ -52,14 +54,18 @@ func (b *Backend) findBooks(ctx context.Context, s *session) {
 	ctx, stop := context.WithTimeout(ctx, booksTimeout)
 	defer stop()
 	// A list that is empty by its time.
-	_, err := s.booked(ctx, slurmhistory.Question{Since: now.Add(time.Hour), IDs: []string{"1"}}, nil)
+	err := s.booked(ctx, now.Add(time.Hour), []string{"1"}, nil)
 	b.history.Switch(err == nil)
 }
 
 // askBooks asks the accounting database as the users whose jobs they are, each
 // for its own: with PrivateData it shows nobody else's. One whose token is
-// refused costs the others nothing.
+// refused costs the others nothing. Jobs without ids are not asked for: v0.0.38
+// cannot bound the answer to some users, and what pods have on record has ids.
 func (b *Backend) askBooks(ctx context.Context, q slurmhistory.Question) ([]slurmjob.Component, error) {
+	if len(q.IDs) == 0 {
+		return nil, nil
+	}
 	users := q.Users
 	if len(users) == 0 {
 		users = b.config.Users
@@ -71,11 +77,15 @@ func (b *Backend) askBooks(ctx context.Context, q slurmhistory.Question) ([]slur
 	var first error
 	for _, user := range users {
 		s, err := b.open(ctx, "observe", user)
-		for ids := range chunks(q.IDs) {
+		for ids := range slices.Chunk(q.IDs, idsAtOnce) {
 			if err != nil {
 				break
 			}
-			_, err = s.booked(ctx, slurmhistory.Question{Since: q.Since, IDs: ids, Users: []string{user}}, func(c slurmjob.Component) { rows = append(rows, c) })
+			err = s.booked(ctx, q.Since, ids, func(c slurmjob.Component) {
+				if c.User == user {
+					rows = append(rows, c)
+				}
+			})
 		}
 		if err == nil {
 			answered = true
@@ -95,14 +105,6 @@ func (b *Backend) askBooks(ctx context.Context, q slurmhistory.Question) ([]slur
 	cluster := b.cluster
 	b.mu.Unlock()
 	return lastRuns(rows, cluster), nil
-}
-
-// chunks gives parts of the ids; none once when there are none.
-func chunks(ids []string) func(yield func([]string) bool) {
-	if len(ids) == 0 {
-		return func(yield func([]string) bool) { yield(nil) }
-	}
-	return slices.Chunk(ids, idsAtOnce)
 }
 
 // lastRuns leaves one row for each component: its last run, with the number of
@@ -131,7 +133,9 @@ func lastRuns(rows []slurmjob.Component, cluster string) []slurmjob.Component {
 }
 
 // rawBooked is one run of a job in the books. v0.0.38 writes the state as one
-// word and exit codes without what is not set, later versions a list and all.
+// word and exit codes without what is not set, later versions a list and all. For
+// a program that exited v0.0.38 tells code 0, whatever it was (measured on 22.05);
+// the pods' own files know better.
 type rawBooked struct {
 	ID        number `json:"job_id"`
 	Name      text   `json:"name"`
@@ -165,18 +169,11 @@ type rawBooked struct {
 	} `json:"exit_code"`
 }
 
-// booked asks for jobs as the session's user and gives those that could be ours
-// to f.
-func (s *session) booked(ctx context.Context, q slurmhistory.Question, f func(slurmjob.Component)) (reply, error) {
-	values := url.Values{"start_time": {s.dialect.since(q.Since)}, "skip_steps": {"true"}}
-	if len(q.Users) > 0 {
-		values.Set("users", strings.Join(q.Users, ","))
-	}
-	if len(q.IDs) > 0 {
-		values.Set("step", strings.Join(q.IDs, ","))
-	}
+// booked asks as the session's user for jobs by their ids and gives their rows to f.
+func (s *session) booked(ctx context.Context, since time.Time, ids []string, f func(slurmjob.Component)) error {
+	values := url.Values{"start_time": {s.dialect.since(since)}, "skip_steps": {"true"}, "step": {strings.Join(ids, ",")}}
 	seen := false
-	out, err := s.do(ctx, request{method: http.MethodGet, path: s.dialect.books() + "?" + values.Encode(), on: map[string]func(*json.Decoder) error{
+	_, err := s.do(ctx, request{method: http.MethodGet, path: s.dialect.books() + "?" + values.Encode(), on: map[string]func(*json.Decoder) error{
 		"jobs": func(dec *json.Decoder) error {
 			seen = true
 			return each(dec, func() error {
@@ -192,10 +189,14 @@ func (s *session) booked(ctx context.Context, q slurmhistory.Question, f func(sl
 			})
 		},
 	}})
+	var said *slurmError
+	if errors.As(err, &said) && said.has(emptyResult) {
+		return nil
+	}
 	if err == nil && !seen {
 		err = s.fail(backends.KindTransient, errors.New("the reply has no list of jobs"))
 	}
-	return out, err
+	return err
 }
 
 // since writes a time: seconds since the epoch, which v0.0.38 takes with a mark

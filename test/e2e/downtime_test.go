@@ -86,7 +86,7 @@ func endings() []ending {
 			fate: func(t *testing.T, c *testbed.Cluster, id string) {
 				slurmCommand(t, c, "scancel", "--full", "--signal=KILL", id)
 			},
-			want: "Failed/BatchJobCancelled 137.Error.0",
+			want: "Failed/BatchJobCancelled 143.Error.0", // Slurm does not tell the signal of what was cancelled
 		},
 		{
 			name: "requeued", spec: single("WAIT; exit 6"),
