@@ -26,8 +26,8 @@ const (
 	idsAtOnce = 500
 	// emptyResult is how v0.0.38 says that no job matches: as an error.
 	emptyResult = 9003
-	// booksPause is how long a slurmrestd that offers no books, or could not tell,
-	// is not asked again whether it does.
+	// booksPause is how long a slurmrestd that offers no books is not asked again
+	// whether it does.
 	booksPause = 10 * time.Minute
 )
 
@@ -38,15 +38,13 @@ func (b *Backend) Recall(owner string, jobs []backends.JobRef) { b.history.Recal
 // slurmrestd of its own, with the versions of the other.
 func (d *dialect) books() string { return "/slurmdb/" + d.version + "/jobs" }
 
-// findBooks finds out whether slurmrestd speaks to an accounting database. No is
-// asked again after a while: an administrator may add one.
+// findBooks finds out whether slurmrestd speaks to an accounting database. One
+// without the plugin is asked again after a while, as an administrator may add it;
+// any other failure is one of the moment.
 func (b *Backend) findBooks(ctx context.Context, s *session) {
 	now := b.config.Now()
 	b.mu.Lock()
-	wait := b.history.On() || !b.booksAsked.IsZero() && now.Sub(b.booksAsked) < booksPause && !now.Before(b.booksAsked)
-	if !wait {
-		b.booksAsked = now
-	}
+	wait := b.history.On() || !b.noBooks.IsZero() && now.Sub(b.noBooks) < booksPause && !now.Before(b.noBooks)
 	b.mu.Unlock()
 	if wait {
 		return
@@ -56,6 +54,11 @@ func (b *Backend) findBooks(ctx context.Context, s *session) {
 	// A list that is empty by its time.
 	err := s.booked(ctx, now.Add(time.Hour), []string{"1"}, nil)
 	b.history.Switch(err == nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.noBooks = (time.Time{}); errors.Is(err, errNoPath) {
+		b.noBooks = now
+	}
 }
 
 // askBooks asks the accounting database as the users whose jobs they are, each

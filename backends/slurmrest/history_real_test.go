@@ -15,9 +15,7 @@ func TestHistoryReal(t *testing.T) {
 	t.Parallel()
 	c := realCluster(t, true)
 	s := siteOn(t, newReal(t, c, c.RESTAddress()))
-	if _, err := s.Inventory(t.Context()); err != nil || !s.Capabilities().History {
-		t.Fatalf("history %t, %v", s.Capabilities().History, err)
-	}
+	hasHistory(t, s.Backend, true)
 	fails := s.start(s.spec("gpu", "exit 7", oneTask))
 	gang := s.start(s.spec("gpu", "exit 0", oneTask, backends.Component{Tasks: 1, CPUs: 2, MemoryMiB: 10}))
 	killed := s.start(s.spec("gpu", "exec sleep 1000", oneTask))
@@ -62,9 +60,7 @@ func TestHistoryReal(t *testing.T) {
 	again := *s
 	again.Backend = fresh
 	for who, s := range map[string]*site{"the same daemon": s, "a new one": &again} {
-		if _, err := s.Inventory(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		hasHistory(t, s.Backend, true)
 		// v0.0.38 writes SUCCESS and 0 for whatever exited (measured on 22.05): the
 		// code is known to who saw it at the controller.
 		if j := s.state(fails, backends.StateFailed); who == "the same daemon" && j.ExitCode != 7 || j.Started.IsZero() || j.Ended.IsZero() || j.Key != fails.Key || j.User != fails.User {

@@ -72,11 +72,11 @@ type Backend struct {
 
 	history *slurmhistory.History
 
-	mu         sync.Mutex
-	dialect    *dialect // nil before the first agreement
-	proven     map[string]string
-	cluster    string    // Slurm's name of it, as jobs tell it
-	booksAsked time.Time // when it was looked for an accounting database last
+	mu      sync.Mutex
+	dialect *dialect // nil before the first agreement
+	proven  map[string]string
+	cluster string    // Slurm's name of it, as jobs tell it
+	noBooks time.Time // when slurmrestd said last that it has no plugin for them
 }
 
 var (
