@@ -56,7 +56,7 @@ func TestKubeflow(t *testing.T) {
 	m := module(t, "training-operator")
 	operator := m.build("github.com/kubeflow/training-operator/cmd/training-operator.v1")
 	crds := filepath.Join(m.source("github.com/kubeflow/training-operator"), "manifests", "base", "crds")
-	kubectl(t, "apply", "--server-side", "-k", crds)
+	kubectl(t, "apply", "--server-side", "-f", filepath.Join(crds, "kubeflow.org_pytorchjobs.yaml"))
 	apply(t, "kubeflow", kubeflowWebhook)
 	template := filepath.Join(t.TempDir(), "init.yaml")
 	if err := os.WriteFile(template, []byte(initContainer), 0o600); err != nil {

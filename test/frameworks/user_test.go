@@ -80,7 +80,7 @@ func computed(t *testing.T, ns, name string, wants map[string]string) {
 // kubectl runs it as a user would and returns what it prints on stdout.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // large definitions on a busy machine
 	defer cancel()
 	cmd := env.KubectlCommand(ctx, args...)
 	var stdout, stderr bytes.Buffer
