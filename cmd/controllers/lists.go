@@ -13,6 +13,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -137,6 +138,9 @@ func newManager(ctx context.Context, cfg *rest.Config, o options, log logr.Logge
 		HealthProbeBindAddress:        o.healthAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
 		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: podgroup.Caching()},
+		// A process may have several managers one after another, as tests do; the
+		// names of our controllers are constants and differ.
+		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
 		Client: client.Options{Cache: &client.CacheOptions{
 			DisableFor: job.Uncached(),
 			// A pass must see what the pass before it wrote.

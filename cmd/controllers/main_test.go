@@ -11,7 +11,9 @@ import (
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
-	os.Exit(m.Run())
+	code := m.Run()
+	stopPlane()
+	os.Exit(code)
 }
 
 // keepLogger leaves the process's logger alone, which tests share.

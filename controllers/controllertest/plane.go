@@ -69,6 +69,7 @@ func Start() (*Plane, error) {
 	p.env = &envtest.Environment{
 		BinaryAssetsDirectory:    assets,
 		CRDDirectoryPaths:        []string{filepath.Join(filepath.Dir(file), "..", "..", "charts", "isthmus", "crds")},
+		CRDInstallOptions:        envtest.CRDInstallOptions{MaxTime: 2 * time.Minute}, // 10 s are too few on a busy machine
 		ErrorIfCRDPathMissing:    true,
 		ControlPlaneStartTimeout: 2 * time.Minute,
 		ControlPlaneStopTimeout:  time.Minute,

@@ -13,17 +13,17 @@ import (
 // The reasons that a status may show beside the names of Volcano's events. They
 // and their sentences are the whole of what a user reads about a job.
 const (
-	reasonInvalid     = "InvalidSpec"
-	reasonQueued      = "PodGroupPending"
-	reasonScheduling  = "PodsNotScheduled"
-	reasonStarting    = "PodsNotRunning"
-	reasonReplacing   = "WaitingForOldPods"
-	reasonTaken       = "NameTaken"
+	reasonInvalid    = "InvalidSpec"
+	reasonQueued     = "PodGroupPending"
+	reasonScheduling = "PodsNotScheduled"
+	reasonStarting   = "PodsNotRunning"
+	reasonReplacing  = "WaitingForOldPods"
+	reasonTaken      = "NameTaken"
 
 	// Reasons of a new job that its queue does not take.
-	QueueNotFound = "QueueNotFound"
-	QueueNotOpen  = "QueueNotOpen"
-	QueueNotLeaf  = "QueueNotLeaf"
+	QueueNotFound     = "QueueNotFound"
+	QueueNotOpen      = "QueueNotOpen"
+	QueueNotLeaf      = "QueueNotLeaf"
 	reasonTooMuch     = "RetriesUsedUp"
 	reasonTasksFailed = "TasksFailed"
 	reasonMinSuccess  = "MinSuccessReached"
