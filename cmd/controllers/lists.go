@@ -112,6 +112,9 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 	if err := (&jobflow.Templates{Client: mgr.GetClient()}).SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
+	if err := o.webhook.add(mgr); err != nil {
+		return err
+	}
 	if len(o.vnodeUsers) == 0 {
 		return nil // without a virtual kubelet there is nobody to approve for
 	}

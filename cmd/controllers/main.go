@@ -46,6 +46,7 @@ type options struct {
 	inherit         bool
 	hyperLabels     []string
 	slurmTopology   string
+	webhook         webhookOptions
 	verbosity       int
 }
 
@@ -86,6 +87,7 @@ func command(install func(logr.Logger)) *cobra.Command {
 	f.BoolVar(&o.inherit, "inherit-owner-annotations", true, "PodGroups take annotations of the owners of their pods")
 	f.StringSliceVar(&o.hyperLabels, "hypernode-labels", nil, "labels of nodes from whose values HyperNodes are made, of tier 1 first; without one none are made")
 	f.StringVar(&o.slurmTopology, "hypernode-slurm-topology", "", "file in the form of Slurm's topology.conf or of scontrol show topology, read again and again, from whose switches HyperNodes are made")
+	o.webhook.addFlags(f)
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
 	return cmd
 }
@@ -93,6 +95,9 @@ func command(install func(logr.Logger)) *cobra.Command {
 func run(ctx context.Context, o options, log logr.Logger) error {
 	if o.workers < 1 || o.qps <= 0 || o.burst < 1 {
 		return fmt.Errorf("--workers, --kube-api-qps and --kube-api-burst must be positive, got %d, %g and %d", o.workers, o.qps, o.burst)
+	}
+	if err := o.webhook.check(); err != nil {
+		return err
 	}
 	cfg, err := restConfig(o)
 	if err != nil {

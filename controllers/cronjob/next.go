@@ -138,6 +138,13 @@ func parse(cj *batch.CronJob) (cron.Schedule, error) {
 	return zoned{s, zone}, nil
 }
 
+// Validate says what is wrong with the schedule, the time zone or the name of a
+// CronJob: the first thing that is.
+func Validate(cj *batch.CronJob) error {
+	_, err := parse(cj)
+	return err
+}
+
 type zoned struct {
 	cron.Schedule
 	zone *time.Location

@@ -65,7 +65,7 @@ func Next(in Input) Output {
 	out := Output{}
 	f := in.Flow
 	out.status(in)
-	problems := validate(f)
+	problems := Validate(f)
 	for _, p := range problems {
 		out.Notices = append(out.Notices, Notice{true, "InvalidSpec", p})
 	}
@@ -272,8 +272,8 @@ func (o *Output) cleanUp(in Input) {
 	}
 }
 
-// validate says what in a flow can never work.
-func validate(f *flow.JobFlow) []string {
+// Validate says what in a flow can never work.
+func Validate(f *flow.JobFlow) []string {
 	var out []string
 	known := map[string]int{}
 	for i := range f.Spec.Flows {

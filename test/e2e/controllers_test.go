@@ -80,9 +80,11 @@ spec:
 // vcctl closes and opens a queue by Commands; what is beneath it follows.
 func TestQueueCommands(t *testing.T) {
 	ns := namespace(t, account.Alice)
-	for name, parent := range map[string]string{"e2e-family": "root", "e2e-child": "e2e-family"} {
+	parent := "root"
+	for _, name := range []string{"e2e-family", "e2e-child"} { // a parent is there first and goes last
 		apply(t, ns, fmt.Sprintf("apiVersion: scheduling.volcano.sh/v1beta1\nkind: Queue\nmetadata: {name: %s}\nspec: {weight: 1, reclaimable: true, parent: %s}\n", name, parent))
 		t.Cleanup(func() { kubectlAfter(t, "delete", "queue", name, "--ignore-not-found") })
+		parent = name
 	}
 	state := func(want string) {
 		t.Helper()

@@ -147,7 +147,16 @@ spec:
       schedulerName: nobody
       tasks: [{name: t, replicas: 1, template: {spec: {restartPolicy: Never, containers: [{name: main, image: none}]}}}]
 `)
-	kubectl(t, "delete", "queue", "default")
+	// An administrator who takes the policy away may delete it, and it comes back.
+	guard := func(action string) []string {
+		return []string{"patch", "validatingadmissionpolicybinding", "isthmus-volcano-standing-queues", "--type=merge", "-p", `{"spec":{"validationActions":["` + action + `"]}}`}
+	}
+	kubectl(t, guard("Audit")...)
+	t.Cleanup(func() { kubectlAfter(t, guard("Deny")...) })
+	eventually(t, time.Minute, "the queue default may be deleted", func() (bool, string) {
+		out, err := tryKubectl(t, "delete", "queue", "default", "--wait=false")
+		return err == nil, fmt.Sprint(out, err)
+	})
 	eventually(t, time.Minute, "the queue default is made again", func() (bool, string) {
 		out := kubectl(t, "get", "queue", "default", "--ignore-not-found", "-o", "name")
 		return out != "", out

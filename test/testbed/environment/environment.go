@@ -105,6 +105,7 @@ type Environment struct {
 	// control is nil after Attach.
 	control *controlplane.ControlPlane
 	kubelet *kubelet.Kubelet
+	webhook string // where the controllers serve it
 }
 
 // Start builds what is missing, starts everything and returns once the virtual

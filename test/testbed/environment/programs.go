@@ -68,16 +68,24 @@ const (
 )
 
 // chartValues leave out the Deployments: the programs run beside the cluster.
+// The API server reaches the webhook of such controllers by a URL, and serves what
+// helm, which is not connected to it here, cannot know of.
 const chartValues = `
 controllers: {enabled: false, hyperNodes: {labels: [e2e.isthmus.sh/rack, e2e.isthmus.sh/row]}}
 scheduler: {enabled: false}
 networkPolicy: {enabled: false}
 vnode: {namespaces: ["*"]}
+admission: {volcano: {policies: "on", defaults: policy, webhook: {url: "https://%s"}}}
 `
 
 // applyChart applies what the chart renders: service accounts, roles, policies.
 func (e *Environment) applyChart(ctx context.Context) error {
-	rendered, err := helm.Template(ctx, e.progress, chartNamespace, chartValues)
+	webhook, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	e.webhook = webhook
+	rendered, err := helm.Template(ctx, e.progress, chartNamespace, fmt.Sprintf(chartValues, webhook))
 	if err != nil {
 		return err
 	}
@@ -112,18 +120,15 @@ func (e *Environment) startPrograms(ctx context.Context, config Config, bins bin
 	if err := e.createCluster(ctx, config); err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(kubeletHost, "0"))
+	listen, err := freeAddress()
 	if err != nil {
-		return fmt.Errorf("find a free port: %w", err)
-	}
-	listen := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return fmt.Errorf("find a free port: %w", err)
+		return err
 	}
 	for _, s := range []process.Spec{
 		{Name: "controllers", Argv: []string{
 			bins.controllers, "--kubeconfig", e.kubeconfigOf(userControllers),
 			"--leader-elect=false", "--metrics-bind-address=0", "--vnode-user", userVnode, "--hypernode-labels=e2e.isthmus.sh/rack,e2e.isthmus.sh/row",
+			"--webhook-bind-address", e.webhook, "--webhook-namespace", chartNamespace,
 		}},
 		{Name: "scheduler", Argv: []string{
 			bins.scheduler, "--kubeconfig", e.kubeconfigOf(userScheduler),
@@ -142,6 +147,18 @@ func (e *Environment) startPrograms(ctx context.Context, config Config, bins bin
 		}
 	}
 	return nil
+}
+
+// freeAddress is a port of loopback that nobody has.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(kubeletHost, "0"))
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	if err := listener.Close(); err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	return listener.Addr().String(), nil
 }
 
 func (e *Environment) kubeconfigOf(user string) string {
