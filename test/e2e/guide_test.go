@@ -40,6 +40,7 @@ func TestGuides(t *testing.T) {
 	g.setUp()
 	g.use()
 	g.seeAndStop()
+	g.move()
 	g.overREST()
 	g.overSSH()
 	for _, line := range g.left {

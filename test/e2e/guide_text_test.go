@@ -18,7 +18,7 @@ import (
 )
 
 // guideFiles are what people read.
-var guideFiles = []string{"provider/ADMIN.md", "provider/USERS.md"}
+var guideFiles = []string{"provider/ADMIN.md", "provider/USERS.md", "controllers/MOVING.md"}
 
 // notForReaders are commands that the guides name and that are not for readers to
 // run, or whose test is another one.
@@ -41,7 +41,7 @@ var (
 	pbsPattern    = regexp.MustCompile(`(?s)\n## On PBS [^\n]*\n.*?\n## `)
 	remarkPattern = regexp.MustCompile(`\s+# .*$`)
 	// programs are the first words by which commands in running text are known.
-	programs = []string{"kubectl", "helm", "vnode", "controllers", "scheduler", "squeue", "sbatch", "scancel", "scontrol", "sacct", "srun", "slurmrestd", "ssh"}
+	programs = []string{"kubectl", "helm", "vnode", "controllers", "scheduler", "squeue", "sbatch", "scancel", "scontrol", "sacct", "srun", "slurmrestd", "ssh", "vcctl"}
 )
 
 // guide runs what the guides tell people to run. Whatever it has not run at the

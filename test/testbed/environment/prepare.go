@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/runtimes"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
+	"github.com/isthmus-hpc/isthmus/test/testbed/vcctl"
 )
 
 // Prepare builds and installs everything that environments and tests need:
@@ -32,6 +33,10 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(progress, "helm %s: ready\n", helm.Version)
+	if _, err := vcctl.EnsureBuilt(ctx, progress); err != nil {
+		return err
+	}
+	fmt.Fprintf(progress, "vcctl %s: ready\n", vcctl.Version)
 	tell := func(what string, err error) {
 		if err != nil {
 			fmt.Fprintf(progress, "%s: not here, what needs it is skipped: %v\n", what, err)

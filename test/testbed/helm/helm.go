@@ -5,8 +5,6 @@ package helm
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 )
@@ -24,59 +21,12 @@ const Version = "v4.3.1"
 
 // EnsureBuilt builds helm when it is missing or the pins changed, and returns
 // its path. It takes about two minutes once, and a few milliseconds later.
-// Several programs may call it at once: one builds, the others wait.
 func EnsureBuilt(ctx context.Context, progress io.Writer) (string, error) {
-	root, err := checkout.Root()
-	if err != nil {
-		return "", err
-	}
-	module := filepath.Join(root, "test", "testbed", "helm", "module")
-	var pins []byte
-	for _, name := range []string{"go.mod", "go.sum"} {
-		raw, err := os.ReadFile(filepath.Join(module, name))
-		if err != nil {
-			return "", fmt.Errorf("read helm's pins: %w", err)
-		}
-		pins = append(pins, raw...)
-	}
-	sum := sha256.Sum256(pins)
-	cache, err := checkout.CacheDir()
-	if err != nil {
-		return "", err
-	}
-	// The pins are part of the name: helm of two pins never passes for one.
-	dir := filepath.Join(cache, "helm-"+Version+"-"+hex.EncodeToString(sum[:6]))
-	program := filepath.Join(dir, "helm")
-	if built(program) {
-		return program, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make directory for helm: %w", err)
-	}
-	unlock, err := checkout.Lock(ctx, filepath.Join(dir, "lock"), progress)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	if built(program) { // another program built it while we waited
-		return program, nil
-	}
-	fmt.Fprintf(progress, "building helm %s into %s\n  this happens once; expect two minutes on two cores\n", Version, dir)
-	began := time.Now()
-	build := checkout.GoBuild{
-		Module: module, Package: "helm.sh/helm/v4/cmd/helm", Output: program,
-		Flags: []string{"-mod=readonly", "-ldflags", "-s -w"},
-	}
-	if err := build.Run(ctx, progress, "helm"); err != nil {
-		return "", err
-	}
-	fmt.Fprintf(progress, "helm built in %s\n", time.Since(began).Round(time.Second))
-	return program, nil
-}
-
-func built(program string) bool {
-	info, err := os.Stat(program)
-	return err == nil && info.Mode()&0o111 != 0
+	dir, err := checkout.Tools{
+		Name: "helm", Version: Version, Module: "test/testbed/helm/module", Expect: "two minutes",
+		Programs: map[string]string{"helm": "helm.sh/helm/v4/cmd/helm"},
+	}.EnsureBuilt(ctx, progress)
+	return filepath.Join(dir, "helm"), err
 }
 
 // Template renders the chart for a release "isthmus" in namespace, with values
