@@ -71,7 +71,6 @@ func Start() (*Plane, error) {
 		CRDDirectoryPaths:        []string{filepath.Join(filepath.Dir(file), "..", "..", "charts", "isthmus", "crds")},
 		CRDInstallOptions:        envtest.CRDInstallOptions{MaxTime: 2 * time.Minute}, // 10 s are too few on a busy machine
 		ErrorIfCRDPathMissing:    true,
-		CRDInstallOptions:        envtest.CRDInstallOptions{MaxTime: 2 * time.Minute}, // 10 s are short on a busy machine
 		ControlPlaneStartTimeout: 2 * time.Minute,
 		ControlPlaneStopTimeout:  time.Minute,
 	}
