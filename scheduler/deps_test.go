@@ -8,12 +8,12 @@ import (
 
 // pure are the packages that decide: rings 0 and 1.
 var pure = []string{
-	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/gputopology", "./scheduler/gpushare", "./scheduler/entitlement", "./scheduler/fill",
+	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/gputopology", "./scheduler/gpushare", "./scheduler/entitlement", "./scheduler/estimate", "./scheduler/fill",
 	"./scheduler/framework", "./scheduler/whatif", "./scheduler/actions", "./scheduler/plugins",
 }
 
 // edges are the packages with I/O.
-var edges = []string{"./scheduler/cache", "./scheduler/binder", "./scheduler/driver"}
+var edges = []string{"./scheduler/cache", "./scheduler/binder", "./scheduler/driver", "./scheduler/memory"}
 
 func TestImports(t *testing.T) {
 	rules := []importrules.Rule{

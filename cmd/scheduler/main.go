@@ -39,6 +39,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	schedconfig "github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
+	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
+	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 )
 
 func main() {
@@ -131,6 +133,7 @@ type scheduler struct {
 	conf    *confFile // nil without a file
 	fence   *fence
 	dynamic dynamic.Interface
+	memory  *memory.Keeper // nil when what is learnt is not kept
 
 	pipelines *pipelines
 }
@@ -160,6 +163,10 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	}
 	s := &scheduler{fence: guard, client: client, volcano: volcano, dynamic: free, cache: cache.New(), events: record.NewBroadcaster()}
 	s.cache.Created = m.Created
+	s.cache.Learn(estimate.New())
+	if o.memory != "" {
+		s.memory = &memory.Keeper{Client: client, Namespace: o.memory, Learner: s.cache, Every: 30 * time.Second}
+	}
 	if len(o.names) > 0 {
 		s.cache.Serve(o.names...)
 	}
@@ -218,6 +225,10 @@ func (s *scheduler) run(ctx context.Context) error {
 	defer stop()
 	s.binder.Start(ctx)
 	var watched sync.WaitGroup
+	if s.memory != nil {
+		s.memory.Load(ctx)
+		watched.Go(func() { s.memory.Run(ctx) })
+	}
 	if s.conf != nil {
 		watched.Go(func() { s.conf.watch(ctx) })
 	}

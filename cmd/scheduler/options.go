@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 )
 
 type options struct {
@@ -29,6 +31,8 @@ type options struct {
 	logFormat   string
 
 	enableMetrics, enableHealth, enableProfiles bool
+
+	memory string // namespace of what is learnt
 
 	idle []string // flags that were given and do nothing
 }
@@ -56,6 +60,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.DurationVar(&o.lease.duration, "leader-elect-lease-duration", 15*time.Second, "how long others wait for a holder of the lease that is not heard of")
 	f.DurationVar(&o.lease.deadline, "leader-elect-renew-deadline", 10*time.Second, "how long the holder tries to renew the lease before it ends; shorter than the lease")
 	f.DurationVar(&o.lease.retry, "leader-elect-retry-period", 2*time.Second, "time between two tries to get or renew the lease; shorter than the deadline")
+	f.StringVar(&o.memory, "memory-namespace", "", "namespace of the ConfigMap "+memory.Name+" that keeps learnt run times over restarts (default none: they are learnt anew)")
 	f.StringVar(&o.metrics, "metrics-bind-address", "", `HOST:PORT to serve /metrics on; "0" for off (default 127.0.0.1:0)`)
 	f.StringVar(&o.metrics, "listen-address", "", "the same")
 	f.BoolVar(&o.enableMetrics, "enable-metrics", false, "serve /metrics on "+volcanoMetrics+" unless an address is given")

@@ -21,6 +21,7 @@ import (
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -47,6 +48,8 @@ type Cache struct {
 	places     []*snapshot.Place   // nil when out of date
 	evictions  map[string]eviction // by pod UID
 	budgets    map[string]*budget  // by namespace/name
+	book       *estimate.Book      // nil when nothing is learnt
+	learnt     int64               // grows with what is new in it
 	// reservations are by name.
 	reservations map[string]*reservation
 	// selected says that some pod selects others, by labels of these keys.
@@ -461,6 +464,11 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 	spec.Hold, spec.Patient = e.hold, patient
 	spec.Nominated = e.nomination(spec.Nominated)
 	estimated(&spec, e.pods)
+	named := ""
+	if e.group != nil {
+		named = e.group.estimateKey
+	}
+	c.learnFrom(&spec, named, e.pods)
 	g := snapshot.NewGang(spec, pods, c.dims)
 	e.noteShort(g, now)
 	return g

@@ -204,6 +204,7 @@ func contend(e *podEntry, p *corev1.Pod) {
 	e.pod.Protected = protected(p)
 	e.pod.Cooldown = int64(duration(firstOf(p.Labels[volcanov1.CooldownTime], p.Annotations[volcanov1.CooldownTime])))
 	e.pod.Lost = lost(p)
+	e.past = historyOf(p)
 	e.patient = p.Spec.PreemptionPolicy != nil && *p.Spec.PreemptionPolicy == corev1.PreemptNever
 	if p.Status.Phase == corev1.PodRunning {
 		e.pod.StartedAt = started(p)

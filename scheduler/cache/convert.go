@@ -33,6 +33,8 @@ type podEntry struct {
 	estimate     int64
 	estimateFrom string
 
+	past history
+
 	labels                  map[string]string
 	waitReason, waitMessage string // the PodScheduled=False condition shown now
 
@@ -263,6 +265,7 @@ type groupSpec struct {
 	nativePriority *int32 // resolved by the API server
 	policies       []subGroupPolicy
 	version        string
+	estimateKey    string
 	protected      string // why none of its pods may have to make room
 }
 
@@ -277,6 +280,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 		priorityClass: pg.Spec.PriorityClassName,
 		policies:      subGroupsOf(pg.Spec.SubGroupPolicy),
 		version:       pg.ResourceVersion,
+		estimateKey:   pg.Annotations[wellknown.EstimateKey],
 	}
 	g.Loose = g.Topology == nil && loose(pg)
 	for _, p := range g.policies {

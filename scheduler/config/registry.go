@@ -47,8 +47,8 @@ tiers:
 var actions = []actionEntry{
 	{name: "enqueue", always: true, make: func(Arguments) framework.Action { return enqueue.Action{} }},
 	{name: "allocate", arguments: each(boolean, "predicateErrorCacheEnable"), make: func(Arguments) framework.Action { return allocate.Action{} }},
-	{name: "backfill", arguments: append(each(boolean, "predicateErrorCacheEnable"), heads, conservative), make: func(a Arguments) framework.Action {
-		return backfill.Action{Heads: int(min(a.Int(heads.name, 0), 64)), Conservative: a.Bool(conservative.name, false)}
+	{name: "backfill", arguments: append(each(boolean, "predicateErrorCacheEnable"), heads, conservative, unknownRuns), make: func(a Arguments) framework.Action {
+		return backfill.Action{Heads: int(min(a.Int(heads.name, 0), 64)), Conservative: a.Bool(conservative.name, false), PassUnknown: a.Text(unknownRuns.name, "wait") == "pass"}
 	}},
 	{name: "elastic", arguments: []argument{minRun}, make: func(a Arguments) framework.Action { return elastic.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	{name: "preempt", arguments: append(preemption, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
@@ -126,6 +126,7 @@ var switches = []switchEntry{
 var (
 	heads        = arg("heads", integer).atLeast(1).obeyed()
 	conservative = arg("conservative", boolean).obeyed()
+	unknownRuns  = arg("unknownRunTimes", text).either("wait", "pass").obeyed()
 )
 
 // minRun is an argument of our own: how long a pod runs at least before it is evicted.

@@ -19,6 +19,8 @@ type Backfill struct {
 	Heads int
 	// Most bounds the planned starts of all queues together.
 	Most int
+	// PassUnknown lets gangs of unknown run time pass the planned starts of others.
+	PassUnknown bool
 }
 
 // Backfiller is an action that protects starts.
@@ -79,7 +81,8 @@ func (s *Session) Guard(g *snapshot.Gang) {
 	var guards []*snapshot.Txn
 	var salt strings.Builder
 	for i, h := range s.heads {
-		if until > h.at && !h.mine(g) {
+		passes := h.mine(g) || h.reservation == nil && g.Estimate <= 0 && s.backfill != nil && s.backfill.PassUnknown
+		if until > h.at && !passes {
 			guards = append(guards, h.then)
 			fmt.Fprintf(&salt, "%d ", i)
 		}

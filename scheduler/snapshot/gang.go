@@ -239,7 +239,7 @@ func (p *Pod) Job(gangKey string) string {
 }
 
 // Minimum is how many members the gang needs, at least one.
-func (g *Gang) Minimum() int64 { return max(g.MinMember, 1) }
+func (g *GangSpec) Minimum() int64 { return max(g.MinMember, 1) }
 
 // Have counts the members that are placed and alive, or have succeeded.
 func (g *Gang) Have() int64 {

@@ -71,6 +71,9 @@ const (
 	// RunningEstimate is how long the gang is expected to run, a Go duration; on a
 	// PodGroup, or on a pod without one. It promises nothing and ends nothing.
 	RunningEstimate = Prefix + "running-estimate"
+	// EstimateKey says whose past runs tell how long the gang runs when nobody says:
+	// those of the same key and namespace; on a PodGroup or on pods.
+	EstimateKey = Prefix + "estimate-key"
 	// QOS chooses among the QOSs that the account mapping allows.
 	QOS = Prefix + "qos"
 )

@@ -19,6 +19,9 @@ type Action struct {
 	Heads int
 	// Conservative plans the starts of all gangs, up to a bound.
 	Conservative bool
+	// PassUnknown lets gangs pass of which nobody knows how long they run, as Volcano
+	// does; they may then put a planned start off.
+	PassUnknown bool
 }
 
 // most bounds the planned starts, each of which costs a search for every gang
@@ -34,7 +37,7 @@ func (Action) Run(*framework.Session) {}
 // Backfill implements framework.Backfiller.
 func (a Action) Backfill() framework.Backfill {
 	if a.Conservative {
-		return framework.Backfill{Heads: most, Most: most}
+		return framework.Backfill{Heads: most, Most: most, PassUnknown: a.PassUnknown}
 	}
-	return framework.Backfill{Heads: max(a.Heads, 1), Most: most}
+	return framework.Backfill{Heads: max(a.Heads, 1), Most: most, PassUnknown: a.PassUnknown}
 }
