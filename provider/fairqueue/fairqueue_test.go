@@ -68,8 +68,10 @@ func TestGivingUp(t *testing.T) {
 		}
 		q.Leave("a")
 		q.Leave("b")
-		if !q.Enter(t.Context(), "c") || !q.Enter(t.Context(), "c") {
-			t.Error("the places are lost")
+		for range 2 {
+			if !q.Enter(t.Context(), "c") {
+				t.Error("a place is lost")
+			}
 		}
 	})
 }

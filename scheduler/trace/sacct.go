@@ -150,7 +150,7 @@ func sacctLimit(s string) (int64, error) {
 	}
 	parts := append([]string{days}, strings.Split(clock, ":")...)
 	units := []int64{86400, 3600, 60, 1}
-	bad := fmt.Errorf("Timelimit is %q, want minutes, [days-]hours:minutes:seconds, UNLIMITED or Partition_Limit", s)
+	bad := fmt.Errorf("the Timelimit is %q, want minutes, [days-]hours:minutes:seconds, UNLIMITED or Partition_Limit", s)
 	if len(parts) != len(units) {
 		return 0, bad
 	}

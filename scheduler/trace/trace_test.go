@@ -76,7 +76,7 @@ func TestSacct(t *testing.T) {
 		head + "1|2\n":         "line 2: 2 fields",
 		head + "1|a|b|yesterday|2026-03-01T10:00:00|2026-03-01T10:00:50|5|8|X\n":              `line 2: Submit is "yesterday"`,
 		head + "1|a|b|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|5|many|X\n": `CPUs is "many"`,
-		head + "1|a|b|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|1:2|8|X\n":  `Timelimit is "1:2"`,
+		head + "1|a|b|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|1:2|8|X\n":  `the Timelimit is "1:2"`,
 	} {
 		if _, _, err := trace.Sacct(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q gives %v, want %q", text, err, want)

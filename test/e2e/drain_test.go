@@ -94,15 +94,15 @@ func (k *talk) hears(t *testing.T, want string) {
 	}
 }
 
-// ends waits for its end and gives its error and what it complained of.
-func (k *talk) ends(t *testing.T) (error, string) { //nolint:revive // the error is the result that is looked at
+// ends waits for its end and gives what it complained of and its error.
+func (k *talk) ends(t *testing.T) (said string, err error) {
 	t.Helper()
 	timeout := time.After(2 * time.Minute)
 	for {
 		select {
 		case <-k.lines:
 		case err := <-k.ended:
-			return err, k.stderr.String()
+			return k.stderr.String(), err
 		case <-timeout:
 			t.Fatalf("kubectl %v goes on", k.cmd.Args[1:])
 		}
@@ -183,10 +183,10 @@ func TestDaemonEndsInOrder(t *testing.T) {
 		logs.hears(t, now)
 
 		restartInOrder(t)
-		if err, said := cat.ends(t); err == nil || !strings.Contains(said, "the daemon of the virtual node ends") {
+		if said, err := cat.ends(t); err == nil || !strings.Contains(said, "the daemon of the virtual node ends") {
 			t.Errorf("kubectl exec ended with %v and %q, though its command had not ended", err, said)
 		}
-		if err, said := logs.ends(t); err != nil {
+		if said, err := logs.ends(t); err != nil {
 			t.Logf("kubectl logs -f says: %v, %s", err, strings.TrimSpace(said))
 		}
 		eventually(t, time.Minute, "nothing of the command is left", func() (bool, string) { n := marked(t, mark); return n == 0, fmt.Sprint(n) })

@@ -37,7 +37,7 @@ type puller struct {
 func newPuller(t *testing.T, user, word string) *puller {
 	t.Helper()
 	p := &puller{t: t, dir: filepath.Join(t.TempDir(), "alice"), r: imagetest.NewRegistry(t, false, user, word), pause: restart.Kubelet(), ended: make(chan error, 64)}
-	p.ctx, p.kill = context.WithCancel(context.Background()) //nolint:forbidigo // it outlives the test's own end
+	p.ctx, p.kill = context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		p.r.Gate(nil)
 		p.kill()
@@ -269,7 +269,7 @@ func TestPullGoesOn(t *testing.T) {
 	p.wait()
 	close(hold)
 	p.r.Gate(nil)
-	p.ctx, p.kill = context.WithCancel(context.Background()) //nolint:forbidigo // as in newPuller
+	p.ctx, p.kill = context.WithCancel(context.Background())
 	p.until("the next one has it", "k1", done)
 	p.wait()
 }

@@ -144,8 +144,10 @@ func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 		}
 	}
 	took, used := time.Since(start), spentSoFar().since(before)
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for time.Since(start) < most && ctx.Err() == nil && c.untold(state) > 0 {
-		time.Sleep(20 * time.Millisecond)
+		<-look.C
 	}
 	c.told = time.Since(start)
 	cancel()

@@ -52,6 +52,7 @@ type ControlPlane struct {
 	cluster    *authority
 	kubelet    *authority
 	etcd       *authority
+	proxy      *authority
 	server     string // URL
 	ports      ports
 	config     Config
@@ -107,7 +108,7 @@ func prepare(config Config, assets string) (*ControlPlane, error) {
 		}
 	}
 	c.kubeconfig = filepath.Join(dir, "kubeconfig")
-	for name, a := range map[string]**authority{"cluster-ca": &c.cluster, "kubelet-ca": &c.kubelet, "etcd-ca": &c.etcd} {
+	for name, a := range map[string]**authority{"cluster-ca": &c.cluster, "kubelet-ca": &c.kubelet, "etcd-ca": &c.etcd, "front-proxy-ca": &c.proxy} {
 		if *a, err = newAuthority(c.pki(), name); err != nil {
 			return nil, err
 		}
@@ -193,6 +194,9 @@ func (c *ControlPlane) Server() string { return c.server }
 // everyone's client certificates, the API server's own towards kubelets
 // (user "isthmus-testbed:kube-apiserver") among them: a kubelet verifies its callers with it.
 func (c *ControlPlane) ClusterCAFile() string { return c.cluster.file }
+
+// KubeletCAFile holds the authority that signs kubelets' serving certificates.
+func (c *ControlPlane) KubeletCAFile() string { return c.kubelet.file }
 
 // IssueServing makes a serving certificate for a kubelet, which the API server
 // trusts when it calls the kubelet at one of the hosts (names or addresses).

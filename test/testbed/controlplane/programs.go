@@ -100,6 +100,10 @@ func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	toExtensions, err := c.proxy.issue(c.pki(), "front-proxy-client", pkix.Name{CommonName: "front-proxy-client"})
+	if err != nil {
+		return err
+	}
 	argv := []string{
 		c.program(apiserverName),
 		"--etcd-servers=https://" + net.JoinHostPort(loopback, strconv.Itoa(c.ports.etcd)),
@@ -116,6 +120,11 @@ func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 		"--kubelet-certificate-authority=" + c.kubelet.file,
 		"--kubelet-client-certificate=" + toKubelet.cert, "--kubelet-client-key=" + toKubelet.key,
 		"--kubelet-preferred-address-types=InternalIP,Hostname",
+		// Extension API servers learn from it whom it speaks for.
+		"--requestheader-client-ca-file=" + c.proxy.file, "--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + toExtensions.cert, "--proxy-client-key-file=" + toExtensions.key,
 		"--allow-privileged=true", "--profiling=false",
 		// A loopback address may not be an endpoint of the service "kubernetes".
 		"--endpoint-reconciler-type=none",

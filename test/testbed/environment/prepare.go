@@ -13,6 +13,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
+	"github.com/isthmus-hpc/isthmus/test/testbed/metricsserver"
 	"github.com/isthmus-hpc/isthmus/test/testbed/runtimes"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
@@ -37,6 +38,10 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(progress, "vcctl %s: ready\n", vcctl.Version)
+	if _, err := metricsserver.EnsureBuilt(ctx, progress); err != nil {
+		return err
+	}
+	fmt.Fprintf(progress, "metrics-server %s: ready\n", metricsserver.Version)
 	tell := func(what string, err error) {
 		if err != nil {
 			fmt.Fprintf(progress, "%s: not here, what needs it is skipped: %v\n", what, err)
