@@ -17,6 +17,7 @@ const (
 	// MaxKeys bounds the likes of gangs that are remembered, MaxRuns the runs of each:
 	// about 300 KiB in all, which an object of the API server can hold.
 	MaxKeys = 1000
+	// MaxRuns is how many runs of a key are kept, the latest.
 	MaxRuns = 16
 	// Least is how many runs it takes to tell anything.
 	Least = 3
