@@ -155,8 +155,8 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 // cannot read, another session does it.
 func (x *exchange) end(outDone <-chan struct{}) {
 	patience := killTime
-	if x.session.CloseWrite() != nil {
-		patience = 0 // the script cannot read either
+	if x.session.CloseWrite() != nil && !wait(outDone, 0) {
+		patience = 0 // the script cannot read either; where its output has ended, its exit status is on the way
 	}
 	if wait(x.session.exited(), patience) {
 		wait(outDone, drainTime)
