@@ -212,13 +212,13 @@ func slurmCancel(t *testing.T, b *slurmBench) {
 }
 
 func slurmRequeue(t *testing.T, b *slurmBench) {
-	m := one(sh("main", "echo up; test -e $HOME/again || exec sleep 1000"))
+	m := one(sh("main", "test -e $HOME/again && exit; echo up; exec sleep 1000"))
 	b.stage(m, m)
 	id := b.submit(manifest.Component{Tasks: 2, CPUs: 1})
 	for rank := range 2 {
-		until(t, "it is up", func() bool {
+		until(t, "it has looked for the file, and goes on", func() bool {
 			s, _ := b.status(rank)
-			return s.Phase == manifest.PhaseRunning && s.Containers[0].State.Running != nil
+			return s.Phase == manifest.PhaseRunning && s.Containers[0].State.Running != nil && strings.Contains(b.logs(rank, "main"), "up")
 		})
 	}
 	if err := os.WriteFile(b.file("again"), nil, 0o644); err != nil {
