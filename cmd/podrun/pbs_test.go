@@ -171,13 +171,13 @@ func pbsCancel(t *testing.T, b *pbsBench) {
 
 // A job that the site runs again starts its members anew, who count it.
 func pbsAgain(t *testing.T, b *pbsBench) {
-	m := one(sh("main", fmt.Sprintf("echo up; test -e %s/again || exec sleep 1000", b.dir())))
+	m := one(sh("main", fmt.Sprintf("test -e %s/again && exit; echo up; exec sleep 1000", b.dir())))
 	b.stage(m, m)
 	ref := b.submit(manifest.Component{Tasks: 2, CPUs: 1})
 	for rank := range 2 {
-		until(t, "it is up", func() bool {
+		until(t, "it has looked for the file, and goes on", func() bool {
 			s, _ := b.status(rank)
-			return s.Phase == manifest.PhaseRunning && s.Containers[0].State.Running != nil
+			return s.Phase == manifest.PhaseRunning && s.Containers[0].State.Running != nil && strings.Contains(b.logs(rank, "main"), "up")
 		})
 	}
 	if err := os.WriteFile(filepath.Join(b.dir(), "again"), nil, 0o644); err != nil {
