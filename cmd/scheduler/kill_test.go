@@ -57,10 +57,11 @@ type fate struct {
 
 // runner is one scheduler process, whose requests pass through the test.
 type runner struct {
-	cmd    *exec.Cmd
-	front  *httptest.Server
-	log    string
-	exited chan struct{}
+	cmd     *exec.Cmd
+	front   *httptest.Server
+	log     string
+	exited  chan struct{}
+	started chan struct{} // closed once cmd has its process
 
 	mu     sync.Mutex
 	writes int
@@ -73,7 +74,7 @@ type runner struct {
 // server, or after.
 func start(t *testing.T, plane *controllertest.Plane, f fate, flags ...string) *runner {
 	t.Helper()
-	r := &runner{fate: f, struck: make(chan struct{}), exited: make(chan struct{})}
+	r := &runner{fate: f, struck: make(chan struct{}), exited: make(chan struct{}), started: make(chan struct{})}
 	target, err := url.Parse(plane.Config.Host)
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +136,7 @@ func start(t *testing.T, plane *controllertest.Plane, f fate, flags ...string) *
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	close(r.started)
 	go func() {
 		defer close(r.exited)
 		_ = r.cmd.Wait() // how it ended is the test's doing
@@ -145,6 +147,7 @@ func start(t *testing.T, plane *controllertest.Plane, f fate, flags ...string) *
 }
 
 func (r *runner) strike() {
+	<-r.started
 	_ = r.cmd.Process.Signal(r.fate.signal) // it may have ended
 	if r.fate.signal == syscall.SIGKILL {
 		<-r.exited

@@ -35,6 +35,7 @@ var Reasons = map[string]string{
 	"FailedPreStopHook":               "the preStop hook of a container failed, and the container is terminated all the same",
 	"ForeignJob":                      "the job that the pod names is not its own: nothing is done to it",
 	"HostsNotSupported":               "includeHosts and excludeHosts of the node need what the batch system cannot do",
+	"ImageUser":                       "the image names a user that its programs do not run as: the account of the job is who runs",
 	"InvalidConfiguration":            "the new configuration of the BatchCluster is not valid; the last good one goes on",
 	"InvalidEnvironmentVariableNames": "keys of a ConfigMap or Secret are no names of variables, and are left out",
 	"InvalidImageName":                "the name of an image is none",
