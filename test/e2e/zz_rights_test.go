@@ -147,12 +147,18 @@ spec:
       schedulerName: nobody
       tasks: [{name: t, replicas: 1, template: {spec: {restartPolicy: Never, containers: [{name: main, image: none}]}}}]
 `)
-	// An administrator who takes the policy away may delete it, and it comes back.
+	// An administrator who takes the policy and the webhook's say away may delete it,
+	// and it comes back.
 	guard := func(action string) []string {
 		return []string{"patch", "validatingadmissionpolicybinding", "isthmus-volcano-standing-queues", "--type=merge", "-p", `{"spec":{"validationActions":["` + action + `"]}}`}
 	}
+	judge := func(patch string) []string {
+		return []string{"patch", "validatingwebhookconfiguration", "isthmus-volcano", "--type=json", "-p", patch}
+	}
 	kubectl(t, guard("Audit")...)
 	t.Cleanup(func() { kubectlAfter(t, guard("Deny")...) })
+	kubectl(t, judge(`[{"op":"add","path":"/webhooks/0/matchConditions","value":[{"name":"no-queues","expression":"request.resource.resource != 'queues'"}]}]`)...)
+	t.Cleanup(func() { kubectlAfter(t, judge(`[{"op":"remove","path":"/webhooks/0/matchConditions"}]`)...) })
 	eventually(t, time.Minute, "the queue default may be deleted", func() (bool, string) {
 		out, err := tryKubectl(t, "delete", "queue", "default", "--wait=false")
 		return err == nil, fmt.Sprint(out, err)
