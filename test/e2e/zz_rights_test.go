@@ -177,6 +177,14 @@ spec:
 			return strings.Contains(out, "grows-task-1") == (n == 2), out
 		})
 	}
+	apply(t, ns, job{Name: "widens", Replicas: 1, Script: "exec sleep 600", Spec: "  plugins: {svc: []}"}.yaml())
+	phase(t, ns, "widens", "Running", 2*time.Minute)
+	kubectl(t, "patch", "vcjob", "widens", "-n", ns, "--type=json", "-p", `[{"op":"replace","path":"/spec/tasks/0/replicas","value":2}]`)
+	eventually(t, time.Minute, "the ConfigMap of Job widens has its second host", func() (bool, string) {
+		out := kubectl(t, "get", "configmap", "widens-svc", "-n", ns, "-o", "jsonpath={.data}")
+		return strings.Contains(out, "widens-task-1"), out
+	})
+	kubectl(t, "delete", "vcjob", "widens", "-n", ns)
 	apply(t, ns, job{Name: "claims", Replicas: 1, Script: "true", Spec: "  volumes: [{mountPath: /data, volumeClaim: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}}]"}.yaml())
 	eventually(t, time.Minute, "a claim was made", func() (bool, string) {
 		out := kubectl(t, "get", "pvc", "-n", ns, "-o", "name")
