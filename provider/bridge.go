@@ -90,8 +90,9 @@ type Options struct {
 	Workers int
 }
 
-// tenantsPart is which part of the workers one namespace may have: an eighth, which
-// is as much as the batch systems take at a time a few times over.
+// tenantsPart is which part of the workers one namespace may have while others have
+// pods here: an eighth, which is as much as the batch systems take at a time a few
+// times over. One that is alone has them all, since many share a command.
 const tenantsPart = 8
 
 // Bridge carries the pods of one BatchCluster through the batch system. Pass is
@@ -225,6 +226,7 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 	}
 	gangs, index := b.gangs()
 	b.locate(gangs, index)
+	b.slots.SetPart(b.part(gangs))
 	live := make(map[backends.Key]bool, len(gangs))
 	for _, g := range inTurns(gangs) {
 		if b.over(g) {
@@ -249,6 +251,16 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 	if fresh {
 		b.collectGarbage(ctx, gangs)
 	}
+}
+
+// part is how many workers one namespace may have.
+func (b *Bridge) part(gangs []lifecycle.Gang) int {
+	for i := range gangs {
+		if tenant(gangs[i]) != tenant(gangs[0]) {
+			return b.Workers / tenantsPart
+		}
+	}
+	return b.Workers
 }
 
 // observed reports whether seq is the newest observation.

@@ -81,13 +81,28 @@ func (q *Queue) take(tenant string) {
 	q.held[tenant]++
 }
 
-// leave takes a place back and hands it on: to the first in turn that has less than
-// its part.
+// leave takes a place back and hands it on.
 func (q *Queue) leave(tenant string) {
 	q.free++
 	if q.held[tenant]--; q.held[tenant] == 0 {
 		delete(q.held, tenant)
 	}
+	q.next()
+}
+
+// SetPart changes how many places a tenant may have, at least one; who has more
+// keeps them.
+func (q *Queue) SetPart(part int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.part = max(part, 1)
+	for q.free > 0 && q.next() {
+	}
+}
+
+// next hands a free place to the first in turn that has less than its part, and
+// reports whether there was one.
+func (q *Queue) next() bool {
 	for i, next := range q.turns {
 		if q.held[next] >= q.part {
 			continue
@@ -98,12 +113,13 @@ func (q *Queue) leave(tenant string) {
 		q.turns = slices.Delete(q.turns, i, i+1)
 		if list = list[1:]; len(list) == 0 {
 			delete(q.waiting, next)
-			return
+			return true
 		}
 		q.waiting[next] = list
 		q.turns = append(q.turns, next)
-		return
+		return true
 	}
+	return false
 }
 
 // give takes one that no longer waits out of the queue.

@@ -107,3 +107,33 @@ func TestPart(t *testing.T) {
 		}
 	})
 }
+
+// A part that grows lets those in that wait, and one that shrinks takes nothing back.
+func TestSetPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := fairqueue.New(3, 1)
+		in := make(chan bool, 3)
+		for range 3 {
+			go func() { in <- q.Enter(t.Context(), "a") }()
+		}
+		synctest.Wait()
+		if n := q.Waiting(); n != 2 {
+			t.Fatalf("%d wait for a part of one, want 2", n)
+		}
+		q.SetPart(3)
+		synctest.Wait()
+		if n := q.Waiting(); n != 0 {
+			t.Errorf("%d wait though the part is three", n)
+		}
+		for range 3 {
+			if !<-in {
+				t.Error("one did not come in")
+			}
+		}
+		q.SetPart(0)
+		q.Leave("a")
+		if !q.Enter(t.Context(), "b") {
+			t.Error("another does not come in")
+		}
+	})
+}
