@@ -87,19 +87,21 @@ func cases() []testCase {
 	}
 }
 
-// Run runs the whole suite as subtests; newBackend is called once for each and
-// may give the same batch system every time. A case that does not apply is
-// named in the log with the reason.
+// Run runs the suite as subtests; newBackend is called once for each and once
+// before, to ask what applies, and may give the same batch system every time. A
+// case that does not apply is no subtest: the log names it with the reason.
 func Run(t *testing.T, newBackend func(t *testing.T) Harness) {
 	t.Helper()
+	promises := newBackend(t)
 	for _, c := range cases() {
+		if c.unless != nil {
+			if why := c.unless(promises); why != "" {
+				t.Logf("%q does not apply: %s", c.name, why)
+				continue
+			}
+		}
 		t.Run(c.name, func(t *testing.T) {
 			h := newBackend(t)
-			if c.unless != nil {
-				if why := c.unless(h); why != "" {
-					t.Skipf("does not apply: %s", why)
-				}
-			}
 			t.Cleanup(func() {
 				if t.Failed() {
 					t.Logf("what a user loses: %s", c.loses)
