@@ -8,14 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
@@ -24,17 +21,7 @@ import (
 
 var plane *controllertest.Plane
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	var err error
-	if plane, err = controllertest.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	plane.Stop()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(controllertest.Main(m, &plane)) }
 
 // On a real API server, with a clock that is set forward: Jobs come at their
 // times, one each, also when the controller is started again, and the history is
@@ -51,28 +38,11 @@ func TestCronJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := func() (stop func()) {
-		mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
-			Scheme: plane.Scheme, Metrics: metricsserver.Options{BindAddress: "0"},
-			Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
-			Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+		return plane.Run(t, ctrl.Options{}, func(ctx context.Context, mgr ctrl.Manager) error {
+			r := &cronjob.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(cronjob.Name),
+				Now: func() time.Time { return cj.CreationTimestamp.Add(time.Duration(offset.Load())) }}
+			return r.SetupWithManager(ctx, mgr)
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		r := &cronjob.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(cronjob.Name),
-			Now: func() time.Time { return cj.CreationTimestamp.Add(time.Duration(offset.Load())) }}
-		if err := r.SetupWithManager(ctx, mgr); err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan error, 1)
-		go func() { done <- mgr.Start(ctx) }()
-		return func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
 	}
 	jobs := func(ctx context.Context) []batch.Job {
 		var list batch.JobList

@@ -8,14 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	topology "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
@@ -23,17 +19,7 @@ import (
 
 var plane *controllertest.Plane
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	var err error
-	if plane, err = controllertest.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	plane.Stop()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(controllertest.Main(m, &plane)) }
 
 // HyperNodes follow the labels of nodes and Slurm's file; a file that cannot be
 // read takes none away, and a user's HyperNode is never touched.
@@ -46,26 +32,9 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	write("SwitchName=s0 Nodes=n[1-2]\n")
-	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
-		Scheme: plane.Scheme, Metrics: metricsserver.Options{BindAddress: "0"},
-		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &Reconciler{Client: mgr.GetClient(), Levels: []string{"rack", "row"}, SlurmFile: file, Every: 100 * time.Millisecond}
-	if err := r.SetupWithManager(mgr); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+	plane.Run(t, ctrl.Options{}, func(_ context.Context, mgr ctrl.Manager) error {
+		r := &Reconciler{Client: mgr.GetClient(), Levels: []string{"rack", "row"}, SlurmFile: file, Every: 100 * time.Millisecond}
+		return r.SetupWithManager(mgr)
 	})
 	see := func(want string) {
 		t.Helper()

@@ -7,15 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
@@ -32,60 +28,23 @@ var plane *controllertest.Plane
 const patience = time.Minute
 
 func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	var err error
-	if plane, err = controllertest.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	if err = plane.StartGarbageCollector(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		plane.Stop()
-		os.Exit(1)
-	}
-	code := m.Run()
-	plane.Stop()
-	os.Exit(code)
+	os.Exit(controllertest.Main(m, &plane, (*controllertest.Plane).StartGarbageCollector))
 }
 
 // startController runs the controller for one namespace; the returned function
 // stops it and waits until nothing of it runs any more.
 func startController(t testing.TB, namespace string) (stop func()) {
 	t.Helper()
-	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
-		Scheme:  plane.Scheme,
-		Metrics: metricsserver.Options{BindAddress: "0"},
-		Cache: cache.Options{DefaultTransform: cache.TransformStripManagedFields(),
-			DefaultNamespaces: map[string]cache.Config{namespace: {}}},
-		Client:     client.Options{Cache: &client.CacheOptions{DisableFor: job.Uncached(), EnableReadYourWritesConsistency: ptr.To(true)}},
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+	return plane.Run(t, ctrl.Options{
+		Cache:  cache.Options{DefaultTransform: cache.TransformStripManagedFields(), DefaultNamespaces: map[string]cache.Config{namespace: {}}},
+		Client: client.Options{Cache: &client.CacheOptions{DisableFor: job.Uncached()}},
+	}, func(ctx context.Context, mgr ctrl.Manager) error {
+		r := &job.Reconciler{
+			Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(job.Name),
+			Plugins: plugins.Set{env.Factory(), svc.Factory()}, Now: time.Now, Workers: 4,
+		}
+		return r.SetupWithManager(ctx, mgr)
 	})
-	if err != nil {
-		t.Fatalf("make manager: %v", err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	r := &job.Reconciler{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(job.Name),
-		Plugins: plugins.Set{env.Factory(), svc.Factory()}, Now: time.Now, Workers: 4,
-	}
-	if err := r.SetupWithManager(ctx, mgr); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("manager: %v", err)
-		}
-	}
-	t.Cleanup(stop)
-	return stop
 }
 
 // newJob is a job of one task "w" that says hello.

@@ -14,14 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 
@@ -31,45 +27,18 @@ import (
 
 var plane *controllertest.Plane
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	var err error
-	if plane, err = controllertest.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	plane.Stop()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(controllertest.Main(m, &plane)) }
 
 // On a real API server: a template that comes late, a probe that a server of the
 // first job answers late, and Jobs that go when the flow is done.
 func TestJobFlow(t *testing.T) {
 	ns := plane.Namespace(t)
-	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
-		Scheme: plane.Scheme, Metrics: metricsserver.Options{BindAddress: "0"},
-		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	r := &jobflow.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(jobflow.Name), Now: time.Now}
-	if err := r.SetupWithManager(ctx, mgr); err != nil {
-		t.Fatal(err)
-	}
-	if err := (&jobflow.Templates{Client: mgr.GetClient()}).SetupWithManager(ctx, mgr); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
+	plane.Run(t, ctrl.Options{}, func(ctx context.Context, mgr ctrl.Manager) error {
+		r := &jobflow.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(jobflow.Name), Now: time.Now}
+		if err := r.SetupWithManager(ctx, mgr); err != nil {
+			return err
 		}
+		return (&jobflow.Templates{Client: mgr.GetClient()}).SetupWithManager(ctx, mgr)
 	})
 	var up atomic.Bool
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -18,8 +17,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
@@ -31,45 +28,14 @@ var plane *controllertest.Plane
 const patience = time.Minute
 
 func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	var err error
-	if plane, err = controllertest.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	if err = plane.StartGarbageCollector(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		plane.Stop()
-		os.Exit(1)
-	}
-	code := m.Run()
-	plane.Stop()
-	os.Exit(code)
+	os.Exit(controllertest.Main(m, &plane, (*controllertest.Plane).StartGarbageCollector))
 }
 
 func startController(t *testing.T) {
 	t.Helper()
-	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
-		Scheme: plane.Scheme, Metrics: metricsserver.Options{BindAddress: "0"},
-		Cache:      cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: podgroup.Caching()},
-		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	r := &podgroup.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(podgroup.Name), Schedulers: []string{"volcano", "isthmus"}, Inherit: true, Workers: 4}
-	if err := r.SetupWithManager(ctx, mgr); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+	plane.Run(t, ctrl.Options{Cache: cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: podgroup.Caching()}}, func(ctx context.Context, mgr ctrl.Manager) error {
+		r := &podgroup.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(podgroup.Name), Schedulers: []string{"volcano", "isthmus"}, Inherit: true, Workers: 4}
+		return r.SetupWithManager(ctx, mgr)
 	})
 }
 

@@ -7,15 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
@@ -24,17 +21,7 @@ import (
 // plane is the control plane that the tests of this package share.
 var plane *controllertest.Plane
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	var err error
-	if plane, err = controllertest.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	plane.Stop()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(controllertest.Main(m, &plane)) }
 
 func queueNamed(name, parent string, state scheduling.QueueState) scheduling.Queue {
 	return scheduling.Queue{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: scheduling.QueueSpec{Parent: parent}, Status: scheduling.QueueStatus{State: state}}
@@ -94,25 +81,8 @@ func TestLedger(t *testing.T) {
 // The standing queues appear by themselves and come back; numbers follow the
 // PodGroups and pods; nothing is written when nothing changes.
 func TestQueues(t *testing.T) {
-	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
-		Scheme: plane.Scheme, Metrics: metricsserver.Options{BindAddress: "0"},
-		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := (&Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(Name), Pause: 50 * time.Millisecond}).SetupWithManager(mgr); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+	plane.Run(t, ctrl.Options{}, func(_ context.Context, mgr ctrl.Manager) error {
+		return (&Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(Name), Pause: 50 * time.Millisecond}).SetupWithManager(mgr)
 	})
 
 	standing := func(ctx context.Context) string {
