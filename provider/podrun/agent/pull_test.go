@@ -256,6 +256,36 @@ func TestPullOfARemovedGang(t *testing.T) {
 	}
 }
 
+// A gang that is staged anew under its old name has its images pulled anew, also
+// while the puller that was done with it is kept alive by another gang.
+func TestPullOfAGangStagedAnew(t *testing.T) {
+	p := newPuller(t, "", "")
+	slow, img := p.push("slow:v1"), p.push("app:v1")
+	asked, hold := make(chan struct{}, 16), make(chan struct{})
+	p.r.Gate(func() { asked <- struct{}{}; <-hold })
+	p.gang("slow", nil, []string{slow})
+	p.ask("slow")
+	select {
+	case <-asked:
+	case <-time.After(2 * time.Minute):
+		t.Fatal("nobody asks for the slow image")
+	}
+	p.r.Gate(nil)
+	for range 2 {
+		p.gang("k1", nil, []string{img})
+		p.until("the image is there", "k1", done)
+		if err := Remove(p.dir, "k1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := p.ask("slow")[0].Pull; s.Failures > 0 || s.Done {
+		t.Errorf("the gang that was staged anew waited for the end of the other's pull: %+v", s)
+	}
+	close(hold)
+	p.until("the slow one is there at last", "slow", done)
+	p.wait()
+}
+
 // A puller that ends in the middle leaves what it has not said to be done to the
 // next one.
 func TestPullGoesOn(t *testing.T) {

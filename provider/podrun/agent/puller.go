@@ -53,7 +53,7 @@ func Puller(ctx context.Context, dir string, pause restart.Backoff) error {
 		return err
 	}
 	defer unlock()
-	busy, done, ended := map[string]bool{}, map[string]bool{}, make(chan string)
+	busy, done, ended := map[string]bool{}, map[string]time.Time{}, make(chan string)
 	tick := time.NewTicker(ordersLook)
 	defer tick.Stop()
 	var queue []string
@@ -85,23 +85,29 @@ func Puller(ctx context.Context, dir string, pause restart.Backoff) error {
 	}
 }
 
-// ordered lists the gangs whose pull is due and not under way. It notes those that
-// are done, which need no second look.
-func ordered(root *os.Root, busy, done map[string]bool) ([]string, error) {
+// ordered lists the gangs whose pull is due and not under way. It notes when those
+// that are done came to be so: they need no second look, unless they are staged and
+// ordered anew.
+func ordered(root *os.Root, busy map[string]bool, done map[string]time.Time) ([]string, error) {
 	names, err := listDir(root, gangsDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var keys []string
 	for _, key := range names {
-		if busy[key] || done[key] || !keyPattern.MatchString(key) {
+		if busy[key] || !keyPattern.MatchString(key) {
 			continue
 		}
-		p, err := readPull(root, key)
-		if err != nil {
-			continue // nobody has asked, or it is gone
+		info, err := root.Lstat(pullPath(key))
+		if err != nil || done[key].Equal(info.ModTime()) {
+			continue // nobody has asked, or it is gone, or it is done
 		}
-		if done[key] = p.Done; due(p, time.Now()) {
+		p, err := readPull(root, key)
+		switch {
+		case err != nil:
+		case p.Done:
+			done[key] = info.ModTime()
+		case due(p, time.Now()):
 			keys = append(keys, key)
 		}
 	}
