@@ -49,7 +49,7 @@ down: ## end what `make up` started
 
 # The race detector costs the pure packages little and finds most there, so the
 # same run serves as `race`.
-test: prepare ## everything a change must pass, with the race detector (30 to 40 min on two cores when built)
+test: prepare ## everything a change must pass, with the race detector (about 45 min on two cores when built)
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets"; \
 	{ go test -race -timeout 40m -json ./... && exit=0 || exit=$$?; echo "{\"Action\":\"exit\",\"Elapsed\":$$exit}"; } | go run ./test/testbed/summary -again 3 -- -race -timeout 20m
 
