@@ -194,16 +194,16 @@ func TestStandingQueues(t *testing.T) {
 
 // 2.11: a PodGroup is in the queue that its namespace names, unless it names one.
 func TestQueueOfNamespace(t *testing.T) {
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "queued-", Annotations: map[string]string{"scheduling.volcano.sh/queue-name": "theirs"}}}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "queued-", Annotations: map[string]string{"scheduling.volcano.sh/queue-name": "busy"}}}
 	if err := plane.Client.Create(t.Context(), ns); err != nil {
 		t.Fatal(err)
 	}
 	job := strings.Replace(object(scheduling, "PodGroup", "minMember: 1"), "{name: thing}",
 		"{name: thing, ownerReferences: [{apiVersion: "+batches+", kind: Job, name: j, uid: u}]}", 1)
 	for text, want := range map[string]string{
-		object(scheduling, "PodGroup", "minMember: 1"):                             "theirs",
-		object(scheduling, "PodGroup", "queue: mine"):                              "mine",
-		"apiVersion: " + scheduling + "\nkind: PodGroup\nmetadata: {name: bare}\n": "theirs",
+		object(scheduling, "PodGroup", "minMember: 1"):                             "busy",
+		object(scheduling, "PodGroup", "queue: child"):                             "child",
+		"apiVersion: " + scheduling + "\nkind: PodGroup\nmetadata: {name: bare}\n": "busy",
 		job: "default", // that of its Job
 	} {
 		controllertest.Eventually(t, patience, func(ctx context.Context) string {

@@ -11,14 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
-
-// rootQueue is the queue that all others are beneath.
-const rootQueue = "root"
-
-func isOpen(q *scheduling.Queue) bool {
-	return q.Status.State == "" || q.Status.State == scheduling.QueueStateOpen
-}
 
 // queue judges a queue beside the others.
 func (v *Validator) queue(ctx context.Context, q *scheduling.Queue, deleted bool) ([]string, error) {
@@ -42,7 +37,7 @@ func (v *Validator) queue(ctx context.Context, q *scheduling.Queue, deleted bool
 func deletion(q *scheduling.Queue, others map[string]*scheduling.Queue) []string {
 	beneath := names(childrenOf(q.Name, others))
 	switch {
-	case q.Name == rootQueue || q.Name == scheduling.DefaultQueue:
+	case q.Name == queuetree.Root || q.Name == scheduling.DefaultQueue:
 		return []string{fmt.Sprintf("metadata.name: Forbidden: queue %s is in every cluster and stays: change or close it instead", q.Name)}
 	case len(beneath) > 0:
 		return []string{fmt.Sprintf("metadata.name: Forbidden: queue %s has queues beneath it (%s): delete those first", q.Name, strings.Join(beneath, ", "))}
@@ -53,21 +48,11 @@ func deletion(q *scheduling.Queue, others map[string]*scheduling.Queue) []string
 func childrenOf(name string, others map[string]*scheduling.Queue) []*scheduling.Queue {
 	var out []*scheduling.Queue
 	for _, q := range others {
-		if parentOf(q) == name {
+		if queuetree.Parent(q) == name {
 			out = append(out, q)
 		}
 	}
 	return out
-}
-
-func parentOf(q *scheduling.Queue) string {
-	switch {
-	case q.Name == rootQueue:
-		return ""
-	case q.Spec.Parent == "":
-		return rootQueue
-	}
-	return q.Spec.Parent
 }
 
 func names(queues []*scheduling.Queue) []string {
@@ -83,7 +68,7 @@ func names(queues []*scheduling.Queue) []string {
 func family(q *scheduling.Queue, others map[string]*scheduling.Queue) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("spec", "parent")
-	if name := parentOf(q); name != "" && name != rootQueue {
+	if name := queuetree.Parent(q); name != "" && name != queuetree.Root {
 		parent := others[name]
 		switch {
 		case name == q.Name:
@@ -99,7 +84,7 @@ func family(q *scheduling.Queue, others map[string]*scheduling.Queue) field.Erro
 	if len(errs) > 0 {
 		return errs
 	}
-	if parent := others[parentOf(q)]; parent != nil {
+	if parent := others[queuetree.Parent(q)]; parent != nil {
 		siblings := slices.DeleteFunc(childrenOf(parent.Name, others), func(s *scheduling.Queue) bool { return s.Name == q.Name })
 		errs = append(errs, shares(parent, append(siblings, q))...)
 	}
@@ -112,7 +97,7 @@ func beneath(name string, q *scheduling.Queue, others map[string]*scheduling.Que
 		if q == nil {
 			return false
 		}
-		parent := parentOf(q)
+		parent := queuetree.Parent(q)
 		if parent == name {
 			return true
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
 	"github.com/isthmus-hpc/isthmus/controllers/jobflow"
+	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
 
 // Validator judges objects of the Volcano API. All fields are required.
@@ -92,6 +93,12 @@ func (v *Validator) judge(ctx context.Context, req *admission.Request) ([]string
 			return nil, err
 		}
 		return hyperNode(&now), nil
+	case "PodGroup":
+		var now, before scheduling.PodGroup
+		if skip, err := decode(req, &now, &before, func() bool { return now.Spec.Queue == before.Spec.Queue }); skip || err != nil {
+			return nil, err
+		}
+		return v.podGroup(ctx, &now)
 	case "Queue":
 		var now, before scheduling.Queue
 		if skip, err := decode(req, &now, &before, func() bool { return equality.Semantic.DeepEqual(now.Spec, before.Spec) }); skip || err != nil {
@@ -167,44 +174,50 @@ func texts(errs field.ErrorList) []string {
 	return out
 }
 
-// queueOf says why a Job cannot enter a queue.
+// queueOf says why a Job or PodGroup cannot enter a queue.
 func (v *Validator) queueOf(ctx context.Context, name string) ([]string, error) {
 	var queues scheduling.QueueList
 	if err := v.Live.List(ctx, &queues); err != nil {
 		return nil, fmt.Errorf("list queues: %w", err)
 	}
-	var found *scheduling.Queue
-	var beneath, open []string
-	for i := range queues.Items {
-		q := &queues.Items[i]
-		if q.Name == name {
-			found = q
-		}
-		if q.Spec.Parent == name {
-			beneath = append(beneath, q.Name)
-		}
-		if isOpen(q) && q.Name != rootQueue {
-			open = append(open, q.Name)
-		}
-	}
 	path := field.NewPath("spec", "queue")
-	switch {
-	case found == nil && name == scheduling.DefaultQueue:
-		return nil, nil // the controllers make it
-	case found == nil:
+	verdict, found, beneath := queuetree.Judge(name, queues.Items)
+	switch verdict {
+	case queuetree.NotFound:
 		text := fmt.Sprintf("%s: create it, or name one that is there", field.NotFound(path, name))
-		if len(open) > 0 && len(open) <= 10 {
-			slices.Sort(open)
+		if open := takers(queues.Items); len(open) > 0 && len(open) <= 10 {
 			text += fmt.Sprintf(", such as %s", strings.Join(open, ", "))
 		}
 		return []string{text}, nil
-	case len(beneath) > 0:
-		slices.Sort(beneath)
+	case queuetree.NotLeaf:
 		return texts(field.ErrorList{field.Invalid(path, name, fmt.Sprintf("must be a queue without others beneath it: name one of those: %s", strings.Join(beneath, ", ")))}), nil
-	case !isOpen(found):
+	case queuetree.NotOpen:
 		return texts(field.ErrorList{field.Invalid(path, name, fmt.Sprintf("must be an open queue, and it is %s: open it (vcctl queue operate -a open -n %s), or name another", found.Status.State, name))}), nil
 	}
 	return nil, nil
+}
+
+// takers are the queues that take new work, in order.
+func takers(queues []scheduling.Queue) []string {
+	var out []string
+	for i := range queues {
+		if v, _, _ := queuetree.Judge(queues[i].Name, queues); v == queuetree.Takes {
+			out = append(out, queues[i].Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// podGroup judges a PodGroup that is new or goes into another queue. The API server
+// does not ask about those that our controllers make, see the chart: what they are
+// for is there already, and the scheduler says on them what they wait for.
+func (v *Validator) podGroup(ctx context.Context, pg *scheduling.PodGroup) ([]string, error) {
+	name := pg.Spec.Queue
+	if name == "" {
+		name = scheduling.DefaultQueue
+	}
+	return v.queueOf(ctx, name)
 }
 
 // hyperNode says which selectors of members are none.

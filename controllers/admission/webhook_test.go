@@ -94,6 +94,9 @@ func judged() []row {
 		{row: "2.7 queue absent", object: with("queue: nowhere"), wants: `spec.queue: Not found: "nowhere": create it, or name one that is there`},
 		{row: "2.7 queue not Open", object: with("queue: shut"), wants: `spec.queue: Invalid value: "shut": must be an open queue, and it is Closed: open it`},
 		{row: "2.7 queue not a leaf", object: with("queue: family"), wants: `spec.queue: Invalid value: "family": must be a queue without others beneath it: name one of those: child`},
+		{row: "2.9 queue absent", object: object(scheduling, "PodGroup", "queue: nowhere"), wants: `spec.queue: Not found: "nowhere": create it, or name one that is there, such as busy, child`},
+		{row: "2.9 queue not Open", object: object(scheduling, "PodGroup", "queue: shut"), wants: `spec.queue: Invalid value: "shut": must be an open queue, and it is Closed: open it`},
+		{row: "2.9 queue not a leaf", object: object(scheduling, "PodGroup", "queue: family"), wants: `spec.queue: Invalid value: "family": must be a queue without others beneath it`},
 		{row: "2.10 JobTemplate: arguments of a plugin", object: object(flows, "JobTemplate", "plugins: {svc: [--nope]}, "+withPod("containers: [{name: c, image: i}]")), wants: `spec.plugins[svc]`},
 		{row: "2.10 CronJob: bad pod template", object: object(batches, "CronJob", "schedule: '* * * * *', jobTemplate: {spec: {"+withPod("containers: [{name: C_, image: i}]")+"}}"),
 			wants: `spec.jobTemplate.spec.tasks[0].template.spec.containers[0].name: Invalid value: "C_"`},
@@ -172,11 +175,45 @@ func TestWebhookLetsIn(t *testing.T) {
 		"a template":               object(flows, "JobTemplate", "queue: later, tasks: [{name: a, replicas: 1, "+pod+"}]"),
 		"a cron":                   object(batches, "CronJob", "schedule: '@daily', timeZone: Europe/Berlin, jobTemplate: {spec: {tasks: [{name: a, replicas: 1, "+pod+"}]}}"),
 		"a HyperNode":              object(topology, "HyperNode", "tier: 1, members: [{type: Node, selector: {regexMatch: {pattern: 'n[0-9]+'}}}]"),
+		"a PodGroup of a Job":      ownedGroup("job-u1", batches, "Job", "job", "u1"),
+		"a PodGroup of a pod":      ownedGroup("podgroup-u2", "v1", "Pod", "p", "u2"),
+		"a PodGroup in a queue":    object(scheduling, "PodGroup", "queue: child"),
 		"a PodGroup":               object(scheduling, "PodGroup", "minMember: 3, minTaskMember: {a: 2}, networkTopology: {highestTierName: rack}"),
 		"a command":                command("Job", "AbortJob"),
 	} {
 		if err := dryRun(t.Context(), "default", row{object: text}); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// ownedGroup is a PodGroup in a closed queue that has a controller.
+func ownedGroup(name, version, kind, owner, uid string) string {
+	return strings.Replace(object(scheduling, "PodGroup", "queue: shut"), "{name: thing}", "{name: "+name+", ownerReferences: [{apiVersion: "+version+
+		", kind: "+kind+", name: "+owner+", uid: "+uid+", controller: true}]}", 1)
+}
+
+// 2.9: a PodGroup of somebody else's controller is judged, and one that stays in its
+// queue may change when that is closed, but not be moved there.
+func TestWebhookJudgesPodGroups(t *testing.T) {
+	foreign := row{object: ownedGroup("mine", "kubeflow.org/v1", "PyTorchJob", "job", "u3"), wants: `spec.queue: Invalid value: "shut"`}
+	if err := dryRun(t.Context(), "default", foreign); err == nil || !strings.Contains(err.Error(), foreign.wants) {
+		t.Errorf("a PodGroup of another controller: %v", err)
+	}
+	pg := &volcano.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "stays"}, Spec: volcano.PodGroupSpec{Queue: "child"}}
+	if err := plane.Client.Create(t.Context(), pg); err != nil {
+		t.Fatal(err)
+	}
+	for patch, want := range map[string]string{
+		`{"spec":{"queue":"shut"}}`:         `spec.queue: Invalid value: "shut": must be an open queue`,
+		`{"spec":{"minMember":2}}`:          "",
+		`{"status":{"phase":"Inqueue"}}`:    "",
+		`{"spec":{"queue":"busy"}}`:         "",
+		`{"metadata":{"labels":{"a":"b"}}}`: "",
+	} {
+		err := plane.Client.Patch(t.Context(), pg.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(patch)), client.DryRunAll)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, should say %q", patch, err, want)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -15,10 +14,8 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
+	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
-
-// rootQueue is the queue that all others descend from; no job is in it.
-const rootQueue = "root"
 
 // resolveQueue gives a job that names no queue, or the default one, that of its
 // PodGroup, or else of its namespace, in the copy of the job that is worked on.
@@ -42,32 +39,29 @@ func (r *Reconciler) resolveQueue(ctx context.Context, job *batch.Job, pg *sched
 
 // queueTrouble says why a new job cannot be in its queue, nil when it can.
 func (r *Reconciler) queueTrouble(ctx context.Context, name string) (*machine.Reason, error) {
-	if name == "" || name == scheduling.DefaultQueue {
-		return nil, nil // every cluster has it, or will in a moment
-	}
-	if name == rootQueue {
-		return &machine.Reason{Reason: machine.QueueNotLeaf, Message: "spec.queue: Invalid value: \"root\": jobs are in queues below it; name one of these"}, nil
-	}
-	queue := &scheduling.Queue{}
-	err := r.Client.Get(ctx, client.ObjectKey{Name: name}, queue)
-	switch {
-	case apierrors.IsNotFound(err):
-		return &machine.Reason{Reason: machine.QueueNotFound, Message: fmt.Sprintf("spec.queue: Not found: %q: the job waits until there is a queue of this name", name)}, nil
-	case err != nil:
-		return nil, fmt.Errorf("get queue %s: %w", name, err)
-	case queue.Status.State != "" && queue.Status.State != scheduling.QueueStateOpen:
-		return &machine.Reason{Reason: machine.QueueNotOpen, Message: fmt.Sprintf("spec.queue: Invalid value: %q: the queue is %s and takes no new jobs; the job waits until it is opened", name, queue.Status.State)}, nil
+	if name == "" {
+		name = scheduling.DefaultQueue
 	}
 	var queues scheduling.QueueList
 	if err := r.Client.List(ctx, &queues, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list queues: %w", err)
 	}
-	for i := range queues.Items {
-		if child := &queues.Items[i]; child.Spec.Parent == name && child.Name != name {
-			return &machine.Reason{Reason: machine.QueueNotLeaf, Message: fmt.Sprintf("spec.queue: Invalid value: %q: other queues are below it, such as %s; name one of these", name, child.Name)}, nil
+	verdict, queue, beneath := queuetree.Judge(name, queues.Items)
+	text := ""
+	switch verdict {
+	case queuetree.Takes:
+		return nil, nil
+	case queuetree.NotFound:
+		text = fmt.Sprintf("spec.queue: Not found: %q: the job waits until there is a queue of this name", name)
+	case queuetree.NotOpen:
+		text = fmt.Sprintf("spec.queue: Invalid value: %q: the queue is %s and takes no new jobs; the job waits until it is opened", name, queue.Status.State)
+	case queuetree.NotLeaf:
+		text = fmt.Sprintf("spec.queue: Invalid value: %q: jobs are in queues below it; name one of these", name)
+		if len(beneath) > 0 {
+			text += ", such as " + beneath[0]
 		}
 	}
-	return nil, nil
+	return &machine.Reason{Reason: string(verdict), Message: text}, nil
 }
 
 // waitingFor lists the jobs that a queue kept out.
@@ -78,8 +72,8 @@ func (r *Reconciler) waitingFor(ctx context.Context, _ client.Object) []reconcil
 	}
 	var out []reconcile.Request
 	for i := range jobs.Items {
-		switch jobs.Items[i].Status.State.Reason {
-		case machine.QueueNotFound, machine.QueueNotOpen, machine.QueueNotLeaf:
+		switch queuetree.Verdict(jobs.Items[i].Status.State.Reason) {
+		case queuetree.NotFound, queuetree.NotOpen, queuetree.NotLeaf:
 			out = append(out, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&jobs.Items[i])})
 		}
 	}

@@ -6,10 +6,8 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
-
-// rootQueue is the queue that all others descend from.
-const rootQueue = "root"
 
 // ledger computes the status of every queue from one look at the cluster: how
 // many PodGroups are in which phase, and what the pods that hold a place on a
@@ -26,7 +24,7 @@ func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []core
 			Reservation: *q.Status.Reservation.DeepCopy(),
 			Allocated:   corev1.ResourceList{},
 		}
-		parents[q.Name] = parentOf(q)
+		parents[q.Name] = queuetree.Parent(q)
 	}
 	members := map[string]int{}
 	queueOf := make(map[string]string, len(groups))
@@ -90,16 +88,6 @@ func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []core
 		out[name] = *st
 	}
 	return out
-}
-
-func parentOf(q *scheduling.Queue) string {
-	switch {
-	case q.Name == rootQueue:
-		return ""
-	case q.Spec.Parent == "":
-		return rootQueue
-	}
-	return q.Spec.Parent
 }
 
 // holdsPlace says that a pod of ours is bound and has not ended.

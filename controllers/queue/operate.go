@@ -7,6 +7,8 @@ import (
 
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
 
 // closedByParent is the annotation on a queue that was closed because its parent
@@ -47,7 +49,7 @@ func operate(queues []scheduling.Queue, c *bus.Command) (refusal string) {
 	for i := range queues {
 		q := &queues[i]
 		byName[q.Name] = q
-		if parent := parentOf(q); parent != "" {
+		if parent := queuetree.Parent(q); parent != "" {
 			children[parent] = append(children[parent], q)
 		}
 	}
@@ -60,27 +62,27 @@ func operate(queues []scheduling.Queue, c *bus.Command) (refusal string) {
 	}
 	switch bus.Action(c.Action) {
 	case bus.CloseQueueAction:
-		if target.Name == rootQueue {
+		if target.Name == queuetree.Root {
 			return "the queue root is never closed: all others are beneath it"
 		}
 		shut(target)
 		delete(target.Annotations, closedByParent) // it stays closed when the parent opens
 		descend(children, target, func(q *scheduling.Queue) bool {
-			if isOpen(q) {
+			if queuetree.IsOpen(q) {
 				shut(q)
 				annotate(q)
 			}
 			return true
 		})
 	case bus.OpenQueueAction:
-		if parent := byName[parentOf(target)]; parent != nil && !isOpen(parent) {
+		if parent := byName[queuetree.Parent(target)]; parent != nil && !queuetree.IsOpen(parent) {
 			return fmt.Sprintf("its parent %s is %s; open that first", parent.Name, parent.Status.State)
 		}
 		target.Status.State = scheduling.QueueStateOpen
 		delete(target.Annotations, closedByParent)
 		descend(children, target, func(q *scheduling.Queue) bool {
 			if q.Annotations[closedByParent] != "true" {
-				return isOpen(q) // what its owner closed stays closed, with all beneath
+				return queuetree.IsOpen(q) // what its owner closed stays closed, with all beneath
 			}
 			q.Status.State = scheduling.QueueStateOpen
 			delete(q.Annotations, closedByParent)
@@ -90,10 +92,6 @@ func operate(queues []scheduling.Queue, c *bus.Command) (refusal string) {
 		return fmt.Sprintf("a queue knows the actions %s and %s, not %q", bus.OpenQueueAction, bus.CloseQueueAction, c.Action)
 	}
 	return ""
-}
-
-func isOpen(q *scheduling.Queue) bool {
-	return q.Status.State == "" || q.Status.State == scheduling.QueueStateOpen
 }
 
 // shut begins to close a queue; the ledger finishes when no PodGroup is left.

@@ -17,6 +17,7 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
+	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
 
 func order(queue string, action bus.Action) *bus.Command {
@@ -98,9 +99,9 @@ func TestOperateOnAnyTree(t *testing.T) {
 				t.Fatalf("once %s, twice %s", once, states(queues))
 			}
 			for i := range queues {
-				parent := parentOf(&queues[i])
+				parent := queuetree.Parent(&queues[i])
 				at := slices.IndexFunc(queues, func(q scheduling.Queue) bool { return q.Name == parent })
-				if at >= 0 && isOpen(&queues[i]) && !isOpen(&queues[at]) && action == bus.CloseQueueAction {
+				if at >= 0 && queuetree.IsOpen(&queues[i]) && !queuetree.IsOpen(&queues[at]) && action == bus.CloseQueueAction {
 					t.Fatalf("%s is open beneath %s: %s", queues[i].Name, parent, states(queues))
 				}
 			}

@@ -30,6 +30,8 @@ import (
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
 
 // Name is the controller's name in logs, metrics and field ownership.
@@ -200,8 +202,8 @@ func (r *Reconciler) makeStanding(ctx context.Context, have []scheduling.Queue) 
 		exists[have[i].Name] = true
 	}
 	for _, queue := range []*scheduling.Queue{
-		{ObjectMeta: metav1.ObjectMeta{Name: rootQueue}, Spec: scheduling.QueueSpec{Weight: 1, Reclaimable: ptr.To(false)}},
-		{ObjectMeta: metav1.ObjectMeta{Name: scheduling.DefaultQueue}, Spec: scheduling.QueueSpec{Weight: 1, Reclaimable: ptr.To(true), Parent: rootQueue}},
+		{ObjectMeta: metav1.ObjectMeta{Name: queuetree.Root}, Spec: scheduling.QueueSpec{Weight: 1, Reclaimable: ptr.To(false)}},
+		{ObjectMeta: metav1.ObjectMeta{Name: scheduling.DefaultQueue}, Spec: scheduling.QueueSpec{Weight: 1, Reclaimable: ptr.To(true), Parent: queuetree.Root}},
 	} {
 		if exists[queue.Name] {
 			continue

@@ -20,10 +20,6 @@ const (
 	reasonReplacing  = "WaitingForOldPods"
 	reasonTaken      = "NameTaken"
 
-	// Reasons of a new job that its queue does not take.
-	QueueNotFound     = "QueueNotFound"
-	QueueNotOpen      = "QueueNotOpen"
-	QueueNotLeaf      = "QueueNotLeaf"
 	reasonTooMuch     = "RetriesUsedUp"
 	reasonTasksFailed = "TasksFailed"
 	reasonMinSuccess  = "MinSuccessReached"
