@@ -28,6 +28,8 @@ type confFile struct {
 	path   string
 	use    func(framework.Pipeline)
 	loaded func(result string)
+	// also, when set, is told the configuration itself.
+	also func(config.Config)
 
 	seen   []byte // the text that was last looked at, good or bad
 	failed string // the error of reading that was last told
@@ -64,6 +66,9 @@ func (c *confFile) load(log logr.Logger) bool {
 	}
 	c.loaded("good")
 	c.use(conf.Pipeline())
+	if c.also != nil {
+		c.also(conf)
+	}
 	log.Info("configuration in force", "file", c.path)
 	return true
 }

@@ -40,6 +40,7 @@ import (
 	schedconfig "github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
+	"github.com/isthmus-hpc/isthmus/scheduler/measure"
 	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 )
 
@@ -100,7 +101,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if o.conf != "" {
-		s.conf = &confFile{path: o.conf, use: s.pipelines.configure, loaded: metrics.Configured, warned: map[string]bool{}}
+		s.conf = &confFile{path: o.conf, use: s.pipelines.configure, loaded: metrics.Configured, also: s.configure, warned: map[string]bool{}}
 		s.conf.load(log)
 	}
 	closeServers, err := serve(ctx, o, registry, s.driver.Alive)
@@ -136,7 +137,11 @@ type scheduler struct {
 	memory  *memory.Keeper // nil when what is learnt is not kept
 
 	pipelines *pipelines
+	measure   *measure.Keeper
 }
+
+// configure takes in what a configuration asks of the rest of the program.
+func (s *scheduler) configure(c schedconfig.Config) { s.measure.Use(c.Measuring()) }
 
 func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {
 	guard := &fence{}
@@ -171,6 +176,7 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 		s.cache.Serve(o.names...)
 	}
 	s.cache.Await(o.await)
+	s.measure = &measure.Keeper{Nodes: s.cache.RealNodes, Set: s.cache.SetLoads, API: client.Discovery().RESTClient(), Now: time.Now, Count: m.Measured}
 	s.binder = binder.New(binder.Config{
 		Client: client, Volcano: volcano, Dynamic: free, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
@@ -229,6 +235,7 @@ func (s *scheduler) run(ctx context.Context) error {
 		s.memory.Load(ctx)
 		watched.Go(func() { s.memory.Run(ctx) })
 	}
+	watched.Go(func() { s.measure.Run(ctx) })
 	if s.conf != nil {
 		watched.Go(func() { s.conf.watch(ctx) })
 	}

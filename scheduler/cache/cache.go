@@ -52,6 +52,7 @@ type Cache struct {
 	learnt     int64               // grows with what is new in it
 	// reservations are by name.
 	reservations map[string]*reservation
+	loads        []snapshot.Load
 	// selected says that some pod selects others, by labels of these keys.
 	selected  bool
 	labelKeys map[string]bool
@@ -395,6 +396,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
 	s.SetBudgets(c.allBudgets())
 	s.SetReservations(c.allReservations())
+	s.Loads = c.loads
 	return c.topology(s)
 }
 

@@ -27,7 +27,9 @@ type pluginEntry struct {
 	always bool
 	// implied says that something else does what the plugin does in Volcano.
 	implied bool
-	make    func(Plugin) framework.Plugin
+	// measures says that the plugin needs measured loads of nodes.
+	measures bool
+	make     func(Plugin) framework.Plugin
 }
 
 type switchEntry struct {

@@ -273,8 +273,13 @@ func TestMistakesTellTheirPath(t *testing.T) {
 		ok + "tiers: [{plugins: [{name: proportion}, {name: capacity}]}]":                   "tiers",
 		ok + "configurations: [{name: nothing}]":                                            "configurations[0].name",
 		ok + "configurations: [{name: allocate, argument: 1}]":                              "configurations[0].argument",
-		ok + "metrics: [1]":        "metrics",
-		strings.Repeat(" ", 2<<20): "configuration",
+		ok + "metrics: [1]":                                    "metrics",
+		ok + "metrics: {type: guesses}":                        "metrics.type",
+		ok + "metrics: {type: prometheus}":                     "metrics.address",
+		ok + "metrics: {type: prometheus, address: nowhere}":   "metrics.address",
+		ok + "metrics: {interval: often}":                      "metrics.interval",
+		ok + "metrics: {tls: {insecureSkipVerify: sometimes}}": "metrics.tls.insecureSkipVerify",
+		strings.Repeat(" ", 2<<20):                             "configuration",
 	} {
 		if _, _, err := config.Parse([]byte(text)); !pathIs(err, path) {
 			t.Errorf("%.80s\n gave %v, want an error at %s", text, err, path)
@@ -298,14 +303,15 @@ tiers:
     enableTargetJob: false
 configurations:
 - name: backfill
-metrics: {type: prometheus, address: "http://127.0.0.1:9090"}
+metrics: {type: elasticsearch, address: "http://127.0.0.1:9200", elasticsearch: {index: x}}
 `))
 	want := []string{
 		`actions: action "shuffle" is known and not used by this scheduler`,
 		`tiers[0].plugins[0]: plugin "numa-aware" is known and not used by this scheduler`,
 		`tiers[0].plugins[2].enableTargetJob: the switch is known and not used by this scheduler`,
 		`configurations[0]: action "backfill" is not among the actions`,
-		`metrics: where loads of nodes are measured is known and not used by this scheduler`,
+		`metrics.elasticsearch.index: the setting is known and not used by this scheduler`,
+		`metrics.type: source elasticsearch is known and not used by this scheduler`,
 	}
 	if err != nil || !reflect.DeepEqual(warnings, want) {
 		t.Errorf("%v\n got %q\nwant %q", err, warnings, want)

@@ -10,8 +10,10 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/networktopology"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodeorder"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/strategyfit"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/usage"
 )
 
 // maxWeight bounds weights, so that no sum of scores comes near the end of integers.
@@ -53,6 +55,37 @@ func makeBinpack(p Plugin) framework.Plugin {
 		}
 	}
 	return out
+}
+
+// makeTopology has Volcano's defaults.
+func makeTopology(p Plugin) framework.Plugin {
+	a := p.Arguments
+	out := networktopology.Plugin{
+		Weight:     a.weight("weight", 1),
+		NormalPods: a.Bool("hypernode.binpack.normal-pod.enable", true),
+		Fading:     int64(min(a.Float("hypernode.binpack.normal-pod.fading", 0.8), 1) * 1000),
+	}
+	if a.Int("hypernode.binpack.weight", 1) == 0 {
+		return out
+	}
+	const prefix = "hypernode.binpack."
+	out.Resources = []networktopology.Resource{{Name: cpu, Weight: a.weight(prefix+"cpu", 1)}, {Name: memory, Weight: a.weight(prefix+"memory", 1)}}
+	for _, name := range get(a, prefix+"resources", []string(nil)) {
+		if !slices.ContainsFunc(out.Resources, func(r networktopology.Resource) bool { return r.Name == name }) {
+			out.Resources = append(out.Resources, networktopology.Resource{Name: name, Weight: a.weight(prefix+"resources."+name, 1)})
+		}
+	}
+	return out
+}
+
+// makeUsage has Volcano's defaults. Thresholds are per cent.
+func makeUsage(p Plugin) framework.Plugin {
+	a := p.Arguments
+	most := func(name string) int64 { return int64(math.Round(min(a.Float(name, 80), 1e6) * 10)) }
+	return usage.Plugin{
+		Weight: a.weight("usage.weight", 5), CPU: a.weight("cpu.weight", 1), Memory: a.weight("memory.weight", 1),
+		MostCPU: most("thresholds.cpu"), MostMemory: most("thresholds.mem"),
+	}
 }
 
 // gibi is the unit in which a proportion of memory is written.

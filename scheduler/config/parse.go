@@ -107,19 +107,7 @@ func (r *reader) config(doc map[string]any) Config {
 	for i, e := range r.list("configurations", doc["configurations"]) {
 		r.actionArguments(fmt.Sprintf("configurations[%d]", i), e, c.Actions)
 	}
-	for key, v := range r.flat("metrics", doc["metrics"]) {
-		s, ok := scalarText(v)
-		if !ok {
-			r.wrong("metrics."+key, "must be a single value")
-		}
-		if c.Metrics == nil {
-			c.Metrics = map[string]string{}
-		}
-		c.Metrics[key] = s
-	}
-	if c.Metrics != nil {
-		r.unused("metrics", "where loads of nodes are measured")
-	}
+	c.Metrics = r.measurements(doc["metrics"])
 	r.together(c)
 	return c
 }

@@ -99,9 +99,9 @@ var plugins = []pluginEntry{
 	{name: "deviceshare", arguments: devices, make: func(p Plugin) framework.Plugin {
 		return deviceshare.Plugin{Spread: p.Arguments.Text("deviceshare.SchedulePolicy", "binpack") == "spread", Weight: p.Arguments.Int("deviceshare.ScheduleWeight", 0)}
 	}},
-	{name: "network-topology-aware", arguments: topology},
+	{name: "network-topology-aware", arguments: topology, make: makeTopology},
 	{name: "tdm", arguments: []argument{arg("tdm.revocable-zone.*", text), arg("tdm.evict.period", duration)}},
-	{name: "usage", arguments: append(each(integer, "usage.weight", "cpu.weight", "memory.weight"), arg("thresholds.*", number), arg("estimator.*", anything))},
+	{name: "usage", measures: true, arguments: load, make: makeUsage},
 	{name: "numa-aware", arguments: each(integer, "weight")},
 	{name: "task-topology", arguments: each(integer, "task-topology.weight")},
 	{name: "resource-strategy-fit", arguments: strategy, make: makeStrategyFit},
@@ -144,8 +144,16 @@ var (
 		"deviceshare.AscendMindClusterVNPUEnable", "deviceshare.AscendHAMiVNPUEnable"),
 		arg("deviceshare.SchedulePolicy", text).either("binpack", "spread").obeyed(), arg("deviceshare.ScheduleWeight", integer).obeyed(),
 		arg("deviceshare.KnownGeometriesCMName", text), arg("deviceshare.KnownGeometriesCMNamespace", text), arg("deviceshare.GPUExclusiveRules", anything))
-	topology = append(each(integer, "weight", "hypernode.binpack.weight", "hypernode.binpack.cpu", "hypernode.binpack.memory", "hypernode.binpack.resources.*", "hypernode.gradient.evict.max-hypernodes"),
-		arg("hypernode.binpack.resources", words), arg("hypernode.binpack.normal-pod.enable", boolean), arg("hypernode.binpack.normal-pod.fading", number))
+	topology = []argument{
+		arg("weight", integer).obeyed(), arg("hypernode.binpack.weight", integer).obeyed(), arg("hypernode.binpack.cpu", integer).obeyed(), arg("hypernode.binpack.memory", integer).obeyed(),
+		arg("hypernode.binpack.resources.*", integer).obeyed(), arg("hypernode.binpack.resources", words).obeyed(),
+		arg("hypernode.binpack.normal-pod.enable", boolean).obeyed(), arg("hypernode.binpack.normal-pod.fading", number).obeyed(),
+		arg("hypernode.gradient.evict.max-hypernodes", integer),
+	}
+	load = []argument{
+		arg("usage.weight", integer).obeyed(), arg("cpu.weight", integer).obeyed(), arg("memory.weight", integer).obeyed(),
+		arg("thresholds.cpu", number).obeyed(), arg("thresholds.mem", number).obeyed(), arg("estimator.*", anything),
+	}
 	strategy = []argument{
 		arg("resourceStrategyFitWeight", integer).obeyed(), arg("resources.*.type", text).either("MostAllocated", "LeastAllocated").obeyed(), arg("resources.*.weight", integer).obeyed(),
 		arg("sra.enable", boolean).obeyed(), arg("sra.weight", integer).obeyed(), arg("sra.resources", words).obeyed(), arg("sra.resourceWeight.*", integer).obeyed(), arg("sra.*", text),

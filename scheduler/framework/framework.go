@@ -48,6 +48,12 @@ type Opener interface {
 	Open(*Session) Plugin
 }
 
+// Enterer is told whose gang is placed from now on, before any of its pods is
+// looked at.
+type Enterer interface {
+	Enter(g *snapshot.Gang)
+}
+
 // NodeFilter rules out nodes for a class of pods. Why is "" for an admitted
 // node and otherwise a short clause about the node, equal for equal causes.
 type NodeFilter interface {

@@ -15,6 +15,7 @@ type points struct {
 	scorers     []NodeScorer
 	judges      []RoomJudge
 	domainOrder []DomainOrderer
+	enterers    []Enterer
 	admission   []Admitter
 
 	actions []string // the actions that serve the queue; nil is all
@@ -83,6 +84,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		if x, ok := pl.(DomainOrderer); ok && !off.DomainOrder {
 			out.domainOrder = append(out.domainOrder, x)
 		}
+		if x, ok := pl.(Enterer); ok {
+			out.enterers = append(out.enterers, x)
+		}
 		if x, ok := pl.(Admitter); ok && !off.Admission {
 			out.admission = append(out.admission, x)
 		}
@@ -99,7 +103,12 @@ func (s *Session) pointsOf(queue string) *points {
 
 // enter says whose gang is placed from now on: the profile of its queue says
 // which filters and orders count.
-func (s *Session) enter(g *snapshot.Gang) { s.scope, s.bar = s.pointsOf(g.Queue), s.barOf(g) }
+func (s *Session) enter(g *snapshot.Gang) {
+	s.scope, s.bar = s.pointsOf(g.Queue), s.barOf(g)
+	for _, e := range s.scope.enterers {
+		e.Enter(g)
+	}
+}
 
 // Act runs an action.
 func (s *Session) Act(a Action) {

@@ -35,6 +35,8 @@ type World struct {
 	// Budgets are the disruption budgets.
 	Budgets      []snapshot.Budget
 	Reservations []snapshot.Reservation
+	// Loads are how busy nodes were measured to be.
+	Loads []snapshot.Load
 }
 
 // Gang is a gang with its pods.
@@ -145,7 +147,7 @@ func (w *World) Document() snapshot.Document {
 	for _, g := range w.Gangs {
 		g.noteShort(w.Now)
 	}
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations)}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Loads: slices.Clone(w.Loads)}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}

@@ -26,6 +26,8 @@ type Snapshot struct {
 	Places     []*Place
 	// Reservations are ordered by name.
 	Reservations []Reservation
+	// Loads are what was measured, ordered by node.
+	Loads []Load
 	// Total is what all nodes together offer; hosts that several have count once.
 	Total resource.Vector
 
@@ -128,6 +130,7 @@ type Document struct {
 	Budgets []Budget      `json:"budgets,omitempty"`
 	// Reservations keep nodes or amounts for some.
 	Reservations []Reservation `json:"reservations,omitempty"`
+	Loads        []Load        `json:"loads,omitempty"`
 	// HyperNodes and Levels are as in Snapshot.
 	HyperNodes []HyperNodeSpec `json:"hyperNodes,omitempty"`
 	Levels     []string        `json:"levels,omitempty"`
@@ -218,6 +221,7 @@ func (d Document) Build() (*Snapshot, error) {
 	s := Assemble(dims, nodes, gangs, queues).WithTopology(slices.Clone(d.HyperNodes), d.Levels, nil)
 	s.SetBudgets(d.Budgets)
 	s.SetReservations(d.Reservations)
+	s.SetLoads(d.Loads)
 	return s, nil
 }
 
@@ -230,7 +234,7 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, HyperNodes: s.HyperNodes, Levels: s.Levels}
+	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, HyperNodes: s.HyperNodes, Levels: s.Levels}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	schedconfig "github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 	"github.com/isthmus-hpc/isthmus/test/testbed/rights"
@@ -93,9 +94,13 @@ func seldom(t *testing.T) {
 	ns := namespace(t, account.Alice)
 	// As on an API server that does not stream its lists, and with an election.
 	listing := []string{"KUBE_FEATURE_WatchListClient=false"}
+	measures := filepath.Join(t.TempDir(), "volcano-scheduler.conf")
+	if err := os.WriteFile(measures, []byte(schedconfig.Standard+"  - name: usage\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, flags := range map[string][]string{
 		"controllers": {"--leader-elect=true", "--leader-election-namespace=" + environment.ServiceAccountsNamespace},
-		"scheduler":   {"--leader-elect=true", "--leader-elect-namespace=" + environment.ServiceAccountsNamespace},
+		"scheduler":   {"--scheduler-conf=" + measures, "--leader-elect=true", "--leader-elect-namespace=" + environment.ServiceAccountsNamespace},
 		"vnode":       nil,
 	} {
 		var argv []string
