@@ -1,6 +1,7 @@
 // Command summary reads the output of `go test -json` and writes what a person
-// wants to know: a line a package, the output of what failed, and every test
-// that was skipped with its reason. It exits 1 when anything failed or nothing ran.
+// wants to know: a line a package, the output of what failed, every test that was
+// skipped with its reason, and which tests took longest. It exits 1 when anything
+// failed or nothing ran.
 //
 // With -again N, up to N tests that failed are run once more, alone, with the
 // flags of `go test` that follow. One that passes then is listed as UNSTABLE, with
@@ -10,6 +11,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -72,6 +74,7 @@ func summarize(in io.Reader, out io.Writer) report {
 	counts := map[string]int{}
 	var skipped []string
 	var failed []failure
+	var ended []timed
 	unexplained := false // go test says it failed
 	scanner := bufio.NewScanner(in)
 	scanner.Buffer(nil, 16<<20)
@@ -85,6 +88,9 @@ func summarize(in io.Reader, out io.Writer) report {
 		name := e.Package + " " + e.Test
 		if e.ImportPath != "" {
 			name = e.ImportPath
+		}
+		if e.Test != "" && e.Elapsed > 0 && !strings.Contains(e.Test, "/") {
+			ended = append(ended, timed{name, e.Elapsed})
 		}
 		switch e.Action {
 		case "output", "build-output":
@@ -143,6 +149,9 @@ func summarize(in io.Reader, out io.Writer) report {
 	for _, f := range failed {
 		fmt.Fprintln(out, "  FAILED ", f.pkg, f.test)
 	}
+	for _, t := range slowest(ended) {
+		fmt.Fprintf(out, "  slow     %6.1fs  %s\n", t.seconds, t.name)
+	}
 	if counts["pass"] == 0 && len(failed) == 0 {
 		fmt.Fprintln(out, "nothing ran")
 		return report{}
@@ -152,6 +161,20 @@ func summarize(in io.Reader, out io.Writer) report {
 		return report{}
 	}
 	return report{failed: failed, sound: true}
+}
+
+// timed is a test with its time, its subtests included.
+type timed struct {
+	name    string
+	seconds float64
+}
+
+// slowest are the tests that someone who wants a shorter run looks at first: at
+// most 20, of more than 20 s each.
+func slowest(ended []timed) []timed {
+	ended = slices.DeleteFunc(ended, func(t timed) bool { return t.seconds < 20 })
+	slices.SortStableFunc(ended, func(a, b timed) int { return cmp.Compare(b.seconds, a.seconds) })
+	return ended[:min(len(ended), 20)]
 }
 
 // reason is what a skipped test said, without the frame around it.

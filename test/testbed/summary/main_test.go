@@ -28,6 +28,11 @@ func TestSummarize(t *testing.T) {
 				`{"Action":"skip","Package":"p","Test":"TestC"}` + "\n",
 			true, []string{"skipped p TestC: c_test.go:3: no Slurm here"},
 		},
+		"slow ones first": {
+			`{"Action":"pass","Package":"p","Test":"TestA","Elapsed":21}` + "\n" + `{"Action":"pass","Package":"p","Test":"TestB","Elapsed":60}` + "\n" +
+				`{"Action":"pass","Package":"p","Test":"TestB/part","Elapsed":59}` + "\n" + `{"Action":"pass","Package":"p","Test":"TestC","Elapsed":19}` + "\n",
+			true, []string{"  slow       60.0s  p TestB\n  slow       21.0s  p TestA\n"},
+		},
 		"a package that does not build": {
 			`{"ImportPath":"q","Action":"build-output","Output":"syntax error\n"}` + "\n" +
 				`{"ImportPath":"q","Action":"build-fail"}` + "\n" + `{"Action":"fail","Package":"q","FailedBuild":"q"}` + "\n",
