@@ -48,10 +48,11 @@ down: ## end what `make up` started
 	@exec bin/isthmus down
 
 # The race detector costs the pure packages little and finds most there, so the
-# same run serves as `race`.
-test: prepare ## everything a change must pass, with the race detector (about 45 min on two cores when built)
+# same run serves as `race`. The end-to-end tests come first, since they take longest
+# and mostly wait.
+test: prepare ## everything a change must pass, with the race detector (about 40 min on two cores when built)
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets"; \
-	{ go test -race -timeout 40m -json ./... && exit=0 || exit=$$?; echo "{\"Action\":\"exit\",\"Elapsed\":$$exit}"; } | go run ./test/testbed/summary -again 3 -- -race -timeout 20m
+	{ go test -race -p 3 -timeout 50m -json ./test/e2e ./... && exit=0 || exit=$$?; echo "{\"Action\":\"exit\",\"Elapsed\":$$exit}"; } | go run ./test/testbed/summary -again 3 -- -race -timeout 20m
 
 test-unit: ## the pure packages only, in seconds
 	go test $(PURE)

@@ -59,18 +59,18 @@ spec:
 
 	// Without the webhook.
 	var argv []string
-	for _, p := range env.Processes() {
+	for _, p := range here(t).Processes() {
 		if p.Name == "controllers" {
 			argv = slices.Clone(p.Argv)
 		}
 	}
-	if err := env.Restart("controllers", append(slices.Clone(argv), "--webhook-bind-address=0"), nil); err != nil {
+	if err := here(t).Restart("controllers", append(slices.Clone(argv), "--webhook-bind-address=0"), nil); err != nil {
 		t.Fatal(err)
 	}
 	restarted := false
 	t.Cleanup(func() {
 		if !restarted {
-			if err := env.Restart("controllers", argv, nil); err != nil {
+			if err := here(t).Restart("controllers", argv, nil); err != nil {
 				t.Error(err)
 			}
 		}
@@ -84,7 +84,7 @@ spec:
 	apply(t, ns, job{Name: "goes-on", Replicas: 1, Script: "true"}.yaml())
 	phase(t, ns, "goes-on", "Completed", 2*time.Minute)
 	kubectl(t, "delete", "vcjob", "circle", "-n", ns)
-	if err := env.Restart("controllers", argv, nil); err != nil {
+	if err := here(t).Restart("controllers", argv, nil); err != nil {
 		t.Fatal(err)
 	}
 	restarted = true

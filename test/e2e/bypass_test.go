@@ -58,7 +58,7 @@ func TestBypass(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if out, err := env.KubectlCommand(ctx, "delete", "namespace", ns, "--wait=true", "--timeout=50s").CombinedOutput(); err != nil {
+		if out, err := here(t).KubectlCommand(ctx, "delete", "namespace", ns, "--wait=true", "--timeout=50s").CombinedOutput(); err != nil {
 			t.Errorf("delete namespace %s: %v\n%s", ns, err, out)
 		}
 	})
@@ -77,7 +77,7 @@ func TestBypass(t *testing.T) {
 	}
 	kubectl(t, "create", "-n", ns, "-f", manifestFile(t, forged(t, "plain", nil, nil)), "--as", eve)
 	before := len(batchJobs(t))
-	node := env.Nodes[0]
+	node := here(t).Nodes[0]
 
 	const facts, nodes = "written by Isthmus alone", "only a scheduler places pods"
 	type script struct{ name, manifest, denied, args string }
@@ -192,7 +192,7 @@ func manifestFile(t *testing.T, text string) string {
 // Serving certificates come from the cluster's signer: nobody gave a file, and
 // the requests of virtual kubelets were approved by our controllers.
 func TestServingCertificates(t *testing.T) {
-	for _, node := range env.Nodes { // a node is Ready before it has one
+	for _, node := range here(t).Nodes { // a node is Ready before it has one
 		eventually(t, time.Minute, "node "+node+" has a serving certificate", func() (bool, string) {
 			got := kubectl(t, "get", "node", node, "-o", `jsonpath={.status.conditions[?(@.type=="ServingCertificate")]}`)
 			return strings.Contains(got, `"status":"True"`), got
@@ -221,8 +221,8 @@ func TestServingCertificates(t *testing.T) {
 			t.Errorf("request of %s: %+v", c.Spec.Username, c.Status.Conditions)
 		}
 	}
-	if signed < len(env.Nodes) {
-		t.Errorf("%d certificates for %d virtual nodes", signed, len(env.Nodes))
+	if signed < len(here(t).Nodes) {
+		t.Errorf("%d certificates for %d virtual nodes", signed, len(here(t).Nodes))
 	}
 	t.Logf("%d serving certificates were approved and signed", signed)
 }

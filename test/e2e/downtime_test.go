@@ -167,7 +167,7 @@ spec:
 	pods := func() map[string]*corev1.Pod {
 		t.Helper()
 		var list corev1.PodList
-		if err := env.Client().List(t.Context(), &list, client.InNamespace(ns)); err != nil {
+		if err := here(t).Client().List(t.Context(), &list, client.InNamespace(ns)); err != nil {
 			t.Fatal(err)
 		}
 		out := map[string]*corev1.Pod{}

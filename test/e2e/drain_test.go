@@ -28,7 +28,7 @@ func restartInOrder(t *testing.T) {
 	if err := p.ExitError(); err != nil {
 		t.Errorf("the daemon ended with %v:\n%s", err, process.Tail(p.Log, 15))
 	}
-	if err := env.Restart(p.Name, p.Argv, p.Env); err != nil {
+	if err := here(t).Restart(p.Name, p.Argv, p.Env); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -52,7 +52,7 @@ func newTalk(t *testing.T, args ...string) *talk {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	k := &talk{cmd: env.KubectlCommand(ctx, args...), lines: make(chan string, 100), stderr: &strings.Builder{}, ended: make(chan error, 1)}
+	k := &talk{cmd: here(t).KubectlCommand(ctx, args...), lines: make(chan string, 100), stderr: &strings.Builder{}, ended: make(chan error, 1)}
 	k.cmd.Stderr = k.stderr
 	var err error
 	if k.in, err = k.cmd.StdinPipe(); err != nil {
@@ -141,7 +141,7 @@ func TestDaemonEndsInOrder(t *testing.T) {
 	})
 
 	t.Run("streams", func(t *testing.T) {
-		s := &streams{T: t, env: env, ns: ns}
+		s := &streams{T: t, env: here(t), ns: ns}
 		s.pod("talks", `
   containers:
   - {name: main, image: none, command: [/bin/sh, -c, "trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1 & wait $!; done"], `+small+`}

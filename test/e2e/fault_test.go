@@ -18,7 +18,7 @@ import (
 // vnode finds the virtual kubelet's process.
 func vnode(t *testing.T) *process.Process {
 	t.Helper()
-	for _, p := range env.Processes() {
+	for _, p := range here(t).Processes() {
 		if strings.HasPrefix(p.Name, "vnode") {
 			return p
 		}
@@ -65,7 +65,7 @@ func killDuringSubmitAndRun(t *testing.T, kills int) {
 		if err := vnode(t).Kill(); err != nil {
 			t.Fatalf("kill -9: %v", err)
 		}
-		if err := env.Repair(t.Context()); err != nil {
+		if err := here(t).Repair(t.Context()); err != nil {
 			t.Fatalf("start the daemon again: %v", err)
 		}
 	}
@@ -101,7 +101,7 @@ func killDuringSubmitAndRun(t *testing.T, kills int) {
 // Slurm's controller is away for 30 s: no pod fails or is evicted, the node
 // says so, new work waits, and everything converges afterwards.
 func TestSlurmOutage(t *testing.T) {
-	if env.Slurm() == nil {
+	if here(t).Slurm() == nil {
 		t.Skip("SKIP: this machine runs the local batch system, which has no controller to stop")
 	}
 	ns := namespace(t, account.Alice)
@@ -109,7 +109,7 @@ func TestSlurmOutage(t *testing.T) {
 	phase(t, ns, "through", "Running", time.Minute)
 	uids := kubectl(t, "get", "pods", "-n", ns, "-o", "jsonpath={.items[*].metadata.uid}")
 
-	if err := env.Slurm().StopController(); err != nil {
+	if err := here(t).Slurm().StopController(); err != nil {
 		t.Fatal(err)
 	}
 	down := time.Now()
@@ -130,7 +130,7 @@ func TestSlurmOutage(t *testing.T) {
 		case <-time.After(time.Second):
 		}
 	}
-	if err := env.Slurm().StartController(t.Context()); err != nil {
+	if err := here(t).Slurm().StartController(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	phase(t, ns, "through", "Completed", 2*time.Minute)

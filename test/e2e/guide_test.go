@@ -32,7 +32,7 @@ import (
 // sets a second cluster of the name "hpc" up, users of it, and the administrator
 // who looks at it and stops it.
 func TestGuides(t *testing.T) {
-	if env.Slurm() == nil {
+	if here(t).Slurm() == nil {
 		t.Skip("SKIP: the guides are about Slurm, which this machine cannot run or this run was told not to")
 	}
 	g := readGuides(t)
@@ -80,17 +80,17 @@ func (g *guide) prepare() {
 	err = os.Mkdir(bin, 0o700)
 	for name, target := range map[string]string{
 		"charts": filepath.Join(root, "charts"), "test": filepath.Join(root, "test"), "vnode.kubeconfig": flag("--kubeconfig"),
-		"bin/kubectl": env.Kubectl, "bin/helm": helmProgram, "bin/vnode": vnode[0],
+		"bin/kubectl": here(g.t).Kubectl, "bin/helm": helmProgram, "bin/vnode": vnode[0],
 	} {
 		err = errors.Join(err, os.Symlink(target, filepath.Join(g.dir, name)))
 	}
-	raw, rerr := os.ReadFile(env.Kubeconfig)
+	raw, rerr := os.ReadFile(here(g.t).Kubeconfig)
 	config := filepath.Join(g.dir, "kubeconfig")
 	if err := errors.Join(err, rerr, os.WriteFile(config, raw, 0o600)); err != nil {
 		g.t.Fatal(err)
 	}
 	conf := ""
-	for _, v := range env.Slurm().Env() {
+	for _, v := range here(g.t).Slurm().Env() {
 		g.env = append(g.env, v)
 		if file, ok := strings.CutPrefix(v, "SLURM_CONF="); ok {
 			conf = file
@@ -98,7 +98,7 @@ func (g *guide) prepare() {
 	}
 	g.env = append(g.env, "PATH="+bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", // the later one counts
 		"HOME="+g.dir, "LC_ALL=C", "KUBECONFIG="+config, "address=127.0.0.1")
-	g.names = []string{"/etc/slurm/slurm.conf", conf, "/shared/isthmus", filepath.Join(env.Shared, "guide"),
+	g.names = []string{"/etc/slurm/slurm.conf", conf, "/shared/isthmus", filepath.Join(here(g.t).Shared, "guide"),
 		"physics-svc", account.Alice, "/usr/local/bin/podrun", flag("--podrun")}
 	for _, ns := range []string{"physics", "isthmus"} {
 		kubectl(g.t, "create", "namespace", ns)
@@ -108,11 +108,11 @@ func (g *guide) prepare() {
 		g.t.Fatal(out, err)
 	}
 	// What is made for the guides shall run on the guides' node.
-	others := strings.Join(env.Nodes, " ")
+	others := strings.Join(here(g.t).Nodes, " ")
 	if out, err := g.try("kubectl cordon " + others); err != nil {
 		g.t.Fatal(out, err)
 	}
-	g.t.Cleanup(func() { kubectlAfter(g.t, append([]string{"uncordon"}, env.Nodes...)...) })
+	g.t.Cleanup(func() { kubectlAfter(g.t, append([]string{"uncordon"}, here(g.t).Nodes...)...) })
 }
 
 // setUp is the administrator's first day.
@@ -240,8 +240,8 @@ func (g *guide) overREST() {
 	}
 	uid, uerr := strconv.Atoi(who.Uid)
 	gid, gerr := strconv.Atoi(who.Gid)
-	dir := filepath.Join(env.Shared, "guide-rest") // of that user's own, short enough for a socket's name
-	key, kerr := os.ReadFile(env.Slurm().TokenKeyFile())
+	dir := filepath.Join(here(g.t).Shared, "guide-rest") // of that user's own, short enough for a socket's name
+	key, kerr := os.ReadFile(here(g.t).Slurm().TokenKeyFile())
 	if err := errors.Join(uerr, gerr, kerr, os.Mkdir(dir, 0o700), os.Chown(dir, uid, gid), os.WriteFile(filepath.Join(g.dir, "jwt_hs256.key"), key, 0o600)); err != nil {
 		g.t.Fatal(err)
 	}
@@ -305,7 +305,7 @@ func (g *guide) overSSH() {
 		log := server.Log()
 		return strings.Contains(log, "Accepted publickey for "+sshd.Dash), log[max(0, len(log)-300):]
 	})
-	g.names = append(g.names, "/run/isthmus/hpc.socket", filepath.Join(env.Shared, "guide.ssh"), "isthmus@", sshd.Dash+"@")
+	g.names = append(g.names, "/run/isthmus/hpc.socket", filepath.Join(here(g.t).Shared, "guide.ssh"), "isthmus@", sshd.Dash+"@")
 	g.run("ssh -M", "")
 	g.run("ssh -S /run/isthmus/hpc.socket -O check", "Master running")
 	g.run("ssh -S /run/isthmus/hpc.socket -O exit", "Exit request sent")

@@ -121,7 +121,7 @@ func (g *guide) flags(names []string) {
 	if len(vnode) == 0 {
 		g.t.Fatalf("vnode -h: %v", err)
 	}
-	sbatch, err := env.Slurm().Run(g.t.Context(), "sbatch", "--help")
+	sbatch, err := here(g.t).Slurm().Run(g.t.Context(), "sbatch", "--help")
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func (g *guide) program(name string) string {
 // argv is how the environment started one of its programs.
 func (g *guide) argv(name string) []string {
 	g.t.Helper()
-	for _, p := range env.Processes() {
+	for _, p := range here(g.t).Processes() {
 		if p.Name == name {
 			return p.Argv
 		}

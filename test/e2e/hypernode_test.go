@@ -8,7 +8,7 @@ import (
 
 // HyperNodes are made from labels of nodes, change with them and go with them.
 func TestHyperNodeDiscovery(t *testing.T) {
-	node := env.Nodes[0]
+	node := here(t).Nodes[0]
 	t.Cleanup(func() { kubectlAfter(t, "label", "node", node, "e2e.isthmus.sh/rack-", "e2e.isthmus.sh/row-") })
 	see := func(want string) {
 		t.Helper()

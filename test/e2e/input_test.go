@@ -81,26 +81,26 @@ spec:
 		})
 	})
 	t.Run("unreachable host", func(t *testing.T) {
-		if env.Slurm() == nil {
+		if here(t).Slurm() == nil {
 			t.Skip("SKIP: this machine runs the local batch system, which has no hosts to lose")
 		}
-		host := env.Slurm().HostNames()[0]
-		if err := env.Slurm().StopHost(host); err != nil {
+		host := here(t).Slurm().HostNames()[0]
+		if err := here(t).Slurm().StopHost(host); err != nil {
 			t.Fatal(err)
 		}
 		// Slurm finds out by itself within SlurmdTimeout; an administrator says it at once.
-		if _, err := env.Slurm().Run(t.Context(), "scontrol", "update", "NodeName="+host, "State=DOWN", "Reason=unreachable"); err != nil {
+		if _, err := here(t).Slurm().Run(t.Context(), "scontrol", "update", "NodeName="+host, "State=DOWN", "Reason=unreachable"); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, time.Minute, "the node counts the host out", func() (bool, string) {
 			out := kubectl(t, "get", "node", "testbed-a100", "-o", `jsonpath={.status.allocatable.nvidia\.com/gpu} {.status.conditions[?(@.type=="PartitionUsable")].message}`)
 			return strings.HasPrefix(out, "8 ") && strings.Contains(out, "1 are not"), out
 		})
-		if err := env.Slurm().StartHost(t.Context(), host); err != nil {
+		if err := here(t).Slurm().StartHost(t.Context(), host); err != nil {
 			t.Fatal(err)
 		}
 		// Where Slurm has returned the host to service by itself this is refused.
-		_, resumeErr := env.Slurm().Run(t.Context(), "scontrol", "update", "NodeName="+host, "State=RESUME")
+		_, resumeErr := here(t).Slurm().Run(t.Context(), "scontrol", "update", "NodeName="+host, "State=RESUME")
 		eventually(t, time.Minute, "the node counts the host in again", func() (bool, string) {
 			out := kubectl(t, "get", "node", "testbed-a100", "-o", `jsonpath={.status.allocatable.nvidia\.com/gpu}`)
 			return out == "16", fmt.Sprint(out, resumeErr)
@@ -113,7 +113,7 @@ func kubectlAfter(t *testing.T, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if out, err := env.KubectlCommand(ctx, args...).CombinedOutput(); err != nil {
+	if out, err := here(t).KubectlCommand(ctx, args...).CombinedOutput(); err != nil {
 		t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }

@@ -34,7 +34,7 @@ var looks = map[string][]string{
 // job waits. The one of sacct is not: the records it prints are made up here, since
 // this Slurm keeps none.
 func TestLooking(t *testing.T) {
-	if env.Slurm() == nil {
+	if here(t).Slurm() == nil {
 		t.Skip("SKIP: the guide is tried on Slurm's hosts, which this machine cannot run or this run was told not to")
 	}
 	root, err := checkout.Root()
@@ -65,7 +65,7 @@ func TestLooking(t *testing.T) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "bash", "-c", strings.ReplaceAll(strings.ReplaceAll(line, "physics", ns), "hpc-a100", node)) //nolint:gosec // lines of our own guide
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"), "KUBECONFIG="+env.Kubeconfig, "HOME="+dir)
+		cmd.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"), "KUBECONFIG="+here(t).Kubeconfig, "HOME="+dir)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		err := cmd.Run()

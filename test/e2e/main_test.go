@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,8 +18,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 )
 
-// env is the environment that all tests of the package share.
-var env *environment.Environment
+// shared is the environment of all tests that do not start one of their own.
+var shared *environment.Environment
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -34,7 +35,7 @@ func run(m *testing.M) int {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
 	defer cancel()
-	env, err = environment.Start(ctx, environment.Config{
+	shared, err = environment.Start(ctx, environment.Config{
 		Dir: filepath.Join(dir, "env"), Progress: os.Stdout, REST: os.Getenv("ISTHMUS_E2E_BATCH") == "",
 		Batch:   os.Getenv("ISTHMUS_E2E_BATCH"), // "pbs" with -run TestPBS saves the time for real Slurm
 		Cluster: tune,
@@ -43,13 +44,17 @@ func run(m *testing.M) int {
 		fmt.Println("e2e: start the environment:", err)
 		return 1
 	}
+	// Tests with an environment of their own mostly wait; those that share one are not parallel.
+	if err := flag.Set("test.parallel", "3"); err != nil {
+		fmt.Println("e2e:", err)
+	}
 	code := m.Run()
-	if err := env.Stop(); err != nil {
+	if err := shared.Stop(); err != nil {
 		fmt.Println("e2e: stop the environment:", err)
 		code = 1
 	}
 	if code != 0 {
-		fmt.Println("e2e: logs are kept in", env.Dir)
+		fmt.Println("e2e: logs are kept in", shared.Dir)
 		return code
 	}
 	_ = os.RemoveAll(dir) // only logs of a run that passed

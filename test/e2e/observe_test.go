@@ -129,14 +129,14 @@ func TestObserve(t *testing.T) {
 	}
 	argv := slices.Clone(vnode(t).Argv)
 	t.Cleanup(func() {
-		if err := env.Restart("vnode", argv, nil); err != nil {
+		if err := here(t).Restart("vnode", argv, nil); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := env.Restart("vnode", append(slices.Clone(argv), "--otlp-endpoint="+server.URL, "--metrics-bind-address="+address), nil); err != nil {
+	if err := here(t).Restart("vnode", append(slices.Clone(argv), "--otlp-endpoint="+server.URL, "--metrics-bind-address="+address), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := env.CheckNodes(t.Context()); err != nil {
+	if err := here(t).CheckNodes(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 
@@ -227,15 +227,15 @@ func TestObserve(t *testing.T) {
 	apply(t, ns, job{Name: "gone", Replicas: 1, Script: "true"}.yaml())
 	phase(t, ns, "gone", "Completed", 2*time.Minute)
 
-	if env.Slurm() == nil {
+	if here(t).Slurm() == nil {
 		t.Log("failures are not provoked: this machine runs the local batch system, which has no controller to stop")
 		return
 	}
-	if err := env.Slurm().StopController(); err != nil {
+	if err := here(t).Slurm().StopController(); err != nil {
 		t.Fatal(err)
 	}
 	restart := sync.OnceFunc(func() {
-		if err := env.Slurm().StartController(t.Context()); err != nil {
+		if err := here(t).Slurm().StartController(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -74,14 +74,14 @@ func testPBSOverSSH(t *testing.T) {
 	}
 	streams(`"off"`)
 	served("NotServed")
-	out, err := env.KubectlCommand(t.Context(), "exec", "-n", ns, "far-task-0", "--", "id").CombinedOutput()
+	out, err := here(t).KubectlCommand(t.Context(), "exec", "-n", ns, "far-task-0", "--", "id").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "spec.streams of BatchCluster "+environment.ClusterName+" is off") {
 		t.Errorf("with streams off exec says %v, %s", err, out)
 	}
 	streams("null")
 	served("Served")
 	eventually(t, time.Minute, "the pod is reached again", func() (bool, string) { // once the daemon has looked at it anew
-		out, err := env.KubectlCommand(t.Context(), "exec", "-n", ns, "far-task-0", "--", "touch", "go").CombinedOutput()
+		out, err := here(t).KubectlCommand(t.Context(), "exec", "-n", ns, "far-task-0", "--", "touch", "go").CombinedOutput()
 		return err == nil, string(out)
 	})
 	phase(t, ns, "far", "Completed", 2*time.Minute)

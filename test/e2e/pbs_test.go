@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,28 +12,39 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 )
 
-// on lets the tests of t run in an environment of their own with another batch
-// system; the package's tests run one after the other.
+// own are the environments of tests that have one, by the name of the test.
+var own sync.Map
+
+// here is the environment of a test and of its subtests.
+func here(t *testing.T) *environment.Environment {
+	top, _, _ := strings.Cut(t.Name(), "/")
+	if e, ok := own.Load(top); ok {
+		return e.(*environment.Environment)
+	}
+	return shared
+}
+
+// on gives t an environment of its own with another batch system, beside the
+// other tests that have one.
 func on(t *testing.T, batch string) {
 	t.Helper()
-	if env.Batch == batch {
+	t.Parallel()
+	if shared.Batch == batch {
 		return
 	}
 	dir, err := os.MkdirTemp("", "isthmus-e2e-"+batch+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := environment.Start(t.Context(), environment.Config{
-		Dir: filepath.Join(dir, "env"), Batch: batch, Progress: os.Stdout, Cluster: tune,
+	e, err := environment.Start(t.Context(), environment.Config{
+		Dir: filepath.Join(dir, "env"), Batch: batch, Progress: t.Output(), Cluster: tune,
 	})
 	if err != nil {
 		t.Fatalf("start the environment: %v", err)
 	}
-	before := env
-	env = other
+	own.Store(t.Name(), e)
 	t.Cleanup(func() {
-		env = before
-		if err := other.Stop(); err != nil {
+		if err := e.Stop(); err != nil {
 			t.Errorf("stop the environment: %v", err)
 		}
 		if t.Failed() {
@@ -57,7 +69,7 @@ func TestPBS(t *testing.T) {
 	t.Run("hostile values", TestHostileValues)
 	t.Run("hostile names", TestHostileNames)
 	t.Run("streams", func(t *testing.T) {
-		runStreams(t, env, "exec", "terminal", "cp", "attach", "port-forward", "top", "daemon")
+		runStreams(t, "exec", "terminal", "cp", "attach", "port-forward", "top", "daemon")
 	})
 	t.Run("over SSH", testPBSOverSSH)
 	t.Run("outage", testPBSOutage)
@@ -125,7 +137,7 @@ func testCancelledBySite(t *testing.T) {
 	apply(t, ns, job{Name: "doomed", Replicas: 2, Script: "exec sleep 600"}.yaml())
 	phase(t, ns, "doomed", "Running", time.Minute)
 	id := strings.Fields(kubectl(t, "get", "pods", "-n", ns, "-o", `jsonpath={.items[*].metadata.annotations.isthmus\.sh/batch-job-id}`))[0]
-	if _, err := env.PBS().Run(t.Context(), "qdel", id); err != nil {
+	if _, err := here(t).PBS().Run(t.Context(), "qdel", id); err != nil {
 		t.Fatal(err)
 	}
 	phase(t, ns, "doomed", "Failed", 2*time.Minute)
@@ -139,7 +151,7 @@ func testPBSOutage(t *testing.T) {
 	ns := namespace(t, account.Alice)
 	apply(t, ns, job{Name: "through", Replicas: 2, Script: "sleep 15"}.yaml())
 	phase(t, ns, "through", "Running", time.Minute)
-	if err := env.PBS().Control(t.Context(), "gone"); err != nil {
+	if err := here(t).PBS().Control(t.Context(), "gone"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 30*time.Second, "the node shows the outage", func() (bool, string) {
@@ -151,7 +163,7 @@ func testPBSOutage(t *testing.T) {
 	// The job ends while nobody can ask for it.
 	marks := 0
 	eventually(t, time.Minute, "the job has ended on its host", func() (bool, string) {
-		ends, err := filepath.Glob(filepath.Join(env.Staging, account.Alice, "pbs", "*.end"))
+		ends, err := filepath.Glob(filepath.Join(here(t).Staging, account.Alice, "pbs", "*.end"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +175,7 @@ func testPBSOutage(t *testing.T) {
 	if phases := kubectl(t, "get", "pods", "-n", ns, "-o", "jsonpath={.items[*].status.phase}"); strings.Contains(phases, "Failed") {
 		t.Errorf("a pod failed in the outage: %s", phases)
 	}
-	if err := env.PBS().Control(t.Context(), "back"); err != nil {
+	if err := here(t).PBS().Control(t.Context(), "back"); err != nil {
 		t.Fatal(err)
 	}
 	phase(t, ns, "through", "Completed", 2*time.Minute)

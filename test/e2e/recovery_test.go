@@ -59,7 +59,7 @@ func secondDaemon(t *testing.T, group *process.Group, name string) *process.Proc
 // one of them is killed, in turn the first and the second. Each gang is a trial:
 // none runs twice, none is lost, nothing is left behind.
 func TestTwoDaemons(t *testing.T) {
-	if env.Slurm() == nil {
+	if here(t).Slurm() == nil {
 		t.Skip("SKIP: this machine runs the local batch system, and this is about two daemons before a Slurm")
 	}
 	const (
@@ -128,7 +128,7 @@ func TestTwoDaemons(t *testing.T) {
 		if err := second.Stop(10 * time.Second); err != nil {
 			t.Fatal(err)
 		}
-		if err := env.Repair(t.Context()); err != nil {
+		if err := here(t).Repair(t.Context()); err != nil {
 			t.Fatalf("start the daemon again: %v", err)
 		}
 	}
@@ -146,7 +146,7 @@ func TestTwoDaemons(t *testing.T) {
 // gangs around a fault of a few seconds: the controller of Slurm is stopped, the
 // API server or the daemon is killed.
 func TestConvergence(t *testing.T) {
-	slurm := env.Slurm()
+	slurm := here(t).Slurm()
 	if slurm == nil {
 		t.Skip("SKIP: this machine runs the local batch system, which has no controller to stop")
 	}
@@ -154,7 +154,7 @@ func TestConvergence(t *testing.T) {
 	marks := markDir(t)
 	rng := rand.New(rand.NewPCG(3, 1)) //nolint:gosec // a run that can be repeated
 	member := func(name string) *process.Process {
-		for _, p := range env.Processes() {
+		for _, p := range here(t).Processes() {
 			if strings.HasPrefix(p.Name, name) {
 				return p
 			}
@@ -180,7 +180,7 @@ func TestConvergence(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, func() {
-			if err := env.Repair(t.Context()); err != nil {
+			if err := here(t).Repair(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -189,7 +189,7 @@ func TestConvergence(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, func() {
-			if err := env.Repair(t.Context()); err != nil {
+			if err := here(t).Repair(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}},

@@ -29,12 +29,12 @@ func connect(t *testing.T, connection map[string]any, version func(string) bool)
 		{"patch", "batchcluster", environment.ClusterName, "--type=merge", "-p", string(patch)},
 		{"wait", "batchcluster", environment.ClusterName, "--for=condition=Reachable", "--timeout=60s"},
 	} {
-		if out, err := env.KubectlCommand(ctx, args...).CombinedOutput(); err != nil {
+		if out, err := here(t).KubectlCommand(ctx, args...).CombinedOutput(); err != nil {
 			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
 	for last := ""; ; <-time.After(200 * time.Millisecond) {
-		out, err := env.KubectlCommand(ctx, "get", "batchcluster", environment.ClusterName, "-o", "jsonpath={.status.version}").Output()
+		out, err := here(t).KubectlCommand(ctx, "get", "batchcluster", environment.ClusterName, "-o", "jsonpath={.status.version}").Output()
 		if err == nil && version(string(out)) {
 			return
 		}
@@ -70,7 +70,7 @@ func once(t *testing.T, marks, name string, members int) {
 // A site changes from Slurm's commands to slurmrestd while a Job runs, uses it,
 // loses it for a while, and changes back: every Job runs once and no pod fails.
 func TestSlurmREST(t *testing.T) {
-	slurm := env.Slurm()
+	slurm := here(t).Slurm()
 	if slurm == nil {
 		t.Skip("SKIP: this machine runs the local batch system, which has no REST API")
 	}

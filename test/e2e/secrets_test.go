@@ -117,7 +117,7 @@ stringData:
 	}
 	words["bound token"] = strings.TrimSpace(kubectl(t, "exec", "-n", ns, pod, "--", "cat", "/mixed/token"))
 	words["service-account token"] = strings.TrimSpace(kubectl(t, "exec", "-n", ns, pod, "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"))
-	cmd := env.KubectlCommand(t.Context(), "exec", "-i", "-n", ns, pod, "--", "cat")
+	cmd := here(t).KubectlCommand(t.Context(), "exec", "-i", "-n", ns, pod, "--", "cat")
 	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.Output(); err != nil || string(out) != stdin {
 		t.Fatalf("exec: %v, %q", err, out)
@@ -127,7 +127,7 @@ stringData:
 	}
 
 	staged := map[string]bool{} // where they have to be: the search would find them
-	lookIn(t, env.Staging, "", func(_ string, data []byte) {
+	lookIn(t, here(t).Staging, "", func(_ string, data []byte) {
 		for _, place := range words.found(data) {
 			staged[place] = true
 		}
@@ -154,17 +154,17 @@ stringData:
 		look("the command line of process "+p.name, p.cmdline)
 		look("the environment of process "+p.name, p.environ)
 	}
-	jobs, err := env.BatchJobs(t.Context())
+	jobs, err := here(t).BatchJobs(t.Context())
 	if err != nil || len(jobs) == 0 {
 		t.Fatalf("batch jobs: %v, %v", jobs, err)
 	}
 	for _, j := range jobs {
-		text, err := env.ShowBatchJob(t.Context(), j.ID)
+		text, err := here(t).ShowBatchJob(t.Context(), j.ID)
 		if err == nil { // it may be forgotten by now
 			look("what the batch system says of job "+j.ID, []byte(text))
 		}
 	}
-	lookIn(t, env.Slurm().Dir, env.Staging, func(file string, data []byte) { look("file "+file, data) })
+	lookIn(t, here(t).Slurm().Dir, here(t).Staging, func(file string, data []byte) { look("file "+file, data) })
 	look("the events", []byte(kubectl(t, "get", "events", "-A", "-o", "yaml")))
 	look("the nodes", []byte(kubectl(t, "get", "nodes", "-o", "yaml")))
 	look("the objects", []byte(kubectl(t, "get", "pods,podgroups,vcjob,batchclusters", "-A", "-o", "yaml")),
@@ -177,14 +177,14 @@ stringData:
 	})
 	eventually(t, 90*time.Second, "none of its files is left", func() (bool, string) {
 		var left []string
-		lookIn(t, filepath.Dir(env.Staging), "", func(file string, data []byte) {
+		lookIn(t, filepath.Dir(here(t).Staging), "", func(file string, data []byte) {
 			if len(words.found(data)) > 0 {
 				left = append(left, file)
 			}
 		})
 		return len(left) == 0, strings.Join(left, " ")
 	})
-	for _, file := range env.LogFiles() {
+	for _, file := range here(t).LogFiles() {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -263,11 +263,11 @@ func measurements(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	argv := slices.Clone(vnode(t).Argv)
-	if err := env.Restart("vnode", append(slices.Clone(argv), "--metrics-bind-address="+address), nil); err != nil {
+	if err := here(t).Restart("vnode", append(slices.Clone(argv), "--metrics-bind-address="+address), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := env.Restart("vnode", argv, nil); err != nil {
+		if err := here(t).Restart("vnode", argv, nil); err != nil {
 			t.Error(err)
 		}
 	})

@@ -32,7 +32,7 @@ type site struct {
 // "a". change may alter the BatchCluster before it is created.
 func newSite(t *testing.T, name string, config testbed.Config, change func(*testbed.Cluster, *hpcv1alpha1.BatchCluster)) *site {
 	t.Helper()
-	if env.Slurm() == nil {
+	if here(t).Slurm() == nil {
 		t.Skip("SKIP: this machine runs the local batch system, and this is about a Slurm of its own")
 	}
 	if config.Accounting {
@@ -55,7 +55,7 @@ func newSite(t *testing.T, name string, config testbed.Config, change func(*test
 		}
 	})
 	first := &hpcv1alpha1.BatchCluster{}
-	if err := env.Client().Get(t.Context(), client.ObjectKey{Name: environment.ClusterName}, first); err != nil {
+	if err := here(t).Client().Get(t.Context(), client.ObjectKey{Name: environment.ClusterName}, first); err != nil {
 		t.Fatal(err)
 	}
 	cluster := &hpcv1alpha1.BatchCluster{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: first.Spec}
@@ -69,7 +69,7 @@ func newSite(t *testing.T, name string, config testbed.Config, change func(*test
 	if change != nil {
 		change(slurm, cluster)
 	}
-	if err := env.Client().Create(t.Context(), cluster); err != nil {
+	if err := here(t).Client().Create(t.Context(), cluster); err != nil {
 		t.Fatal(err)
 	}
 	s := &site{name: name, slurm: slurm}
@@ -83,7 +83,7 @@ func newSite(t *testing.T, name string, config testbed.Config, change func(*test
 		ctx, cancel := cleanup(t)
 		defer cancel()
 		for _, args := range [][]string{{"delete", "batchcluster", name}, {"delete", "nodes", "-l", "isthmus.sh/cluster=" + name}} {
-			if out, err := env.KubectlCommand(ctx, args...).CombinedOutput(); err != nil {
+			if out, err := here(t).KubectlCommand(ctx, args...).CombinedOutput(); err != nil {
 				t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 			}
 		}

@@ -86,7 +86,7 @@ func overSSH(t *testing.T, server *sshd.Server, keyFile string) (over, back func
 // submissions, and every Job still runs once; credentials are refused for a while,
 // which is told and ends no Job.
 func TestSlurmOverSSH(t *testing.T) {
-	if env.Slurm() == nil {
+	if here(t).Slurm() == nil {
 		t.Skip("SKIP: this machine runs the local batch system, which is on this host")
 	}
 	server, keyFile := loginNode(t)

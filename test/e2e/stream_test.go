@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	crand "crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -18,14 +17,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/isthmus-hpc/isthmus/provider/podrun/pty"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 )
@@ -101,30 +98,21 @@ func (s *streams) running(name string) {
 }
 
 func TestStreams(t *testing.T) {
-	runStreams(t, env)
+	runStreams(t)
 }
 
 // TestStreamsLocal does the same where no batch system is installed.
 func TestStreamsLocal(t *testing.T) {
-	if env.Slurm() == nil {
+	if shared.Batch == environment.BatchLocal {
 		t.Skip("SKIP: the local batch system is what TestStreams has run on")
 	}
-	e, err := environment.Start(t.Context(), environment.Config{
-		Dir: filepath.Join(t.TempDir(), "env"), Batch: environment.BatchLocal, Progress: t.Output(), Cluster: tune,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := e.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	runStreams(t, e)
+	on(t, environment.BatchLocal)
+	runStreams(t)
 }
 
 // runStreams runs the tests that only names, all without it.
-func runStreams(t *testing.T, e *environment.Environment, only ...string) {
+func runStreams(t *testing.T, only ...string) {
+	e := here(t)
 	s := &streams{T: t, env: e, ns: "default"}
 	s.ns = "streams"
 	s.must("create", "namespace", s.ns)
@@ -234,100 +222,6 @@ func testContainers(s *streams) {
 		s.Errorf("exec in an ended container gives %d, %q", code, errs)
 	}
 	s.must("delete", "pod", "inits", "--wait=false")
-}
-
-// terminal runs kubectl on a terminal of its own.
-func (s *streams) terminal(args ...string) (master *os.File, cmd *exec.Cmd) {
-	s.Helper()
-	master, slave, err := pty.Open()
-	if err != nil {
-		s.Fatal(err)
-	}
-	if err := pty.Resize(master, 101, 31); err != nil {
-		s.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
-	s.Cleanup(cancel)
-	cmd = s.env.KubectlCommand(ctx, append([]string{"-n", s.ns}, args...)...)
-	cmd.Env = append(cmd.Env, "TERM=xterm")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := cmd.Start(); err != nil {
-		s.Fatal(err)
-	}
-	_ = slave.Close()
-	s.Cleanup(func() { _ = master.Close() })
-	return master, cmd
-}
-
-// screen collects what a terminal shows.
-type screen struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func watchScreen(master *os.File) *screen {
-	c := &screen{}
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := master.Read(buf)
-			c.mu.Lock()
-			c.buf.Write(buf[:n])
-			c.mu.Unlock()
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return c
-}
-
-func (c *screen) until(s *streams, want string) {
-	s.Helper()
-	eventually(s.T, 30*time.Second, fmt.Sprintf("the terminal shows %q", want), func() (bool, string) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return strings.Contains(c.buf.String(), want), c.buf.String()
-	})
-}
-
-// A shell on a terminal: its size, a change of it, Ctrl-C, and its exit code.
-func testTerminal(s *streams) {
-	s.pod("term", sleeper)
-	s.running("term")
-	master, cmd := s.terminal("exec", "-it", "term", "--", "/bin/sh")
-	c := watchScreen(master)
-	write := func(text string) {
-		if _, err := master.Write([]byte(text)); err != nil {
-			s.Fatal(err)
-		}
-	}
-	write("test -t 0 && echo a-$((40+2))-tty\n")
-	c.until(s, "a-42-tty")
-	shows := func(size string) func() (bool, string) { // the client sends a size beside the input, in no fixed order
-		return func() (bool, string) {
-			write("stty size\n")
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return strings.Contains(c.buf.String(), size), c.buf.String()
-		}
-	}
-	eventually(s.T, 20*time.Second, "the size arrives", shows("31 101"))
-	if err := pty.Resize(master, 77, 22); err != nil {
-		s.Fatal(err)
-	}
-	eventually(s.T, 20*time.Second, "the new size arrives", shows("22 77"))
-	write("/bin/sh -c 'trap \"echo caught-\\$((1+1)); exit\" INT; echo armed-$((3+3)); while :; do sleep 0.1; done'\n")
-	c.until(s, "armed-6")
-	write("\x03")
-	c.until(s, "caught-2")
-	write("exit 9\n")
-	var exit *exec.ExitError
-	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 9 {
-		s.Errorf("the shell ended with %v", err)
-	}
-	s.must("delete", "pod", "term", "--wait=false")
 }
 
 // kubectl cp carries 10 MB each way.
@@ -496,103 +390,6 @@ func testMany(s *streams) {
 	group.Wait()
 	s.Logf("20 commands at once took %s", time.Since(began).Round(time.Millisecond))
 	s.must("delete", "pod", "many", "--wait=false")
-}
-
-// marked counts the processes that have a text in their environment.
-func marked(t *testing.T, text string) int {
-	t.Helper()
-	names, err := filepath.Glob("/proc/[0-9]*/environ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, name := range names {
-		if data, err := os.ReadFile(name); err == nil && bytes.Contains(data, []byte(text)) {
-			n++
-		}
-	}
-	return n
-}
-
-// relays counts the programs that join the daemon with pods of this environment.
-func (s *streams) relays() int {
-	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		s.Fatal(err)
-	}
-	n := 0
-	for _, name := range names {
-		data, err := os.ReadFile(name)
-		if err == nil && bytes.Contains(data, []byte("\x00stream\x00")) && bytes.Contains(data, []byte(s.env.Staging)) {
-			n++
-		}
-	}
-	return n
-}
-
-// A client that is killed in the middle leaves nothing on the compute node.
-func testKilledClient(s *streams) {
-	s.pod("killed", sleeper)
-	s.running("killed")
-	mark := "STREAM_TEST_MARK=" + crand.Text()
-	text := "export " + mark + "; trap '' TERM HUP INT; setsid sleep 500 & (setsid sleep 501 &); echo up; while :; do sleep 502; done"
-	for _, flags := range [][]string{{"-i"}, {}} {
-		ctx, cancel := context.WithCancel(s.Context())
-		cmd := s.env.KubectlCommand(ctx, append(append([]string{"-n", s.ns, "exec"}, flags...), "killed", "--", "/bin/sh", "-c", text)...)
-		if len(flags) > 0 {
-			in, err := cmd.StdinPipe() // open and silent
-			if err != nil {
-				s.Fatal(err)
-			}
-			defer func() { _ = in.Close() }()
-		}
-		cmd.WaitDelay = time.Second
-		if err := cmd.Start(); err != nil {
-			s.Fatal(err)
-		}
-		eventually(s.T, time.Minute, "all of it runs", func() (bool, string) { n := marked(s.T, mark); return n >= 3, fmt.Sprint(n) })
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		cancel()
-		eventually(s.T, 30*time.Second, "nothing of it is left", func() (bool, string) { n := marked(s.T, mark); return n == 0, fmt.Sprint(n) })
-	}
-	eventually(s.T, time.Minute, "the way to the host is closed as well", func() (bool, string) { n := s.relays(); return n == 0, fmt.Sprint(n) })
-	if p := s.must("get", "pod", "killed", "-o", "jsonpath={.status.phase}"); p != "Running" {
-		s.Errorf("the pod is %s", p)
-	}
-	s.must("delete", "pod", "killed", "--wait=false")
-}
-
-// A daemon that is killed while a command runs leaves nothing of it, and the
-// next one serves the pod.
-func testDaemonRestart(s *streams) {
-	s.pod("survivor", sleeper)
-	s.running("survivor")
-	mark := "STREAM_TEST_MARK=" + crand.Text()
-	ctx, cancel := context.WithCancel(s.Context())
-	defer cancel()
-	cmd := s.env.KubectlCommand(ctx, "-n", s.ns, "exec", "survivor", "--", "/bin/sh", "-c", "export "+mark+"; while :; do sleep 500; done")
-	if err := cmd.Start(); err != nil {
-		s.Fatal(err)
-	}
-	eventually(s.T, time.Minute, "it runs", func() (bool, string) { n := marked(s.T, mark); return n >= 1, fmt.Sprint(n) })
-	for _, p := range s.env.Processes() {
-		if strings.HasPrefix(p.Name, "vnode") {
-			if err := p.Kill(); err != nil {
-				s.Fatal(err)
-			}
-		}
-	}
-	eventually(s.T, time.Minute, "nothing of it is left", func() (bool, string) { n := marked(s.T, mark); return n == 0, fmt.Sprint(n) })
-	_ = cmd.Wait()
-	if err := s.env.Repair(s.Context()); err != nil {
-		s.Fatal(err)
-	}
-	eventually(s.T, time.Minute, "exec works again", func() (bool, string) {
-		out, errs, code := s.sh(nil, "exec", "survivor", "--", "echo", "here")
-		return code == 0 && out == "here\n", errs
-	})
-	s.must("delete", "pod", "survivor", "--wait=false")
 }
 
 // kubectl debug adds a container to a running pod, with a shell on a terminal,

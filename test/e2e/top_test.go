@@ -13,7 +13,7 @@ import (
 // kubectl top answers for virtual nodes and their pods by metrics-server itself,
 // unchanged: it finds each node's own path at the one address of the daemon.
 func TestTop(t *testing.T) {
-	stop, err := env.StartMetricsServer(t.Context())
+	stop, err := here(t).StartMetricsServer(t.Context())
 	if stop != nil {
 		t.Cleanup(func() {
 			if err := stop(context.WithoutCancel(t.Context())); err != nil {

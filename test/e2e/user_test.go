@@ -29,7 +29,7 @@ func tryKubectl(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := env.KubectlCommand(ctx, args...)
+	cmd := here(t).KubectlCommand(ctx, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -41,7 +41,6 @@ func tryKubectl(t *testing.T, args ...string) (string, error) {
 // namespace makes one whose jobs run as user, removed with all it holds.
 func namespace(t *testing.T, user string) string {
 	t.Helper()
-	env := env // that of the clean-up, too
 	name := "t-" + strings.ToLower(strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 			return r
@@ -64,7 +63,7 @@ func namespace(t *testing.T, user string) string {
 		// last test, which finds its pods.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if out, err := env.KubectlCommand(ctx, "delete", "namespace", name, "--wait=true", "--timeout=50s").CombinedOutput(); err != nil {
+		if out, err := here(t).KubectlCommand(ctx, "delete", "namespace", name, "--wait=true", "--timeout=50s").CombinedOutput(); err != nil {
 			t.Errorf("delete namespace %s: %v\n%s", name, err, out)
 		}
 	})
@@ -78,7 +77,7 @@ func report(t *testing.T, ns string) {
 		{"get", "events", "-n", ns, "--sort-by=.lastTimestamp"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		out, _ := env.KubectlCommand(ctx, args...).CombinedOutput()
+		out, _ := here(t).KubectlCommand(ctx, args...).CombinedOutput()
 		cancel()
 		t.Logf("kubectl %s\n%s", strings.Join(args, " "), out)
 	}
@@ -181,7 +180,7 @@ func phase(t *testing.T, ns, name, want string, limit time.Duration) {
 // batchJobs lists our jobs at the batch system, by its own commands.
 func batchJobs(t *testing.T) []environment.BatchJob {
 	t.Helper()
-	jobs, err := env.BatchJobs(t.Context())
+	jobs, err := here(t).BatchJobs(t.Context())
 	if err != nil {
 		t.Fatalf("list batch jobs: %v", err)
 	}
@@ -205,8 +204,8 @@ func live(jobs []environment.BatchJob) []environment.BatchJob {
 func staged(t *testing.T) []string {
 	t.Helper()
 	var out []string
-	for _, user := range []string{account.Alice, account.Bob, env.User} {
-		dirs, err := filepath.Glob(filepath.Join(env.Staging, user, "g", "*"))
+	for _, user := range []string{account.Alice, account.Bob, here(t).User} {
+		dirs, err := filepath.Glob(filepath.Join(here(t).Staging, user, "g", "*"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,7 +31,7 @@ func (v tools) try(t *testing.T, line ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(v.dir, line[0]), line[1:]...) //nolint:gosec // a program of the testbed
-	cmd.Env = []string{"KUBECONFIG=" + env.Kubeconfig, "HOME=" + t.TempDir(), "PATH=/usr/bin:/bin"}
+	cmd.Env = []string{"KUBECONFIG=" + here(t).Kubeconfig, "HOME=" + t.TempDir(), "PATH=/usr/bin:/bin"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("%s: %w", strings.Join(line, " "), err)

@@ -70,7 +70,7 @@ done`,
 		kubectl(t, "label", "pod", "-n", ns, pod, "phase=old")
 		logged(t, ns, pod, "now two|old| sub one", time.Minute)
 	}
-	for _, p := range env.Processes() {
+	for _, p := range here(t).Processes() {
 		if strings.HasPrefix(p.Name, "vnode") {
 			if err := p.Kill(); err != nil {
 				t.Fatal(err)
@@ -79,7 +79,7 @@ done`,
 	}
 	setConfigMap(t, ns, "words", "three")
 	setConfigMap(t, ns, "later", "here")
-	if err := env.Repair(t.Context()); err != nil {
+	if err := here(t).Repair(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, pod := range pods {
@@ -111,11 +111,11 @@ while :; do sleep 1; done`}.yaml())
 	logged(t, ns, "keen-task-0", "path /usr/bin:/bin lib /opt/lib", time.Minute)
 	uid := kubectl(t, "get", "pod", "keen-task-0", "-n", ns, "-o", "jsonpath={.metadata.uid}")
 
-	files, err := filepath.Glob(filepath.Join(env.Staging, account.Alice, "g", "*", "pods", "0", "live", "*", "token"))
+	files, err := filepath.Glob(filepath.Join(here(t).Staging, account.Alice, "g", "*", "pods", "0", "live", "*", "token"))
 	if err != nil || len(files) != 2 {
 		t.Fatalf("token files %v, %v", files, err)
 	}
-	client, err := kubernetes.NewForConfig(env.RESTConfig())
+	client, err := kubernetes.NewForConfig(here(t).RESTConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ while :; do sleep 1; done`}.yaml())
 			t.Errorf("the API server does not know the token for %q", audience)
 		}
 	}
-	golden(t, filepath.Join(env.Staging, account.Alice, "g"))
+	golden(t, filepath.Join(here(t).Staging, account.Alice, "g"))
 	kubectl(t, "delete", "vcjob", "keen", "-n", ns)
 	eventually(t, 90*time.Second, "the pod is gone", func() (bool, string) {
 		out, err := tryKubectl(t, "get", "pod", "keen-task-0", "-n", ns, "--ignore-not-found")
@@ -190,9 +190,9 @@ while :; do sleep 1; done`}.yaml())
 		}
 		return true, ""
 	})
-	gang := strings.Split(strings.TrimPrefix(files[0], filepath.Join(env.Staging, account.Alice, "g")+"/"), "/")[0]
+	gang := strings.Split(strings.TrimPrefix(files[0], filepath.Join(here(t).Staging, account.Alice, "g")+"/"), "/")[0]
 	eventually(t, time.Minute, "nothing of it is left in the staging directory", func() (bool, string) {
-		left, _ := filepath.Glob(filepath.Join(env.Staging, account.Alice, "g", "*"+gang+"*"))
+		left, _ := filepath.Glob(filepath.Join(here(t).Staging, account.Alice, "g", "*"+gang+"*"))
 		return len(left) == 0, strings.Join(left, " ")
 	})
 }

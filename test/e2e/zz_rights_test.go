@@ -42,12 +42,12 @@ var elsewhere = map[string]string{
 // one: it is the last, by the name of its file. What the other tests need only
 // now and then is done here on purpose.
 func TestRightsUsedAreRightsGranted(t *testing.T) {
-	granted, err := env.Rights(t.Context())
+	granted, err := shared.Rights(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	seldom(t)
-	asked, err := env.Requests()
+	asked, err := shared.Requests()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,8 +82,8 @@ func notWhole() string {
 			return fmt.Sprintf("-%s %s chooses tests", name, f.Value)
 		}
 	}
-	if env.Batch != environment.BatchSlurm {
-		return "the batch system is " + env.Batch + ", and some tests are about Slurm"
+	if shared.Batch != environment.BatchSlurm {
+		return "the batch system is " + shared.Batch + ", and some tests are about Slurm"
 	}
 	return ""
 }
@@ -104,16 +104,16 @@ func seldom(t *testing.T) {
 		"vnode":       nil,
 	} {
 		var argv []string
-		for _, p := range env.Processes() {
+		for _, p := range shared.Processes() {
 			if p.Name == name {
 				argv = slices.Clone(p.Argv)
 			}
 		}
-		if err := env.Restart(name, append(slices.Clone(argv), flags...), listing); err != nil {
+		if err := shared.Restart(name, append(slices.Clone(argv), flags...), listing); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := env.Restart(name, argv, nil); err != nil {
+			if err := shared.Restart(name, argv, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -267,7 +267,7 @@ func seldomScheduler(t *testing.T, ns string) {
 apiVersion: topology.volcano.sh/v1alpha1
 kind: HyperNode
 metadata: {name: seldom}
-spec: {tier: 1, members: [{type: Node, selector: {exactMatch: {name: `+env.Nodes[0]+`}}}]}
+spec: {tier: 1, members: [{type: Node, selector: {exactMatch: {name: `+shared.Nodes[0]+`}}}]}
 `)
 	t.Cleanup(func() { kubectlAfter(t, "delete", "hypernode", "seldom") })
 	eventually(t, time.Minute, "the HyperNode has its number of nodes", func() (bool, string) {
@@ -279,7 +279,7 @@ spec: {tier: 1, members: [{type: Node, selector: {exactMatch: {name: `+env.Nodes
 apiVersion: hpc.isthmus.sh/v1alpha1
 kind: Reservation
 metadata: {name: seldom}
-spec: {duration: 1ms, nodes: {names: [`+env.Nodes[0]+`]}, owners: {queues: [default]}}
+spec: {duration: 1ms, nodes: {names: [`+shared.Nodes[0]+`]}, owners: {queues: [default]}}
 `)
 	t.Cleanup(func() { kubectlAfter(t, "delete", "reservation", "seldom") })
 	eventually(t, time.Minute, "the Reservation is over", func() (bool, string) {
@@ -292,14 +292,14 @@ spec: {duration: 1ms, nodes: {names: [`+env.Nodes[0]+`]}, owners: {queues: [defa
 // monitor calls the kubelet API with a token.
 func seldomVnode(t *testing.T) {
 	t.Helper()
-	node := env.Nodes[0]
-	if err := env.CheckNodes(t.Context()); err != nil {
+	node := shared.Nodes[0]
+	if err := shared.CheckNodes(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var cluster hpcv1alpha1.BatchCluster
 	get := func() {
 		t.Helper()
-		if err := env.Client().Get(t.Context(), client.ObjectKey{Name: environment.ClusterName}, &cluster); err != nil {
+		if err := shared.Client().Get(t.Context(), client.ObjectKey{Name: environment.ClusterName}, &cluster); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -329,7 +329,7 @@ func seldomVnode(t *testing.T) {
 	kubectl(t, "create", "serviceaccount", "monitor", "-n", "default")
 	t.Cleanup(func() { kubectlAfter(t, "delete", "serviceaccount", "monitor", "-n", "default") })
 	token := strings.TrimSpace(kubectl(t, "create", "token", "monitor", "-n", "default"))
-	authority, err := os.ReadFile(filepath.Join(env.Dir, "control-plane", "pki", "kubelet-ca.crt"))
+	authority, err := os.ReadFile(filepath.Join(shared.Dir, "control-plane", "pki", "kubelet-ca.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
