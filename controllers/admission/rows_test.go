@@ -92,6 +92,8 @@ func rows() []row {
 		{"2.3 PodPending needs timeout", with("policies: [{event: PodPending, action: AbortJob}]"), `spec.policies[0].timeout: Required value`, false},
 		{"2.7 unknown plugin", with("plugins: {magic: []}"), `spec.plugins[magic]: Unsupported value: "magic": there is no such job plugin`, false},
 		{"2.7 bad volumes: no claim", with("volumes: [{mountPath: /a}]"), `spec.volumes[0].volumeClaimName: Required value`, false},
+		{"2.7 bad volumes: a claim that is there and one to be made", with("volumes: [{mountPath: /a, volumeClaimName: w, volumeClaim: {accessModes: [ReadWriteOnce]}}]"),
+			`spec.volumes[0].volumeClaimName: Invalid value: "w": must be unset when volumeClaim is set: name a claim`, false},
 		{"2.7 bad volumes: same path", with("volumes: [{mountPath: /a, volumeClaimName: w}, {mountPath: /a, volumeClaimName: z}]"),
 			`spec.volumes[1].mountPath: Duplicate value: "/a"`, false},
 		{"2.2 mountPath without :", with("volumes: [{mountPath: 'a:b', volumeClaimName: x}]"), `spec.volumes[0].mountPath`, false},

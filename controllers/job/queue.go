@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -33,6 +34,22 @@ func (r *Reconciler) resolveQueue(ctx context.Context, job *batch.Job, pg *sched
 	}
 	if name := namespace.Annotations[scheduling.QueueNameAnnotationKey]; name != "" {
 		job.Spec.Queue = name
+	}
+	return nil
+}
+
+// forward marks a job whose queue extends to other clusters, in the copy of the job
+// that is worked on: its PodGroup and pods carry the mark for whoever forwards them.
+func (r *Reconciler) forward(ctx context.Context, job *batch.Job) error {
+	if job.Spec.Queue == "" {
+		return nil
+	}
+	queue := &scheduling.Queue{}
+	if err := r.Client.Get(ctx, client.ObjectKey{Name: job.Spec.Queue}, queue); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get queue %s: %w", job.Spec.Queue, err)
+	}
+	if len(queue.Spec.ExtendClusters) > 0 {
+		metav1.SetMetaDataAnnotation(&job.ObjectMeta, batch.JobForwardingKey, "true")
 	}
 	return nil
 }

@@ -181,8 +181,8 @@ func (r *Reconciler) read(ctx context.Context, job *batch.Job) (machine.Input, m
 		for name := range active {
 			in.Resources["plugin-"+name] = name
 		}
-		for _, claim := range machine.Claims(completed) {
-			in.Resources["volume-pvc-"+claim.Name] = claim.Name
+		for _, claim := range machine.ClaimNames(completed) {
+			in.Resources["volume-pvc-"+claim] = claim
 		}
 	}
 	var err error
@@ -205,6 +205,9 @@ func (r *Reconciler) read(ctx context.Context, job *batch.Job) (machine.Input, m
 		in.PodGroup = pg
 	}
 	if err := r.resolveQueue(ctx, job, in.PodGroup); err != nil {
+		return in, nil, err
+	}
+	if err := r.forward(ctx, job); err != nil {
 		return in, nil, err
 	}
 	if in.PodGroup == nil {

@@ -89,14 +89,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, f); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if f.DeletionTimestamp != nil {
-		return ctrl.Result{}, nil // the garbage collector deletes the Jobs
-	}
 	in, err := r.read(ctx, f)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
 	out := Next(in)
+	if f.DeletionTimestamp != nil {
+		// The garbage collector deletes the Jobs; while it does, the flow says so.
+		err := r.writeStatus(ctx, f, &out.Status)
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
 	waits := false
 	if len(out.Ask) > 0 {
 		for _, q := range out.Ask {

@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -147,4 +148,18 @@ func TestJobFlow(t *testing.T) {
 	set("f-second", batch.Completed)
 	shows("", flow.Succeed)
 	made("first[]second[]")
+	// While something holds it back, a flow that is deleted says so.
+	held := &flow.JobFlow{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "f"}}
+	finalizers := func(text string) {
+		t.Helper()
+		if err := plane.Client.Patch(t.Context(), held.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":`+text+`}}`))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	finalizers(`["example.org/hold"]`)
+	if err := plane.Client.Delete(t.Context(), held.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+	shows("", flow.Terminating)
+	finalizers("null")
 }

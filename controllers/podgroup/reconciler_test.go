@@ -152,6 +152,9 @@ func TestOwners(t *testing.T) {
 	grouped := podOf(ns, "grouped", nil, "")
 	grouped.Annotations = map[string]string{scheduling.KubeGroupNameAnnotationKey: "mine"}
 	create(t, grouped)
+	older := podOf(ns, "older-name", nil, "")
+	older.Annotations = map[string]string{scheduling.VolcanoGroupNameAnnotationKey: "mine"}
+	create(t, older)
 
 	name := func(o client.Object) string { return "podgroup-" + string(o.GetUID()) }
 	inherited := func(n int32) func(*scheduling.PodGroup) string {

@@ -65,6 +65,9 @@ func newPod(job *batch.Job, task *batch.TaskSpec, index int32) *corev1.Pod {
 	if task.TopologyPolicy != "" {
 		pod.Annotations[scheduling.NumaPolicyKey] = string(task.TopologyPolicy)
 	}
+	if v, ok := job.Annotations[batch.JobForwardingKey]; ok {
+		pod.Annotations[batch.JobForwardingKey], pod.Labels[batch.JobForwardingKey] = v, v
+	}
 	for _, key := range carried() {
 		if v, ok := job.Annotations[key]; ok {
 			pod.Annotations[key] = v
@@ -102,8 +105,18 @@ func mountVolumes(job *batch.Job, spec *corev1.PodSpec) {
 	}
 }
 
+// ClaimNames lists the claims that spec.volumes mounts, in the order of the volumes.
+func ClaimNames(job *batch.Job) []string {
+	var out []string
+	for i := range job.Spec.Volumes {
+		out = append(out, claimName(job, i))
+	}
+	return out
+}
+
 // Claims lists the claims that spec.volumes asks to be made. A claim that
-// exists already is used as it is.
+// exists already is used as it is: a Job that Volcano's controllers began has their
+// names in its spec.
 func Claims(job *batch.Job) []*corev1.PersistentVolumeClaim {
 	var out []*corev1.PersistentVolumeClaim
 	for i := range job.Spec.Volumes {
