@@ -201,13 +201,9 @@ func (w *writer) allocated() {
 
 // live copies a file that is not terminal.
 func (w *writer) live() {
-	phase := corev1.PodPending
-	if w.file.Phase == manifest.PhaseRunning {
-		phase = corev1.PodRunning
-	}
-	w.phaseAtLeast(phase)
 	w.addresses()
 	w.copyContainers()
+	w.phaseAtLeast(w.livePhase())
 	w.undisturbed()
 	w.s.Reason, w.s.Message = clipTo(w.file.Reason, maxReason), clip(w.file.Message)
 	job := w.ev.Job
@@ -223,6 +219,21 @@ func (w *writer) live() {
 		w.jobRuns(runsWords(job))
 	}
 	w.conditions(true)
+}
+
+// livePhase is a kubelet's: a pod runs once each of its containers has been
+// started, so one that waits for its image is pending, whatever others do.
+func (w *writer) livePhase() corev1.PodPhase {
+	if w.file.Phase != manifest.PhaseRunning {
+		return corev1.PodPending
+	}
+	for i := range w.s.ContainerStatuses {
+		c := &w.s.ContainerStatuses[i]
+		if c.State.Running == nil && c.State.Terminated == nil && c.LastTerminationState.Terminated == nil {
+			return corev1.PodPending
+		}
+	}
+	return corev1.PodRunning
 }
 
 // jobRuns writes PodBatchJob for a job that has hosts.
