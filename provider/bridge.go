@@ -36,6 +36,9 @@ type Stager interface {
 	Stop(ctx context.Context, user string, key backends.Key, stops map[int]manifest.Stop) error
 	// Refresh hands over newer contents of the members' volumes, by rank.
 	Refresh(ctx context.Context, user string, key backends.Key, members map[int]translate.Refresh) error
+	// Want notes which images Pull has to pull as well, for containers that are to
+	// be added to a running member.
+	Want(ctx context.Context, user string, key backends.Key, rank int, want manifest.Want) error
 	// Ephemeral hands over the containers that were added to a running member.
 	Ephemeral(ctx context.Context, user string, key backends.Key, rank int, list manifest.Ephemeral) error
 	Remove(ctx context.Context, user string, key backends.Key) error

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
@@ -20,7 +21,9 @@ type handedOver struct {
 	at      time.Time
 	retryAt time.Time
 	told    string
-	live    bool // in this look
+	pulls   manifest.Pull     // as last asked, where images are pulled first
+	tells   map[string]string // last text of events about an image
+	live    bool              // in this look
 }
 
 // addEphemerals looks once at all pods that run and hands over the ephemeral
@@ -35,7 +38,7 @@ func (b *Bridge) addEphemerals(ctx context.Context) {
 		}
 		known := b.added[p.UID]
 		if known == nil {
-			known = &handedOver{}
+			known = &handedOver{tells: map[string]string{}}
 			b.added[p.UID] = known
 		}
 		known.live = true
@@ -49,12 +52,18 @@ func (b *Bridge) addEphemerals(ctx context.Context) {
 		if names == "" || names == known.names && now.Sub(known.at) < takenWait {
 			continue
 		}
-		err := b.addEphemeral(ctx, pod, p, dir.user, rank)
+		err := b.addEphemeral(ctx, pod, p, dir.user, rank, st, known)
 		var wait *waiting
+		var images *pulling
 		switch {
 		case err == nil:
 			known.names, known.at, known.told = names, now, ""
 			b.wake()
+		case errors.As(err, &images):
+			b.tellImages(known.tells, pod, known.pulls.Images, func(image string) bool { return usesEphemeral(pod, image) })
+			if images.reason != manifest.ReasonPulling {
+				known.retryAt = now.Add(refreshPause)
+			}
 		case asWaiting(err, &wait):
 			known.retryAt = now.Add(refreshPause)
 			if text := wait.Error(); text != known.told {
@@ -78,14 +87,20 @@ func (b *Bridge) addEphemerals(ctx context.Context) {
 func missingEphemerals(pod *corev1.Pod, st manifest.Status) string {
 	var names []string
 	for _, c := range pod.Spec.EphemeralContainers {
-		if !slices.ContainsFunc(st.Ephemeral, func(have manifest.Container) bool { return have.Name == c.Name }) {
+		if !taken(st, c.Name) {
 			names = append(names, c.Name)
 		}
 	}
 	return strings.Join(names, " ")
 }
 
-func (b *Bridge) addEphemeral(ctx context.Context, pod *corev1.Pod, p lifecycle.Pod, user string, rank int) error {
+func usesEphemeral(pod *corev1.Pod, image string) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Image == image })
+}
+
+// addEphemeral hands over what st does not show. A *pulling error says that some
+// of it waits for its image; the others are handed over.
+func (b *Bridge) addEphemeral(ctx context.Context, pod *corev1.Pod, p lifecycle.Pod, user string, rank int, st manifest.Status, known *handedOver) error {
 	acct, err := b.accountOf(pod)
 	if err != nil {
 		return err
@@ -116,9 +131,80 @@ func (b *Bridge) addEphemeral(ctx context.Context, pod *corev1.Pod, p lifecycle.
 	if err != nil {
 		return err
 	}
-	return b.Gate.Do(ctx, "ephemeral", func(ctx context.Context) error {
+	images, err := b.pullAdded(ctx, user, p.Intent, rank, translate.EphemeralImages(in, member, untaken(list, st)), known)
+	if err != nil {
+		return err
+	}
+	if images != nil {
+		all := len(list.Containers)
+		list.Containers = slices.DeleteFunc(list.Containers, func(c manifest.EphemeralContainer) bool {
+			return c.Refused == "" && !taken(st, c.Container.Name) && !settled(known.pulls, c.Container.Image)
+		})
+		if len(list.Containers) == all {
+			images = nil
+		} else if len(untaken(list, st).Containers) == 0 {
+			return images
+		}
+	}
+	err = b.Gate.Do(ctx, "ephemeral", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, readDeadline)
 		defer cancel()
 		return b.Stager.Ephemeral(ctx, user, p.Intent, rank, list)
 	})
+	if err == nil && images != nil {
+		return images
+	}
+	return err
+}
+
+func taken(st manifest.Status, name string) bool {
+	return slices.ContainsFunc(st.Ephemeral, func(have manifest.Container) bool { return have.Name == name })
+}
+
+// untaken are those that the runner does not show yet.
+func untaken(list manifest.Ephemeral, st manifest.Status) manifest.Ephemeral {
+	out := manifest.Ephemeral{Version: list.Version}
+	for _, c := range list.Containers {
+		if !taken(st, c.Container.Name) {
+			out.Containers = append(out.Containers, c)
+		}
+	}
+	return out
+}
+
+// settled reports whether an image is there, or no pull will ever bring it: then
+// the runner says so.
+func settled(p manifest.Pull, image string) bool {
+	return slices.ContainsFunc(p.Images, func(i manifest.PulledImage) bool {
+		return i.Image == image && (i.Done || i.Reason == manifest.ReasonErrNeverPull || i.Reason == manifest.ReasonInvalidImageName)
+	})
+}
+
+// pullAdded has the images of added containers pulled where the batch system's
+// commands run. It does not wait for them: the answer says what they wait for, and
+// is nil once all are there.
+func (b *Bridge) pullAdded(ctx context.Context, user string, key backends.Key, rank int, want manifest.Want, known *handedOver) (*pulling, error) {
+	if len(want.Images) == 0 {
+		return nil, nil //nolint:nilnil // nothing is waited for
+	}
+	last := known.pulls
+	err := b.Gate.Do(ctx, "want", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, readDeadline)
+		defer cancel()
+		if err := b.Stager.Want(ctx, user, key, rank, want); err != nil {
+			return err
+		}
+		var err error
+		known.pulls, err = b.Stager.Pull(ctx, user, key)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range want.Images {
+		if !slices.ContainsFunc(known.pulls.Images, func(have manifest.PulledImage) bool { return have.Image == i.Image && have.Done }) {
+			return progress(&known.pulls, last), nil
+		}
+	}
+	return nil, nil //nolint:nilnil // nothing is waited for
 }

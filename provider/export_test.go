@@ -17,3 +17,6 @@ func WatchPods(ctx context.Context, client kubernetes.Interface, node string) (p
 	informers.Watch(ctx, ctx, []string{node})
 	return &kubePods{client: client, recorder: &record.FakeRecorder{}, nodes: informers.Nodes, list: informers.List}, informers.Wait
 }
+
+// AddEphemerals is one look of the refresh loop at added containers.
+func AddEphemerals(ctx context.Context, b *Bridge) { b.addEphemerals(ctx) }

@@ -91,19 +91,24 @@ func progress(p *manifest.Pull, last manifest.Pull) *pulling {
 func (b *Bridge) awaitImages(m *memo, pods map[string]*corev1.Pod, p *pulling) {
 	m.failures, m.conflicts, m.retryAt = 0, 0, b.Clock.Now().Add(pullPause)
 	m.reason, m.message = p.reason, p.message
-	for uid, pod := range pods {
-		for _, img := range m.pull.Images {
-			kind, reason, text := corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %s", img.Image, img.Message)
-			switch {
-			case img.Done, img.Reason == manifest.ReasonImagePullBackOff, !uses(pod, img.Image):
-				continue
-			case img.Reason == manifest.ReasonPulling:
-				kind, reason, text = corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q on the login host", img.Image)
-			}
-			if at := uid + " " + img.Image; m.reported[at] != text { // once for each new text, as tell does
-				m.reported[at] = text
-				b.Pods.Event(pod, kind, reason, text)
-			}
+	for _, pod := range pods {
+		b.tellImages(m.reported, pod, m.pull.Images, func(image string) bool { return uses(pod, image) })
+	}
+}
+
+// tellImages tells of those images that are not there and that the pod uses.
+func (b *Bridge) tellImages(reported map[string]string, pod *corev1.Pod, images []manifest.PulledImage, uses func(image string) bool) {
+	for _, img := range images {
+		kind, reason, text := corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %s", img.Image, img.Message)
+		switch {
+		case img.Done, img.Reason == manifest.ReasonImagePullBackOff, !uses(img.Image):
+			continue
+		case img.Reason == manifest.ReasonPulling:
+			kind, reason, text = corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q on the login host", img.Image)
+		}
+		if at := string(pod.UID) + " " + img.Image; reported[at] != text { // once for each new text, as tell does
+			reported[at] = text
+			b.Pods.Event(pod, kind, reason, text)
 		}
 	}
 }

@@ -60,7 +60,7 @@ func verb(name string, args []string) error {
 	if name != "collect" && name != "stage" && name != "stop" && name != "pull" && name != "puller" {
 		key = f.String("key", "", "the gang's key")
 	}
-	if name == "logs" || name == "ephemeral" {
+	if name == "logs" || name == "ephemeral" || name == "want" {
 		rank = f.Int("rank", -1, "the member's rank")
 	}
 	switch name {
@@ -95,6 +95,11 @@ func verb(name string, args []string) error {
 			return bad(err)
 		}
 		return agent.Ephemeral(*root, *key, *rank, os.Stdin)
+	case "want":
+		if err := parse(f, args, 0); err != nil {
+			return bad(err)
+		}
+		return agent.Want(*root, *key, *rank, os.Stdin)
 	case "remove":
 		if err := parse(f, args, 0); err != nil {
 			return bad(err)

@@ -42,6 +42,7 @@ type StagedGang struct {
 	Fresh  map[int]translate.Refresh // last one of each rank
 	Times  int                       // refreshes so far
 	Added  map[int]manifest.Ephemeral
+	Wanted map[int]manifest.Want
 	Pulls  int // calls of Pull so far
 }
 
@@ -149,6 +150,21 @@ func (s *Stager) Ephemeral(_ context.Context, user string, key backends.Key, ran
 		g.Added = map[int]manifest.Ephemeral{}
 	}
 	g.Added[rank] = list
+	return nil
+}
+
+// Want implements provider.Stager.
+func (s *Stager) Want(_ context.Context, user string, key backends.Key, rank int, want manifest.Want) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gangs[key]
+	if g == nil || g.User != user {
+		return fmt.Errorf("want images for gang %s: no such directory", key)
+	}
+	if g.Wanted == nil {
+		g.Wanted = map[int]manifest.Want{}
+	}
+	g.Wanted[rank] = want
 	return nil
 }
 

@@ -7,9 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
-
-	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -42,7 +39,7 @@ func ephemeral(pod *corev1.Pod) []corev1.Container {
 // in.Members is not read.
 func Ephemeral(in Input, m Member) (manifest.Ephemeral, error) {
 	out := manifest.Ephemeral{Version: manifest.Version}
-	host := runtimeOf(in.Cluster, m.Pod) == string(hpcv1alpha1.RuntimeHost)
+	host := !runsImages((&gang{in: in}).pod(m).runtime())
 	for i, c := range ephemeral(m.Pod) {
 		at := fmt.Sprintf("spec.ephemeralContainers[%d]", i)
 		g := &gang{in: in, notes: map[string]bool{}}
@@ -82,10 +79,23 @@ func withoutPtrace(s *corev1.SecurityContext) *corev1.SecurityContext {
 	return out
 }
 
-// runtimeOf is the runtime that a pod runs with.
-func runtimeOf(cluster *hpcv1alpha1.BatchCluster, pod *corev1.Pod) string {
-	if r := pod.Annotations[wellknown.Runtime]; r != "" {
-		return r
+// EphemeralImages is what it takes to have the images of list, as Ephemeral gave
+// it, where they are pulled before they are needed; there are none where the job's
+// hosts pull, or the pod runs no images.
+func EphemeralImages(in Input, m Member, list manifest.Ephemeral) manifest.Want {
+	out := manifest.Want{Version: manifest.Version}
+	p := (&gang{in: in, notes: map[string]bool{}}).pod(m)
+	if in.Cluster.Spec.Images.Pull != pullLogin || !runsImages(p.runtime()) {
+		return out
 	}
-	return string(runtimes(cluster)[0])
+	for _, c := range list.Containers {
+		want := manifest.WantedImage{Image: c.Container.Image, Policy: c.Container.ImagePullPolicy}
+		if c.Refused == "" && !slices.Contains(out.Images, want) {
+			out.Images = append(out.Images, want)
+		}
+	}
+	if len(out.Images) > 0 {
+		out.Secrets = p.pullSecrets()
+	}
+	return out
 }

@@ -131,10 +131,14 @@ func RunsImages(c *hpcv1alpha1.BatchCluster) bool {
 	return slices.ContainsFunc(runtimes(c), runsImages)
 }
 
+// pullLogin is the value of spec.images.pull that has images pulled where the batch
+// system's commands run.
+const pullLogin = "login"
+
 // PullFirst reports whether the gang's images are there before its job is
 // submitted, since compute hosts may not reach a registry.
 func PullFirst(c *hpcv1alpha1.BatchCluster, out *Output) bool {
-	return c.Spec.Images.Pull == "login" && slices.ContainsFunc(out.Pods, func(p manifest.Pod) bool { return p.Images != nil })
+	return c.Spec.Images.Pull == pullLogin && slices.ContainsFunc(out.Pods, func(p manifest.Pod) bool { return p.Images != nil })
 }
 
 // pullSecrets are the pod's pull secrets as .dockerconfigjson documents. A

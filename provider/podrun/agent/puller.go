@@ -213,19 +213,28 @@ func wanted(gang *os.Root, dir string) ([]want, error) {
 			}
 			out = append(out, want{c.Image, c.ImagePullPolicy, store})
 		}
+		added, err := wantedLater(gang, rank, &pod, dir)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, added...)
 	}
 	return out, nil
 }
 
 // storeOf is the store of a pod's images, with the credentials of its pull secrets.
 func storeOf(pod *manifest.Pod, dir string, raw []byte) (*image.Store, error) {
-	s := image.New(pod.Images, dir)
 	var secrets [][]byte
-	if len(raw) == 0 {
-		return s, nil
-	}
-	if json.Unmarshal(raw, &secrets) != nil {
+	if len(raw) > 0 && json.Unmarshal(raw, &secrets) != nil {
 		return nil, errors.New("the pull secrets cannot be read") // the decoder's error quotes what it read
+	}
+	return storeWith(pod, dir, secrets)
+}
+
+func storeWith(pod *manifest.Pod, dir string, secrets [][]byte) (*image.Store, error) {
+	s := image.New(pod.Images, dir)
+	if len(secrets) == 0 {
+		return s, nil
 	}
 	var err error
 	s.Credentials, err = image.ParseCredentials(secrets)

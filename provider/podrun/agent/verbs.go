@@ -154,5 +154,11 @@ func Ephemeral(dir, key string, rank int, in io.Reader) error {
 	if err := pod.Mkdir("ctl", 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make ctl: %w", err)
 	}
-	return atomicfile.Write(pod, manifest.EphemeralFile, data)
+	if err := atomicfile.Write(pod, manifest.EphemeralFile, data); err != nil {
+		return err
+	}
+	if err := pod.Remove(manifest.WantFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what was wanted: %w", err)
+	}
+	return nil
 }

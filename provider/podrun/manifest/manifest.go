@@ -12,6 +12,7 @@
 //	pods/<rank>/updates/<serial>/   newer contents: update.json (Update) and volumes/<name>/..., renamed into place
 //	pods/<rank>/live/<name>/        what containers see of them: a kubelet's ..data link, swapped by the runner
 //	pods/<rank>/ctl/ephemeral.json  Ephemeral, written when containers are added to the running pod
+//	pods/<rank>/ctl/want.json       Want, written before it where images are pulled before they are needed
 //	pods/<rank>/ctl/stop    Stop, written by the provider when the pod is deleted
 //	pods/<rank>/addr.json   Address, renamed into place by the runner
 //	pods/<rank>/listen.json Listening, renamed into place by the runner

@@ -1,6 +1,9 @@
 package manifest
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // PullFile is where a Pull lies in the gang's directory, when its images are
 // pulled before the job is submitted.
@@ -36,6 +39,25 @@ type PulledImage struct {
 	// Reason and Message say why it is not there.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
+}
+
+// WantFile is where a Want lies in the pod's directory, until the containers that
+// it is about are handed over.
+const WantFile = "ctl/want.json"
+
+// Want are images of containers that are to be added to a running pod, when they
+// are pulled before the containers are handed over.
+type Want struct {
+	Version int           `json:"version"`
+	Images  []WantedImage `json:"images"`
+	// Secrets are .dockerconfigjson documents.
+	Secrets [][]byte `json:"secrets,omitempty"`
+}
+
+// WantedImage is one of them.
+type WantedImage struct {
+	Image  string            `json:"image"`
+	Policy corev1.PullPolicy `json:"policy,omitempty"`
 }
 
 // PullAnswer is the answer of `podrun agent pull` about one gang.
