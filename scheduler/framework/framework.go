@@ -49,7 +49,8 @@ type Opener interface {
 }
 
 // Enterer is told whose gang is placed from now on, before any of its pods is
-// looked at.
+// looked at. Only the answers of such a plugin may depend on the gang, or on what
+// has been placed elsewhere; those of others are kept while a node does not change.
 type Enterer interface {
 	Enter(g *snapshot.Gang)
 }

@@ -2,6 +2,7 @@ package framework
 
 import (
 	"container/heap"
+	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -9,6 +10,9 @@ import (
 
 // judge adds up what plugins say of a node as it is now; why is the first refusal.
 func (s *Session) judge(node int, c *snapshot.Class) (score int64, why string) {
+	if len(s.scope.judges) == 0 {
+		return 0, ""
+	}
 	free := func(dim int) int64 { return s.Txn.FreeOf(node, dim) }
 	for _, j := range s.scope.judges {
 		v, why := j.JudgeRoom(c, s.Snapshot.Nodes[node], free)
@@ -50,7 +54,7 @@ func (h *byWorth) Pop() any {
 // looked at again.
 func (s *Session) spreadByRoom(job string, g group, d Domain) ([]Assignment, int) {
 	dim, likes := s.scarcest(g.class), s.verdict(g.class).likes
-	best := byWorth(s.candidates(g.class, 1, d)) // in order, which is a heap
+	best := byWorth(slices.Clone(s.candidates(g.class, 1, d))) // in order, which is a heap
 	var out []Assignment
 	at := map[int]int{} // node to position in out
 	for i, p := range g.pods {

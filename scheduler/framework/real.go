@@ -81,25 +81,20 @@ func (s *Session) remainder(fit *Fit, dim int) {
 		return
 	}
 	touched := map[int]bool{}
-	for _, a := range fit.Assigned {
-		touched[a.Node] = true
-	}
 	fit.Left, fit.Rest = 0, 0
-	for _, i := range s.nodesOf(fit.Domain) {
-		free := max(s.Txn.FreeOf(i, dim), 0)
-		fit.Rest = resource.Add(fit.Rest, free)
-		if touched[i] {
-			fit.Left = resource.Add(fit.Left, free)
+	for _, a := range fit.Assigned {
+		if !touched[a.Node] {
+			touched[a.Node] = true
+			fit.Left = resource.Add(fit.Left, max(s.Txn.FreeOf(a.Node, dim), 0))
 		}
 	}
-}
-
-// nodesOf lists the real nodes of a domain.
-func (s *Session) nodesOf(d Domain) []int {
-	if d.Place != nil {
-		return d.Place.Nodes
+	if fit.Domain.Place == nil {
+		fit.Rest = s.restOf(dim)
+		return
 	}
-	return s.real
+	for _, i := range fit.Domain.Place.Nodes {
+		fit.Rest = resource.Add(fit.Rest, max(s.Txn.FreeOf(i, dim), 0))
+	}
 }
 
 // admitted lists the real nodes of a domain that the filters let a class on.
@@ -164,7 +159,12 @@ func (s *Session) spreadSingly(job string, g group, d Domain) ([]Assignment, int
 	return out, 0
 }
 
+// candidates lists the nodes of a domain that can take a pod of a class, the best
+// first. The caller must not change the list, and rooms may be more than limit.
 func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candidate {
+	if in.Place == nil && !s.Txn.Entangled() && len(s.scope.enterers) == 0 {
+		return s.rankedNodes(c)
+	}
 	dim := s.scarcest(c)
 	nodes, likes := s.admitted(c, in), s.verdict(c).likes
 	out := make([]candidate, 0, len(nodes))

@@ -35,7 +35,9 @@ type Session struct {
 	virtual  []int // positions of virtual nodes
 	failed   map[string][]plan.DomainReason
 	byLabel  map[string][]*snapshot.Place
-	salt     string // part of the key of failed: what else the answer depends on
+	salt     string  // part of the key of failed: what else the answer depends on
+	follow   *follow // over the cycle's own transaction
+	whatIf   *follow // over the last other one, nil before the first
 
 	blocked      []Blocked
 	kept         map[string][]keptRoom // by gang: what is kept for it
@@ -69,6 +71,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		byLabel:  map[string][]*snapshot.Place{},
 		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, evicted: map[string]bool{},
 	}
+	ses.follow = newFollow(ses.Txn)
 	for _, a := range p.Actions {
 		if x, ok := a.(Backfiller); ok {
 			b := x.Backfill()

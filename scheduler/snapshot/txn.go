@@ -14,6 +14,8 @@ type Txn struct {
 	undo   []change
 	guards []*Txn
 	peers  *peerIndex // nil where no pod says anything about others
+	// changes are the nodes whose state was set anew, one after the other.
+	changes []int32
 }
 
 type change struct {
@@ -47,11 +49,26 @@ func (t *Txn) Checkpoint() Mark { return Mark(len(t.undo)) }
 func (t *Txn) Rollback(m Mark) {
 	for i := len(t.undo) - 1; i >= int(m); i-- {
 		c := &t.undo[i]
-		c.txn.states[c.node] = c.was
+		c.txn.set(c.node, c.was)
 		c.txn.countPeers(c.node, c.items, !c.off)
 	}
 	t.undo = t.undo[:m]
 }
+
+func (t *Txn) set(node int, st *nodeState) {
+	t.states[node] = st
+	t.changes = append(t.changes, int32(node)) //nolint:gosec // a position
+}
+
+// Changes counts how often a node was changed, taking back included.
+func (t *Txn) Changes() int { return len(t.changes) }
+
+// ChangedSince lists the nodes changed since Changes gave n, some more than once.
+func (t *Txn) ChangedSince(n int) []int32 { return t.changes[n:] }
+
+// Entangled reports whether the room of a node depends on more than the node:
+// on pods elsewhere, or on other transactions.
+func (t *Txn) Entangled() bool { return t.peers != nil || len(t.guards) > 0 }
 
 // Fork returns a transaction that starts where this one is and shares nothing
 // with it from then on.
@@ -76,7 +93,7 @@ func (t *Txn) changeOne(in *Txn, node int, items []Item, off bool, f func(*nodeS
 	next := was.clone()
 	f(next)
 	t.undo = append(t.undo, change{in, node, was, items, off})
-	in.states[node] = next
+	in.set(node, next)
 	in.countPeers(node, items, off)
 }
 

@@ -1,0 +1,136 @@
+package framework
+
+import (
+	"math"
+	"slices"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// roomLimit is more pods than any node takes.
+const roomLimit = math.MaxInt32
+
+// ranked is the real nodes that can take a pod of a class, in order, as of a point
+// in the history of a transaction. Only nodes that have changed since are looked at
+// again, so that a gang costs what it and the one before have touched.
+type ranked struct {
+	list, spare []candidate
+	seen        int
+}
+
+// rest is what is free of one dimension on all real nodes, in the same way.
+type rest struct {
+	each []int64 // by node
+	sum  int64
+	seen int
+	off  bool // amounts so large that they cannot be taken off a sum again
+}
+
+// follow is what was worked out over one transaction.
+type follow struct {
+	txn    *snapshot.Txn
+	ranked map[judged]*ranked
+	rest   map[int]*rest
+}
+
+func newFollow(txn *snapshot.Txn) *follow {
+	return &follow{txn: txn, ranked: map[judged]*ranked{}, rest: map[int]*rest{}}
+}
+
+// following is what was worked out over the present transaction: the cycle's own,
+// or the last what-if.
+func (s *Session) following() *follow {
+	if s.follow.txn == s.Txn {
+		return s.follow
+	}
+	if s.whatIf == nil || s.whatIf.txn != s.Txn {
+		s.whatIf = newFollow(s.Txn)
+	}
+	return s.whatIf
+}
+
+// rankedNodes returns all real nodes that can take a pod of a class, the best
+// first. The caller must not change the list; it is good until the next call.
+func (s *Session) rankedNodes(c *snapshot.Class) []candidate {
+	v, dim := s.verdict(c), s.scarcest(c)
+	of := s.following().ranked
+	key := judged{c, s.scope, s.bar}
+	r := of[key]
+	if r == nil {
+		r = &ranked{seen: s.Txn.Changes()}
+		of[key] = r
+		for _, i := range v.real {
+			if cand, ok := s.candidate(i, c, dim, roomLimit, v.likes); ok {
+				r.list = append(r.list, cand)
+			}
+		}
+		slices.SortFunc(r.list, candidate.compare)
+		return r.list
+	}
+	changed := s.Txn.ChangedSince(r.seen)
+	if len(changed) == 0 {
+		return r.list
+	}
+	r.seen = s.Txn.Changes()
+	again := make(map[int32]bool, len(changed))
+	var fresh []candidate
+	for _, i := range changed {
+		if again[i] {
+			continue
+		}
+		again[i] = true
+		if s.Snapshot.Nodes[i].Virtual || v.why[i] != "" {
+			continue
+		}
+		if cand, ok := s.candidate(int(i), c, dim, roomLimit, v.likes); ok {
+			fresh = append(fresh, cand)
+		}
+	}
+	slices.SortFunc(fresh, candidate.compare)
+	r.merge(again, fresh)
+	return r.list
+}
+
+// merge takes nodes out of the list and puts candidates, which are in order, in.
+func (r *ranked) merge(out map[int32]bool, in []candidate) {
+	to := r.spare[:0]
+	for _, c := range r.list {
+		if out[c.node] {
+			continue
+		}
+		for len(in) > 0 && in[0].compare(c) < 0 {
+			to, in = append(to, in[0]), in[1:]
+		}
+		to = append(to, c)
+	}
+	r.list, r.spare = append(to, in...), r.list
+}
+
+// restOf is what is free of a dimension on all real nodes together.
+func (s *Session) restOf(dim int) int64 {
+	of := s.following().rest
+	r := of[dim]
+	if r == nil {
+		r = &rest{each: make([]int64, len(s.Snapshot.Nodes)), seen: s.Txn.Changes()}
+		of[dim] = r
+		for _, i := range s.real {
+			r.each[i] = max(s.Txn.FreeOf(i, dim), 0)
+			r.sum = resource.Add(r.sum, r.each[i])
+		}
+		r.off = r.sum > math.MaxInt64/2
+		return r.sum
+	}
+	if r.off {
+		delete(of, dim)
+		return s.restOf(dim)
+	}
+	for _, i := range s.Txn.ChangedSince(r.seen) {
+		if !s.Snapshot.Nodes[i].Virtual {
+			free := max(s.Txn.FreeOf(int(i), dim), 0)
+			r.sum, r.each[i] = resource.Add(resource.Sub(r.sum, r.each[i]), free), free
+		}
+	}
+	r.seen = s.Txn.Changes()
+	return r.sum
+}
