@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // CronJobs name time zones, and an image may have none
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"

@@ -8,6 +8,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 )
@@ -101,7 +102,7 @@ func Next(in Input) Output {
 // start makes the Job of one step when it is time.
 func (o *Output) start(in Input, step *flow.Flow) {
 	name := JobName(in.Flow.Name, step.Name)
-	if in.Jobs[name] != nil || !o.ready(in, step) {
+	if in.Jobs[name] != nil || slices.Contains(o.Status.CompletedJobs, name) || !o.ready(in, step) {
 		return
 	}
 	template := in.Templates[step.Name]
@@ -114,6 +115,9 @@ func (o *Output) start(in Input, step *flow.Flow) {
 	if err != nil {
 		o.Notices = append(o.Notices, Notice{true, "InvalidPatch", fmt.Sprintf("job %s: %s", name, err)})
 		return
+	}
+	if ttl := spec.TTLSecondsAfterFinished; ttl != nil && *ttl < leastTTL {
+		spec.TTLSecondsAfterFinished = ptr.To[int32](leastTTL)
 	}
 	marks := map[string]string{byTemplate: template.Namespace + "." + template.Name, byFlow: in.Flow.Namespace + "." + in.Flow.Name}
 	labels, annotations := map[string]string{}, map[string]string{}
@@ -132,6 +136,10 @@ func (o *Output) start(in Input, step *flow.Flow) {
 	})
 }
 
+// leastTTL is how many seconds a Job of a flow stays at least after its end, so that
+// the flow sees how it ended.
+const leastTTL = 60
+
 // ready says that what a step depends on is there: its targets have completed,
 // or, when it has a probe, answer it.
 func (o *Output) ready(in Input, step *flow.Flow) bool {
@@ -141,32 +149,35 @@ func (o *Output) ready(in Input, step *flow.Flow) bool {
 	}
 	all := true
 	for _, target := range d.Targets {
-		job := in.Jobs[JobName(in.Flow.Name, target)]
-		switch {
-		case job == nil:
+		name := JobName(in.Flow.Name, target)
+		switch job := in.Jobs[name]; {
+		case slices.Contains(o.Status.CompletedJobs, name):
+		case job == nil, d.Probe == nil:
 			all = false
-		case d.Probe == nil:
-			all = all && job.Status.State.Phase == batch.Completed
 		default:
-			all = o.probed(in, job, d.Probe) && all
+			all = o.probed(in, step, job, d.Probe) && all
 		}
 	}
 	return all
 }
 
-func (o *Output) probed(in Input, job *batch.Job, p *flow.Probe) bool {
-	yes := true
+func (o *Output) probed(in Input, step *flow.Flow, job *batch.Job, p *flow.Probe) bool {
+	var waits []string
 	for _, s := range p.TaskStatusList {
-		yes = yes && job.Status.TaskStatusCount[s.TaskName].Phase[phaseOf(s.Phase)] >= least(job, s.TaskName)
+		have, need := job.Status.TaskStatusCount[s.TaskName].Phase[phaseOf(s.Phase)], least(job, s.TaskName)
+		if have < need {
+			waits = append(waits, fmt.Sprintf("task %s has %d pods that are %s, and needs %d", s.TaskName, have, s.Phase, need))
+		}
 	}
+	open := false
 	ask := func(q Question) {
 		q.Job = job.Name
-		answer, asked := in.Answers[q]
-		if !asked || answer != "" {
-			yes = false
-		}
-		if !asked {
+		switch answer, asked := in.Answers[q]; {
+		case !asked:
 			o.Ask = append(o.Ask, q)
+			open = true
+		case answer != "":
+			waits = append(waits, answer)
 		}
 	}
 	for _, h := range p.HttpGetList {
@@ -175,12 +186,16 @@ func (o *Output) probed(in Input, job *batch.Job, p *flow.Probe) bool {
 	for _, s := range p.TcpSocketList {
 		ask(Question{Task: s.TaskName, Port: s.Port, TCP: true})
 	}
-	return yes
+	if len(waits) > 0 {
+		o.Notices = append(o.Notices, Notice{false, "WaitingForProbe",
+			fmt.Sprintf("job %s waits for job %s: %s", JobName(in.Flow.Name, step.Name), job.Name, strings.Join(waits, "; "))})
+	}
+	return !open && len(waits) == 0
 }
 
 // status is what the Jobs add up to.
 func (o *Output) status(in Input) {
-	st := &o.Status
+	st := (*status)(&o.Status)
 	f := in.Flow
 	previous := map[string]flow.JobStatus{}
 	for _, s := range f.Status.JobStatusList {
@@ -191,6 +206,7 @@ func (o *Output) status(in Input) {
 		name := JobName(f.Name, f.Spec.Flows[i].Name)
 		job := in.Jobs[name]
 		if job == nil {
+			st.remember(in, &f.Spec.Flows[i], previous[name])
 			continue
 		}
 		phase := job.Status.State.Phase
@@ -217,7 +233,7 @@ func (o *Output) status(in Input) {
 	}
 	// A Job that was suspended may be resumed: it does not fail the flow.
 	failed := len(st.FailedJobs) > 0 || slices.ContainsFunc(st.TerminatedJobs, func(name string) bool {
-		return in.Jobs[name].Status.State.Phase == batch.Terminated
+		return in.Jobs[name] == nil || in.Jobs[name].Status.State.Phase == batch.Terminated
 	})
 	switch {
 	case failed:
@@ -229,6 +245,44 @@ func (o *Output) status(in Input) {
 	default:
 		st.State.Phase = flow.Pending
 	}
+}
+
+// status is a flow's, in the making.
+type status flow.JobFlowStatus
+
+// remember keeps what is on record of a Job that is gone. One that completed has
+// completed, whoever deleted it. One that failed and was deleted is made anew, unless
+// it had a time to live: then nobody asked for another try.
+func (st *status) remember(in Input, step *flow.Flow, before flow.JobStatus) {
+	name := JobName(in.Flow.Name, step.Name)
+	switch before.State {
+	case batch.Completed:
+		st.CompletedJobs = append(st.CompletedJobs, name)
+	case batch.Failed, batch.Terminated:
+		if !expires(in, step) {
+			return
+		}
+		if before.State == batch.Failed {
+			st.FailedJobs = append(st.FailedJobs, name)
+		} else {
+			st.TerminatedJobs = append(st.TerminatedJobs, name)
+		}
+	default:
+		return
+	}
+	st.JobStatusList = append(st.JobStatusList, before)
+	if c, ok := in.Flow.Status.Conditions[name]; ok {
+		st.Conditions[name] = c
+	}
+}
+
+// expires says that the Job of a step is removed by itself some time after its end.
+func expires(in Input, step *flow.Flow) bool {
+	if step.Patch != nil && step.Patch.TTLSecondsAfterFinished != nil {
+		return true
+	}
+	template := in.Templates[step.Name]
+	return template != nil && template.Spec.TTLSecondsAfterFinished != nil
 }
 
 // maxHistories bounds the history of one Job.

@@ -117,6 +117,52 @@ func TestRetain(t *testing.T) {
 	}
 }
 
+// A Job that its time to live removed while the flow goes on is not run again, and
+// what depends on it is.
+func TestGoneJobs(t *testing.T) {
+	t.Parallel()
+	in := scene().with("a", batch.Completed)
+	in.Flow.Status = Next(in).Status
+	delete(in.Jobs, "f-a")
+	out := Next(in)
+	if created(out) != "f-b f-c" || strings.Join(out.Status.CompletedJobs, " ") != "f-a" || out.Status.State.Phase != flow.Running || len(out.Status.JobStatusList) != 1 || len(out.Status.Conditions) != 1 {
+		t.Fatalf("creates %q, %+v", created(out), out.Status)
+	}
+	in.Flow.Status = out.Status
+	in = in.with("b", batch.Completed).with("c", batch.Completed).with("d", batch.Completed)
+	if out := Next(in); created(out) != "" || out.Status.State.Phase != flow.Succeed || len(out.Status.CompletedJobs) != 4 {
+		t.Errorf("creates %q, %+v", created(out), out.Status)
+	}
+
+	// A failed one that a user deletes is tried again.
+	in = scene().with("a", batch.Failed)
+	in.Flow.Status = Next(in).Status
+	delete(in.Jobs, "f-a")
+	if out := Next(in); created(out) != "f-a" || out.Status.State.Phase != flow.Pending {
+		t.Errorf("creates %q, %+v", created(out), out.Status)
+	}
+	// One that was to go by itself is not.
+	in.Templates["a"].Spec.TTLSecondsAfterFinished = ptr.To[int32](0)
+	out = Next(in)
+	if created(out) != "" || out.Status.State.Phase != flow.Failed || strings.Join(out.Status.FailedJobs, " ") != "f-a" {
+		t.Errorf("creates %q, %+v", created(out), out.Status)
+	}
+	in.Flow.Status = flow.JobFlowStatus{}
+	if out := Next(in); created(out) != "f-a" || *out.Create[0].Spec.TTLSecondsAfterFinished != leastTTL {
+		t.Errorf("the Job is gone before the flow can see its end: %+v", out.Create)
+	}
+}
+
+// A flow that is being deleted says so and starts nothing.
+func TestTerminating(t *testing.T) {
+	t.Parallel()
+	in := scene()
+	in.Flow.DeletionTimestamp = ptr.To(metav1.Unix(1e9, 0))
+	if out := Next(in); created(out) != "" || out.Status.State.Phase != flow.Terminating {
+		t.Errorf("creates %q, phase %s", created(out), out.Status.State.Phase)
+	}
+}
+
 func TestProbes(t *testing.T) {
 	t.Parallel()
 	in := scene().with("a", batch.Running)
@@ -140,8 +186,12 @@ func TestProbes(t *testing.T) {
 	for q := range in.Answers {
 		in.Answers[q] = "refused"
 	}
-	if out := Next(in); created(out) != "" {
-		t.Errorf("creates %q though no probe is answered", created(out))
+	if out := Next(in); created(out) != "" || len(out.Notices) != 1 || !strings.Contains(out.Notices[0].Message, "job f-b waits for job f-a: refused; refused") {
+		t.Errorf("creates %q though no probe is answered, says %+v", created(out), out.Notices)
+	}
+	in = in.with("a", batch.Completed)
+	if out := Next(in); created(out) != "f-b f-c" || len(out.Ask) != 0 {
+		t.Errorf("creates %q, asks %+v of a Job that has completed", created(out), out.Ask)
 	}
 }
 

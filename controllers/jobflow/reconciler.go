@@ -2,6 +2,7 @@ package jobflow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -116,12 +117,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 		r.Events.Eventf(f, nil, kind, n.Reason, "Reconcile", "%s", n.Message)
 	}
+	// A Job that cannot be made holds up neither the others nor the status.
+	var failed []error
 	for _, job := range out.Create {
-		if err := ownedjob.Create(ctx, r.Client, r.Events, Name, f, job); err != nil {
-			return ctrl.Result{}, err
-		}
+		failed = append(failed, ownedjob.Create(ctx, r.Client, r.Events, Name, f, job))
 	}
-	if err := r.writeStatus(ctx, f, &out.Status); err != nil {
+	failed = append(failed, r.writeStatus(ctx, f, &out.Status))
+	if err := errors.Join(failed...); err != nil {
 		return ctrl.Result{}, err
 	}
 	for _, job := range out.Delete {
