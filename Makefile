@@ -96,6 +96,7 @@ bench: prepare ## measure what the README calls figures, each beside a reference
 	go run ./test/perf/ssh
 	go run ./test/perf/bind
 	go run ./test/perf/tenants
+	go run ./test/perf/jobs
 	for load in 0.5 0.7 0.9; do echo "backfill, load $$load:"; go run ./cmd/isthmus simulate --load $$load; done
 	go test -run '^$$' -bench . -benchmem -count=3 ./scheduler
 

@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -330,126 +327,6 @@ func TestFaultyAPIServer(t *testing.T) {
 	<-stopped
 	t.Logf("%d writes", gate.Writes())
 	w.right(t)
-}
-
-// kindOf is the resource that a path is about, and its subresource.
-func kindOf(path string) string {
-	words := strings.Split(path, "/")
-	i := slices.Index(words, "namespaces")
-	if i < 0 || i+2 >= len(words) {
-		return path
-	}
-	kind := words[i+2]
-	if len(words) > i+4 {
-		kind += "/" + words[i+4]
-	}
-	return kind
-}
-
-// Many short jobs: about 3 writes a transition of a job, and afterwards nothing
-// is left of them, in the cluster or in the program. ISTHMUS_JOBS is how many.
-func TestShortJobs(t *testing.T) {
-	plane := shared(t)
-	ns := plane.Namespace(t)
-	jobs := number("ISTHMUS_JOBS", 50)
-	plane.Play(t, ns, controllertest.Succeed)
-	gate := controllertest.NewGate()
-	var mu sync.Mutex
-	writes := 0
-	kinds := map[string]int{}
-	gate.Decide = func(_ int, method, path string) controllertest.Fault {
-		if !strings.Contains(path, "/queues") { // counted for all together, once a second
-			mu.Lock()
-			writes++
-			kinds[method+" "+kindOf(path)]++
-			mu.Unlock()
-		}
-		return controllertest.None
-	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() { defer close(stopped); life(t, plane, gate, stop) }()
-	run := func(from, to int) []time.Duration {
-		for i := from; i < to; i++ {
-			job := &batch.Job{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprint("short-", i)}, Spec: batch.JobSpec{
-				TTLSecondsAfterFinished: ptr.To[int32](3600),
-				Tasks:                   []batch.TaskSpec{{Name: "w", Replicas: 1, Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "busybox"}}}}}}}}
-			if err := plane.Client.Create(t.Context(), job); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var late []time.Duration
-		controllertest.Eventually(t, 30*time.Minute, func(ctx context.Context) string {
-			var list batch.JobList
-			if err := plane.Client.List(ctx, &list, client.InNamespace(ns)); err != nil {
-				return err.Error()
-			}
-			late = late[:0]
-			for i := range list.Items {
-				if st := list.Items[i].Status; st.State.Phase == batch.Completed {
-					late = append(late, st.State.LastTransitionTime.Sub(list.Items[i].CreationTimestamp.Time))
-				}
-			}
-			if len(late) < to-from {
-				return fmt.Sprintf("%d of %d completed", len(late), to-from)
-			}
-			return ""
-		})
-		if err := plane.Client.DeleteAllOf(t.Context(), &batch.Job{}, client.InNamespace(ns), client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
-			t.Fatal(err)
-		}
-		controllertest.Eventually(t, 30*time.Minute, func(ctx context.Context) string {
-			left := 0
-			for _, list := range []client.ObjectList{&batch.JobList{}, &corev1.PodList{}, &scheduling.PodGroupList{}} {
-				if err := plane.Client.List(ctx, list, client.InNamespace(ns)); err != nil {
-					return err.Error()
-				}
-				switch l := list.(type) {
-				case *batch.JobList:
-					left += len(l.Items)
-				case *corev1.PodList:
-					left += len(l.Items)
-				case *scheduling.PodGroupList:
-					left += len(l.Items)
-				}
-			}
-			if left > 0 {
-				return fmt.Sprintf("%d objects are left", left)
-			}
-			return ""
-		})
-		return late
-	}
-	run(0, 5) // what is made once
-	before := runtime.NumGoroutine()
-	mu.Lock()
-	writes, kinds = 0, map[string]int{}
-	mu.Unlock()
-	late := run(5, 5+jobs)
-	mu.Lock()
-	total, byKind := writes, maps.Clone(kinds)
-	mu.Unlock()
-	const transitions = 3 // to Pending, Running, Completed
-	each := float64(total) / float64(jobs*transitions)
-	// 2.95 to 2.97 are seen; a machine on which every state is seen alone may need a
-	// few more.
-	if each > 3.3 {
-		t.Errorf("%d writes for %d jobs, %.2f a transition, want about 3: %v", total, jobs, each, byKind)
-	}
-	var m runtime.MemStats
-	controllertest.Eventually(t, time.Minute, func(context.Context) string {
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		if n := runtime.NumGoroutine(); n > before+20 {
-			return fmt.Sprintf("%d goroutines, %d before", n, before)
-		}
-		return ""
-	})
-	slices.Sort(late)
-	t.Logf("%v", byKind)
-	t.Logf("%d jobs: %.2f writes a transition; from creation to Completed median %s, 99 of 100 within %s; heap %d MiB", jobs, each,
-		late[len(late)/2], late[len(late)*99/100], m.HeapAlloc>>20)
-	close(stop)
-	<-stopped
 }
 
 // planeOf is the control plane that the tests of this file share.

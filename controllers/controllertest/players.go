@@ -5,9 +5,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
@@ -28,60 +31,80 @@ func Run(*corev1.Pod) (corev1.PodPhase, int32) { return corev1.PodRunning, 0 }
 // the kubelet follows the script and ends pods that are deleted.
 func (p *Plane) Play(t testing.TB, namespace string, script Script) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	stop, err := p.StartPlay(context.WithoutCancel(t.Context()), namespace, script, func(err error) { t.Errorf("player: %v", err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+}
+
+// StartPlay is Play outside of tests, until stop returns. It tells what goes wrong
+// but for what others did to an object meanwhile.
+func (p *Plane) StartPlay(ctx context.Context, namespace string, script Script, wrong func(error)) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	groups := &moving[*scheduling.PodGroup]{by: map[types.UID]*scheduling.PodGroup{}}
+	pods := &moving[*corev1.Pod]{by: map[types.UID]*corev1.Pod{}}
+	forget, err := p.inform(ctx, namespace, map[client.Object]toolscache.ResourceEventHandlerFuncs{
+		&scheduling.PodGroup{}: groups.handler(func(g *scheduling.PodGroup) bool { return g.Status.Phase != scheduling.PodGroupPending }),
+		&corev1.Pod{}:          pods.handler(func(pod *corev1.Pod) bool { return pod.DeletionTimestamp == nil && finished(pod) }),
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(30 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			if err := p.play(ctx, namespace, script); err != nil && ctx.Err() == nil &&
-				!apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-				t.Errorf("player: %v", err)
-			}
+			p.play(ctx, groups.all(), pods.all(), script, func(err error) {
+				// What was seen may be older than what is.
+				if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+					wrong(err)
+				}
+			})
 			select {
 			case <-ctx.Done():
 			case <-tick.C:
 			}
 		}
 	}()
-	t.Cleanup(func() { cancel(); <-done })
+	return func() { cancel(); <-done; forget() }, nil
 }
 
-func (p *Plane) play(ctx context.Context, namespace string, script Script) error {
-	var groups scheduling.PodGroupList
-	if err := p.Client.List(ctx, &groups, client.InNamespace(namespace)); err != nil {
-		return err
+// players is how many writes of a player are under way at a time.
+const players = 8
+
+func (p *Plane) play(ctx context.Context, groups []*scheduling.PodGroup, pods []*corev1.Pod, script Script, told func(error)) {
+	var g errgroup.Group
+	g.SetLimit(players)
+	for _, pg := range groups {
+		g.Go(func() error { told(p.SetPodGroupPhase(ctx, pg, scheduling.PodGroupInqueue)); return nil })
 	}
-	for i := range groups.Items {
-		if pg := &groups.Items[i]; pg.Status.Phase == scheduling.PodGroupPending {
-			if err := p.SetPodGroupPhase(ctx, pg, scheduling.PodGroupInqueue); err != nil {
-				return err
-			}
+	for _, pod := range pods {
+		phase, code := pod.Status.Phase, int32(0)
+		if pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" {
+			phase, code = script(pod) // scripts are not made for several goroutines
 		}
+		g.Go(func() error { told(p.step(ctx, pod, phase, code)); return nil })
 	}
-	var pods corev1.PodList
-	if err := p.Client.List(ctx, &pods, client.InNamespace(namespace)); err != nil {
-		return err
-	}
-	for i := range pods.Items {
-		if err := p.step(ctx, &pods.Items[i], script); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			return err
-		}
-	}
-	return nil
+	_ = g.Wait() // all was told
 }
 
 // SetPodGroupPhase does what a scheduler does to a PodGroup.
 func (p *Plane) SetPodGroupPhase(ctx context.Context, pg *scheduling.PodGroup, phase scheduling.PodGroupPhase) error {
 	changed := pg.DeepCopy()
 	changed.Status.Phase = phase
-	return p.Client.Patch(ctx, changed, client.MergeFrom(pg))
+	return p.Client.Patch(ctx, changed, client.MergeFromWithOptions(pg, client.MergeFromWithOptimisticLock{}))
+}
+
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
 // step moves one pod one step on: bind, run, end, or go.
-func (p *Plane) step(ctx context.Context, pod *corev1.Pod, script Script) error {
-	finished := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+func (p *Plane) step(ctx context.Context, pod *corev1.Pod, phase corev1.PodPhase, code int32) error {
 	switch {
 	case pod.DeletionTimestamp != nil:
 		return p.Client.Delete(ctx, pod, &client.DeleteOptions{
@@ -91,14 +114,9 @@ func (p *Plane) step(ctx context.Context, pod *corev1.Pod, script Script) error 
 			ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
 			Target:     corev1.ObjectReference{Kind: "Node", Name: "fake"},
 		})
-	case finished:
+	case finished(pod), phase == corev1.PodPending, phase == pod.Status.Phase:
 		return nil
-	}
-	phase, code := script(pod)
-	if phase == corev1.PodPending || phase == pod.Status.Phase {
-		return nil
-	}
-	if pod.Status.Phase == corev1.PodPending {
+	case pod.Status.Phase == corev1.PodPending:
 		phase, code = corev1.PodRunning, 0 // pods run before they end
 	}
 	return p.SetPod(ctx, pod, phase, code)
