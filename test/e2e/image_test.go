@@ -167,6 +167,7 @@ func pullsFirst(t *testing.T, registry *imagetest.Registry) {
 	release()
 	eventually(t, 2*time.Minute, "the batch job is submitted", func() (bool, string) { got := jobs("first"); return got != "", got })
 	m, b := registry.Count("manifests"), registry.Count("blobs")
+	debugsFirst(t, ns, image, registry)
 	registry.Close() // the compute hosts reach no registry
 	phase(t, ns, "first", "Completed", 3*time.Minute)
 	if m != 1 || b != 3 {
@@ -186,6 +187,43 @@ func pullsFirst(t *testing.T, registry *imagetest.Registry) {
 		out := kubectl(t, "get", "pods", "-n", ns, "-l", "volcano.sh/job-name=none", "-o", "name")
 		return strings.TrimSpace(out) == "", out
 	})
+}
+
+// debugsFirst adds a container of an image of its own to a running pod: that image
+// is pulled on the login host as well, and the job asks no registry for it.
+func debugsFirst(t *testing.T, ns, image string, registry *imagetest.Registry) {
+	tools := registry.Push(t, "team/tools:v1", imagetest.Shell(t, v1.Config{Env: []string{"TOOL=yes"}}))
+	registry.Reset()
+	hold := make(chan struct{})
+	var once sync.Once
+	release := func() { once.Do(func() { close(hold) }) }
+	t.Cleanup(release)
+	registry.Gate(func() { <-hold })
+	apply(t, ns, imageJob("look", "charliecloud", image, 1, `          command: [sleep, "600"]`))
+	phase(t, ns, "look", "Running", 3*time.Minute)
+	kubectl(t, "debug", "-n", ns, "look-task-0", "--image="+tools, "--image-pull-policy=Always", "--container=tool", "--", "sh", "-c", `echo "$TOOL"`)
+	eventually(t, 2*time.Minute, "the pod tells where the image is pulled", func() (bool, string) {
+		out := kubectl(t, "get", "events", "-n", ns, "--field-selector=involvedObject.name=look-task-0", "-o", "jsonpath={.items[*].message}")
+		return strings.Contains(out, fmt.Sprintf("Pulling image %q on the login host", tools)), out
+	})
+	state := func() string {
+		return kubectl(t, "get", "pod", "look-task-0", "-n", ns, "-o", "jsonpath={.status.ephemeralContainerStatuses[*].state}")
+	}
+	if got := state(); strings.Contains(got, "running") || strings.Contains(got, "terminated") {
+		t.Errorf("the container runs without its image: %s", got)
+	}
+	release()
+	eventually(t, 2*time.Minute, "the added container has ended", func() (bool, string) {
+		got := state()
+		return strings.Contains(got, "terminated"), got
+	})
+	if got := kubectl(t, "logs", "-n", ns, "look-task-0", "-c", "tool"); got != "yes\n" {
+		t.Errorf("log %q, state %s", got, state())
+	}
+	if n := registry.Count("manifests"); n != 1 {
+		t.Errorf("%d requests for the manifest: the job has asked as well", n)
+	}
+	kubectl(t, "delete", "jobs.batch.volcano.sh", "look", "-n", ns)
 }
 
 // puller makes the pull secret of imageJob.
