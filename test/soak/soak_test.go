@@ -34,6 +34,10 @@ const (
 	wave = 200
 	// growth is how much the heap may grow from a tenth of the run to its end.
 	growth = 5 // percent
+	// slope is the most that the resident memory may rise by in an hour of the
+	// pods' time, in bytes, and samples how often it is looked at from a tenth on.
+	slope   = 1 << 20
+	samples = 100
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -173,32 +177,70 @@ func resident(t *testing.T) int64 {
 	return rss * int64(os.Getpagesize())
 }
 
+// line is a value over time, with time in hours.
+type line struct {
+	from time.Time
+	x, y []float64
+}
+
+func (l *line) add(at time.Time, v float64) {
+	if len(l.x) == 0 {
+		l.from = at
+	}
+	l.x, l.y = append(l.x, at.Sub(l.from).Hours()), append(l.y, v)
+}
+
+// fit gives the ends and the least-squares slope an hour.
+func (l *line) fit() (first, last, hours, slope float64) {
+	n := len(l.x)
+	if n < 2 {
+		return 0, 0, 0, 0
+	}
+	var mx, my, xy, xx float64
+	for i := range n {
+		mx, my = mx+l.x[i]/float64(n), my+l.y[i]/float64(n)
+	}
+	for i := range n {
+		xy, xx = xy+(l.x[i]-mx)*(l.y[i]-my), xx+(l.x[i]-mx)*(l.x[i]-mx)
+	}
+	return l.y[0], l.y[n-1], l.x[n-1], xy / max(xx, 1e-12)
+}
+
 // TestSoak: pods in waves; heap, goroutines and descriptors at the end are what
 // they were after a tenth, and no directory or job is left (R12). ISTHMUS_SOAK
 // sets the number of pods; make test-long sends 100,000. The slope of the resident
-// memory, by the time that the pods live in, is told.
+// memory, by the time that the pods live in, is held where that is an hour and more,
+// and told where it is less.
 func TestSoak(t *testing.T) {
 	pods := 2000
 	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_SOAK")); err == nil && n >= 10*wave {
 		pods = n
 	}
 	l := newLife(t)
-	var heapThen, residentThen int64
-	var then time.Time
+	var heapThen int64
+	var memory line
 	var goroutinesThen, descriptorsThen int
+	step, next := max(pods*9/10/samples, wave), 0
 	for done := 0; done < pods; done += wave {
 		l.wave(done, wave)
 		if heapThen == 0 && done+wave >= pods/10 {
 			heapThen, goroutinesThen, descriptorsThen = heap(), runtime.NumGoroutine(), descriptors(t)
-			residentThen, then = resident(t), l.clock.Now()
+			next = done
+		}
+		if heapThen > 0 && done >= next {
+			memory.add(l.clock.Now(), float64(resident(t)))
+			next += step
 		}
 	}
 	heapNow, goroutines, fds := heap(), runtime.NumGoroutine(), descriptors(t)
 	t.Logf("%d pods: heap %d KiB after a tenth, %d KiB at the end; %d and %d goroutines, %d and %d descriptors",
 		pods, heapThen>>10, heapNow>>10, goroutinesThen, goroutines, descriptorsThen, fds)
-	residentNow, hours := resident(t), l.clock.Now().Sub(then).Hours()
-	t.Logf("resident %.1f MiB after a tenth, %.1f MiB at the end, %.1f hours of the pods' time later: %.2f MiB an hour",
-		float64(residentThen)/(1<<20), float64(residentNow)/(1<<20), hours, float64(residentNow-residentThen)/(1<<20)/hours)
+	first, last, hours, rise := memory.fit()
+	t.Logf("R12: resident %.1f MiB after a tenth, %.1f MiB at the end, %.1f hours of the pods' time later: %.2f MiB an hour over %d samples",
+		first/(1<<20), last/(1<<20), hours, rise/(1<<20), len(memory.y))
+	if hours >= 1 && rise > slope {
+		t.Errorf("the resident memory rises by %.2f MiB an hour, at most %d are expected", rise/(1<<20), slope>>20)
+	}
 	// A small heap varies by what the runtime itself keeps.
 	if limit := max(heapThen*(100+growth)/100, heapThen+256<<10); heapNow > limit {
 		t.Errorf("the heap grew from %d to %d bytes, at most %d are expected", heapThen, heapNow, limit)

@@ -167,6 +167,7 @@ func TestUnpackSwaps(t *testing.T) {
 	}
 	close(quit)
 	wg.Wait()
+	t.Log("S9: 10000 layers unpacked while a folder in them is swapped for a link")
 	if got := tree(t, outside); len(got) != 1 || got["precious"] != "-rw------- as it was" {
 		t.Errorf("outside: %v", got)
 	}
