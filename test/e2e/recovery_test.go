@@ -144,7 +144,8 @@ func TestTwoDaemons(t *testing.T) {
 
 // R3: after the last of some faults all gangs come to their end. A trial submits
 // gangs around a fault of a few seconds: the controller of Slurm is stopped, the
-// API server or the daemon is killed.
+// API server or the daemon is killed, or the site is reached over SSH and its login
+// node cuts all connections and takes no more.
 func TestConvergence(t *testing.T) {
 	slurm := here(t).Slurm()
 	if slurm == nil {
@@ -162,11 +163,15 @@ func TestConvergence(t *testing.T) {
 		t.Fatalf("no process is named %s", name)
 		return nil
 	}
+	login, keyFile := loginNode(t)
+	over, back := overSSH(t, login, keyFile)
+	none := func() {}
 	faults := []struct {
-		name       string
-		begin, end func()
+		name          string
+		before, after func() // the trial
+		begin, end    func()
 	}{
-		{"slurmctld stopped", func() {
+		{"slurmctld stopped", none, none, func() {
 			if err := slurm.StopController(); err != nil {
 				t.Fatal(err)
 			}
@@ -175,7 +180,7 @@ func TestConvergence(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"API server killed", func() {
+		{"API server killed", none, none, func() {
 			if err := member("kube-apiserver").Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -184,12 +189,21 @@ func TestConvergence(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"daemon killed", func() {
+		{"daemon killed", none, none, func() {
 			if err := vnode(t).Kill(); err != nil {
 				t.Fatal(err)
 			}
 		}, func() {
 			if err := here(t).Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"SSH cut", over, back, func() {
+			if err := login.Halt(); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := login.Resume(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -199,6 +213,7 @@ func TestConvergence(t *testing.T) {
 	of := map[string]time.Duration{} // the longest by fault
 	for trial := range total {
 		fault := faults[trial%len(faults)]
+		fault.before()
 		var names []string
 		submit := func() {
 			name := fmt.Sprintf("c%d-%d", trial, len(names))
@@ -226,6 +241,7 @@ func TestConvergence(t *testing.T) {
 			once(t, marks, name, 2)
 			kubectl(t, "delete", "vcjob", name, "-n", ns, "--wait=false")
 		}
+		fault.after()
 	}
 	eventually(t, 3*time.Minute, "the batch queue and the staging area are empty", func() (bool, string) {
 		jobs, dirs := live(batchJobs(t)), staged(t)
