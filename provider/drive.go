@@ -11,7 +11,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -318,12 +317,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			continue // with the same evidence the same status again
 		}
 		status := podstatus.Status(pod, ev, now)
-		var patch []byte
-		var changed bool
-		var err error
-		if !equality.Semantic.DeepEqual(pod.Status, status) { // much cheaper than a patch, and the usual case
-			patch, changed, err = podstatus.Patch(pod, status)
-		}
+		patch, changed, err := podstatus.Patch(pod, status)
 		if err == nil && ev.File != nil && ev.File.Host != "" && pod.Annotations[wellknown.BatchNode] != ev.File.Host {
 			patch, err = withHost(patch, pod, ev.File.Host)
 			changed = true

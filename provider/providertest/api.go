@@ -7,8 +7,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -161,14 +163,16 @@ func (a *API) Record(_ context.Context, pod *corev1.Pod, id backends.JobID, user
 // PatchStatus implements provider.PodAPI.
 func (a *API) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
 	return a.change(pod, false, func(p *corev1.Pod) error {
-		// Only what such a patch may change: the crash tests make a million of them.
-		before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(
-			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: p.UID, Annotations: p.Annotations}, Status: p.Status})
-		if err != nil {
-			return err
-		}
 		var change map[string]any
 		if err := json.Unmarshal(patch, &change); err != nil {
+			return err
+		}
+		// Only what this patch changes: the tests make a million of them.
+		status, _ := change["status"].(map[string]any)
+		rest := named(p.Status, status, false)
+		before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: p.UID, Annotations: p.Annotations}, Status: named(p.Status, status, true)})
+		if err != nil {
 			return err
 		}
 		after, err := strategicpatch.StrategicMergeMapPatch(before, change, corev1.Pod{})
@@ -182,13 +186,66 @@ func (a *API) PatchStatus(_ context.Context, pod *corev1.Pod, patch []byte) (*co
 		if out.UID != p.UID {
 			return fmt.Errorf("pod %s: %w", p.Name, provider.ErrConflict)
 		}
-		was, is := p.Status.Phase, out.Status.Phase
-		if (was == corev1.PodSucceeded || was == corev1.PodFailed) && was != is {
+		was := p.Status.Phase
+		p.Status, p.Annotations = join(out.Status, rest), out.Annotations
+		if is := p.Status.Phase; (was == corev1.PodSucceeded || was == corev1.PodFailed) && was != is {
 			return fmt.Errorf("pod %s: phase goes from %s to %s", p.Name, was, is)
 		}
-		p.Status, p.Annotations = out.Status, out.Annotations
 		return nil
 	})
+}
+
+// named leaves of a status the fields that a patch names, or the others.
+func named(status corev1.PodStatus, patch map[string]any, in bool) corev1.PodStatus {
+	all := status.Conditions
+	v := reflect.ValueOf(&status).Elem()
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		_, whole := patch[name]
+		_, order := patch["$setElementOrder/"+name]
+		_, removed := patch["$deleteFromPrimitiveList/"+name]
+		if (whole || order || removed) != in {
+			v.Field(i).SetZero()
+		}
+	}
+	if !in {
+		_, status.Conditions = conditionsOf(all, patch)
+	} else if len(status.Conditions) > 0 {
+		status.Conditions, _ = conditionsOf(all, patch)
+	}
+	return status
+}
+
+// join is a status of which each field is in a or in b; conditions may be in both.
+func join(a, b corev1.PodStatus) corev1.PodStatus {
+	x, y := reflect.ValueOf(&a).Elem(), reflect.ValueOf(&b).Elem()
+	conditions := slices.Concat(b.Conditions, a.Conditions)
+	for i := range x.NumField() {
+		if !y.Field(i).IsZero() {
+			x.Field(i).Set(y.Field(i))
+		}
+	}
+	a.Conditions = conditions
+	return a
+}
+
+// conditionsOf splits conditions into those of the types that a patch names and the others.
+func conditionsOf(all []corev1.PodCondition, patch map[string]any) (in, out []corev1.PodCondition) {
+	named := map[any]bool{}
+	list, _ := patch["conditions"].([]any)
+	for _, c := range list {
+		if m, ok := c.(map[string]any); ok {
+			named[m["type"]] = true
+		}
+	}
+	for _, c := range all {
+		if named[string(c.Type)] {
+			in = append(in, c)
+		} else {
+			out = append(out, c)
+		}
+	}
+	return in, out
 }
 
 // Forget implements provider.PodAPI.
