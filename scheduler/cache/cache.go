@@ -38,6 +38,7 @@ type Cache struct {
 	classes map[string]*snapshot.Class
 
 	nodes      map[string]*nodeEntry
+	inOrder    []*nodeEntry         // those that are seen, by name; nil when out of date
 	pods       map[string]*podEntry // by UID
 	gangs      map[string]*gangEntry
 	queues     map[string]*snapshot.Queue
@@ -143,6 +144,9 @@ func (c *Cache) SetNode(n *corev1.Node) {
 	if e.spec != nil && reflect.DeepEqual(*e.spec, spec) {
 		return // a heartbeat
 	}
+	if e.spec == nil {
+		c.inOrder = nil
+	}
 	if e.spec == nil || e.spec.Virtual != spec.Virtual || !maps.Equal(e.spec.Labels, spec.Labels) {
 		c.places = nil
 	}
@@ -172,7 +176,7 @@ func (c *Cache) DeleteNode(name, uid string) {
 	if e == nil || e.spec == nil || e.spec.UID != uid {
 		return
 	}
-	e.spec, e.snap, c.places = nil, nil, nil
+	e.spec, e.snap, c.places, c.inOrder = nil, nil, nil, nil
 	if len(e.pods) == 0 {
 		delete(c.nodes, name)
 	}
@@ -370,10 +374,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	}
 	c.expireEvictions(now)
 	nodes := make([]*snapshot.Node, 0, len(c.nodes))
-	for _, e := range c.nodes {
-		if e.spec == nil {
-			continue
-		}
+	for _, e := range c.ordered() {
 		if e.snap == nil {
 			e.snap = snapshot.NewNode(*e.spec, c.residents(e), c.dims)
 		}
@@ -398,22 +399,6 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s.SetReservations(c.allReservations())
 	s.Loads = c.loads
 	return c.topology(s)
-}
-
-// recompile starts over with the table of names and the classes.
-func (c *Cache) recompile() {
-	var specs []snapshot.NodeSpec
-	for _, e := range c.nodes {
-		e.snap = nil
-		if e.spec != nil {
-			specs = append(specs, *e.spec)
-		}
-	}
-	for _, g := range c.gangs {
-		g.snap = nil
-	}
-	c.dims = snapshot.DimsOf(specs)
-	c.classes = map[string]*snapshot.Class{}
 }
 
 func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {

@@ -179,7 +179,15 @@ func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candid
 
 // compare puts the better one first.
 func (a candidate) compare(b candidate) int {
-	return cmp.Or(cmp.Compare(b.likes, a.likes), cmp.Compare(a.waste, b.waste), cmp.Compare(a.free, b.free), cmp.Compare(a.node, b.node))
+	switch { // by far the most frequent comparison of a cycle
+	case a.likes != b.likes:
+		return cmp.Compare(b.likes, a.likes)
+	case a.waste != b.waste:
+		return cmp.Compare(a.waste, b.waste)
+	case a.free != b.free:
+		return cmp.Compare(a.free, b.free)
+	}
+	return cmp.Compare(a.node, b.node)
 }
 
 // candidate looks at a node as it is now; ok is false where it takes no pod.

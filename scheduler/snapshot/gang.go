@@ -199,6 +199,8 @@ type Gang struct {
 	// Wants is what its pods that nobody has placed ask for, gated ones included;
 	// of a gang without pods, its minimum resources.
 	Wants resource.Vector
+	peers bool // some pod says something about others
+
 	// Waiting counts pods to be placed.
 	Waiting int
 }
@@ -211,6 +213,7 @@ func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 		g.Wants, _ = dims.Vector(spec.MinResources)
 	}
 	for _, p := range pods {
+		g.peers = g.peers || p.Class.peers != nil
 		if p.Node == "" && !p.Terminal() && !p.Terminating {
 			g.Wants.AddScaled(p.Class.Request, 1)
 		}

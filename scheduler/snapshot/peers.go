@@ -167,10 +167,8 @@ func (s *Snapshot) usesPeers() bool {
 		}
 	}
 	for _, g := range s.Gangs {
-		for _, p := range g.Pods {
-			if p.Class.peers != nil {
-				return true
-			}
+		if g.peers {
+			return true
 		}
 	}
 	return false
