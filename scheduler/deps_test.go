@@ -52,7 +52,7 @@ func TestImports(t *testing.T) {
 	}
 	for folder, names := range map[string][]string{
 		"./scheduler/actions/": {"enqueue", "allocate", "backfill", "elastic", "preempt", "reclaim", "repair"},
-		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "networktopology", "usage"},
+		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "networktopology", "usage", "tasktopology"},
 	} {
 		for _, name := range names {
 			var siblings []string

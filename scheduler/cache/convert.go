@@ -276,6 +276,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 			Queue: firstOf(pg.Spec.Queue, volcanov1.DefaultQueue), CreatedAt: pg.CreationTimestamp.UnixNano(),
 			MinMember: int64(pg.Spec.MinMember), Status: groupStatus(pg.Status),
 			Topology: topologyOf(pg.Spec.NetworkTopology, pg.Annotations), WaitAtMost: waitAtMost(pg.Annotations),
+			Tasks: taskTopologyOf(pg.Annotations),
 		},
 		priorityClass: pg.Spec.PriorityClassName,
 		policies:      subGroupsOf(pg.Spec.SubGroupPolicy),

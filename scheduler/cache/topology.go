@@ -172,3 +172,24 @@ func (c *Cache) topology(s *snapshot.Snapshot) *snapshot.Snapshot {
 	c.places = s.Places
 	return s
 }
+
+// taskTopologyOf reads which tasks of a gang want to be near each other, nil for
+// nothing: sets of tasks with semicolons between, tasks with commas.
+func taskTopologyOf(annotations map[string]string) *snapshot.TaskTopology {
+	sets := func(text string) (out [][]string) {
+		for _, part := range strings.Split(text, ";") {
+			if tasks := listOf(part); len(tasks) > 0 {
+				out = append(out, tasks)
+			}
+		}
+		return out
+	}
+	t := snapshot.TaskTopology{
+		Together: sets(annotations[wellknown.TaskTopologyAffinity]), Apart: sets(annotations[wellknown.TaskTopologyAntiAffinity]),
+		Order: listOf(annotations[wellknown.TaskTopologyOrder]),
+	}
+	if t.Together == nil && t.Apart == nil && t.Order == nil {
+		return nil
+	}
+	return &t
+}

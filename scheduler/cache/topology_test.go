@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -131,4 +132,26 @@ func TestHyperNodesFollowNodes(t *testing.T) {
 	expect("h: a0 b1")
 	c.DeleteHyperNode("h", "h")
 	expect("")
+}
+
+// TestTaskTopologyIsRead reads Volcano's annotations, with blanks and empty parts.
+func TestTaskTopologyIsRead(t *testing.T) {
+	for _, c := range []struct {
+		annotations map[string]string
+		want        *snapshot.TaskTopology
+	}{
+		{nil, nil},
+		{map[string]string{"volcano.sh/task-topology-affinity": " ; "}, nil},
+		{
+			map[string]string{"volcano.sh/task-topology-affinity": "ps, worker;chief", "volcano.sh/task-topology-anti-affinity": "ps;", "volcano.sh/task-topology-task-order": "ps,worker"},
+			&snapshot.TaskTopology{Together: [][]string{{"ps", "worker"}, {"chief"}}, Apart: [][]string{{"ps"}}, Order: []string{"ps", "worker"}},
+		},
+	} {
+		cached := New()
+		cached.SetGroup(&volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "g", UID: "u", Annotations: c.annotations}})
+		g := cached.Snapshot(start).Gang("podgroup/n/g")
+		if g == nil || !reflect.DeepEqual(g.Tasks, c.want) {
+			t.Errorf("%v: %+v, want %+v", c.annotations, g, c.want)
+		}
+	}
 }

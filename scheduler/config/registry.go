@@ -22,6 +22,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/sla"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/tasktopology"
 )
 
 // Standard is what runs without a configuration.
@@ -103,7 +104,9 @@ var plugins = []pluginEntry{
 	{name: "tdm", arguments: []argument{arg("tdm.revocable-zone.*", text), arg("tdm.evict.period", duration)}},
 	{name: "usage", measures: true, arguments: load, make: makeUsage},
 	{name: "numa-aware", arguments: each(integer, "weight")},
-	{name: "task-topology", arguments: each(integer, "task-topology.weight")},
+	{name: "task-topology", arguments: []argument{arg("task-topology.weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin {
+		return tasktopology.Plugin{Weight: p.Arguments.weight("task-topology.weight", 1)}
+	}},
 	{name: "resource-strategy-fit", arguments: strategy, make: makeStrategyFit},
 	{name: "extender", arguments: extender},
 	{name: "rescheduling", arguments: []argument{arg("interval", duration), arg("metricsPeriod", duration), arg("strategies", anything)}},

@@ -321,6 +321,11 @@ func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d D
 				continue
 			}
 		}
+		if s.mates != nil {
+			assigned, _ := s.spreadMates(job, u.groups, place, append(slices.Clone(beside), out...))
+			out = append(out, assigned...)
+			continue
+		}
 		for _, gr := range u.groups {
 			assigned, _ := s.spread(job, gr, place)
 			out = append(out, assigned...)

@@ -16,6 +16,7 @@ type points struct {
 	judges      []RoomJudge
 	domainOrder []DomainOrderer
 	enterers    []Enterer
+	mateScorers []MateScorer
 	admission   []Admitter
 
 	actions []string // the actions that serve the queue; nil is all
@@ -87,6 +88,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		if x, ok := pl.(Enterer); ok {
 			out.enterers = append(out.enterers, x)
 		}
+		if x, ok := pl.(MateScorer); ok && !off.DomainOrder {
+			out.mateScorers = append(out.mateScorers, x)
+		}
 		if x, ok := pl.(Admitter); ok && !off.Admission {
 			out.admission = append(out.admission, x)
 		}
@@ -108,6 +112,7 @@ func (s *Session) enter(g *snapshot.Gang) {
 	for _, e := range s.scope.enterers {
 		e.Enter(g)
 	}
+	s.mates = s.matesOf(g)
 }
 
 // Act runs an action.

@@ -25,6 +25,12 @@ type candidate struct {
 // exactly those.
 func (s *Session) fillAny(job string, groups []group, d Domain, dim int) (*Fit, *plan.DomainReason) {
 	mark := s.Txn.Checkpoint()
+	if s.mates != nil {
+		if assigned, left := s.spreadMates(job, groups, d, nil); len(left) == 0 {
+			return &Fit{Domain: d, Assigned: assigned}, nil
+		}
+		s.Txn.Rollback(mark)
+	}
 	fit, at, placed := s.fill(job, groups, d)
 	if fit != nil {
 		return fit, nil

@@ -192,7 +192,7 @@ func (s *Session) placePieces(p *pieces, n int64) []keptPieces {
 	if len(p.class.Missing) > 0 {
 		return nil
 	}
-	s.scope, s.bar = s.points, s.barOf(p.owner())
+	s.scope, s.bar, s.mates = s.points, s.barOf(p.owner()), nil
 	var out []keptPieces
 	for _, c := range s.candidates(p.class, n, Domain{Node: -1}) {
 		if n == 0 {

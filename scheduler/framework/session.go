@@ -23,6 +23,7 @@ type Session struct {
 	*points                     // of queues without a profile
 	profiles map[string]*points // by queue
 	scope    *points            // of the queue whose gang is being placed
+	mates    *mates             // of that gang, nil when its pods do not care for each other
 	action   string             // the one that runs
 	look     *snapshot.Gang     // the gang that is looked at
 	watch    func(kind, name string) (end func())

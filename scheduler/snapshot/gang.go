@@ -153,9 +153,22 @@ type GangSpec struct {
 	Topology *Topology `json:"topology,omitempty"`
 	// SubGroups are the policies for parts of it, in the order of the PodGroup.
 	SubGroups []SubGroup `json:"subGroups,omitempty"`
+	// Tasks is which of the gang's tasks want to be near each other, nil for nothing.
+	Tasks *TaskTopology `json:"tasks,omitempty"`
 	// WaitAtMost is how long, in nanoseconds, the gang should wait at most; 0 is
 	// no such promise.
 	WaitAtMost int64 `json:"waitAtMost,omitempty"`
+}
+
+// TaskTopology is which pods of a gang want to be on one node, by their tasks: a
+// wish that plugin task-topology follows where there is room.
+type TaskTopology struct {
+	// Together are sets of tasks whose pods attract each other; in a set of one its
+	// own do. Apart are those whose pods repel each other.
+	Together [][]string `json:"together,omitempty"`
+	Apart    [][]string `json:"apart,omitempty"`
+	// Order is the order in which tasks are placed; others come after.
+	Order []string `json:"order,omitempty"`
 }
 
 // Who says how long a gang runs.

@@ -154,6 +154,12 @@ const (
 	// TaskPriority is the annotation on a pod with its decimal priority within its
 	// gang; it counts for more than the pod's own.
 	TaskPriority = "volcano.sh/task-priority"
+	// TaskTopologyAffinity and TaskTopologyAntiAffinity are annotations on a PodGroup
+	// with sets of its tasks whose pods attract or repel each other, as in "ps,worker;
+	// chief"; TaskTopologyOrder has the order in which tasks are placed.
+	TaskTopologyAffinity     = "volcano.sh/task-topology-affinity"
+	TaskTopologyAntiAffinity = "volcano.sh/task-topology-anti-affinity"
+	TaskTopologyOrder        = "volcano.sh/task-topology-task-order"
 	// PlainWaitingTime is the annotation with the longest time a gang should wait,
 	// a Go duration, under the name without a domain that Volcano takes as well.
 	PlainWaitingTime = "sla-waiting-time"
