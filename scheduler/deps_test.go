@@ -13,7 +13,7 @@ var pure = []string{
 }
 
 // edges are the packages with I/O.
-var edges = []string{"./scheduler/cache", "./scheduler/binder", "./scheduler/driver", "./scheduler/memory", "./scheduler/measure"}
+var edges = []string{"./scheduler/cache", "./scheduler/binder", "./scheduler/driver", "./scheduler/memory", "./scheduler/measure", "./scheduler/extend"}
 
 func TestImports(t *testing.T) {
 	rules := []importrules.Rule{
@@ -52,7 +52,7 @@ func TestImports(t *testing.T) {
 	}
 	for folder, names := range map[string][]string{
 		"./scheduler/actions/": {"enqueue", "allocate", "backfill", "elastic", "preempt", "reclaim", "repair"},
-		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "networktopology", "usage", "tasktopology"},
+		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "networktopology", "usage", "tasktopology", "extender"},
 	} {
 		for _, name := range names {
 			var siblings []string

@@ -40,6 +40,7 @@ import (
 	schedconfig "github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
+	"github.com/isthmus-hpc/isthmus/scheduler/extend"
 	"github.com/isthmus-hpc/isthmus/scheduler/measure"
 	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 )
@@ -138,10 +139,14 @@ type scheduler struct {
 
 	pipelines *pipelines
 	measure   *measure.Keeper
+	extend    *extend.Asker
 }
 
 // configure takes in what a configuration asks of the rest of the program.
-func (s *scheduler) configure(c schedconfig.Config) { s.measure.Use(c.Measuring()) }
+func (s *scheduler) configure(c schedconfig.Config) {
+	s.measure.Use(c.Measuring())
+	s.extend.Use(c.Extender())
+}
 
 func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {
 	guard := &fence{}
@@ -177,11 +182,12 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	}
 	s.cache.Await(o.await)
 	s.measure = &measure.Keeper{Nodes: s.cache.RealNodes, Set: s.cache.SetLoads, API: client.Discovery().RESTClient(), Now: time.Now, Count: m.Measured}
+	s.extend = &extend.Asker{Objects: s.cache, Set: s.cache.SetOpinions, Now: time.Now, Count: m.Extended}
 	s.binder = binder.New(binder.Config{
 		Client: client, Volcano: volcano, Dynamic: free, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
-	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming()}
+	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming(), Looked: s.extend.Look}
 	s.pipelines = &pipelines{
 		use: s.driver.Use, base: schedconfig.Default(), told: map[string]string{},
 		events: s.events.NewRecorder(types, corev1.EventSource{Component: "isthmus-scheduler"}),
@@ -236,6 +242,7 @@ func (s *scheduler) run(ctx context.Context) error {
 		watched.Go(func() { s.memory.Run(ctx) })
 	}
 	watched.Go(func() { s.measure.Run(ctx) })
+	watched.Go(func() { s.extend.Run(ctx) })
 	if s.conf != nil {
 		watched.Go(func() { s.conf.watch(ctx) })
 	}

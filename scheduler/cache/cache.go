@@ -54,6 +54,8 @@ type Cache struct {
 	// reservations are by name.
 	reservations map[string]*reservation
 	loads        []snapshot.Load
+	opinions     []snapshot.Opinion
+	objects      *objects // nil before Watch
 	// selected says that some pod selects others, by labels of these keys.
 	selected  bool
 	labelKeys map[string]bool
@@ -397,7 +399,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
 	s.SetBudgets(c.allBudgets())
 	s.SetReservations(c.allReservations())
-	s.Loads = c.loads
+	s.Loads, s.Opinions = c.loads, c.opinions
 	return c.topology(s)
 }
 

@@ -65,6 +65,9 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 			return wait, err
 		}
 	}
+	c.mu.Lock()
+	c.objects = &objects{pods: core.Core().V1().Pods().Lister(), nodes: core.Core().V1().Nodes().Lister()}
+	c.mu.Unlock()
 	core.Start(ctx.Done())
 	vol.Start(ctx.Done())
 	if !kcache.WaitForCacheSync(sync.Done(), synced...) {

@@ -4,6 +4,9 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -31,4 +34,49 @@ func (c *Cache) RealNodes() []snapshot.NodeSpec {
 	}
 	slices.SortFunc(out, func(a, b snapshot.NodeSpec) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// SetOpinions takes in what an extender said, in place of all that it said before.
+// They are sorted and belong to the cache from then on.
+func (c *Cache) SetOpinions(opinions []snapshot.Opinion) {
+	s := &snapshot.Snapshot{}
+	s.SetOpinions(opinions)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opinions = s.Opinions // never changed: snapshots share it
+	c.signal()
+}
+
+// objects are what the watches hold.
+type objects struct {
+	pods  corelisters.PodLister
+	nodes corelisters.NodeLister
+}
+
+func (c *Cache) listed() *objects {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.objects
+}
+
+// PodObject is a pod as the watch holds it, nil when it does not. It must not be
+// changed.
+func (c *Cache) PodObject(namespace, name string) *corev1.Pod {
+	if o := c.listed(); o != nil {
+		if p, err := o.pods.Pods(namespace).Get(name); err == nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// NodeObject is a node as the watch holds it, nil when it does not. It must not be
+// changed.
+func (c *Cache) NodeObject(name string) *corev1.Node {
+	if o := c.listed(); o != nil {
+		if n, err := o.nodes.Get(name); err == nil {
+			return n
+		}
+	}
+	return nil
 }

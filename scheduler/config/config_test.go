@@ -207,6 +207,9 @@ func TestEveryPluginOfVolcano(t *testing.T) {
 				t.Errorf("%s, %s = %s: %v, want an error at %s", plugin, key, v.bad, err, want)
 			}
 		}
+		if plugin == "extender" && parses(text+"      extender.ignorable: true\n") {
+			t.Error("an extender without a URL was accepted")
+		}
 		c, _, err := config.Parse([]byte(all))
 		if err != nil {
 			t.Errorf("%s: %v", plugin, err)

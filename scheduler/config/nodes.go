@@ -5,11 +5,13 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/binpack"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/extender"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/networktopology"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodeorder"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/strategyfit"
@@ -86,6 +88,28 @@ func makeUsage(p Plugin) framework.Plugin {
 		Weight: a.weight("usage.weight", 5), CPU: a.weight("cpu.weight", 1), Memory: a.weight("memory.weight", 1),
 		MostCPU: most("thresholds.cpu"), MostMemory: most("thresholds.mem"),
 	}
+}
+
+func makeExtender(p Plugin) extender.Plugin {
+	a := p.Arguments
+	return extender.Plugin{
+		URL: a.Text("extender.urlPrefix", ""), Predicate: a.Text("extender.predicateVerb", ""), Prioritize: a.Text("extender.prioritizeVerb", ""),
+		Timeout: a.Duration("extender.httpTimeout", time.Second), Ignorable: a.Bool("extender.ignorable", false),
+		Managed: get(a, "extender.managedResources", []string(nil)),
+	}
+}
+
+// Extender is the extender that is to be asked, nil for none.
+func (c Config) Extender() *extender.Plugin {
+	for _, tier := range c.Tiers {
+		for _, p := range tier {
+			if p.Name == "extender" {
+				e := makeExtender(p)
+				return &e
+			}
+		}
+	}
+	return nil
 }
 
 // gibi is the unit in which a proportion of memory is written.

@@ -194,6 +194,9 @@ func (r *reader) plugin(path string, v any) (Plugin, bool) {
 		}
 	}
 	p.Arguments = r.arguments(path+".arguments", m["arguments"], e.arguments, e.make != nil)
+	if url := p.Arguments.Text("extender.urlPrefix", ""); name == "extender" && !isURL(url) {
+		r.wrong(path+`.arguments["extender.urlPrefix"]`, "is %q, must be a URL like http://127.0.0.1:8080", url)
+	}
 	return p, true
 }
 

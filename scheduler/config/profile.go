@@ -52,6 +52,10 @@ func Profile(spec ProfileSpec) (framework.Profile, []string, error) {
 			r.wrong(path+".name", "%s says how queues share the cluster, which is no matter of one queue", p.Name)
 			continue
 		}
+		if p.Name == "extender" {
+			r.wrong(path+".name", "an extender is asked about the pods of all queues: name it in the scheduler's configuration")
+			continue
+		}
 		if e.make == nil && !e.implied {
 			r.unused(path, fmt.Sprintf("plugin %q", p.Name))
 		}

@@ -108,7 +108,7 @@ var plugins = []pluginEntry{
 		return tasktopology.Plugin{Weight: p.Arguments.weight("task-topology.weight", 1)}
 	}},
 	{name: "resource-strategy-fit", arguments: strategy, make: makeStrategyFit},
-	{name: "extender", arguments: extender},
+	{name: "extender", arguments: extension, make: func(p Plugin) framework.Plugin { return makeExtender(p) }},
 	{name: "rescheduling", arguments: []argument{arg("interval", duration), arg("metricsPeriod", duration), arg("strategies", anything)}},
 }
 
@@ -162,7 +162,8 @@ var (
 		arg("sra.enable", boolean).obeyed(), arg("sra.weight", integer).obeyed(), arg("sra.resources", words).obeyed(), arg("sra.resourceWeight.*", integer).obeyed(), arg("sra.*", text),
 		arg("proportional.enable", boolean).obeyed(), arg("proportional.resources", words).obeyed(), arg("proportional.resourceProportion.*", number).obeyed(), arg("proportional.*", text),
 	}
-	extender = []argument{
-		arg("extender.urlPrefix", text), arg("extender.httpTimeout", duration), arg("extender.ignorable", boolean), arg("extender.managedResources", words), arg("extender.*Verb", text),
+	extension = []argument{
+		arg("extender.urlPrefix", text).obeyed(), arg("extender.httpTimeout", duration).obeyed(), arg("extender.ignorable", boolean).obeyed(), arg("extender.managedResources", words).obeyed(),
+		arg("extender.predicateVerb", text).obeyed(), arg("extender.prioritizeVerb", text).obeyed(), arg("extender.*Verb", text),
 	}
 )

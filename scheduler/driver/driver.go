@@ -32,6 +32,8 @@ type Driver struct {
 	Metrics  *Metrics
 	Now      func() time.Time
 	Timing   Timing
+	// Looked, when set, is told the outcome of each cycle. It must not block.
+	Looked func(*snapshot.Snapshot, plan.Plan)
 
 	beat   atomic.Int64
 	other  atomic.Pointer[framework.Pipeline]
@@ -163,6 +165,9 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 	}
 	took := d.Now().Sub(start)
 	d.Binder.Carry(p)
+	if d.Looked != nil {
+		d.Looked(s, p)
+	}
 	d.Metrics.cycle(s, p, pipeline.Entitlement(), start, took)
 	if n := d.Cache.Quarantined(start); n > 0 {
 		d.Metrics.waiting.WithLabelValues(string(plan.Quarantined)).Set(float64(n))

@@ -24,6 +24,7 @@ type Metrics struct {
 	writes     *prometheus.CounterVec
 	configured *prometheus.CounterVec
 	measured   *prometheus.CounterVec
+	extended   *prometheus.CounterVec
 
 	latency     prometheus.Histogram
 	jobLatency  prometheus.Histogram
@@ -58,6 +59,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		writes:     counter("isthmus_scheduler_status_writes_total", "Status writes by kind and result.", "kind", "result"),
 		configured: counter("isthmus_scheduler_configurations_total", "Configurations that were read, by result: good, invalid or unreadable.", "result"),
 		measured:   counter("isthmus_scheduler_measurements_total", "Times that the loads of nodes were asked for, by result: measured or failed.", "result"),
+		extended:   counter("isthmus_scheduler_extender_rounds_total", "Times that the extender was asked about the pods of one class, by result: answered or failed.", "result"),
 
 		latency:     milliseconds("volcano_e2e_scheduling_latency_milliseconds", "Time of a scheduling cycle."),
 		jobLatency:  milliseconds("volcano_e2e_job_scheduling_latency_milliseconds", "Time from the making of a gang to its placement."),
@@ -72,7 +74,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		evictions:   counter("volcano_eviction_transactions_total", "Sets of evictions that were decided together, by action.", "action"),
 		state:       &stateCollector{retries: map[string]int64{}},
 	}
-	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.waiting, m.binds, m.bindTime, m.writes, m.configured, m.measured,
+	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.waiting, m.binds, m.bindTime, m.writes, m.configured, m.measured, m.extended,
 		m.latency, m.jobLatency, m.taskLatency, m.opening, m.creation, m.plugins, m.actions, m.attempts, m.victims, m.preemptions, m.evictions, m.state)
 	for _, action := range []string{"preempt", "reclaim", "elastic"} {
 		m.evictions.WithLabelValues(action) // told as 0 before the first
@@ -107,6 +109,9 @@ func (m *Metrics) Configured(result string) { m.configured.WithLabelValues(resul
 
 // Measured counts a time that the loads of nodes were asked for.
 func (m *Metrics) Measured(result string) { m.measured.WithLabelValues(result).Inc() }
+
+// Extended counts a time that the extender was asked about pods.
+func (m *Metrics) Extended(result string) { m.extended.WithLabelValues(result).Inc() }
 
 // Created takes in how long after its PodGroup a pod was made.
 func (m *Metrics) Created(after time.Duration) { m.creation.Observe(inMilliseconds(after)) }

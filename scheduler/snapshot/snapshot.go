@@ -28,6 +28,8 @@ type Snapshot struct {
 	Reservations []Reservation
 	// Loads are what was measured, ordered by node.
 	Loads []Load
+	// Opinions are what an extender said, ordered by class.
+	Opinions []Opinion
 	// Total is what all nodes together offer; hosts that several have count once.
 	Total resource.Vector
 
@@ -131,6 +133,7 @@ type Document struct {
 	// Reservations keep nodes or amounts for some.
 	Reservations []Reservation `json:"reservations,omitempty"`
 	Loads        []Load        `json:"loads,omitempty"`
+	Opinions     []Opinion     `json:"opinions,omitempty"`
 	// HyperNodes and Levels are as in Snapshot.
 	HyperNodes []HyperNodeSpec `json:"hyperNodes,omitempty"`
 	Levels     []string        `json:"levels,omitempty"`
@@ -222,6 +225,7 @@ func (d Document) Build() (*Snapshot, error) {
 	s.SetBudgets(d.Budgets)
 	s.SetReservations(d.Reservations)
 	s.SetLoads(d.Loads)
+	s.SetOpinions(d.Opinions)
 	return s, nil
 }
 
@@ -234,7 +238,7 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, HyperNodes: s.HyperNodes, Levels: s.Levels}
+	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Opinions: s.Opinions, HyperNodes: s.HyperNodes, Levels: s.Levels}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kresource "k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
+)
+
+// extension is an extender that knows pods and nodes by what Volcano sends of them:
+// it keeps all pods of a namespace off node p-a.
+func extension(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			Task struct{ Pod *corev1.Pod }   `json:"task"`
+			Node struct{ Node *corev1.Node } `json:"node"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || r.URL.Path != "/predicate" || q.Task.Pod == nil || q.Node.Node == nil {
+			http.Error(w, fmt.Sprint("bad question: ", err), http.StatusBadRequest)
+			return
+		}
+		if q.Task.Pod.Namespace == "plugins" && q.Node.Node.Name == "p-a" {
+			fmt.Fprint(w, `{"status":"this node is not for plugins"}`)
+			return
+		}
+		fmt.Fprint(w, `{}`)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// loads is a Prometheus in which node p-b is busy.
+func loads(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"instance":"p-b:9100"},"value":[1,"95"]},{"metric":{"instance":"p-c:9100"},"value":[1,"5"]}]}}`)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// realNode makes a ready node with processors.
+func realNode(t *testing.T, plane *controllertest.Plane, name, cpu string) {
+	t.Helper()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if err := plane.Client.Create(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	offers := corev1.ResourceList{"cpu": kresource.MustParse(cpu), "memory": kresource.MustParse("64Gi"), "pods": kresource.MustParse("110")}
+	n.Status = corev1.NodeStatus{Allocatable: offers, Capacity: offers, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}
+	if err := plane.Client.Status().Update(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	n.Spec.Taints = nil // that of a new node, which a node controller would take off
+	if err := plane.Client.Update(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gang makes a PodGroup with pods of tasks, each of one processor.
+func gang(t *testing.T, plane *controllertest.Plane, name string, annotations map[string]string, tasks ...string) {
+	t.Helper()
+	g := &volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "plugins", Name: name, Annotations: annotations}, Spec: volcanov1.PodGroupSpec{MinMember: int32(len(tasks)), Queue: "default"}} //nolint:gosec // a few
+	if err := plane.Client.Create(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	one := corev1.ResourceList{"cpu": kresource.MustParse("1"), "memory": kresource.MustParse("1Gi")}
+	for i, task := range tasks {
+		p := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "plugins", Name: fmt.Sprintf("%s-%s-%d", name, task, i), Annotations: map[string]string{wellknown.PodGroupName: name, "volcano.sh/task-spec": task}},
+			Spec:       corev1.PodSpec{SchedulerName: wellknown.SchedulerVolcano, Containers: []corev1.Container{{Name: "c", Image: "none", Resources: corev1.ResourceRequirements{Requests: one, Limits: one}}}},
+		}
+		if err := plane.Client.Create(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// placed waits until all pods of a gang are bound and returns where, by pod.
+func placed(t *testing.T, plane *controllertest.Plane, r *runner, name string, size int) map[string]*corev1.Pod {
+	t.Helper()
+	for deadline := time.After(patience); ; {
+		var pods corev1.PodList
+		err := plane.Client.List(t.Context(), &pods, client.InNamespace("plugins"))
+		out := map[string]*corev1.Pod{}
+		for i := range pods.Items {
+			if p := &pods.Items[i]; strings.HasPrefix(p.Name, name+"-") && p.Spec.NodeName != "" {
+				out[p.Name] = p
+			}
+		}
+		if err == nil && len(out) == size {
+			return out
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("%d of %d pods of %s are bound, %v; the log ends with\n%s", len(out), size, name, err, r.tail())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// TestPluginsOfVolcanosConfiguration runs the whole program with plugins that ask
+// others: of three nodes an extender refuses one, another is too busy by what
+// Prometheus says, and pods of a gang go by their tasks.
+func TestPluginsOfVolcanosConfiguration(t *testing.T) {
+	plane, err := controllertest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plane.Stop()
+	if err := plane.Client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "plugins"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"p-a", "p-b", "p-c", "p-d"} {
+		realNode(t, plane, name, "4")
+	}
+	conf := filepath.Join(t.TempDir(), "volcano-scheduler.conf")
+	text := fmt.Sprintf(`
+actions: "enqueue, allocate, backfill"
+tiers:
+- plugins:
+  - name: priority
+  - name: gang
+- plugins:
+  - name: predicates
+  - name: usage
+    arguments: {thresholds: {cpu: 80}}
+  - name: task-topology
+    arguments: {task-topology.weight: 10}
+  - name: network-topology-aware
+  - name: extender
+    arguments: {extender.urlPrefix: %q, extender.predicateVerb: predicate, extender.httpTimeout: 30s}
+metrics: {type: prometheus, address: %q, interval: 1s}
+`, extension(t), loads(t))
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, plane, fate{}, "--scheduler-conf="+conf)
+	// Until nodes are measured a pod may go to the busy one.
+	for deadline := time.After(patience); !strings.Contains(r.tail(), "scheduler runs"); {
+		select {
+		case <-deadline:
+			t.Fatalf("the scheduler does not run:\n%s", r.tail())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	gang(t, plane, "apart", map[string]string{wellknown.TaskTopologyAntiAffinity: "server"}, "server", "server")
+	nodes := map[string]bool{}
+	for name, p := range placed(t, plane, r, "apart", 2) {
+		nodes[p.Spec.NodeName] = true
+		if p.Spec.NodeName == "p-a" {
+			t.Errorf("%s is on the node that the extender refuses", name)
+		}
+	}
+	if len(nodes) != 2 {
+		t.Errorf("pods that want to be apart are on %v", nodes)
+	}
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("probe%d", i)
+		gang(t, plane, name, nil, "w")
+		node := ""
+		for _, p := range placed(t, plane, r, name, 1) {
+			node = p.Spec.NodeName
+			if node == "p-a" {
+				t.Fatalf("%s is on the node that the extender refuses", name)
+			}
+			if err := plane.Client.Delete(t.Context(), p, client.GracePeriodSeconds(0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if node == "p-c" && i > 0 {
+			break // the one that is measured and idle
+		}
+		if i > 200 {
+			t.Fatalf("the loads of nodes do not count; the log ends with\n%s", r.tail())
+		}
+	}
+	gang(t, plane, "idle", nil, "w", "w")
+	for name, p := range placed(t, plane, r, "idle", 2) {
+		if p.Spec.NodeName == "p-a" || p.Spec.NodeName == "p-b" {
+			t.Errorf("%s is on %s, which is refused or too busy", name, p.Spec.NodeName)
+		}
+	}
+}
