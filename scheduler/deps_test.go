@@ -8,7 +8,7 @@ import (
 
 // pure are the packages that decide: rings 0 and 1.
 var pure = []string{
-	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/gputopology", "./scheduler/gpushare", "./scheduler/entitlement", "./scheduler/estimate", "./scheduler/fill",
+	"./scheduler/resource", "./scheduler/snapshot", "./scheduler/plan", "./scheduler/gputopology", "./scheduler/gpushare", "./scheduler/entitlement", "./scheduler/estimate", "./scheduler/fairshare", "./scheduler/fill",
 	"./scheduler/framework", "./scheduler/whatif", "./scheduler/actions", "./scheduler/plugins",
 }
 
@@ -52,7 +52,7 @@ func TestImports(t *testing.T) {
 	}
 	for folder, names := range map[string][]string{
 		"./scheduler/actions/": {"enqueue", "allocate", "backfill", "elastic", "preempt", "reclaim", "repair"},
-		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "networktopology", "usage", "tasktopology", "extender"},
+		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "fairshare", "networktopology", "usage", "tasktopology", "extender"},
 	} {
 		for _, name := range names {
 			var siblings []string

@@ -18,7 +18,9 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
+	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -27,11 +29,13 @@ import (
 // wrote, or a cluster.
 type source struct {
 	file, kubeconfig, at, conf string
+	memory                     string
 }
 
 func (s *source) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig file of the cluster to look at; KUBECONFIG or ~/.kube/config when empty")
 	c.Flags().StringVar(&s.file, "snapshot", "", "file that `isthmus snapshot` wrote, in place of a cluster")
+	c.Flags().StringVar(&s.memory, "memory-namespace", "", "namespace where the scheduler keeps what it has learnt, as its flag of this name says; without it run times that were learnt and what queues held of late are not known here")
 	s.rules(c)
 }
 
@@ -65,20 +69,29 @@ func (v *view) decide(now time.Time) (*snapshot.Snapshot, plan.Plan, *framework.
 	return state, scheduler.Cycle(v.pipeline, state, now), framework.NewSession(v.pipeline, state, now)
 }
 
+// pipelineOf is what a configuration file says, or the default.
+func pipelineOf(file string) (framework.Pipeline, error) {
+	if file == "" {
+		return config.Default(), nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return framework.Pipeline{}, fmt.Errorf("--scheduler-conf: %w", err)
+	}
+	conf, _, err := config.Parse(text) // warnings are the scheduler's to give
+	if err != nil {
+		return framework.Pipeline{}, fmt.Errorf("%s: %w", file, err)
+	}
+	return conf.Pipeline(), nil
+}
+
 // open reads the state, and follows it where it is a cluster's. It changes
 // nothing there.
 func (s *source) open(ctx context.Context) (*view, error) {
-	v := &view{pipeline: config.Default(), close: func() {}}
-	if s.conf != "" {
-		text, err := os.ReadFile(s.conf)
-		if err != nil {
-			return nil, fmt.Errorf("--scheduler-conf: %w", err)
-		}
-		conf, _, err := config.Parse(text) // warnings are the scheduler's to give
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.conf, err)
-		}
-		v.pipeline = conf.Pipeline()
+	v := &view{close: func() {}}
+	var err error
+	if v.pipeline, err = pipelineOf(s.conf); err != nil {
+		return nil, err
 	}
 	if s.file != "" {
 		f, err := os.Open(s.file)
@@ -112,6 +125,9 @@ func (s *source) open(ctx context.Context) (*view, error) {
 		return nil, fmt.Errorf("make dynamic client: %w", err)
 	}
 	state := cache.New()
+	if s.memory != "" {
+		state.Learn(estimate.New())
+	}
 	ctx, stop := context.WithCancel(ctx)
 	bounded, cancel := context.WithTimeout(ctx, cache.SyncTimeout)
 	defer cancel()
@@ -130,6 +146,13 @@ func (s *source) open(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	v.state = state.Snapshot
+	if s.memory != "" {
+		keeper := memory.Keeper{Client: client, Namespace: s.memory, Learner: state}
+		if err := keeper.Recall(ctx); err != nil {
+			v.close()
+			return nil, fmt.Errorf("--memory-namespace: %w", err)
+		}
+	}
 	return v, nil
 }
 
@@ -286,6 +309,13 @@ func explainQueue(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework
 		if q.Held[d] != 0 || q.Wanted[d] != 0 {
 			fmt.Fprintf(w, "  %s: holds %s, deserves %s, may hold %s, waits for %s\n", name, plan.Amount(name, q.Held[d]),
 				plan.Amount(name, q.Deserved[d]), plan.Amount(name, q.Capability[d]), plan.Amount(name, q.Wanted[d]))
+		}
+	}
+	if u := s.Usage; u != nil {
+		recent := framework.NewRecent(s, ses.Ledger, ses.Now)
+		fmt.Fprintf(w, "  has held %s of the cluster on average of late (half-life %s)\n", plan.Percent(recent.Queue(q)), time.Duration(u.HalfLife)*time.Second)
+		for _, ns := range recent.Namespaces(name) {
+			fmt.Fprintf(w, "    namespace %s: %s\n", ns, plan.Percent(recent.Namespace(name, ns)))
 		}
 	}
 	if f := ses.Ledger.Stopped(name); f != nil {

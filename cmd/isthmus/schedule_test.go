@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // state writes a snapshot in which one gang runs and another waits for it.
@@ -42,6 +44,39 @@ func printed(t *testing.T, args ...string) (string, error) {
 	c.SetArgs(args)
 	err := c.ExecuteContext(t.Context())
 	return out.String(), err
+}
+
+// TestUsageIsTold: where the scheduler remembers what queues held, top and explain say
+// so, faded until the time that is asked for.
+func TestUsageIsTold(t *testing.T) {
+	w := schedtest.NewWorld()
+	if _, err := w.Do("node n1 cpu=8 gpu=4"); err != nil {
+		t.Fatal(err)
+	}
+	// Half of the GPUs for ever, until a half-life ago: a half-life by ln 2 is 5,194 s.
+	w.Usage = &snapshot.Usage{At: w.Now.Unix(), HalfLife: 3600, Of: []snapshot.UsageOf{
+		{Queue: "default", Namespace: "physics", Held: resource.MakeList(resource.Quantity{Name: "nvidia.com/gpu", Amount: 5194 * resource.ShareUnit / 2})},
+		{Queue: "default", Namespace: "maths", Held: resource.MakeList(resource.Quantity{Name: "cpu", Amount: 5194 * resource.ShareUnit / 10})},
+	}}
+	var b bytes.Buffer
+	if err := w.Snapshot().Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "state.json")
+	if err := os.WriteFile(file, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string][]string{
+		"explain queue default": {"has held 25.0% of the cluster on average of late (half-life 1h0m0s)", "namespace maths: 5.0%", "namespace physics: 25.0%"},
+		"top":                   {"OF LATE", "25.0%"},
+	} {
+		got, err := printed(t, append(strings.Fields(args), "--snapshot="+file, "--at=2026-01-01T01:00:00Z")...)
+		for _, words := range want {
+			if err != nil || !strings.Contains(got, words) {
+				t.Errorf("%s does not say %q: %v\n%s", args, words, err, got)
+			}
+		}
+	}
 }
 
 func TestReplayAndExplain(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/simulate"
 	"github.com/isthmus-hpc/isthmus/scheduler/simulate/report"
 	"github.com/isthmus-hpc/isthmus/scheduler/trace"
@@ -20,6 +19,7 @@ import (
 // simulation is what is run and on what.
 type simulation struct {
 	file, format, report string
+	conf                 string
 	nodes, perNode       int64
 	jobs                 int
 	load                 float64
@@ -43,6 +43,7 @@ func simulateCommand() *cobra.Command {
 	f.StringVar(&s.file, "trace", "", "trace to run; one is made up when empty")
 	f.StringVar(&s.format, "format", "", "format of the trace: swf, sacct or csv; by the ending of its name when empty")
 	f.StringVar(&s.report, "report", "", "file to write with the figures, waits by size, queue and user, and pictures, as one HTML page")
+	f.StringVar(&s.conf, "scheduler-conf", "", "configuration file of the scheduler, as in its ConfigMap; the default one when empty")
 	f.Int64Var(&s.nodes, "nodes", 16, "nodes of the cluster")
 	f.Int64Var(&s.perNode, "per-node", 4, "processors of a node")
 	f.IntVar(&s.jobs, "jobs", 300, "jobs of a trace that is made up")
@@ -56,6 +57,10 @@ func (s *simulation) run(out io.Writer) error {
 	if s.nodes < 1 || s.perNode < 1 || s.jobs < 1 || s.load <= 0 {
 		return errors.New("--nodes, --per-node, --jobs and --load must be positive")
 	}
+	pipeline, err := pipelineOf(s.conf)
+	if err != nil {
+		return err
+	}
 	page := report.Page{Nodes: s.nodes, PerNode: s.perNode}
 	var list []trace.Job
 	if s.file == "" {
@@ -63,7 +68,6 @@ func (s *simulation) run(out io.Writer) error {
 		page.Title = fmt.Sprintf("A made-up trace: %d jobs, load %g, seed %d", s.jobs, s.load, s.seed)
 	} else {
 		var left int
-		var err error
 		if list, left, err = readTrace(s.file, s.format); err != nil {
 			return err
 		}
@@ -77,7 +81,7 @@ func (s *simulation) run(out io.Writer) error {
 		name    string
 		inOrder bool
 	}{{"fifo", true}, {"backfill", false}} {
-		r, err := simulate.Run(simulate.Setting{Pipeline: config.Default(), Nodes: s.nodes, PerNode: s.perNode, InOrder: way.inOrder, Queues: s.queues}, list)
+		r, err := simulate.Run(simulate.Setting{Pipeline: pipeline, Nodes: s.nodes, PerNode: s.perNode, InOrder: way.inOrder, Queues: s.queues}, list)
 		if err != nil {
 			return fmt.Errorf("simulate: %w", err)
 		}

@@ -60,7 +60,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.DurationVar(&o.lease.duration, "leader-elect-lease-duration", 15*time.Second, "how long others wait for a holder of the lease that is not heard of")
 	f.DurationVar(&o.lease.deadline, "leader-elect-renew-deadline", 10*time.Second, "how long the holder tries to renew the lease before it ends; shorter than the lease")
 	f.DurationVar(&o.lease.retry, "leader-elect-retry-period", 2*time.Second, "time between two tries to get or renew the lease; shorter than the deadline")
-	f.StringVar(&o.memory, "memory-namespace", "", "namespace of the ConfigMap "+memory.Name+" that keeps learnt run times over restarts (default none: they are learnt anew)")
+	f.StringVar(&o.memory, "memory-namespace", "", "namespace of the ConfigMap "+memory.Name+" that keeps learnt run times and what queues held over restarts (default none: they are learnt anew)")
 	f.StringVar(&o.metrics, "metrics-bind-address", "", `HOST:PORT to serve /metrics on; "0" for off (default 127.0.0.1:0)`)
 	f.StringVar(&o.metrics, "listen-address", "", "the same")
 	f.BoolVar(&o.enableMetrics, "enable-metrics", false, "serve /metrics on "+volcanoMetrics+" unless an address is given")

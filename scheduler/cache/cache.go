@@ -51,6 +51,7 @@ type Cache struct {
 	budgets    map[string]*budget  // by namespace/name
 	book       *estimate.Book      // nil when nothing is learnt
 	learnt     int64               // grows with what is new in it
+	held       accounts
 	// reservations are by name.
 	reservations map[string]*reservation
 	loads        []snapshot.Load
@@ -400,6 +401,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s.SetBudgets(c.allBudgets())
 	s.SetReservations(c.allReservations())
 	s.Loads, s.Opinions = c.loads, c.opinions
+	s.Usage = c.usage()
 	return c.topology(s)
 }
 

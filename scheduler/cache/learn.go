@@ -89,20 +89,8 @@ func keyOf(spec *snapshot.GangSpec, named string, pods map[string]*podEntry) str
 // anything, and the book is the cache's from then on.
 func (c *Cache) Learn(b *estimate.Book) { c.book = b }
 
-// Runs writes what was learnt, and says whether that is news since version; nil when
-// nothing is learnt at all. It may be called at any time.
-func (c *Cache) Runs(version int64) (text []byte, now int64, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.book == nil || c.learnt == version {
-		return nil, c.learnt, nil
-	}
-	text, err = c.book.Encode()
-	return text, c.learnt, err //nolint:wrapcheck // the package has said what it did
-}
-
-// Remember adds what is known from before.
-func (c *Cache) Remember(o *estimate.Book) {
+// rememberRuns adds what is known from before.
+func (c *Cache) rememberRuns(o *estimate.Book) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.book != nil && c.book.Merge(o) {

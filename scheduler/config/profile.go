@@ -56,6 +56,10 @@ func Profile(spec ProfileSpec) (framework.Profile, []string, error) {
 			r.wrong(path+".name", "an extender is asked about the pods of all queues: name it in the scheduler's configuration")
 			continue
 		}
+		if _, given := p.Arguments[halfLife.name]; given {
+			r.wrong(path+".arguments", "%s is for all queues: the scheduler's configuration says it", halfLife.name)
+			continue
+		}
 		if e.make == nil && !e.implied {
 			r.unused(path, fmt.Sprintf("plugin %q", p.Name))
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/capacity"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/deviceshare"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/fairshare"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodegroup"
@@ -75,6 +76,9 @@ var plugins = []pluginEntry{
 	{name: "sla", arguments: []argument{arg("sla-waiting-time", duration).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return sla.Plugin{WaitAtMost: int64(p.Arguments.Duration("sla-waiting-time", 0))}
 	}},
+	{name: "fairshare", arguments: []argument{halfLife, arg("fairshare.by", text).either("queue", "namespace").obeyed()}, make: func(p Plugin) framework.Plugin {
+		return fairshare.Plugin{Fades: p.Arguments.Duration(halfLife.name, 0), ByNamespace: p.Arguments.Text("fairshare.by", "queue") == "namespace"}
+	}},
 	{name: "drf", arguments: []argument{arg("drf.by", text).either("job", "namespace").obeyed()}, make: func(p Plugin) framework.Plugin {
 		return drf.Plugin{Hierarchy: p.Switches["enableHierarchy"], ByNamespace: p.Arguments.Text("drf.by", "job") == "namespace"}
 	}},
@@ -131,6 +135,9 @@ var (
 	conservative = arg("conservative", boolean).obeyed()
 	unknownRuns  = arg("unknownRunTimes", text).either("wait", "pass").obeyed()
 )
+
+// halfLife is how fast fairshare forgets, for all queues.
+var halfLife = arg("fairshare.halfLife", duration).atLeast(60).obeyed()
 
 // minRun is an argument of our own: how long a pod runs at least before it is evicted.
 var minRun = arg("minimumRunTime", duration).obeyed()

@@ -28,7 +28,7 @@ type argument struct {
 	// name may have one "*", which stands for a part that is not empty.
 	name string
 	kind kind
-	// from is the least an integer or a number may be.
+	// from is the least an integer, a number or, in seconds, a time may be.
 	from float64
 	// oneOf are the values that a text may have; nil is any.
 	oneOf []string
@@ -141,6 +141,9 @@ func (a argument) read(v any) (any, error) {
 		d, err := time.ParseDuration(s)
 		if err != nil || d <= 0 {
 			return nil, fmt.Errorf(`is %q, must be a time like "30s" or "1h"`, s)
+		}
+		if d.Seconds() < a.from {
+			return nil, fmt.Errorf("is %q, must be at least %s", s, time.Duration(a.from)*time.Second)
 		}
 		return d, nil
 	}

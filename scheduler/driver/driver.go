@@ -168,6 +168,7 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 	if d.Looked != nil {
 		d.Looked(s, p)
 	}
+	d.Cache.Account(s, start, pipeline.HalfLife())
 	d.Metrics.cycle(s, p, pipeline.Entitlement(), start, took)
 	if n := d.Cache.Quarantined(start); n > 0 {
 		d.Metrics.waiting.WithLabelValues(string(plan.Quarantined)).Set(float64(n))

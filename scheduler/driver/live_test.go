@@ -32,6 +32,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/binder"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
@@ -88,6 +90,13 @@ var errCut = errors.New("connection cut by the test")
 // which waits for its end.
 func startScheduler(t *testing.T, w *wire) (stop func()) {
 	t.Helper()
+	return startWith(t, w, schedtest.Pipeline(), "")
+}
+
+// startWith runs a scheduler with a pipeline, which keeps what it learns in a
+// namespace, if any.
+func startWith(t *testing.T, w *wire, pipeline framework.Pipeline, keepIn string) (stop func()) {
+	t.Helper()
 	config := rest.CopyConfig(plane.Config)
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { w.next = rt; return w })
 	clients, err := kubernetes.NewForConfig(config)
@@ -113,7 +122,7 @@ func startScheduler(t *testing.T, w *wire) (stop func()) {
 		Client: clients, Volcano: volcano, Dynamic: free, Cache: c, Workers: 4, HoldFor: 300 * time.Millisecond, Now: time.Now, NewID: uuid.NewString, Observe: metrics,
 		Events: events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
-	d := &driver.Driver{Cache: c, Pipeline: schedtest.Pipeline(), Binder: b, Metrics: metrics, Now: time.Now, Timing: driver.Timing{
+	d := &driver.Driver{Cache: c, Pipeline: pipeline, Binder: b, Metrics: metrics, Now: time.Now, Timing: driver.Timing{
 		Coalesce: 10 * time.Millisecond, Interval: 20 * time.Millisecond, Resync: 100 * time.Millisecond, Audit: 200 * time.Millisecond,
 	}}
 	wait, err := c.Watch(ctx, ctx, clients, volcano)
@@ -124,6 +133,12 @@ func startScheduler(t *testing.T, w *wire) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	keeper := &memory.Keeper{Client: clients, Namespace: keepIn, Learner: c, Every: 100 * time.Millisecond}
+	var kept sync.WaitGroup
+	if keepIn != "" {
+		keeper.Load(ctx)
+		kept.Go(func() { keeper.Run(ctx) })
+	}
 	b.Start(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); d.Run(ctx) }()
@@ -132,6 +147,7 @@ func startScheduler(t *testing.T, w *wire) (stop func()) {
 		once.Do(func() {
 			cancel()
 			<-done
+			kept.Wait()
 			b.Wait()
 			events.Shutdown()
 			wait()

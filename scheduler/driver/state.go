@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -175,6 +176,7 @@ func (e *emitter) queues(l *entitlement.Ledger) {
 			inqueue[g.Queue].AddScaled(g.Wants, 1)
 		}
 	}
+	recent := framework.NewRecent(e.s, l, e.now)
 	for _, q := range l.Queues() {
 		if q.Spec == nil || q.Own { // label values come from Queue objects alone
 			continue
@@ -183,6 +185,9 @@ func (e *emitter) queues(l *entitlement.Ledger) {
 		e.gauge("volcano_queue_weight", "Weight of a queue.", float64(q.Spec.Weight), name)
 		e.gauge("volcano_queue_share", "Largest part that a queue holds of what it deserves.", part(q.Held, q.Deserved), name)
 		e.gauge("volcano_queue_overused", "Whether a queue holds more than it deserves.", boolean(q.Over()), name)
+		if e.s.Usage != nil {
+			e.gauge("isthmus_scheduler_queue_recent_share", "Part of the cluster that a queue has held on average, the more so the more recently.", float64(recent.Queue(q))/resource.ShareUnit, name)
+		}
 		for phase, word := range words {
 			e.gauge("volcano_queue_pod_group_"+word+"_count", "PodGroups of a queue that are "+word+".", float64(counts[q.Name][phase]), name)
 		}

@@ -5,6 +5,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,20 +14,20 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-
-	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
 )
 
-// Name is the name of the ConfigMap, and key the part of it with the runs.
-const (
-	Name = "isthmus-scheduler-memory"
-	key  = "runs.json"
-)
+// Name is the name of the ConfigMap.
+const Name = "isthmus-scheduler-memory"
 
-// Learner is what learns.
+// Learner is what learns. Its chapters are remembered and written apart: each is a key
+// of the ConfigMap.
 type Learner interface {
-	Remember(*estimate.Book)
-	Runs(version int64) (text []byte, now int64, err error)
+	Chapters() []string
+	// Remember adds what a chapter says. It may be told the same again.
+	Remember(chapter, text string) error
+	// Tell writes a chapter, and says which version of it that is; "" when nothing is
+	// new since one.
+	Tell(chapter string, since int64) (text string, now int64, err error)
 }
 
 // Keeper reads and writes the ConfigMap.
@@ -37,7 +38,7 @@ type Keeper struct {
 	// Every is how often what is new is written.
 	Every time.Duration
 
-	version int64
+	versions map[string]int64
 }
 
 const callTimeout = 15 * time.Second
@@ -46,33 +47,51 @@ const callTimeout = 15 * time.Second
 // the log and learnt anew: it is no reason not to schedule.
 func (k *Keeper) Load(ctx context.Context) {
 	log := logr.FromContextOrDiscard(ctx)
-	_, book, err := k.read(ctx)
-	if err != nil {
-		log.Error(err, "what was learnt before is not known")
+	if err := k.Recall(ctx); err != nil {
+		log.Error(err, "not all that was learnt before is known")
 		return
 	}
-	k.Learner.Remember(book)
-	log.V(1).Info("run times of before are known", "keys", book.Keys())
+	log.V(1).Info("what was learnt before is known", "configMap", k.Namespace+"/"+Name)
 }
 
-// read returns the ConfigMap, nil when there is none, and the book in it.
-func (k *Keeper) read(ctx context.Context) (*corev1.ConfigMap, *estimate.Book, error) {
+// Recall tells the learner what is written, and what of it is not to be read.
+func (k *Keeper) Recall(ctx context.Context) error {
+	m, err := k.read(ctx)
+	if err != nil {
+		return err
+	}
+	return k.remember(m)
+}
+
+// remember tells the learner what is written. A chapter that is not to be read is
+// left out, and written anew.
+func (k *Keeper) remember(m *corev1.ConfigMap) error {
+	if m == nil {
+		return nil
+	}
+	var errs []error
+	for _, chapter := range k.Learner.Chapters() {
+		if text := m.Data[chapter]; text != "" {
+			if err := k.Learner.Remember(chapter, text); err != nil {
+				errs = append(errs, fmt.Errorf("ConfigMap %s/%s, %s: %w", k.Namespace, Name, chapter, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// read returns the ConfigMap, nil when there is none.
+func (k *Keeper) read(ctx context.Context) (*corev1.ConfigMap, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	m, err := k.Client.CoreV1().ConfigMaps(k.Namespace).Get(call, Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, estimate.New(), nil
+		return nil, nil //nolint:nilnil // there is none, which is no error
 	case err != nil:
-		return nil, nil, fmt.Errorf("get ConfigMap %s/%s: %w", k.Namespace, Name, err)
-	case m.Data[key] == "":
-		return m, estimate.New(), nil
+		return nil, fmt.Errorf("get ConfigMap %s/%s: %w", k.Namespace, Name, err)
 	}
-	book, err := estimate.Decode([]byte(m.Data[key]))
-	if err != nil {
-		return m, nil, fmt.Errorf("ConfigMap %s/%s, %s: %w", k.Namespace, Name, key, err)
-	}
-	return m, book, nil
+	return m, nil
 }
 
 // Run writes what is new now and then until ctx ends.
@@ -89,38 +108,58 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
+// news collects what is new since it was last written, by chapter.
+func (k *Keeper) news() (texts map[string]string, versions map[string]int64, err error) {
+	texts, versions = map[string]string{}, map[string]int64{}
+	for _, chapter := range k.Learner.Chapters() {
+		text, version, err := k.Learner.Tell(chapter, k.versions[chapter])
+		if err != nil {
+			return nil, nil, err //nolint:wrapcheck // the learner has said what it did
+		}
+		if text != "" {
+			texts[chapter] = text
+		}
+		versions[chapter] = version
+	}
+	return texts, versions, nil
+}
+
 // Save writes what is new since it was last written. It is idempotent.
 func (k *Keeper) Save(ctx context.Context) error {
-	text, version, err := k.Learner.Runs(k.version)
-	if err != nil || text == nil {
-		return err //nolint:wrapcheck // the learner has said what it did
-	}
-	m, others, err := k.read(ctx)
-	if m == nil && err != nil {
+	texts, versions, err := k.news()
+	if err != nil || len(texts) == 0 {
 		return err
 	}
-	if others != nil { // else it is not to be read, and is written anew
-		k.Learner.Remember(others)
-		if text, version, err = k.Learner.Runs(k.version); err != nil {
-			return err //nolint:wrapcheck // the learner has said what it did
+	m, err := k.read(ctx)
+	if err != nil {
+		return err
+	}
+	// What another has written is put to what is known here; where it is not to be
+	// read, it is written anew.
+	if m != nil {
+		_ = k.remember(m) //nolint:errcheck // see above
+		if texts, versions, err = k.news(); err != nil {
+			return err
 		}
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	maps := k.Client.CoreV1().ConfigMaps(k.Namespace)
 	if m == nil {
-		m = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: Name, Namespace: k.Namespace}, Data: map[string]string{key: string(text)}}
+		m = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: Name, Namespace: k.Namespace}, Data: texts}
 		_, err = maps.Create(call, m, metav1.CreateOptions{})
 	} else {
 		if m.Data == nil {
 			m.Data = map[string]string{}
 		}
-		m.Data[key] = string(text)
+		for chapter, text := range texts {
+			m.Data[chapter] = text
+		}
 		_, err = maps.Update(call, m, metav1.UpdateOptions{})
 	}
 	if err != nil {
 		return fmt.Errorf("write ConfigMap %s/%s: %w", k.Namespace, Name, err)
 	}
-	k.version = version
+	k.versions = versions
 	return nil
 }

@@ -164,6 +164,10 @@ func (o *overview) queues(w io.Writer) {
 		gangs[g.Queue] = n
 	}
 	head := []string{"QUEUE", "STATE", "WEIGHT", "RUN", "WAIT"}
+	recent := framework.NewRecent(o.s, o.ses.Ledger, o.ses.Now)
+	if o.s.Usage != nil {
+		head = append(head, "OF LATE")
+	}
 	for _, d := range o.wide {
 		head = append(head, strings.ToUpper(o.s.Dims.Names()[d])+" HELD/DESERVED/MOST")
 	}
@@ -180,6 +184,9 @@ func (o *overview) queues(w io.Writer) {
 				state += " (stopped)"
 			}
 			row := []string{strings.Repeat("  ", depth) + q.Name, state, strconv.FormatInt(q.Weight, 10), strconv.Itoa(n[0]), strconv.Itoa(n[1])}
+			if o.s.Usage != nil {
+				row = append(row, plan.Percent(recent.Queue(q)))
+			}
 			for _, d := range o.wide {
 				name := o.s.Dims.Names()[d]
 				most := "-"

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
 // maxDomains bounds how many domains a message spells out; the data has all.
@@ -95,4 +97,10 @@ func Bound(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:maxMessage-3], "") + "..."
+}
+
+// Percent writes a share, in units of 1/resource.ShareUnit, in percent.
+func Percent(share int64) string {
+	tenths := resource.Part(share, 1000, resource.ShareUnit)
+	return fmt.Sprintf("%d.%d%%", tenths/10, tenths%10)
 }

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/fairshare"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 	"github.com/isthmus-hpc/isthmus/scheduler/trace"
@@ -96,6 +98,7 @@ func Run(set Setting, jobs []trace.Job) (Result, error) {
 		default:
 			now = ends[0].end
 		}
+		w.record(epoch.Add(time.Duration(now)*time.Second), alive)
 		for len(ends) > 0 && ends[0].end <= now {
 			done := heap.Pop(&ends).(running).job //nolint:forcetypeassert // the heap's own type
 			alive = slices.DeleteFunc(alive, func(j *job) bool { return j == done })
@@ -133,6 +136,8 @@ type world struct {
 	on    []map[string]snapshot.Resident
 	// queues are in the order of their names.
 	queues []*snapshot.Queue
+	// held is what they have held of late, where the pipeline asks for it.
+	held *fairshare.Book
 }
 
 const cpu = 1000
@@ -169,13 +174,17 @@ func newWorld(set Setting, jobs []trace.Job) *world {
 	spec := snapshot.ClassSpec{Requests: resource.MakeList(resource.Quantity{Name: "cpu", Amount: cpu}, resource.Quantity{Name: "pods", Amount: 1})}
 	w.class = snapshot.NewClass(spec, spec.Key(), w.dims)
 	w.nodes = make([]*snapshot.Node, set.Nodes)
+	if d := set.Pipeline.HalfLife(); d > 0 {
+		w.held = fairshare.New()
+		w.held.SetHalfLife(d)
+	}
 	return w
 }
 
 func (w *world) job(i int, j trace.Job) *job {
 	name := fmt.Sprintf("j%08d", i)
 	out := &job{index: i, spec: snapshot.GangSpec{
-		Key: "podgroup/t/" + name, UID: name, Namespace: "t", Name: name, Queue: w.set.queueOf(j), MinMember: j.Size,
+		Key: "podgroup/t/" + name, UID: name, Namespace: cmp.Or(j.User, "t"), Name: name, Queue: w.set.queueOf(j), MinMember: j.Size,
 		CreatedAt: epoch.Add(time.Duration(j.Submit) * time.Second).UnixNano(),
 		Estimate:  j.Estimate * int64(time.Second), EstimateFrom: snapshot.EstimateDeclared,
 		Status: snapshot.GroupStatus{Phase: snapshot.GroupInqueue},
@@ -186,16 +195,49 @@ func (w *world) job(i int, j trace.Job) *job {
 	return out
 }
 
+// record adds up what is held until now, where the pipeline asks for it.
+func (w *world) record(now time.Time, alive []*job) {
+	if w.held != nil {
+		w.held.Record(w.snapshot(alive), now)
+	}
+}
+
 // cycle decides once and starts what was placed.
 func (w *world) cycle(now time.Time, alive []*job) []*job {
 	byKey := map[string]*job{}
+	for _, j := range alive {
+		byKey[j.spec.Key] = j
+	}
+	s := w.snapshot(alive)
+	var started []*job
+	for _, p := range scheduler.Cycle(w.set.Pipeline, s, now).Placements {
+		started = append(started, w.start(s, p, byKey[p.Gang], now))
+	}
+	return started
+}
+
+func (w *world) start(s *snapshot.Snapshot, p plan.Placement, j *job, now time.Time) *job {
+	for _, b := range p.Binds {
+		i := slices.IndexFunc(j.pods, func(p snapshot.Pod) bool { return p.UID == b.UID })
+		pod := &j.pods[i]
+		pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, j.spec.Key+attempt, p.Size, b.Rank
+		pod.Phase, pod.StartedAt = snapshot.PodRunning, now.UnixNano()
+		n, _ := s.Node(b.Node)
+		w.on[n][pod.UID] = snapshot.Resident{UID: pod.UID, Class: w.class, Job: pod.Attempt}
+		w.nodes[n] = nil
+	}
+	j.spec.Status.Phase = snapshot.GroupRunning
+	return j
+}
+
+// snapshot is the cluster with the jobs that are there.
+func (w *world) snapshot(alive []*job) *snapshot.Snapshot {
 	gangs := make([]*snapshot.Gang, 0, len(alive))
 	for _, j := range alive {
 		pods := make([]*snapshot.Pod, len(j.pods))
 		for i := range j.pods {
 			pods[i] = &j.pods[i]
 		}
-		byKey[j.spec.Key] = j
 		gangs = append(gangs, snapshot.NewGang(j.spec, pods, w.dims))
 	}
 	for i := range w.nodes {
@@ -208,22 +250,10 @@ func (w *world) cycle(now time.Time, alive []*job) []*job {
 		}
 	}
 	s := snapshot.Assemble(w.dims, slices.Clone(w.nodes), gangs, slices.Clone(w.queues))
-	var started []*job
-	for _, p := range scheduler.Cycle(w.set.Pipeline, s, now).Placements {
-		j := byKey[p.Gang]
-		for _, b := range p.Binds {
-			i := slices.IndexFunc(j.pods, func(p snapshot.Pod) bool { return p.UID == b.UID })
-			pod := &j.pods[i]
-			pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, j.spec.Key+attempt, p.Size, b.Rank
-			pod.Phase, pod.StartedAt = snapshot.PodRunning, now.UnixNano()
-			n, _ := s.Node(b.Node)
-			w.on[n][pod.UID] = snapshot.Resident{UID: pod.UID, Class: w.class, Job: pod.Attempt}
-			w.nodes[n] = nil
-		}
-		j.spec.Status.Phase = snapshot.GroupRunning
-		started = append(started, j)
+	if w.held != nil {
+		s.Usage = w.held.Usage()
 	}
-	return started
+	return s
 }
 
 // nodeOf is the number of the pod's node; it has one.

@@ -30,6 +30,8 @@ type Snapshot struct {
 	Loads []Load
 	// Opinions are what an extender said, ordered by class.
 	Opinions []Opinion
+	// Usage is what queues have held of late, nil when nobody remembers it.
+	Usage *Usage
 	// Total is what all nodes together offer; hosts that several have count once.
 	Total resource.Vector
 
@@ -134,6 +136,8 @@ type Document struct {
 	Reservations []Reservation `json:"reservations,omitempty"`
 	Loads        []Load        `json:"loads,omitempty"`
 	Opinions     []Opinion     `json:"opinions,omitempty"`
+	// Usage is as in Snapshot.
+	Usage *Usage `json:"usage,omitempty"`
 	// HyperNodes and Levels are as in Snapshot.
 	HyperNodes []HyperNodeSpec `json:"hyperNodes,omitempty"`
 	Levels     []string        `json:"levels,omitempty"`
@@ -226,6 +230,7 @@ func (d Document) Build() (*Snapshot, error) {
 	s.SetReservations(d.Reservations)
 	s.SetLoads(d.Loads)
 	s.SetOpinions(d.Opinions)
+	s.Usage = d.Usage
 	return s, nil
 }
 
@@ -238,7 +243,7 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Opinions: s.Opinions, HyperNodes: s.HyperNodes, Levels: s.Levels}
+	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Opinions: s.Opinions, Usage: s.Usage, HyperNodes: s.HyperNodes, Levels: s.Levels}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}
