@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
@@ -78,7 +79,7 @@ func history(r *rand.Rand) []string {
 }
 
 // play runs a script and checks every invariant after every cycle.
-func play(script []string, r *rand.Rand) error {
+func play(pipe framework.Pipeline, script []string, r *rand.Rand) error {
 	w := schedtest.NewWorld()
 	for i, line := range script {
 		if line != "cycle" {
@@ -87,8 +88,8 @@ func play(script []string, r *rand.Rand) error {
 			}
 			continue
 		}
-		p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
-		if err := sameWhenShuffled(w, p, r); err != nil {
+		p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+		if err := sameWhenShuffled(pipe, w, p, r); err != nil {
 			return fmt.Errorf("line %d: %w", i+1, err)
 		}
 		w.Apply(p)
@@ -98,21 +99,21 @@ func play(script []string, r *rand.Rand) error {
 		if err := protectedStay(w); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
-		if err := claimsAreKept(w, p); err != nil {
+		if err := claimsAreKept(pipe, w, p); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
 	}
-	if err := comesToRest(w); err != nil {
+	if err := comesToRest(pipe, w); err != nil {
 		return err
 	}
-	return drains(w)
+	return drains(pipe, w)
 }
 
 var errBadScript = errors.New("not a script")
 
 // sameWhenShuffled is R15: the same data in another order, on another number of
 // processors, gives the same plan to the byte.
-func sameWhenShuffled(w *schedtest.World, p plan.Plan, r *rand.Rand) error {
+func sameWhenShuffled(pipe framework.Pipeline, w *schedtest.World, p plan.Plan, r *rand.Rand) error {
 	if r.IntN(4) != 0 {
 		return nil
 	}
@@ -131,7 +132,7 @@ func sameWhenShuffled(w *schedtest.World, p plan.Plan, r *rand.Rand) error {
 	if err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
-	if got, want := fmt.Sprintf("%+v", scheduler.Cycle(schedtest.Pipeline(), s, w.Now)), fmt.Sprintf("%+v", p); got != want {
+	if got, want := fmt.Sprintf("%+v", scheduler.Cycle(pipe, s, w.Now)), fmt.Sprintf("%+v", p); got != want {
 		return fmt.Errorf("plans differ:\n%s\n%s", want, got)
 	}
 	return nil
@@ -148,7 +149,7 @@ func protectedStay(w *schedtest.World) error {
 
 // claimsAreKept is R8: when those that were evicted have gone and nothing else
 // happens, the gang that they went for is placed, and they were not more than needed.
-func claimsAreKept(w *schedtest.World, p plan.Plan) error {
+func claimsAreKept(pipe framework.Pipeline, w *schedtest.World, p plan.Plan) error {
 	if !slices.ContainsFunc(p.Claims, func(c plan.Claim) bool { return len(c.Evictions) > 0 }) {
 		return nil
 	}
@@ -156,8 +157,11 @@ func claimsAreKept(w *schedtest.World, p plan.Plan) error {
 	after.Settle(time.Second)
 	var next plan.Plan
 	for range 2 { // a gang that lost all its pods is let in again first
-		next = scheduler.Cycle(schedtest.Pipeline(), after.Snapshot(), after.Now)
+		next = scheduler.Cycle(pipe, after.Snapshot(), after.Now)
 		after.Apply(next)
+	}
+	if err := movedAreKept(after, p); err != nil {
+		return fmt.Errorf("%w:\n%s", err, next)
 	}
 	for _, c := range p.Claims {
 		if g := after.Gang(c.Name); placed(g) < g.MinMember {
@@ -169,12 +173,12 @@ func claimsAreKept(w *schedtest.World, p plan.Plan) error {
 
 // comesToRest is R8: without events from outside nothing happens any more after a
 // while, however much could still be taken from one another.
-func comesToRest(start *schedtest.World) error {
+func comesToRest(pipe framework.Pipeline, start *schedtest.World) error {
 	w := start.Clone()
 	bound := 4*len(w.Gangs) + 8
 	var last plan.Plan
 	for range bound {
-		last = scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
+		last = scheduler.Cycle(pipe, w.Snapshot(), w.Now)
 		w.Apply(last)
 		if err := check(w); err != nil {
 			return fmt.Errorf("coming to rest: %w\n%s", err, last)
@@ -189,9 +193,9 @@ func comesToRest(start *schedtest.World) error {
 
 // drains is R9: when all that runs ends, and ends again, whoever had a planned
 // start is placed, three cycles after those that the order puts before it.
-func drains(start *schedtest.World) error {
+func drains(pipe framework.Pipeline, start *schedtest.World) error {
 	w := start.Clone()
-	p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
+	p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
 	w.Apply(p)
 	if len(p.Heads) == 0 {
 		return nil
@@ -204,7 +208,7 @@ func drains(start *schedtest.World) error {
 				w.Finish(g.Name)
 			}
 		}
-		w.Apply(scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now))
+		w.Apply(scheduler.Cycle(pipe, w.Snapshot(), w.Now))
 		if g := w.Gang(name); placed(g) >= g.MinMember {
 			return nil
 		}
@@ -220,7 +224,7 @@ func TestContention(t *testing.T) {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
 		script := history(r)
 		cycles += strings.Count(strings.Join(script, "\n"), "cycle")
-		if err := play(script, rand.New(rand.NewPCG(uint64(seed), 2))); err != nil {
+		if err := play(schedtest.Pipeline(), script, rand.New(rand.NewPCG(uint64(seed), 2))); err != nil {
 			script, err = shrink(script, err)
 			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(script, "\n"))
 		}
@@ -230,7 +234,7 @@ func TestContention(t *testing.T) {
 
 // shrink drops lines while what is left still fails.
 func shrink(script []string, err error) ([]string, error) {
-	return shrinkBy(script, err, func(s []string) error { return play(s, rand.New(rand.NewPCG(0, 0))) })
+	return shrinkBy(script, err, func(s []string) error { return play(schedtest.Pipeline(), s, rand.New(rand.NewPCG(0, 0))) })
 }
 
 func shrinkBy(script []string, err error, play func([]string) error) ([]string, error) {

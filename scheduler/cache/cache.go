@@ -425,6 +425,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		if e.group != nil && e.group.protected != "" && p.Protected == "" {
 			p.Protected = e.group.protected
 		}
+		p.Movable = p.Protected == "" && (p.Movable || pe.remade && e.group != nil && e.group.yields)
 		pods = append(pods, &p)
 		priority = max(priority, pe.priority)
 		patient = patient || pe.patient

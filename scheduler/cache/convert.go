@@ -29,6 +29,7 @@ type podEntry struct {
 	stand    snapshot.GangSpec // the gang when there is no PodGroup object
 	priority int32
 	patient  bool
+	remade   bool // by its owner, under its name
 	// estimate is how long the pod runs, and who says so.
 	estimate     int64
 	estimateFrom string
@@ -267,6 +268,7 @@ type groupSpec struct {
 	version        string
 	estimateKey    string
 	protected      string // why none of its pods may have to make room
+	yields         bool   // its pods say by it that they may have to
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
@@ -294,6 +296,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 	if keeps(pg.Labels) || keeps(pg.Annotations) {
 		g.protected = "its PodGroup says that it is not to be preempted"
 	}
+	g.yields = yields(pg.Labels) || yields(pg.Annotations)
 	for task, n := range pg.Spec.MinTaskMember {
 		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})
 	}

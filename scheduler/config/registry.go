@@ -5,6 +5,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/allocate"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/backfill"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/consolidate"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/elastic"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/enqueue"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
@@ -61,6 +62,8 @@ var actions = []actionEntry{
 	{name: "repair", last: true, arguments: []argument{arg("grace", duration).obeyed(), arg("enabled", boolean).obeyed()}, make: func(a Arguments) framework.Action {
 		return repair.Action{Grace: a.Duration("grace", 0), Off: !a.Bool("enabled", true)}
 	}},
+	// Of our own; nothing is moved unless a configuration names it.
+	{name: "consolidate", arguments: []argument{minRun}, make: func(a Arguments) framework.Action { return consolidate.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	{name: "shuffle"},
 }
 

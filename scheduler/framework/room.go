@@ -56,6 +56,12 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
 	var rooms []keptRoom
 	for _, np := range n.Pods {
 		at, ok := s.Snapshot.Node(np.Node)
+		if ok && np.Name != "" {
+			if p := s.standIn(g, np); p != nil {
+				rooms = append(rooms, keptRoom{at, p})
+			}
+			continue
+		}
 		i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.UID == np.UID && p.Waits() })
 		if ok && i >= 0 {
 			rooms = append(rooms, keptRoom{at, g.Pods[i]})
@@ -180,15 +186,49 @@ func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
 // Claim makes a fit for members of a gang the room that is kept for it, and
 // tells so in the plan. The fit was found in the future that the evictions make.
 func (s *Session) Claim(b Blocked, f *Fit, until int64, c plan.Claim) {
-	g := b.Gang
+	s.claim(b.Gang, f, until, c, false)
+}
+
+func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byName bool) {
 	s.Unhold(g)
 	s.kept[g.Key] = nil
-	n := nomination(s, f)
+	n := nomination(s, f, byName)
 	n.Since, n.Until, n.Evicted = s.Now.UnixNano(), until, len(c.Evictions)
 	c.Gang, c.GangUID, c.Namespace, c.Name, c.Plain, c.Nomination = g.Key, g.UID, g.Namespace, g.Name, g.Plain, n
 	s.Plan.Claims = append(s.Plan.Claims, c)
 	s.claimed[g.Key] = true
 	s.keep(g, &n)
+}
+
+// Move makes a fit for the members of a gang that this cycle sends away the room that
+// is kept for those that its owner makes anew under their names. The fit was found in
+// the future that the evictions of c make.
+func (s *Session) Move(g *snapshot.Gang, f *Fit, until int64, c plan.Claim) {
+	s.claim(g, f, until, c, true)
+}
+
+// standIn is who room is kept for in place of a pod that was moved: the pod that took
+// its name and waits, before there is one something of its size, and nobody when it is
+// placed or needs no place any more.
+func (s *Session) standIn(g *snapshot.Gang, np snapshot.NominatedPod) *snapshot.Pod {
+	i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.Name == np.Name })
+	if i >= 0 {
+		switch p := g.Pods[i]; {
+		case p.Waits():
+			return p
+		case p.Phase == snapshot.PodSucceeded, p.UID != np.UID && p.Node != "" && !p.Terminating:
+			return nil
+		}
+	}
+	spec := snapshot.ClassSpec{Requests: np.Needs}
+	if s.sizes == nil {
+		s.sizes = map[string]*snapshot.Class{}
+	}
+	key := spec.Key()
+	if s.sizes[key] == nil {
+		s.sizes[key] = snapshot.NewClass(spec, key, s.Snapshot.Dims)
+	}
+	return &snapshot.Pod{Name: np.Name, Namespace: g.Namespace, Phase: snapshot.PodPending, Class: s.sizes[key]}
 }
 
 // Expect keeps a fit for the rest of the cycle only: what is in its way goes by
@@ -199,14 +239,14 @@ func (s *Session) Expect(b Blocked, f *Fit) {
 		s.claimed[g.Key] = true
 		return
 	}
-	n := nomination(s, f)
+	n := nomination(s, f, false)
 	n.Until = s.Now.UnixNano() + 1
 	s.claimed[g.Key] = true
 	s.keep(g, &n)
 	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Message: "waits for pods on " + f.Domain.Name + " that are going away"})
 }
 
-func nomination(s *Session, f *Fit) snapshot.Nomination {
+func nomination(s *Session, f *Fit, byName bool) snapshot.Nomination {
 	n := snapshot.Nomination{Domain: f.Domain.Name}
 	type at struct {
 		pod  *snapshot.Pod
@@ -220,7 +260,11 @@ func nomination(s *Session, f *Fit) snapshot.Nomination {
 	}
 	slices.SortFunc(all, func(a, b at) int { return snapshot.ComparePods(a.pod, b.pod) })
 	for _, a := range all {
-		n.Pods = append(n.Pods, snapshot.NominatedPod{UID: a.pod.UID, Node: s.Snapshot.Nodes[a.node].Name})
+		np := snapshot.NominatedPod{UID: a.pod.UID, Node: s.Snapshot.Nodes[a.node].Name}
+		if byName {
+			np.Name, np.Needs = a.pod.Name, a.pod.Class.Requests
+		}
+		n.Pods = append(n.Pods, np)
 	}
 	return n
 }

@@ -41,10 +41,11 @@ type Session struct {
 	whatIf   *follow // over the last other one, nil before the first
 
 	blocked      []Blocked
-	kept         map[string][]keptRoom // by gang: what is kept for it
-	claimed      map[string]bool       // gangs that this cycle makes room for
-	placed       map[string]bool       // pods that this cycle places
-	evicted      map[string]bool       // pods that this cycle sends away
+	kept         map[string][]keptRoom      // by gang: what is kept for it
+	claimed      map[string]bool            // gangs that this cycle makes room for
+	sizes        map[string]*snapshot.Class // what is kept for pods that are not there yet
+	placed       map[string]bool            // pods that this cycle places
+	evicted      map[string]bool            // pods that this cycle sends away
 	goes         []leave
 	leavingKnown bool
 

@@ -35,12 +35,15 @@ type Claim struct {
 	Gang, GangUID   string
 	Namespace, Name string
 	Plain           bool
-	// Action is what decided it: preempt, reclaim or elastic.
+	// Action is what decided it: preempt, reclaim, elastic, consolidate or shuffle.
 	Action     string
 	Nomination snapshot.Nomination
 	// Evictions may be none: the room is about to become free by itself.
 	Evictions []Eviction
 }
+
+// Moves reports whether the gang is itself what is evicted, to run elsewhere.
+func (c Claim) Moves() bool { return len(c.Nomination.Pods) > 0 && c.Nomination.Pods[0].Name != "" }
 
 // Eviction sends one pod away.
 type Eviction struct {
@@ -221,7 +224,11 @@ func (p Plan) String() string {
 		}
 	}
 	for _, c := range p.Claims {
-		fmt.Fprintf(&b, "claim %s by %s domain=%s pods=%d\n", short(c.Gang), c.Action, c.Nomination.Domain, len(c.Nomination.Pods))
+		what := "claim"
+		if c.Moves() {
+			what = "move"
+		}
+		fmt.Fprintf(&b, "%s %s by %s domain=%s pods=%d\n", what, short(c.Gang), c.Action, c.Nomination.Domain, len(c.Nomination.Pods))
 		for _, e := range c.Evictions {
 			fmt.Fprintf(&b, "  evict %s from %s: %s\n", e.Name, e.Node, e.Message)
 		}

@@ -436,6 +436,8 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			}
 		case key == "protected":
 			p.Protected = value
+		case key == "movable":
+			p.Movable = true
 		case key == "budget":
 			p.Budgets = append(p.Budgets, value)
 		case key == "cooldown":
@@ -454,7 +456,7 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 	}
 	for _, made := range g.AddPods(task, n, c) {
 		made.Priority, made.Policy, made.SubGroup = int32(priority), policy, part
-		made.Gated, made.Protected, made.Budgets, made.Cooldown = gated, p.Protected, p.Budgets, p.Cooldown
+		made.Gated, made.Protected, made.Budgets, made.Cooldown, made.Movable = gated, p.Protected, p.Budgets, p.Cooldown, p.Movable
 	}
 	return nil
 }

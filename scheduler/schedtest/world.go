@@ -259,7 +259,7 @@ func (w *World) Replace(p *Pod) {
 	old, _, _ := strings.Cut(p.UID, "#")
 	p.Pod = snapshot.Pod{
 		UID: fmt.Sprintf("%s#%d", old, w.replaced), Namespace: p.Namespace, Name: p.Name, Task: p.Task, Index: p.Index,
-		Phase: snapshot.PodPending, Protected: p.Protected, Cooldown: p.Cooldown, Budgets: p.Budgets,
+		Phase: snapshot.PodPending, Protected: p.Protected, Cooldown: p.Cooldown, Budgets: p.Budgets, Movable: p.Movable,
 	}
 }
 

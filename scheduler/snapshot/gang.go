@@ -68,6 +68,9 @@ type Pod struct {
 	Cooldown int64 `json:"cooldown,omitempty"`
 	// Budgets name the disruption budgets that cover the pod, in order.
 	Budgets []string `json:"budgets,omitempty"`
+	// Movable says that the pod may be ended to run elsewhere: its owner wants it to be
+	// preemptable, and makes it anew under its name.
+	Movable bool `json:"movable,omitempty"`
 	// Lost says of a failed pod that its place was taken from it: it did not end by itself.
 	Lost bool `json:"lost,omitempty"`
 }
@@ -193,6 +196,11 @@ type Nomination struct {
 type NominatedPod struct {
 	UID  string `json:"uid"`
 	Node string `json:"node"`
+	// Name, when set, is that of a pod that is moved: the room is for the one that its
+	// owner makes anew under this name, and Needs is kept until there is one. UID is
+	// then that of the old one.
+	Name  string        `json:"name,omitempty"`
+	Needs resource.List `json:"needs,omitempty"`
 }
 
 // Budget is a disruption budget: how many more of the pods that it covers may be

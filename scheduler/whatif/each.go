@@ -23,7 +23,7 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		}
 		s.Look(b.Gang)
 		a := ask(b)
-		key := a.Like + likeness(s, b)
+		key := a.Like + Likeness(s, b)
 		if failed[key] {
 			continue
 		}
@@ -45,7 +45,8 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 	}
 }
 
-func likeness(s *framework.Session, b framework.Blocked) string {
+// Likeness is equal for gangs that find room in the same places or in none.
+func Likeness(s *framework.Session, b framework.Blocked) string {
 	var out strings.Builder
 	for _, d := range s.DomainsFor(b.Gang) {
 		fmt.Fprintf(&out, " %s", d.Name)
