@@ -129,7 +129,7 @@ func start(t *testing.T, plane *controllertest.Plane, f fate, flags ...string) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.cmd = exec.Command(self, append([]string{"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0"}, flags...)...)
+	r.cmd = exec.Command(self, append([]string{"--kubeconfig=" + kubeconfig, "--metrics-bind-address=127.0.0.1:0"}, flags...)...)
 	r.cmd.Env = append(os.Environ(), asScheduler+"=1")
 	r.cmd.Stdout, r.cmd.Stderr = out, out
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -184,6 +184,7 @@ type world struct {
 	namespace string
 	nodes     map[string]int64 // GPUs
 	gangs     int
+	partials  partials
 }
 
 func newWorld(t *testing.T, plane *controllertest.Plane, round int) *world {
@@ -254,9 +255,15 @@ func (w *world) pod(t *testing.T, group string, index int) {
 // look reads all pods at one moment and tells what is wrong for good, and what
 // is not whole yet.
 func (w *world) look(ctx context.Context) (open string, wrong error) {
+	open, _, wrong = w.see(ctx)
+	return open, wrong
+}
+
+// see is look that lists the gangs that are placed in part, too.
+func (w *world) see(ctx context.Context) (open string, partial []string, wrong error) {
 	var pods corev1.PodList
 	if err := w.plane.Client.List(ctx, &pods, client.InNamespace(w.namespace)); err != nil {
-		return err.Error(), nil //nolint:nilerr // it is asked again, until somebody gives up
+		return err.Error(), nil, nil //nolint:nilerr // it is asked again, until somebody gives up
 	}
 	used := map[string]int64{}
 	gangs := map[string][]corev1.Pod{}
@@ -269,7 +276,7 @@ func (w *world) look(ctx context.Context) (open string, wrong error) {
 	}
 	for node, n := range used {
 		if n > w.nodes[node] {
-			return "", fmt.Errorf("node %s has %d GPUs and %d pods", node, w.nodes[node], n)
+			return "", nil, fmt.Errorf("node %s has %d GPUs and %d pods", node, w.nodes[node], n)
 		}
 	}
 	whole := 0
@@ -281,18 +288,19 @@ func (w *world) look(ctx context.Context) (open string, wrong error) {
 			domains[strings.SplitN(p.Spec.NodeName, "-", 2)[0]+map[bool]string{true: p.Spec.NodeName}[p.Spec.NodeName[0] == 'v']] = true
 		}
 		if len(attempts) > 1 || len(domains) > 1 || len(ranks) != len(members) {
-			return "", fmt.Errorf("gang %s has attempts %v in %v with ranks %v", group, attempts, domains, ranks)
+			return "", nil, fmt.Errorf("gang %s has attempts %v in %v with ranks %v", group, attempts, domains, ranks)
 		}
 		if len(members) == gangSize {
 			whole++
-		} else if open == "" {
-			open = fmt.Sprintf("gang %s has %d of %d members", group, len(members), gangSize)
+			continue
 		}
+		partial = append(partial, group)
+		open = fmt.Sprintf("gang %s has %d of %d members", group, len(members), gangSize)
 	}
 	if whole < w.gangs {
-		return strings.TrimSuffix(fmt.Sprintf("%d of %d gangs are whole, %s", whole, w.gangs, open), ", "), nil
+		return strings.TrimSuffix(fmt.Sprintf("%d of %d gangs are whole, %s", whole, w.gangs, open), ", "), partial, nil
 	}
-	return "", nil
+	return "", nil, nil
 }
 
 // watch looks again and again until the returned function is called.
@@ -301,7 +309,11 @@ func (w *world) watch(t *testing.T) (stop func()) {
 	done := make(chan error, 1)
 	go func() {
 		for ctx.Err() == nil {
-			if _, wrong := w.look(ctx); wrong != nil {
+			_, partial, wrong := w.see(ctx)
+			if wrong == nil {
+				wrong = w.partials.look(partial)
+			}
+			if wrong != nil {
 				done <- wrong
 				return
 			}
@@ -373,8 +385,10 @@ func number(t *testing.T, name string, otherwise int) int {
 
 // TestKilledSchedulers kills schedulers with SIGKILL, each at a write drawn at
 // random, before the API server has it or after, and starts the next at once. At
-// no moment is a node over-committed or a gang in two places, and the last
-// scheduler finds every gang its place in a cluster that has just enough.
+// no moment is a node over-committed, a gang in two places, or partial for longer
+// than a cycle and 5 seconds of a scheduler's work; the last scheduler finds every
+// gang its place in a cluster that has just enough, and what it counts as held is
+// what the pods in the API hold.
 // ISTHMUS_SCHEDULER_KILLS sets how many are killed; 6 in each round.
 func TestKilledSchedulers(t *testing.T) {
 	plane, err := controllertest.Start()
@@ -392,6 +406,7 @@ func TestKilledSchedulers(t *testing.T) {
 			left--
 			f := fate{at: 1 + random.IntN(20), after: random.IntN(2) == 0, signal: syscall.SIGKILL}
 			r := start(t, plane, f, "--leader-elect=false", "--bind-workers="+strconv.Itoa(1+random.IntN(8)))
+			w.partials.by.Store(r)
 			select {
 			case <-r.exited:
 				if r.sent() >= f.at { // killed
@@ -406,8 +421,11 @@ func TestKilledSchedulers(t *testing.T) {
 			r.kill()
 		}
 		last := start(t, plane, fate{}, "--leader-elect=false")
+		w.partials.by.Store(last)
 		w.whole(t, last)
+		w.agrees(t, last)
 		stop()
+		t.Logf("round %d: no gang was partial for longer than %v of a scheduler's work", round, w.partials.oldest)
 		last.kill()
 		w.remove(t)
 		if t.Failed() {

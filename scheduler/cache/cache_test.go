@@ -76,7 +76,7 @@ func podGroup(name string, min int32) *volcanov1.PodGroup {
 func written(t *testing.T, c *Cache) string {
 	t.Helper()
 	s := c.Snapshot(start)
-	if found := s.Audit(); len(found) > 0 {
+	if found := append(s.Audit(), c.Audit()...); len(found) > 0 {
 		t.Fatalf("audit: %v", found)
 	}
 	var b bytes.Buffer

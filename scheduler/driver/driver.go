@@ -228,7 +228,7 @@ func try(pipeline framework.Pipeline, s *snapshot.Snapshot, now time.Time) (p pl
 
 // audit compares what the cache counts with what the pods say.
 func (d *Driver) audit(ctx context.Context) {
-	found := d.snapshot().Audit()
+	found := append(d.snapshot().Audit(), d.Cache.Audit()...)
 	d.Metrics.mismatches.Set(float64(len(found)))
 	for _, m := range found {
 		logr.FromContextOrDiscard(ctx).Info("ledger differs from pods", "difference", m)

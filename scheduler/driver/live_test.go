@@ -152,7 +152,7 @@ func startWith(t *testing.T, w *wire, pipeline framework.Pipeline, keepIn string
 			events.Shutdown()
 			wait()
 			reservations()
-			if found := c.Snapshot(time.Now()).Audit(); len(found) > 0 {
+			if found := append(c.Snapshot(time.Now()).Audit(), c.Audit()...); len(found) > 0 {
 				t.Errorf("ledger at the end: %v", found)
 			}
 		})
