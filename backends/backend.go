@@ -133,6 +133,7 @@ type Host struct {
 	State    string // the batch system's own word
 	Usable   bool   // not down, drained, reserved for others or in maintenance
 	Why      string // why it is not usable
+	Reserved bool   // a reservation, and nothing else, keeps other jobs from it
 	CPUs     int64
 	Features []string
 	// MemoryMiB is what jobs may use.
@@ -166,6 +167,9 @@ type Inventory struct {
 	Version    string
 	Partitions []Partition // ordered by name
 	Hosts      []Host      // ordered by name
+	// Reservations are the hosts of each reservation that is in force; nil where
+	// the implementation cannot tell.
+	Reservations map[string][]string
 }
 
 // Capabilities says what an implementation can do, so that what is missing is

@@ -3,9 +3,60 @@ package slurm_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
+
+// TestReservation: which hosts a reservation has, and that a job of it goes there.
+func TestReservation(t *testing.T) {
+	t.Parallel()
+	realCluster(t) // the same reasons to skip, and the accounts
+	c, err := testbed.Start(t.Context(), testbed.Config{
+		Name: "reserved", Hosts: []testbed.Hosts{{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000}},
+		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n1", "n2"}, Default: true}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(background()); err != nil {
+			t.Error(err)
+		}
+	})
+	b, _ := newReal(t, c)
+	s := siteOn(t, b)
+	inv, err := s.Inventory(t.Context())
+	if err != nil || inv.Reservations == nil || len(inv.Reservations) > 0 {
+		t.Fatalf("without any: %+v, %v", inv.Reservations, err)
+	}
+	if _, err := c.Run(t.Context(), "scontrol", "create", "reservation", "reservationname=lab", "nodes=n2", "users="+account.Alice, "starttime=now", "duration=60"); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(2 * time.Minute); len(inv.Reservations) == 0; <-time.After(100 * time.Millisecond) {
+		if inv, err = s.Inventory(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the host is not reserved after 2 minutes: %+v", inv.Hosts)
+		}
+	}
+	if got := inv.Reservations["lab"]; !slices.Equal(got, []string{"n2"}) {
+		t.Errorf("the reservation has %v", got)
+	}
+	for _, h := range inv.Hosts {
+		if want := h.Name == "n2"; h.Reserved != want || h.Usable == want {
+			t.Errorf("host %s in state %s: reserved %v, usable %v", h.Name, h.State, h.Reserved, h.Usable)
+		}
+	}
+	spec := s.spec(inv.Partitions[0].Name, "sleep 600", oneTask)
+	spec.Reservation = "lab"
+	if j := s.state(s.start(spec), backends.StateRunning); !slices.Equal(j.Hosts, []string{"n2"}) {
+		t.Errorf("a job of the reservation runs on %v", j.Hosts)
+	}
+}
 
 // TestExcludedHosts keeps jobs off hosts of their partition, plain ones and every
 // component of those that have several.

@@ -42,7 +42,37 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 	if inv.Partitions, err = parsePartitions(partitions); err != nil {
 		return fail(fmt.Errorf("read the list of partitions: %w", err))
 	}
+	// Where no host is reserved there is nothing to ask for.
+	reservations := ""
+	if slices.ContainsFunc(inv.Hosts, func(h backends.Host) bool { return h.Reserved }) {
+		if reservations, _, err = b.query(ctx, op, "scontrol", "--oneliner", "--all", "show", "reservation"); err != nil {
+			return backends.Inventory{}, err
+		}
+	}
+	if inv.Reservations, err = parseReservations(reservations); err != nil {
+		return fail(fmt.Errorf("read the list of reservations: %w", err))
+	}
 	return inv, nil
+}
+
+// parseReservations gives the hosts of the reservations that are in force.
+func parseReservations(out string) (map[string][]string, error) {
+	all, err := records(out, "ReservationName")
+	if err != nil {
+		return nil, err
+	}
+	reservations := map[string][]string{}
+	for _, r := range all {
+		if r["State"] != "ACTIVE" {
+			continue
+		}
+		hosts, err := hostlist.Expand(slurmjob.Present(r["Nodes"]), slurmjob.MaxHosts)
+		if err != nil {
+			return nil, fmt.Errorf("reservation %.80q: %w", r["ReservationName"], err)
+		}
+		reservations[r["ReservationName"]] = hosts
+	}
+	return reservations, nil
 }
 
 // readVersion asks the commands, which know their release without a controller.
@@ -122,7 +152,7 @@ func parseNode(r map[string]string) (backends.Host, error) {
 		return h, fmt.Errorf("the name or the state is missing")
 	}
 	h.Why = slurmjob.Unusable(h.State)
-	h.Usable = h.Why == ""
+	h.Usable, h.Reserved = h.Why == "", h.Why == slurmjob.Reserved
 	if f := slurmjob.Present(r["ActiveFeatures"]); f != "" {
 		h.Features = strings.Split(f, ",")
 	}

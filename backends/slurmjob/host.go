@@ -7,6 +7,9 @@ import (
 	"strings"
 )
 
+// Reserved is Unusable of a node that only a reservation keeps jobs from.
+const Reserved = "reserved"
+
 // Unusable says why jobs cannot start on a node in this state, "" when they can.
 func Unusable(state string) string {
 	// Marks after the state: * not responding, ~ powered down, # powering up,
@@ -25,7 +28,7 @@ func Unusable(state string) string {
 		case "IDLE", "MIXED", "ALLOCATED", "ALLOC", "COMPLETING", "PLANNED":
 			continue
 		case "RESERVED", "RESV":
-			why = append(why, "reserved")
+			why = append(why, Reserved)
 		case "MAINT", "MAINTENANCE":
 			why = append(why, "in maintenance")
 		case "DRAIN", "DRAINED", "DRAINING":

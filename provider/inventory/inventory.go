@@ -119,13 +119,20 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 		members[i] = map[string]bool{}
 		var usable []backends.Host
 		fits := constrained(n, p, hosts, inv.System)
+		// Where the hosts of reservations are known, a node that submits into one
+		// has those and no other.
+		within := n.Reservation != "" && inv.Reservations != nil
+		reserved := inv.Reservations[n.Reservation]
+		if within && len(reserved) == 0 && out[i].Problem == "" {
+			out[i].Problem = fmt.Sprintf("reservation %q is not in force: it has no hosts now", n.Reservation)
+		}
 		for _, name := range p.Hosts {
 			h, known := hosts[name]
-			if !known || !n.Includes(name) || !fits(h) {
+			if !known || !n.Includes(name) || !fits(h) || within && !slices.Contains(reserved, name) {
 				continue
 			}
 			members[i][name] = true
-			if h.Usable {
+			if h.Usable || within && h.Reserved {
 				usable = append(usable, h)
 			} else {
 				out[i].Unusable++

@@ -88,6 +88,36 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
+// A node that submits into a reservation has the reservation's hosts and no other,
+// and nobody else has them.
+func TestReservedHosts(t *testing.T) {
+	kept, down := host("b", false, 0, 0), host("c", false, 0, 0)
+	kept.Reserved = true
+	nodes := []hpcv1alpha1.VirtualNode{{Name: "all", Partition: "gpu"}, {Name: "lab", Partition: "gpu", Reservation: "lab"}}
+	for name, tc := range map[string]struct {
+		reservations map[string][]string
+		all, lab     int
+		unusable     int // of lab
+		problem      bool
+	}{
+		"in force":                   {map[string][]string{"lab": {"b", "c"}}, 1, 1, 1, false},
+		"another is in force":        {map[string][]string{"other": {"b"}}, 1, 0, 0, true},
+		"none is":                    {map[string][]string{}, 1, 0, 0, true},
+		"the system cannot tell":     {nil, 1, 1, 2, false},
+		"its hosts are in no reach":  {map[string][]string{"lab": {"z"}}, 1, 0, 0, false},
+		"it has a host that is down": {map[string][]string{"lab": {"c"}}, 1, 0, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inv := clusterOf(host("a", true, 0, 0), kept, down)
+			inv.Reservations = tc.reservations
+			v := inventory.Views(nodes, inv, nil, backends.Capabilities{})
+			if v[0].Hosts != tc.all || v[1].Hosts != tc.lab || v[1].Unusable != tc.unusable || (v[1].Problem != "") != tc.problem || v[0].Problem != "" {
+				t.Errorf("all has %d hosts, lab %d and %d unusable, problem %q", v[0].Hosts, v[1].Hosts, v[1].Unusable, v[1].Problem)
+			}
+		})
+	}
+}
+
 // What waits for one partition is not offered again by another that shares its
 // hosts; hosts of its own come first, and what fits nowhere has been promised nothing.
 func TestSharedHostsAreOfferedOnce(t *testing.T) {

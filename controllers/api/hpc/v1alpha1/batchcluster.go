@@ -206,7 +206,8 @@ type VirtualNode struct {
 	// QOS to submit with unless the account says otherwise.
 	// +optional
 	QOS string `json:"qos,omitempty"`
-	// Reservation to submit into.
+	// Reservation to submit into. Where the batch system tells which hosts it has,
+	// the node has those alone while it is in force.
 	// +optional
 	Reservation string `json:"reservation,omitempty"`
 	// Labels added to the node.
