@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -34,35 +33,15 @@ func run(m *testing.M) int {
 		fmt.Println("frameworks: this needs root, since the hosts of its Slurm have networks of their own")
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "isthmus-frameworks-")
-	if err != nil {
-		fmt.Println("frameworks:", err)
-		return 1
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour)
 	defer cancel()
 	if err := account.EnsureCarol(ctx, os.Stdout); err != nil {
 		fmt.Println("frameworks:", err)
 		return 1
 	}
-	env, err = environment.Start(ctx, environment.Config{
-		Dir: filepath.Join(dir, "env"), Progress: os.Stdout, Batch: environment.BatchSlurm, Networks: true, Cluster: tune,
-	})
-	if err != nil {
-		fmt.Println("frameworks: start the environment:", err)
-		return 1
-	}
-	code := m.Run()
-	if err := env.Stop(); err != nil {
-		fmt.Println("frameworks: stop the environment:", err)
-		code = 1
-	}
-	if code != 0 {
-		fmt.Println("frameworks: logs are kept in", env.Dir)
-		return code
-	}
-	_ = os.RemoveAll(dir) // only logs of a run that passed
-	return 0
+	return environment.Main(ctx, "frameworks", environment.Config{
+		Progress: os.Stdout, Batch: environment.BatchSlurm, Networks: true, Cluster: tune,
+	}, m, &env)
 }
 
 // tune maps the namespaces of the tests to a user who has a home and a shell.
@@ -70,5 +49,6 @@ func tune(c *hpcv1alpha1.BatchCluster) {
 	c.Spec.Poll.Tick = &metav1.Duration{Duration: 2 * time.Second}
 	c.Spec.Accounts = append(c.Spec.Accounts, hpcv1alpha1.Account{
 		NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"test-user": account.Carol}}, User: account.Carol,
+		ServiceAccountTokens: true, // Argo's executor asks the API server
 	})
 }
