@@ -78,13 +78,16 @@ func history(r *rand.Rand) []string {
 	return out
 }
 
-// play runs a script and checks every invariant after every cycle.
+// play runs a script and checks every invariant after every event.
 func play(pipe framework.Pipeline, script []string, r *rand.Rand) error {
 	w := schedtest.NewWorld()
 	for i, line := range script {
 		if line != "cycle" {
 			if _, err := w.Do(line); err != nil {
 				return errBadScript
+			}
+			if err := check(w); err != nil {
+				return fmt.Errorf("line %d: %w", i+1, err)
 			}
 			continue
 		}
