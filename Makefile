@@ -92,7 +92,7 @@ race: test-race-pure ## the pure packages with the race detector, repeatedly
 test-race-pure:
 	go test -race -count=3 $(PURE)
 
-bench: prepare ## measure what the README calls figures, each beside a reference (2 min when built; best on an idle machine)
+bench: prepare ## measure what the README calls figures, each beside a reference (some minutes when built; LARGE=1 for 5,000 nodes with a real API server, too; best on an idle machine)
 	go run ./test/perf/lists
 	go run ./test/perf/submit
 	go run ./test/perf/ssh
@@ -100,7 +100,10 @@ bench: prepare ## measure what the README calls figures, each beside a reference
 	go run ./test/perf/tenants
 	go run ./test/perf/jobs
 	for load in 0.5 0.7 0.9; do echo "backfill, load $$load:"; go run ./cmd/isthmus simulate --load $$load; done
-	go test -run '^$$' -bench . -benchmem -count=3 ./scheduler
+	go test -run '^$$' -bench . -benchmem -benchtime 5x -count=3 ./scheduler
+	go test -run '^$$' -bench Change -benchtime 20x -count=3 ./scheduler/cache
+	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -restart 100000)
+	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -shapes 10000x1$(comma)500x20$(comma)20x500$(comma)1x10000 -rounds 3)
 
 lint: ## golangci-lint with .golangci.yml (its own first build takes 3 min)
 	$(TOOL) golangci-lint run

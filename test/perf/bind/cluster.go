@@ -35,6 +35,7 @@ type cluster struct {
 	client  kubernetes.Interface
 	volcano versioned.Interface
 	calls   calls         // of the measured clients
+	bound   func()        // told of each binding, unless nil
 	told    time.Duration // until all statuses said so, of the scheduler's last round
 }
 

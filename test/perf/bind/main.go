@@ -4,6 +4,7 @@
 //
 //	go run ./test/perf/bind -nodes 1000 -shapes 100x20 -rounds 3
 //	go run ./test/perf/bind -nodes 5000 -shapes 10000x1,500x20,20x500,1x10000 -rounds 3
+//	go run ./test/perf/bind -nodes 5000 -restart 100000 -rounds 3
 package main
 
 import (
@@ -27,6 +28,7 @@ type load struct {
 	qps                    float64
 	burst                  int
 	profile                string
+	resident               int
 }
 
 // shape is gangs of one size.
@@ -57,6 +59,7 @@ func main() {
 	flag.IntVar(&l.workers, "workers", 32, "bindings under way at a time, for both")
 	flag.Float64Var(&l.qps, "qps", 10000, "requests a second that the client allows itself, for both")
 	flag.IntVar(&l.burst, "burst", 20000, "requests in a burst, for both")
+	flag.IntVar(&l.resident, "restart", 0, "pods that run already: instead of the rate, how long a scheduler takes from its start to its first binding is measured")
 	flag.StringVar(&l.profile, "cpuprofile", "", "file for a profile of the scheduler's processor time, setting up left out")
 	flag.Parse()
 	var err error
@@ -94,6 +97,9 @@ func run(ctx context.Context, l load) (err error) {
 	c, err := newCluster(ctx, plane.RESTConfig(), l)
 	if err != nil {
 		return err
+	}
+	if l.resident > 0 {
+		return c.restart(ctx)
 	}
 	for _, sh := range l.shapes {
 		c.shape = sh

@@ -137,6 +137,9 @@ func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 	for range c.pods() {
 		select {
 		case <-observe.left:
+			if c.bound != nil {
+				c.bound()
+			}
 		case <-ctx.Done():
 			return 0, spent{}, context.Cause(ctx)
 		case <-deadline:
