@@ -170,9 +170,8 @@ func newWorldIn(t *testing.T, gate *faultyGate, cfg fake.Config) *world {
 	return w
 }
 
-// boot starts a daemon that remembers nothing.
-func (w *world) boot() {
-	w.starts++
+// cluster is what boot serves.
+func (w *world) cluster() *hpcv1alpha1.BatchCluster {
 	cluster := &hpcv1alpha1.BatchCluster{
 		ObjectMeta: metav1.ObjectMeta{Name: "test"},
 		Spec: hpcv1alpha1.BatchClusterSpec{
@@ -185,8 +184,14 @@ func (w *world) boot() {
 	if w.change != nil {
 		w.change(cluster)
 	}
+	return cluster
+}
+
+// boot starts a daemon that remembers nothing.
+func (w *world) boot() {
+	w.starts++
 	w.bridge = provider.NewBridge(provider.Options{
-		Cluster: cluster,
+		Cluster: w.cluster(),
 		Owner:   owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},
 		Gate: w.gate, Clock: w.clock, Log: logr.Discard(),
 	})

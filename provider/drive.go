@@ -139,6 +139,9 @@ func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pod
 			b.report(work, &g, m, pods)
 		}
 		acted, err := b.perform(ctx, work, &g, m, pods, actions)
+		if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return false // our own end is no failure: the next daemon goes on from here
+		}
 		if err != nil || !paused {
 			b.settle(g, m, pods, err)
 		}

@@ -94,8 +94,9 @@ func (u *podUsage) NodeUsage(node string) kubeletapi.NodeUsage {
 		}
 		for _, c := range u.PodUsage(p) {
 			run := string(p.UID) + "/" + c.Name + "/" + c.StartTime.String()
-			seen[run] = c.CPUNanos
-			n.nanos += c.CPUNanos - min(n.seen[run], c.CPUNanos)
+			// An older report after a newer one must not make its time count twice.
+			seen[run] = max(n.seen[run], c.CPUNanos)
+			n.nanos += seen[run] - n.seen[run]
 			out.NanoCores += c.NanoCores
 			out.RSS += c.RSS
 			out.Working += c.Working
