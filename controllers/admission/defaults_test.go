@@ -222,3 +222,42 @@ func TestQueueOfNamespace(t *testing.T) {
 		})
 	}
 }
+
+// 2.11: a pod of ours that asks for it gets the gate of its queue, beside those it has.
+func TestQueueGate(t *testing.T) {
+	const key = "scheduling.volcano.sh/queue-allocation-gate"
+	for _, tt := range []struct {
+		annotation, scheduler string
+		has                   []string
+		want                  string
+	}{
+		{"true", "volcano", nil, key},
+		{"true", "isthmus", []string{"example.org/mine"}, "example.org/mine " + key},
+		{"true", "volcano", []string{key}, key},
+		{"true", "default-scheduler", nil, ""},
+		{"false", "volcano", nil, ""},
+		{"", "volcano", nil, ""},
+	} {
+		controllertest.Eventually(t, patience, func(ctx context.Context) string {
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "gate-"},
+				Spec: corev1.PodSpec{SchedulerName: tt.scheduler, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+			if tt.annotation != "" {
+				p.Annotations = map[string]string{key: tt.annotation}
+			}
+			for _, name := range tt.has {
+				p.Spec.SchedulingGates = append(p.Spec.SchedulingGates, corev1.PodSchedulingGate{Name: name})
+			}
+			if err := plane.Client.Create(ctx, p, client.DryRunAll); err != nil {
+				return err.Error()
+			}
+			var got []string
+			for _, g := range p.Spec.SchedulingGates {
+				got = append(got, g.Name)
+			}
+			if text := strings.Join(got, " "); text != tt.want {
+				return fmt.Sprintf("%+v has gates %q", tt, text)
+			}
+			return ""
+		})
+	}
+}

@@ -25,6 +25,7 @@ type wish struct {
 	nodes  *plan.NodeCounts
 	pod    *podWish
 	booked *plan.Reservation
+	gate   *plan.PodRef
 }
 
 type podWish struct {
@@ -81,6 +82,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 		b.written[r.UID] = now
 		b.writes.Add(r.UID)
 	}
+	b.noteGates(p, now)
 	for _, u := range p.Unschedulable {
 		if !u.Code.CapacityKind() {
 			continue
@@ -135,6 +137,8 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	defer cancel()
 	kind, err := "podgroup", error(nil)
 	switch {
+	case w.gate != nil:
+		kind, err = "pod", b.openGate(call, w.gate)
 	case w.booked != nil:
 		kind, err = "reservation", b.writeReservation(call, w.booked)
 	case w.nodes != nil:

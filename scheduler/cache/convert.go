@@ -91,6 +91,7 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 			Terminating: p.DeletionTimestamp != nil,
 		},
 	}
+	e.pod.Gate = gateOf(p)
 	if e.pod.Phase == "" || e.pod.Phase == string(corev1.PodUnknown) {
 		e.pod.Phase = snapshot.PodPending
 	}
@@ -111,6 +112,19 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 	}
 	e.class = e.spec.Key()
 	return e
+}
+
+// gateOf says what is between a pod and its queue's room. A pod that others hold back
+// as well waits for them first, so that no room is kept for it in vain.
+func gateOf(p *corev1.Pod) string {
+	gates := p.Spec.SchedulingGates
+	switch {
+	case len(gates) == 1 && gates[0].Name == wellknown.QueueAllocationGate:
+		return snapshot.GateClosed
+	case len(gates) == 0 && p.Annotations[wellknown.QueueAllocationGate] == "true":
+		return snapshot.GateOpen
+	}
+	return ""
 }
 
 // ourPod fills in what matters for placing and grouping a pod.

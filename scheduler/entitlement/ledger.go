@@ -52,6 +52,7 @@ type Queue struct {
 	home     int    // where its own gangs are counted
 	path     []int  // from the root to itself
 	limits   []bool // the resources that its own capability names; nil for none
+	binds    []bool // those of them that it bounds closer than those above and what there is
 	stop     *Fault
 }
 
@@ -77,6 +78,10 @@ func (q *Queue) Excess() resource.Vector {
 // Limits reports whether the queue's own capability, and not only what there is,
 // bounds a resource.
 func (q *Queue) Limits(dim int) bool { return q.limits != nil && q.limits[dim] }
+
+// Binds reports whether the queue's own capability is what bounds a resource: where
+// more is declared than there is, it is not the queue that stands against a gang.
+func (q *Queue) Binds(dim int) bool { return q.binds != nil && q.binds[dim] }
 
 // Over reports whether the queue holds more than it deserves of some resource.
 func (q *Queue) Over() bool {
@@ -375,7 +380,7 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 				continue
 			}
 			after := resource.Add(q.Held[d], a)
-			if after > q.Capability[d] && q.Limits(d) {
+			if after > q.Capability[d] && q.Binds(d) {
 				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d], Limit: q.Capability[d]}
 			}
 			if q.parent < 0 || after <= q.Guarantee[d] {

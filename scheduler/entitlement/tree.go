@@ -214,10 +214,11 @@ func (l *Ledger) limits() {
 		for _, c := range q.Spec.Capability {
 			if d, ok := l.dims.Index(c.Name); ok {
 				if q.limits == nil {
-					q.limits = make([]bool, n)
+					q.limits, q.binds = make([]bool, n), make([]bool, n)
 				}
-				q.limits[d] = true
-				q.Capability[d] = min(q.Capability[d], max(c.Amount, 0))
+				most := max(c.Amount, 0)
+				q.limits[d], q.binds[d] = true, most <= q.Capability[d]
+				q.Capability[d] = min(q.Capability[d], most)
 			}
 		}
 		q.Guarantee, _ = l.dims.Vector(q.Spec.Guarantee)

@@ -201,6 +201,9 @@ func (s *Session) Placing(g *snapshot.Gang) bool {
 	return slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool { return s.placed[p.UID] })
 }
 
+// IsPlaced reports whether this cycle has placed the pod.
+func (s *Session) IsPlaced(p *snapshot.Pod) bool { return s.placed[p.UID] }
+
 // Assignment is pods of one class on one node.
 type Assignment struct {
 	Node int

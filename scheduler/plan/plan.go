@@ -25,6 +25,9 @@ type Plan struct {
 	Claims []Claim
 	// Releases are pods that are sent away for their own gang's sake.
 	Releases []Eviction
+	// Opened are pods whose queue has room for them: the gate that kept them out of
+	// sight until then is taken away.
+	Opened []PodRef
 	// Heads are gangs that wait with a start time that nobody may put off.
 	Heads []Head
 }
@@ -235,6 +238,9 @@ func (p Plan) String() string {
 	}
 	for _, e := range p.Releases {
 		fmt.Fprintf(&b, "release %s from %s: %s\n", e.Name, e.Node, e.Message)
+	}
+	for _, ref := range p.Opened {
+		fmt.Fprintf(&b, "open %s\n", ref.Name)
 	}
 	for _, h := range p.Heads {
 		fmt.Fprintf(&b, "head %s domain=%s at=%s", short(h.Gang), h.Domain, time.Unix(0, h.At).UTC().Format(time.RFC3339))

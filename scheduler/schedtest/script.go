@@ -28,7 +28,7 @@ import (
 //	  groups=A,B prefer=A forbid=C avoid=D hierarchy=root/x weights=1/2
 //	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8 sla=1h loose
 //	    topology=hard:1|hard:TIERNAME|soft:1|key:LABEL sub=POLICY,size=2,min=2,topology=hard:1
-//	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated part=POLICY/PART priority=1
+//	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated queuegated part=POLICY/PART priority=1
 //	    lab.KEY=V near=KEY:L=V apart=KEY:L=V likes=KEY:L=V dislikes=KEY:L=V spread=KEY:L=V:SKEW softspread=KEY:L=V:SKEW
 //	    gpulink=required gputype=a100 gpumode=mps tenant=NAMESPACE
 //	plain NAME queue=Q cpu=1 gpu=1
@@ -428,6 +428,8 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			}
 		case key == "gated":
 			gated = true
+		case key == "queuegated":
+			gated, p.Gate = true, snapshot.GateClosed
 		case key == "part":
 			policy, part, _ = strings.Cut(value, "/")
 		case key == "priority":
@@ -456,7 +458,7 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 	}
 	for _, made := range g.AddPods(task, n, c) {
 		made.Priority, made.Policy, made.SubGroup = int32(priority), policy, part
-		made.Gated, made.Protected, made.Budgets, made.Cooldown, made.Movable = gated, p.Protected, p.Budgets, p.Cooldown, p.Movable
+		made.Gated, made.Gate, made.Protected, made.Budgets, made.Cooldown, made.Movable = gated, p.Gate, p.Protected, p.Budgets, p.Cooldown, p.Movable
 	}
 	return nil
 }

@@ -230,6 +230,9 @@ func (w *World) Apply(p plan.Plan) {
 	for _, e := range p.Releases {
 		byUID[e.UID].Terminating = true
 	}
+	for _, ref := range p.Opened {
+		byUID[ref.UID].Gated, byUID[ref.UID].Gate = false, snapshot.GateOpen
+	}
 }
 
 // Pods returns the pods whose names start with prefix.

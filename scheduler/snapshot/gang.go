@@ -57,9 +57,12 @@ type Pod struct {
 	Assumed bool `json:"assumed,omitempty"`
 	// Submitted says that the provider has taken the attempt up, so that it
 	// cannot be added to any more.
-	Submitted   bool `json:"submitted,omitempty"`
-	Gated       bool `json:"gated,omitempty"`
-	Terminating bool `json:"terminating,omitempty"`
+	Submitted bool `json:"submitted,omitempty"`
+	Gated     bool `json:"gated,omitempty"`
+	// Gate is what stands between the pod and its queue's room, if it asked for that:
+	// GateClosed is the only scheduling gate it has, GateOpen was taken away.
+	Gate        string `json:"gate,omitempty"`
+	Terminating bool   `json:"terminating,omitempty"`
 	// StartedAt is when the pod began to run, in nanoseconds since 1970; 0 before.
 	StartedAt int64 `json:"startedAt,omitempty"`
 	// Protected says why nobody may take the pod's place; "" when one may.
@@ -73,6 +76,18 @@ type Pod struct {
 	Movable bool `json:"movable,omitempty"`
 	// Lost says of a failed pod that its place was taken from it: it did not end by itself.
 	Lost bool `json:"lost,omitempty"`
+}
+
+// What is said of a pod that is to be out of sight until its queue has room.
+const (
+	GateClosed = "closed"
+	GateOpen   = "open"
+)
+
+// BeforeGate reports whether the pod waits for its queue to have room, and for nothing
+// that is not the scheduler's.
+func (p *Pod) BeforeGate() bool {
+	return p.Gate == GateClosed && p.Node == "" && p.Phase == PodPending && !p.Terminating
 }
 
 // Terminal reports whether no container of the pod will run again.

@@ -195,6 +195,10 @@ spec:
 		out := kubectl(t, "get", "pvc", "-n", ns, "-o", "name")
 		return out != "", out
 	})
+	gated := job{Name: "gated", Replicas: 1, Script: "exec sleep 600"}.yaml()
+	apply(t, ns, strings.Replace(gated, "    template:\n", "    template:\n      metadata: {annotations: {scheduling.volcano.sh/queue-allocation-gate: \"true\"}}\n", 1))
+	phase(t, ns, "gated", "Running", 2*time.Minute)
+	kubectl(t, "delete", "vcjob", "gated", "-n", ns)
 	apply(t, ns, job{Name: "ends", Replicas: 1, Script: "true", Spec: "  ttlSecondsAfterFinished: 1"}.yaml())
 	eventually(t, 2*time.Minute, "a Job is removed once it has ended", func() (bool, string) {
 		out := kubectl(t, "get", "vcjob", "ends", "-n", ns, "--ignore-not-found", "-o", "jsonpath={.status.state}")

@@ -160,6 +160,10 @@ const (
 	TaskTopologyAffinity     = "volcano.sh/task-topology-affinity"
 	TaskTopologyAntiAffinity = "volcano.sh/task-topology-anti-affinity"
 	TaskTopologyOrder        = "volcano.sh/task-topology-task-order"
+	// QueueAllocationGate is the annotation, value "true", of a pod that is to be out of
+	// sight of autoscalers until its queue has room for it, and the scheduling gate that
+	// it gets for this.
+	QueueAllocationGate = "scheduling.volcano.sh/queue-allocation-gate"
 	// PlainWaitingTime is the annotation with the longest time a gang should wait,
 	// a Go duration, under the name without a domain that Volcano takes as well.
 	PlainWaitingTime = "sla-waiting-time"

@@ -77,6 +77,11 @@ func TestHandedOn(t *testing.T) {
 			func(p *corev1.Pod, g *scheduling.PodGroup) string {
 				return mark(p.Annotations, batch.JobForwardingKey) + " " + mark(p.Labels, batch.JobForwardingKey) + " " + mark(g.Annotations, batch.JobForwardingKey)
 			}, "volcano.sh/job-forwarding=true volcano.sh/job-forwarding=true volcano.sh/job-forwarding=true"},
+		"queue-allocation-gate": {func(j *batch.Job) {
+			j.Spec.Tasks[0].Template.Annotations = map[string]string{"scheduling.volcano.sh/queue-allocation-gate": "true"}
+			j.Spec.Tasks[0].Template.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "mine"}}
+		}, func(p *corev1.Pod, _ *scheduling.PodGroup) string { return fmt.Sprint(p.Spec.SchedulingGates) },
+			"[{mine} {scheduling.volcano.sh/queue-allocation-gate}]"},
 		"partition-id": {func(j *batch.Job) {
 			j.Spec.Tasks[0].PartitionPolicy = &batch.PartitionPolicySpec{TotalPartitions: 2, PartitionSize: 1}
 		}, func(p *corev1.Pod, _ *scheduling.PodGroup) string {

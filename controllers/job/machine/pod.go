@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -85,8 +86,20 @@ func newPod(job *batch.Job, task *batch.TaskSpec, index int32) *corev1.Pod {
 	if pod.Spec.PriorityClassName == "" {
 		pod.Spec.PriorityClassName = job.Spec.PriorityClassName
 	}
+	if pod.Annotations[wellknown.QueueAllocationGate] == "true" {
+		closeGate(&pod.Spec)
+	}
 	mountVolumes(job, &pod.Spec)
 	return pod
+}
+
+// closeGate keeps a pod from being scheduled until its queue has room: the scheduler
+// opens the gate then.
+func closeGate(spec *corev1.PodSpec) {
+	gate := corev1.PodSchedulingGate{Name: wellknown.QueueAllocationGate}
+	if !slices.Contains(spec.SchedulingGates, gate) {
+		spec.SchedulingGates = append(spec.SchedulingGates, gate)
+	}
 }
 
 func mountVolumes(job *batch.Job, spec *corev1.PodSpec) {

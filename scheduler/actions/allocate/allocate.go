@@ -70,6 +70,7 @@ func (Action) Run(s *framework.Session) {
 			heap.Fix(h, 0) // only this queue's share has changed
 		}
 	}
+	openGates(s)
 }
 
 // inOrder reports whether the queue is served in order and the gang that was just

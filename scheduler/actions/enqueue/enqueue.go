@@ -54,7 +54,7 @@ func aboveQueue(s *framework.Session, g *snapshot.Gang) *plan.Unschedulable {
 	need, _ := s.Snapshot.Dims.Vector(g.MinResources)
 	for _, q := range s.Ledger.Above(g.Queue) {
 		for d, a := range need {
-			if a > q.Capability[d] && q.Limits(d) {
+			if a > q.Capability[d] && q.Binds(d) {
 				name := s.Snapshot.Dims.Name(d)
 				return &plan.Unschedulable{Code: plan.OverQuota, Message: fmt.Sprintf("the gang's minimum is %s %s and queue %q may hold at most %s",
 					plan.Amount(name, a), name, q.Name, plan.Amount(name, q.Capability[d]))}
