@@ -86,7 +86,7 @@ func TestShortJobs(t *testing.T) {
 	go func() { defer close(stopped); life(t, plane, gate, stop) }()
 	defer func() { close(stop); <-stopped }()
 	run := func(from, to int) (controllertest.Figures, int, map[string]int) {
-		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 75*time.Minute)
 		defer cancel()
 		figures, err := plane.RunShort(ctx, controllertest.Short{Namespace: ns, From: from, To: to, Window: 200})
 		if err != nil {
