@@ -218,8 +218,18 @@ func TestConvergence(t *testing.T) {
 		submit := func() {
 			name := fmt.Sprintf("c%d-%d", trial, len(names))
 			names = append(names, name)
-			apply(t, ns, job{Name: name, Replicas: 2, Spec: "  plugins: {env: []}",
-				Script: fmt.Sprintf(`mktemp %s/%s.$VC_TASK_INDEX.XXXXXX >/dev/null && sleep 2`, marks, name)}.yaml())
+			file := filepath.Join(t.TempDir(), "job.yaml")
+			text := job{Name: name, Replicas: 2, Spec: "  plugins: {env: []}",
+				Script: fmt.Sprintf(`mktemp %s/%s.$VC_TASK_INDEX.XXXXXX >/dev/null && sleep 2`, marks, name)}.yaml()
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			// An API server that was just started refuses all that a policy with
+			// parameters looks at, until it knows the parameters' kind.
+			eventually(t, 2*time.Minute, "the API server takes "+name, func() (bool, string) {
+				out, err := tryKubectl(t, "apply", "-n", ns, "-f", file)
+				return err == nil, fmt.Sprint(out, err)
+			})
 		}
 		for range 3 {
 			submit()
