@@ -5,6 +5,9 @@
 package runtime
 
 import (
+	"cmp"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -91,6 +94,10 @@ next:
 		}
 		v.Binds = append(v.Binds, stage.Bind{Mount: m, At: c.Scratch + "/binds/" + strconv.Itoa(len(v.Binds))})
 	}
+	// A mount within another one comes after it, or it would be hidden.
+	slices.SortStableFunc(v.Binds, func(a, b stage.Bind) int {
+		return cmp.Compare(strings.Count(path.Clean(a.Target), "/"), strings.Count(path.Clean(b.Target), "/"))
+	})
 	return v, mounts
 }
 

@@ -163,7 +163,7 @@ func volumes(t *testing.T, rt Runtime) {
 		{Name: "host", MountPath: "/host"}, {Name: "host", MountPath: "/ro", ReadOnly: true}, {Name: "cm", MountPath: "/config"},
 		{Name: "cm", MountPath: "/tmp/deep/er/x", SubPath: "key"}, {Name: "cm", MountPath: "/etc/one.conf", SubPath: "key"},
 		{Name: "work", MountPath: "/shared/a/b"}, {Name: "work", MountPath: "/shared2"}, {Name: "mem", MountPath: "/dev/shm/mem"},
-		{Name: "out", MountPath: "/nested"}, {Name: "host", MountPath: "/nested/inner", ReadOnly: true},
+		{Name: "host", MountPath: "/nested/inner", ReadOnly: true}, {Name: "out", MountPath: "/nested"},
 	}
 	p := once(writer)
 	p.Spec.Volumes = []corev1.Volume{{Name: "host"}, {Name: "cm"}, {Name: "work"}, {Name: "mem"}, {Name: "out"}}
