@@ -52,7 +52,7 @@ func TestImports(t *testing.T) {
 	}
 	for folder, names := range map[string][]string{
 		"./scheduler/actions/": {"enqueue", "allocate", "backfill", "elastic", "preempt", "reclaim", "repair", "consolidate"},
-		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "fairshare", "networktopology", "usage", "tasktopology", "extender"},
+		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "fairshare", "resourcequota", "networktopology", "usage", "tasktopology", "extender"},
 	} {
 		for _, name := range names {
 			var siblings []string

@@ -52,6 +52,7 @@ type Cache struct {
 	book       *estimate.Book      // nil when nothing is learnt
 	learnt     int64               // grows with what is new in it
 	held       accounts
+	quotas     map[string]*quota // by namespace/name
 	// reservations are by name.
 	reservations map[string]*reservation
 	loads        []snapshot.Load
@@ -115,7 +116,7 @@ func New() *Cache {
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
-		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, reservations: map[string]*reservation{},
+		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{},
 		changed: make(chan struct{}, 1), later: make(chan struct{}, 1),
 	}
 }
@@ -401,6 +402,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s.SetBudgets(c.allBudgets())
 	s.SetReservations(c.allReservations())
 	s.Loads, s.Opinions = c.loads, c.opinions
+	s.SetQuotas(c.allQuotas())
 	s.Usage = c.usage()
 	return c.topology(s)
 }

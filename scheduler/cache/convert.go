@@ -318,7 +318,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 	if pg.Spec.MinResources != nil {
 		var qs []resource.Quantity
 		for name, q := range *pg.Spec.MinResources {
-			qs = append(qs, resource.Quantity{Name: string(name), Amount: resource.Requested(string(name), q)})
+			qs = append(qs, resource.Quantity{Name: string(name), Amount: resource.Requested(snapshot.QuotaBase(string(name)), q)})
 		}
 		g.MinResources = resource.MakeList(qs...)
 	}

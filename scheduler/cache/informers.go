@@ -49,6 +49,7 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 		{core.Core().V1().Pods().Informer(), on(c.SetPod), on(func(p *corev1.Pod) { c.DeletePod(string(p.UID)) })},
 		{core.Scheduling().V1().PriorityClasses().Informer(), on(c.SetPriorityClass), on(func(p *schedulingv1.PriorityClass) { c.DeletePriorityClass(p.Name) })},
 		{core.Policy().V1().PodDisruptionBudgets().Informer(), on(c.SetBudget), on(c.DeleteBudget)},
+		{core.Core().V1().ResourceQuotas().Informer(), on(c.SetQuota), on(c.DeleteQuota)},
 		{vol.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetGroup), on(func(g *volcanov1.PodGroup) { c.DeleteGroup(g.Namespace, g.Name, string(g.UID)) })},
 		{vol.Scheduling().V1beta1().Queues().Informer(), on(c.SetQueue), on(func(q *volcanov1.Queue) { c.DeleteQueue(q.Name, string(q.UID)) })},
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/resourcequota"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/sla"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/tasktopology"
 )
@@ -75,7 +76,7 @@ var plugins = []pluginEntry{
 	{name: "conformance", implied: true},
 	{name: "cdp", implied: true},
 	{name: "pdb", implied: true},
-	{name: "resourcequota"},
+	{name: "resourcequota", make: func(Plugin) framework.Plugin { return resourcequota.Plugin{} }},
 	{name: "sla", arguments: []argument{arg("sla-waiting-time", duration).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return sla.Plugin{WaitAtMost: int64(p.Arguments.Duration("sla-waiting-time", 0))}
 	}},

@@ -109,10 +109,11 @@ type Code string
 const (
 	QueueNotFound      Code = "QueueNotFound"
 	QueueClosed        Code = "QueueClosed"
-	QueueInvalid       Code = "QueueInvalid"  // its parent does not exist, or its parents go round in a circle
-	OverQuota          Code = "OverQuota"     // its queue, or one above, may not hold that much
-	OutOfTurn          Code = "OutOfTurn"     // its queue is served in order, and one before it waits
-	Overcommitted      Code = "Overcommitted" // enough gangs have been let in for now
+	QueueInvalid       Code = "QueueInvalid"   // its parent does not exist, or its parents go round in a circle
+	OverQuota          Code = "OverQuota"      // its queue, or one above, may not hold that much
+	NamespaceQuota     Code = "NamespaceQuota" // a ResourceQuota of its namespace has not that much left
+	OutOfTurn          Code = "OutOfTurn"      // its queue is served in order, and one before it waits
+	Overcommitted      Code = "Overcommitted"  // enough gangs have been let in for now
 	PodGroupNotFound   Code = "PodGroupNotFound"
 	NotEnoughPods      Code = "NotEnoughPods"      // fewer pods exist than minMember
 	NotEnoughTaskPods  Code = "NotEnoughTaskPods"  // fewer pods of a task exist than its minimum

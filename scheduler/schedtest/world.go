@@ -39,6 +39,7 @@ type World struct {
 	Loads []snapshot.Load
 	// Opinions are what an extender said.
 	Opinions []snapshot.Opinion
+	Quotas   []snapshot.Quota
 	// Usage is what queues have held of late.
 	Usage *snapshot.Usage
 }
@@ -151,7 +152,7 @@ func (w *World) Document() snapshot.Document {
 	for _, g := range w.Gangs {
 		g.noteShort(w.Now)
 	}
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Usage: w.Usage, Loads: slices.Clone(w.Loads), Opinions: slices.Clone(w.Opinions)}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Quotas: slices.Clone(w.Quotas), Usage: w.Usage, Loads: slices.Clone(w.Loads), Opinions: slices.Clone(w.Opinions)}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}

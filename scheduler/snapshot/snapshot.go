@@ -30,6 +30,8 @@ type Snapshot struct {
 	Loads []Load
 	// Opinions are what an extender said, ordered by class.
 	Opinions []Opinion
+	// Quotas are ordered by namespace, then name.
+	Quotas []Quota
 	// Usage is what queues have held of late, nil when nobody remembers it.
 	Usage *Usage
 	// Total is what all nodes together offer; hosts that several have count once.
@@ -136,6 +138,7 @@ type Document struct {
 	Reservations []Reservation `json:"reservations,omitempty"`
 	Loads        []Load        `json:"loads,omitempty"`
 	Opinions     []Opinion     `json:"opinions,omitempty"`
+	Quotas       []Quota       `json:"quotas,omitempty"`
 	// Usage is as in Snapshot.
 	Usage *Usage `json:"usage,omitempty"`
 	// HyperNodes and Levels are as in Snapshot.
@@ -230,6 +233,7 @@ func (d Document) Build() (*Snapshot, error) {
 	s.SetReservations(d.Reservations)
 	s.SetLoads(d.Loads)
 	s.SetOpinions(d.Opinions)
+	s.SetQuotas(d.Quotas)
 	s.Usage = d.Usage
 	return s, nil
 }
@@ -243,7 +247,7 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Opinions: s.Opinions, Usage: s.Usage, HyperNodes: s.HyperNodes, Levels: s.Levels}
+	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Opinions: s.Opinions, Quotas: s.Quotas, Usage: s.Usage, HyperNodes: s.HyperNodes, Levels: s.Levels}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}
