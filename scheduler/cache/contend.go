@@ -204,6 +204,7 @@ func contend(e *podEntry, p *corev1.Pod) {
 	e.labels = p.Labels
 	e.pod.Protected = protected(p)
 	e.remade = remade(p)
+	e.spec.Revocable = revocable(p.Annotations)
 	e.pod.Movable = e.remade && (yields(p.Labels) || yields(p.Annotations))
 	e.pod.Cooldown = int64(duration(firstOf(p.Labels[volcanov1.CooldownTime], p.Annotations[volcanov1.CooldownTime])))
 	e.pod.Lost = lost(p)
@@ -269,6 +270,18 @@ func protected(p *corev1.Pod) string {
 		return volcanov1.PodPreemptable + " is false"
 	}
 	return ""
+}
+
+// revocable are the zones that a pod may be in: what it says, or else any if it says that
+// it is preemptable, as Volcano takes it.
+func revocable(annotations map[string]string) []string {
+	if zones, ok := annotations[volcanov1.RevocableZone]; ok {
+		return listOf(zones)
+	}
+	if yields(annotations) {
+		return []string{"*"}
+	}
+	return nil
 }
 
 func yields(m map[string]string) bool {

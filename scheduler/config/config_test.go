@@ -180,7 +180,7 @@ func TestEveryPluginOfVolcano(t *testing.T) {
 			"hypernode.binpack.resources.nvidia.com/gpu": weight, "hypernode.binpack.normal-pod.enable": yes,
 			"hypernode.binpack.normal-pod.fading": {"0.8", 0.8, "x"}, "hypernode.gradient.evict.max-hypernodes": weight,
 		},
-		"tdm":        {"tdm.revocable-zone.rz1": {`"10:00-21:00"`, "10:00-21:00", "[1]"}, "tdm.evict.period": hour},
+		"tdm":        {"tdm.revocable-zone.rz1": {`"10:00-21:00"`, "10:00-21:00", "10-21"}, "tdm.time-zone": {"Europe/Berlin", "Europe/Berlin", "Europe/Atlantis"}, "tdm.evict.period": hour},
 		"usage":      {"usage.weight": weight, "cpu.weight": weight, "memory.weight": weight, "thresholds.cpu": {"80", 80.0, "x"}, "thresholds.mem": {"70", 70.0, "x"}, "estimator.type": {"x", "x", ""}},
 		"numa-aware": {"weight": weight}, "task-topology": {"task-topology.weight": weight},
 		"nodegroup": {"strict": yes, "enablePreferredOrder": yes},
@@ -309,7 +309,6 @@ configurations:
 metrics: {type: elasticsearch, address: "http://127.0.0.1:9200", elasticsearch: {index: x}}
 `))
 	want := []string{
-		`actions: action "shuffle" is known and not used by this scheduler`,
 		`tiers[0].plugins[0]: plugin "numa-aware" is known and not used by this scheduler`,
 		`tiers[0].plugins[2].enableTargetJob: the switch is known and not used by this scheduler`,
 		`configurations[0]: action "backfill" is not among the actions`,

@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/repair"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/shuffle"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/capacity"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/deviceshare"
@@ -65,7 +66,7 @@ var actions = []actionEntry{
 	}},
 	// Of our own; nothing is moved unless a configuration names it.
 	{name: "consolidate", arguments: []argument{minRun}, make: func(a Arguments) framework.Action { return consolidate.Action{MinRun: a.Duration(minRun.name, 0)} }},
-	{name: "shuffle"},
+	{name: "shuffle", make: func(Arguments) framework.Action { return shuffle.Action{} }},
 }
 
 // plugins lists every plugin. Those that are always asked come last in the order
@@ -109,7 +110,7 @@ var plugins = []pluginEntry{
 		return deviceshare.Plugin{Spread: p.Arguments.Text("deviceshare.SchedulePolicy", "binpack") == "spread", Weight: p.Arguments.Int("deviceshare.ScheduleWeight", 0)}
 	}},
 	{name: "network-topology-aware", arguments: topology, make: makeTopology},
-	{name: "tdm", arguments: []argument{arg("tdm.revocable-zone.*", text), arg("tdm.evict.period", duration)}},
+	{name: "tdm", arguments: []argument{arg(revocableZone+"*", text).checked(isWindow).obeyed(), arg("tdm.time-zone", text).checked(isLocation).obeyed(), arg("tdm.evict.period", duration)}, make: makeTDM},
 	{name: "usage", measures: true, arguments: load, make: makeUsage},
 	{name: "numa-aware", arguments: each(integer, "weight")},
 	{name: "task-topology", arguments: []argument{arg("task-topology.weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin {

@@ -32,6 +32,8 @@ type argument struct {
 	from float64
 	// oneOf are the values that a text may have; nil is any.
 	oneOf []string
+	// check, when set, says what is wrong with a text.
+	check func(string) error
 	// used says that something here obeys it.
 	used bool
 }
@@ -49,6 +51,9 @@ func each(k kind, names ...string) (as []argument) {
 	}
 	return as
 }
+
+// checked has a text looked at.
+func (a argument) checked(f func(string) error) argument { a.check = f; return a }
 
 // matches reports whether a key is the argument.
 func (a argument) matches(key string) bool {
@@ -146,6 +151,11 @@ func (a argument) read(v any) (any, error) {
 			return nil, fmt.Errorf("is %q, must be at least %s", s, time.Duration(a.from)*time.Second)
 		}
 		return d, nil
+	}
+	if a.check != nil {
+		if err := a.check(s); err != nil {
+			return nil, err
+		}
 	}
 	if a.oneOf != nil && !slices.Contains(a.oneOf, s) {
 		return nil, fmt.Errorf("is %q, must be one of %s", s, strings.Join(a.oneOf, ", "))

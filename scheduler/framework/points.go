@@ -18,6 +18,7 @@ type points struct {
 	enterers    []Enterer
 	mateScorers []MateScorer
 	admission   []Admitter
+	revokers    []Revoker
 
 	actions []string // the actions that serve the queue; nil is all
 }
@@ -90,6 +91,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		}
 		if x, ok := pl.(MateScorer); ok && !off.DomainOrder {
 			out.mateScorers = append(out.mateScorers, x)
+		}
+		if x, ok := pl.(Revoker); ok {
+			out.revokers = append(out.revokers, x)
 		}
 		if x, ok := pl.(Admitter); ok && !off.Admission {
 			out.admission = append(out.admission, x)

@@ -48,6 +48,7 @@ type Session struct {
 	evicted      map[string]bool            // pods that this cycle sends away
 	goes         []leave
 	leavingKnown bool
+	revoked      bool
 
 	reserved *reserved
 	bar      *bar   // of the gang that is being placed

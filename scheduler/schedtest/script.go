@@ -438,6 +438,8 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			}
 		case key == "protected":
 			p.Protected = value
+		case key == "revocable":
+			c.Revocable = strings.Split(value, ",")
 		case key == "movable":
 			p.Movable = true
 		case key == "budget":

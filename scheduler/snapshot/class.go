@@ -23,6 +23,9 @@ type ClassSpec struct {
 	HostPorts    []HostPort           `json:"hostPorts,omitempty"`
 	// DaemonSet pods get no implicit toleration of virtual nodes.
 	DaemonSet bool `json:"daemonSet,omitempty"`
+	// Revocable are the revocable zones whose nodes the pods may be on for as long as
+	// the zone is open; "*" is any.
+	Revocable []string `json:"revocable,omitempty"`
 	// Groups are the node groups of the pod's queue.
 	Groups *NodeGroups `json:"groups,omitempty"`
 	// GPU is what the pod says about its GPUs, nil for nothing.

@@ -134,6 +134,10 @@ func grant(a Ask, budgets map[string]int64, units []Unit) []Unit {
 	return out
 }
 
+// Allowed picks those of units that may all go together under the disruption budgets. A
+// whole gang goes only after what it can do without.
+func Allowed(s *framework.Session, units []Unit) []Unit { return grant(Ask{}, budgets(s), units) }
+
 func budgets(s *framework.Session) map[string]int64 {
 	out := map[string]int64{}
 	for _, b := range s.Snapshot.Budgets {

@@ -22,8 +22,10 @@ type Action struct {
 // Name is the action's name in configuration.
 func (Action) Name() string { return "preempt" }
 
-// Run makes room for the gangs that allocate found none for, in its order.
+// Run sends away whom plugins say, and makes room for the gangs that allocate found
+// none for, in its order.
 func (a Action) Run(s *framework.Session) {
+	s.Revoke()
 	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
 		g := b.Gang
 		return whatif.Ask{
