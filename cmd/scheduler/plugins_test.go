@@ -15,7 +15,9 @@ import (
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	nodeinfov1 "volcano.sh/apis/pkg/apis/nodeinfo/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	"volcano.sh/apis/pkg/client/clientset/versioned"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
@@ -85,6 +87,9 @@ func gang(t *testing.T, plane *controllertest.Plane, name string, annotations ma
 			ObjectMeta: metav1.ObjectMeta{Namespace: "plugins", Name: fmt.Sprintf("%s-%s-%d", name, task, i), Annotations: map[string]string{wellknown.PodGroupName: name, "volcano.sh/task-spec": task}},
 			Spec:       corev1.PodSpec{SchedulerName: wellknown.SchedulerVolcano, Containers: []corev1.Container{{Name: "c", Image: "none", Resources: corev1.ResourceRequirements{Requests: one, Limits: one}}}},
 		}
+		if task == "whole" {
+			p.Annotations[volcanov1.NumaPolicyKey] = "single-numa-node"
+		}
 		if err := plane.Client.Create(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +121,7 @@ func placed(t *testing.T, plane *controllertest.Plane, r *runner, name string, s
 
 // TestPluginsOfVolcanosConfiguration runs the whole program with plugins that ask
 // others: of three nodes an extender refuses one, another is too busy by what
-// Prometheus says, and pods of a gang go by their tasks.
+// Prometheus says, and pods of a gang go by their tasks and by NUMA nodes.
 func TestPluginsOfVolcanosConfiguration(t *testing.T) {
 	plane, err := controllertest.Start()
 	if err != nil {
@@ -128,6 +133,18 @@ func TestPluginsOfVolcanosConfiguration(t *testing.T) {
 	}
 	for _, name := range []string{"p-a", "p-b", "p-c", "p-d"} {
 		realNode(t, plane, name, "4")
+	}
+	numa := &nodeinfov1.Numatopology{ObjectMeta: metav1.ObjectMeta{Name: "p-d"}, Spec: nodeinfov1.NumatopoSpec{
+		Policies:   map[nodeinfov1.PolicyName]string{nodeinfov1.CPUManagerPolicy: "static", nodeinfov1.TopologyManagerPolicy: "single-numa-node"},
+		NumaResMap: map[string]nodeinfov1.ResourceInfo{"cpu": {Allocatable: "1-3", Capacity: 4}},
+		CPUDetail:  map[string]nodeinfov1.CPUInfo{"0": {}, "1": {}, "2": {NUMANodeID: 1}, "3": {NUMANodeID: 1}},
+	}}
+	volcano, err := versioned.NewForConfig(plane.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := volcano.NodeinfoV1alpha1().Numatopologies().Create(t.Context(), numa, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
 	}
 	conf := filepath.Join(t.TempDir(), "volcano-scheduler.conf")
 	text := fmt.Sprintf(`
@@ -143,6 +160,7 @@ tiers:
   - name: task-topology
     arguments: {task-topology.weight: 10}
   - name: network-topology-aware
+  - name: numa-aware
   - name: extender
     arguments: {extender.urlPrefix: %q, extender.predicateVerb: predicate, extender.httpTimeout: 30s}
 metrics: {type: prometheus, address: %q, interval: 1s}
@@ -157,6 +175,16 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 		case <-deadline:
 			t.Fatalf("the scheduler does not run:\n%s", r.tail())
 		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	// Only one node has a kubelet of the pod's policy, and it tells what was given.
+	gang(t, plane, "numa", nil, "whole")
+	for name, p := range placed(t, plane, r, "numa", 1) {
+		if p.Spec.NodeName != "p-d" || p.Annotations[wellknown.TopologyDecision] != `{"numa":{"0":{"cpu":"1"}}}` {
+			t.Errorf("%s is on %s with %v", name, p.Spec.NodeName, p.Annotations)
+		}
+		if err := plane.Client.Delete(t.Context(), p, client.GracePeriodSeconds(0)); err != nil {
+			t.Fatal(err)
 		}
 	}
 	gang(t, plane, "apart", map[string]string{wellknown.TaskTopologyAntiAffinity: "server"}, "server", "server")

@@ -31,6 +31,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // Config is what a Binder needs.
@@ -165,7 +166,7 @@ func (b *Binder) Carry(p plan.Plan) {
 			attempt = b.NewID()
 		}
 		for _, bind := range pl.Binds {
-			a := cache.Assumption{Node: bind.Node, Attempt: attempt, Size: pl.Size, Rank: bind.Rank, Devices: cache.Devices(bind.Devices)}
+			a := cache.Assumption{Node: bind.Node, Attempt: attempt, Size: pl.Size, Rank: bind.Rank, Devices: cache.Devices(bind.Devices), Cells: snapshot.ParseCells(bind.Cells)}
 			if !b.Cache.Assume(bind.UID, a) {
 				continue // deleted since the snapshot: the next cycle sees what is left
 			}
@@ -188,6 +189,9 @@ func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 	if t.bind.Devices != "" {
 		annotations[wellknown.GPUIDs] = t.bind.Devices
 		annotations[wellknown.ActualGPUIDs] = "" // what the pod's author may have written there
+	}
+	if t.bind.Cells != "" {
+		annotations[wellknown.TopologyDecision] = cache.Decision(snapshot.ParseCells(t.bind.Cells))
 	}
 	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{

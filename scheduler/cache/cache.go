@@ -57,7 +57,8 @@ type Cache struct {
 	reservations map[string]*reservation
 	loads        []snapshot.Load
 	opinions     []snapshot.Opinion
-	objects      *objects // nil before Watch
+	numa         map[string]numaEntry // by node
+	objects      *objects             // nil before Watch
 	// selected says that some pod selects others, by labels of these keys.
 	selected  bool
 	labelKeys map[string]bool
@@ -104,6 +105,7 @@ type Assumption struct {
 	Size    int64
 	Rank    int64
 	Devices []string
+	Cells   []snapshot.CellShare
 	// Until is when the assumption is given up; zero while the binding is under way.
 	Until time.Time
 }
@@ -116,7 +118,7 @@ func New() *Cache {
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
-		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{},
+		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{}, numa: map[string]numaEntry{},
 		changed: make(chan struct{}, 1), later: make(chan struct{}, 1),
 	}
 }
@@ -234,7 +236,7 @@ func (c *Cache) DeletePod(uid string) {
 func (c *Cache) seat(e *podEntry) snapshot.Pod {
 	p := e.pod
 	if a, ok := c.assumed[p.UID]; ok && p.Node == "" {
-		p.Node, p.Attempt, p.Size, p.Rank, p.Devices, p.Assumed = a.Node, a.Attempt, a.Size, a.Rank, a.Devices, true
+		p.Node, p.Attempt, p.Size, p.Rank, p.Devices, p.Cells, p.Assumed = a.Node, a.Attempt, a.Size, a.Rank, a.Devices, a.Cells, true
 	}
 	if ev, ok := c.evictions[p.UID]; ok {
 		if ev.spared == "" {
@@ -380,7 +382,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	nodes := make([]*snapshot.Node, 0, len(c.nodes))
 	for _, e := range c.ordered() {
 		if e.snap == nil {
-			e.snap = snapshot.NewNode(*e.spec, c.residents(e), c.dims)
+			e.snap = snapshot.NewNode(c.withNUMA(*e.spec), c.residents(e), c.dims)
 		}
 		nodes = append(nodes, e.snap)
 	}
@@ -411,7 +413,7 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 	out := make([]snapshot.Resident, 0, len(n.pods))
 	for uid, e := range n.pods {
 		p := c.seat(e)
-		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang), Devices: p.Devices, Running: p.Phase == snapshot.PodRunning})
+		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang), Devices: p.Devices, Cells: p.Cells, Running: p.Phase == snapshot.PodRunning})
 	}
 	return out
 }

@@ -96,9 +96,10 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 		e.pod.Phase = snapshot.PodPending
 	}
 	e.pod.Devices = listOf(firstOf(p.Annotations[wellknown.ActualGPUIDs], p.Annotations[wellknown.GPUIDs]))
+	e.pod.Cells = decided(p.Annotations[wellknown.TopologyDecision])
 	if p.Spec.NodeName == "" {
 		// Only a binding of ours writes these; on an unbound pod they mean nothing.
-		e.pod.Attempt, e.pod.Size, e.pod.Rank, e.pod.Devices = "", 0, 0, nil
+		e.pod.Attempt, e.pod.Size, e.pod.Rank, e.pod.Devices, e.pod.Cells = "", 0, 0, nil, nil
 	}
 	e.spec.Requests = requests(p)
 	e.spec.HostPorts = hostPorts(p)
@@ -138,6 +139,7 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 		e.spec.PreferredNodes = a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution
 	}
 	e.spec.Tolerations = p.Spec.Tolerations
+	e.spec.NUMA = numaAsk(p)
 	if ref := metav1.GetControllerOf(p); ref != nil {
 		e.spec.DaemonSet = ref.Kind == "DaemonSet"
 	}

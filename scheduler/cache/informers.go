@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	kcache "k8s.io/client-go/tools/cache"
+	nodeinfov1 "volcano.sh/apis/pkg/apis/nodeinfo/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	topologyv1 "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 	"volcano.sh/apis/pkg/client/clientset/versioned"
@@ -57,6 +58,9 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 	// the start.
 	if served(client.Discovery(), topologyv1.SchemeGroupVersion.String(), "hypernodes") {
 		kinds = append(kinds, kind{vol.Topology().V1alpha1().HyperNodes().Informer(), on(c.SetHyperNode), on(func(h *topologyv1.HyperNode) { c.DeleteHyperNode(h.Name, string(h.UID)) })})
+	}
+	if served(client.Discovery(), nodeinfov1.SchemeGroupVersion.String(), "numatopologies") {
+		kinds = append(kinds, kind{vol.Nodeinfo().V1alpha1().Numatopologies().Informer(), on(c.SetNumatopology), on(func(n *nodeinfov1.Numatopology) { c.DeleteNumatopology(n.Name, string(n.UID)) })})
 	}
 	if served(client.Discovery(), schedulingv1beta1.SchemeGroupVersion.String(), "podgroups") {
 		kinds = append(kinds, kind{core.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetNativeGroup), on(func(g *schedulingv1beta1.PodGroup) { c.DeleteNativeGroup(g.Namespace, g.Name, string(g.UID)) })})

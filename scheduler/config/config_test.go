@@ -309,7 +309,6 @@ configurations:
 metrics: {type: elasticsearch, address: "http://127.0.0.1:9200", elasticsearch: {index: x}}
 `))
 	want := []string{
-		`tiers[0].plugins[0]: plugin "numa-aware" is known and not used by this scheduler`,
 		`tiers[0].plugins[2].enableTargetJob: the switch is known and not used by this scheduler`,
 		`configurations[0]: action "backfill" is not among the actions`,
 		`metrics.elasticsearch.index: the setting is known and not used by this scheduler`,

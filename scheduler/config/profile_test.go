@@ -27,7 +27,7 @@ func TestProfilesAreReadStrictly(t *testing.T) {
 	}
 	p, warnings, err := config.Profile(config.ProfileSpec{
 		Name: "p", Actions: []string{"gangpreempt"},
-		Plugins: []config.ProfilePlugin{{Name: "drf", Arguments: map[string]string{"drf.by": "namespace"}}, {Name: "numa-aware"}},
+		Plugins: []config.ProfilePlugin{{Name: "drf", Arguments: map[string]string{"drf.by": "namespace"}}, {Name: "usage", Arguments: map[string]string{"estimator.type": "x"}}},
 	})
 	if err != nil || len(warnings) != 1 || strings.Join(p.Actions, " ") != "enqueue allocate preempt gangpreempt" || p.Plugins[0].Name() != "drf" {
 		t.Errorf("%v, %q, %+v", err, warnings, p)

@@ -20,6 +20,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/gang"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/locality"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodegroup"
+	"github.com/isthmus-hpc/isthmus/scheduler/plugins/numaaware"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/overcommit"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
@@ -112,7 +113,7 @@ var plugins = []pluginEntry{
 	{name: "network-topology-aware", arguments: topology, make: makeTopology},
 	{name: "tdm", arguments: []argument{arg(revocableZone+"*", text).checked(isWindow).obeyed(), arg("tdm.time-zone", text).checked(isLocation).obeyed(), arg("tdm.evict.period", duration)}, make: makeTDM},
 	{name: "usage", measures: true, arguments: load, make: makeUsage},
-	{name: "numa-aware", arguments: each(integer, "weight")},
+	{name: "numa-aware", arguments: []argument{arg("weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin { return numaaware.Plugin{Weight: p.Arguments.weight("weight", 1)} }},
 	{name: "task-topology", arguments: []argument{arg("task-topology.weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return tasktopology.Plugin{Weight: p.Arguments.weight("task-topology.weight", 1)}
 	}},

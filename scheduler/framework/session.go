@@ -44,6 +44,7 @@ type Session struct {
 	kept         map[string][]keptRoom      // by gang: what is kept for it
 	claimed      map[string]bool            // gangs that this cycle makes room for
 	sizes        map[string]*snapshot.Class // what is kept for pods that are not there yet
+	cells        *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
 	placed       map[string]bool            // pods that this cycle places
 	evicted      map[string]bool            // pods that this cycle sends away
 	goes         []leave
@@ -72,6 +73,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		verdicts: map[judged]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
 		byLabel:  map[string][]*snapshot.Place{},
+		cells:    s.Cells(),
 		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, evicted: map[string]bool{},
 	}
 	ses.follow = newFollow(ses.Txn)
@@ -222,11 +224,15 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 		pod     *snapshot.Pod
 		node    int
 		devices []string
+		cells   []snapshot.CellShare
 	}
 	var all []bound
 	for _, a := range assigned {
 		for i, pod := range a.Pods {
 			b := bound{pod: pod, node: a.Node}
+			if pod.Class.NUMA != nil {
+				b.cells = s.cells.Give(a.Node, pod.Class)
+			}
 			if i < len(a.Devices) {
 				b.devices = a.Devices[i]
 			}
@@ -249,7 +255,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 		if ranks != nil {
 			rank = ranks[b.pod.UID]
 		}
-		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank, Devices: strings.Join(b.devices, ",")})
+		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank, Devices: strings.Join(b.devices, ","), Cells: snapshot.CellsText(b.cells)})
 	}
 	if attempt == "" {
 		p.Size = int64(len(all))

@@ -100,6 +100,9 @@ type Bind struct {
 	// Devices are the UUIDs of the GPUs the pod gets, with commas, where the node
 	// describes them.
 	Devices string
+	// Cells are the processors that the pod gets by NUMA node, as snapshot.CellsText
+	// writes them, where it asks for that.
+	Cells string
 }
 
 // Code is why a gang waits, for programs.
@@ -223,6 +226,9 @@ func (p Plan) String() string {
 			fmt.Fprintf(&b, "  bind %s -> %s rank=%d", bind.Name, bind.Node, bind.Rank)
 			if bind.Devices != "" {
 				fmt.Fprintf(&b, " devices=%s", bind.Devices)
+			}
+			if bind.Cells != "" {
+				fmt.Fprintf(&b, " numa=%s", bind.Cells)
 			}
 			b.WriteByte('\n')
 		}

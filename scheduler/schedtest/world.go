@@ -198,7 +198,7 @@ func (w *World) Apply(p plan.Plan) {
 		for _, b := range pl.Binds {
 			pod := byUID[b.UID]
 			pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, attempt, pl.Size, b.Rank
-			pod.Devices = nil
+			pod.Devices, pod.Cells = nil, snapshot.ParseCells(b.Cells)
 			if b.Devices != "" {
 				pod.Devices = strings.Split(b.Devices, ",")
 			}

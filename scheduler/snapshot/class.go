@@ -30,6 +30,8 @@ type ClassSpec struct {
 	Groups *NodeGroups `json:"groups,omitempty"`
 	// GPU is what the pod says about its GPUs, nil for nothing.
 	GPU *GPUSpec `json:"gpu,omitempty"`
+	// NUMA is what the pod wants of NUMA nodes, nil for nothing.
+	NUMA *NUMAAsk `json:"numa,omitempty"`
 	// Peers is what the pod says about other pods, nil for nothing. Namespace and
 	// Labels are what others can say about it: only labels that a selector names,
 	// and neither where no pod says anything.

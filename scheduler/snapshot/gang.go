@@ -52,6 +52,8 @@ type Pod struct {
 	Rank    int64  `json:"rank,omitempty"`
 	// Devices are the GPUs the pod has on its real node, as far as they are known.
 	Devices []string `json:"devices,omitempty"`
+	// Cells are the processors that the pod was given on its real node by NUMA node.
+	Cells []CellShare `json:"cells,omitempty"`
 	// Assumed says that the binding was sent and is not confirmed: the pod holds
 	// its resources, but nobody is told yet that it is placed.
 	Assumed bool `json:"assumed,omitempty"`

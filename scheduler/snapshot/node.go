@@ -35,6 +35,8 @@ type NodeSpec struct {
 	// GPUs are the devices of a real node; nil when it does not describe them, and
 	// then only their number counts.
 	GPUs *gpubox.Box `json:"gpus,omitempty"`
+	// NUMA is the processors by NUMA node; nil when nobody tells.
+	NUMA *NUMA `json:"numa,omitempty"`
 }
 
 // Resident is a pod that holds resources of a node.
@@ -46,6 +48,8 @@ type Resident struct {
 	Job string
 	// Devices are the GPUs the pod is known to have.
 	Devices []string
+	// Cells are the processors that it was given by NUMA node.
+	Cells   []CellShare
 	Running bool
 }
 
@@ -112,6 +116,7 @@ func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 			n.gpus.hold(st.gpus, r.Class, r.Devices)
 		}
 	}
+	st.numa = n.freeCells()
 	n.state = st
 	return n
 }
@@ -151,10 +156,11 @@ type nodeState struct {
 	ports []HostPort // real nodes only: pods of a virtual node are on many hosts
 	items []Item     // virtual nodes with shapes only
 	gpus  *gpuState  // real nodes that describe their GPUs only
+	numa  []int64    // processors free by NUMA node, real nodes that tell only; never changed in place but by the owner
 }
 
 func (s *nodeState) clone() *nodeState {
-	return &nodeState{used: s.used.Clone(), ports: slices.Clone(s.ports), items: slices.Clone(s.items), gpus: s.gpus.clone()}
+	return &nodeState{used: s.used.Clone(), ports: slices.Clone(s.ports), items: slices.Clone(s.items), gpus: s.gpus.clone(), numa: slices.Clone(s.numa)}
 }
 
 // add counts an item without asking whether it fits: residents are facts.

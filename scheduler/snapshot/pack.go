@@ -16,6 +16,8 @@ type Item struct {
 	Count int64
 	// Devices are the GPUs of each pod, where they are known.
 	Devices [][]string
+	// Cells are the processors of each pod by NUMA node, where they are known.
+	Cells [][]CellShare
 
 	from string // the node the pods are bound to, where it is another that shares hosts
 }

@@ -207,7 +207,7 @@ func (d Document) Build() (*Snapshot, error) {
 			p.Class = c
 			pods = append(pods, &p)
 			if p.Node != "" && !p.Terminal() {
-				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key), Devices: p.Devices, Running: p.Phase == PodRunning})
+				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key), Devices: p.Devices, Cells: p.Cells, Running: p.Phase == PodRunning})
 			}
 		}
 		gangs = append(gangs, NewGang(gd.GangSpec, pods, dims))

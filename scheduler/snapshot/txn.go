@@ -118,6 +118,9 @@ func (t *Txn) Remove(node int, it Item) {
 		for i := int64(0); n.gpus != nil && i < it.Count; i++ {
 			n.gpus.release(st.gpus, it.Class, it.devices(i))
 		}
+		if n.numaConcerns(it.Class) {
+			n.unseat(st, it)
+		}
 	})
 	t.visit(node, []Item{it}, true)
 }
@@ -199,8 +202,14 @@ func (t *Txn) GPUReason(node int, c *Class) string {
 // that each pod gets, nil where the node does not describe any that they ask for.
 func (t *Txn) Put(node int, it Item) [][]string {
 	n := t.s.Nodes[node]
+	seats := n.numaConcerns(it.Class)
 	if n.gpus == nil || !n.gpus.concerns(it.Class) {
-		t.change(node, []Item{it}, false, func(st *nodeState) { st.add(n, it) })
+		t.change(node, []Item{it}, false, func(st *nodeState) {
+			st.add(n, it)
+			if seats {
+				n.seatAll(st, it)
+			}
+		})
 		return nil
 	}
 	it.Devices = nil
@@ -209,12 +218,18 @@ func (t *Txn) Put(node int, it Item) [][]string {
 		for range it.Count {
 			it.Devices = append(it.Devices, n.gpus.pick(st.gpus, it.Class))
 		}
+		if seats {
+			n.seatAll(st, it)
+		}
 	})
 	for _, g := range t.guards {
 		t.changeOne(g, node, []Item{it}, false, func(st *nodeState) {
 			st.add(n, it)
 			for i := range it.Count {
 				n.gpus.hold(st.gpus, it.Class, it.devices(i))
+			}
+			if seats {
+				n.seatAll(st, it)
 			}
 		})
 	}

@@ -164,6 +164,9 @@ const (
 	// sight of autoscalers until its queue has room for it, and the scheduling gate that
 	// it gets for this.
 	QueueAllocationGate = "scheduling.volcano.sh/queue-allocation-gate"
+	// TopologyDecision is the annotation on a bound pod with the processors that it was
+	// given by NUMA node, as in {"numa":{"0":{"cpu":"4"}}}.
+	TopologyDecision = "volcano.sh/topology-decision"
 	// PlainWaitingTime is the annotation with the longest time a gang should wait,
 	// a Go duration, under the name without a domain that Volcano takes as well.
 	PlainWaitingTime = "sla-waiting-time"
