@@ -256,8 +256,14 @@ func seldomScheduler(t *testing.T, ns string) {
 	t.Helper()
 	apply(t, ns, job{Name: "huge", Replicas: 1, Script: "true", CPU: "9999"}.yaml())
 	look := func() (string, string) {
-		out := kubectl(t, "get", "podgroup", "-n", ns, "-o", `jsonpath={range .items[?(@.status.conditions[0].type=="Unschedulable")]}{.metadata.name}{end}`)
-		return out, out
+		// By hand: a filter fails where a PodGroup that was just let in has no condition yet.
+		out := kubectl(t, "get", "podgroup", "-n", ns, "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}`)
+		for line := range strings.Lines(out) {
+			if words := strings.Fields(line); len(words) > 1 && strings.HasPrefix(words[0], "huge-") && words[1] == "Unschedulable" {
+				return words[0], out
+			}
+		}
+		return "", out
 	}
 	group := ""
 	eventually(t, time.Minute, "a gang does not fit", func() (bool, string) { group, _ = look(); return group != "", group })
