@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,21 +99,26 @@ func Start() (*Plane, error) {
 // StartGarbageCollector runs the garbage collector of kube-controller-manager,
 // so that objects go after their owners as in a real cluster.
 func (p *Plane) StartGarbageCollector() error {
+	return p.StartControllers("garbage-collector-controller")
+}
+
+// StartControllers runs controllers of kube-controller-manager by their names.
+func (p *Plane) StartControllers(names ...string) error {
 	assets, err := assets()
 	if err != nil {
 		return err
 	}
 	cmd := exec.Command(filepath.Join(assets, "kube-controller-manager"), "--kubeconfig="+p.Kubeconfig,
-		"--controllers=garbage-collector-controller", "--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0",
+		"--controllers="+strings.Join(names, ","), "--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0",
 		"--authentication-skip-lookup", "--kube-api-qps=500", "--kube-api-burst=1000")
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start garbage collector: %w", err)
+		return fmt.Errorf("start controllers %v: %w", names, err)
 	}
 	p.processes = append(p.processes, cmd)
 	return nil
 }
 
-// Stop ends everything that Start and StartGarbageCollector began.
+// Stop ends everything that Start and StartControllers began.
 func (p *Plane) Stop() {
 	for _, cmd := range p.processes {
 		_ = cmd.Process.Kill()

@@ -50,7 +50,10 @@ type Config struct {
 	// Delete makes room by deleting pods outright, as Volcano does, in place of the
 	// Eviction API, which asks disruption budgets.
 	Delete bool
-	Now    func() time.Time
+	// ClaimsWithin is how long a gang whose place is found waits for its volumes before
+	// it is given up; 0 is 10 minutes, as kube-scheduler has it.
+	ClaimsWithin time.Duration
+	Now          func() time.Time
 	// NewID makes attempt and transition ids.
 	NewID   func() string
 	Observe Observer
@@ -68,22 +71,29 @@ const (
 	confirmWithin = 2 * time.Minute
 	firstRetry    = 50 * time.Millisecond
 	lastRetry     = 30 * time.Second
+	// prepareWorkers bounds the placements whose claims are looked at at a time.
+	prepareWorkers = 4
 )
 
 // Binder carries out plans with workers of its own.
 type Binder struct {
 	Config
-	binds  workqueue.TypedRateLimitingInterface[bindTask]
-	writes workqueue.TypedRateLimitingInterface[string]
-	claims workqueue.TypedRateLimitingInterface[claimTask]
-	evicts workqueue.TypedRateLimitingInterface[evictTask]
-	later  *later // what goes to writes once bindings let it
+	prepares workqueue.TypedRateLimitingInterface[int64]
+	binds    workqueue.TypedRateLimitingInterface[bindTask]
+	writes   workqueue.TypedRateLimitingInterface[string]
+	claims   workqueue.TypedRateLimitingInterface[claimTask]
+	evicts   workqueue.TypedRateLimitingInterface[evictTask]
+	later    *later // what goes to writes once bindings let it
 
 	mu      sync.Mutex
 	wishes  map[string]wish // by UID of the object to write
 	claimed map[claimTask]plan.Claim
-	written map[string]time.Time // last write of a message by UID
-	workers sync.WaitGroup
+	// preparing are the placements whose claims are seen to, by number; prepared is
+	// the last number.
+	preparing map[int64]*preparation
+	prepared  int64
+	written   map[string]time.Time // last write of a message by UID
+	workers   sync.WaitGroup
 }
 
 type bindTask struct {
@@ -101,8 +111,13 @@ func New(c Config) *Binder {
 	if c.HoldFor <= 0 {
 		c.HoldFor = 10 * time.Second
 	}
+	if c.ClaimsWithin <= 0 {
+		c.ClaimsWithin = 10 * time.Minute
+	}
 	return &Binder{
 		Config: c,
+		prepares: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[int64](firstRetry, lastLook)),
 		binds: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[bindTask](firstRetry, lastRetry)),
 		writes: workqueue.NewTypedRateLimitingQueue(
@@ -111,7 +126,7 @@ func New(c Config) *Binder {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[claimTask](firstRetry, lastRetry)),
 		evicts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[evictTask](firstRetry, lastRetry)),
-		later:  newLater(),
+		later: newLater(), preparing: map[int64]*preparation{},
 		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{},
 	}
 }
@@ -122,6 +137,9 @@ func (b *Binder) Start(ctx context.Context) {
 		b.workers.Go(func() { work(ctx, b.binds, b.bind) })
 		b.workers.Go(func() { work(ctx, b.writes, b.write) })
 	}
+	for range prepareWorkers {
+		b.workers.Go(func() { work(ctx, b.prepares, b.step) })
+	}
 	for range evictWorkers {
 		b.workers.Go(func() { work(ctx, b.claims, b.claim) })
 		b.workers.Go(func() { work(ctx, b.evicts, b.evict) })
@@ -129,6 +147,7 @@ func (b *Binder) Start(ctx context.Context) {
 	b.workers.Go(func() { b.later.run(ctx, func() bool { return b.binds.Len() > 0 }, b.Now, b.writes.Add) })
 	b.workers.Go(func() {
 		<-ctx.Done()
+		b.prepares.ShutDown()
 		b.binds.ShutDown()
 		b.writes.ShutDown()
 		b.claims.ShutDown()
@@ -165,12 +184,24 @@ func (b *Binder) Carry(p plan.Plan) {
 		if attempt == "" {
 			attempt = b.NewID()
 		}
+		var first *preparation
+		if claiming(pl) {
+			first = &preparation{placement: pl, since: now, granted: map[string]bool{}, asked: map[string]bool{}}
+		}
 		for _, bind := range pl.Binds {
-			a := cache.Assumption{Node: bind.Node, Attempt: attempt, Size: pl.Size, Rank: bind.Rank, Devices: cache.Devices(bind.Devices), Cells: snapshot.ParseCells(bind.Cells)}
+			a := cache.Assumption{Node: bind.Node, Attempt: attempt, Size: pl.Size, Rank: bind.Rank, Devices: cache.Devices(bind.Devices), Cells: snapshot.ParseCells(bind.Cells), Claims: bind.Claims}
 			if !b.Cache.Assume(bind.UID, a) {
 				continue // deleted since the snapshot: the next cycle sees what is left
 			}
-			b.binds.Add(bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now})
+			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now}
+			if first != nil {
+				first.pods = append(first.pods, t)
+				continue
+			}
+			b.binds.Add(t)
+		}
+		if first != nil && len(first.pods) > 0 {
+			b.prepare(first)
 		}
 	}
 	b.makeRoom(p, now)

@@ -21,6 +21,9 @@ func (c *Cache) Assume(uid string, a Assumption) bool {
 	}
 	c.unlink(e)
 	c.assumed[uid] = a
+	if a.Claims != nil {
+		c.claimed.world = nil
+	}
 	c.link(e)
 	return true
 }
@@ -49,11 +52,19 @@ func (c *Cache) forget(uid string) {
 	}
 	if e := c.pods[uid]; e != nil {
 		c.unlink(e)
-		delete(c.assumed, uid)
+		c.unassume(uid)
 		c.link(e)
 	}
-	delete(c.assumed, uid)
+	c.unassume(uid)
 	c.signal()
+}
+
+// unassume drops an assumption and what it promised.
+func (c *Cache) unassume(uid string) {
+	if c.assumed[uid].Claims != nil {
+		c.claimed.world = nil
+	}
+	delete(c.assumed, uid)
 }
 
 // Expire gives up confirmed assumptions that the watch did not show in time and
@@ -82,11 +93,14 @@ func (c *Cache) Assumed() int {
 }
 
 // Hold keeps a gang from being placed until a time, and says why.
-func (c *Cache) Hold(gang, why string, until time.Time) {
+func (c *Cache) Hold(gang, why string, until time.Time) { c.HoldAs(gang, "", why, until) }
+
+// HoldAs is Hold for a reason that has a code of its own, by which it is shown.
+func (c *Cache) HoldAs(gang, code, why string, until time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.gangs[gang]; e != nil {
-		e.hold, e.until, e.snap = why, until, nil
+		e.hold, e.code, e.until, e.snap = why, code, until, nil
 	}
 }
 

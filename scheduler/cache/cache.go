@@ -21,6 +21,7 @@ import (
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -63,6 +64,12 @@ type Cache struct {
 	selected  bool
 	labelKeys map[string]bool
 
+	claimed claimed
+	// spaces says that some pod selects namespaces by their labels; told is what
+	// snapshots were given of namespaces, nil when they have changed since.
+	spaces           bool
+	namespaces, told map[string]map[string]string
+
 	names []string // whose pods are placed
 	await time.Duration
 
@@ -80,6 +87,7 @@ type gangEntry struct {
 	pods  map[string]*podEntry
 	snap  *snapshot.Gang
 	hold  string
+	code  string // of the hold, as in snapshot.GangSpec
 	until time.Time
 	// seen is when a cycle first saw a pod without a PodGroup that may get one.
 	seen time.Time
@@ -106,6 +114,8 @@ type Assumption struct {
 	Rank    int64
 	Devices []string
 	Cells   []snapshot.CellShare
+	// Claims are the volumes and devices that are seen to before the pod is bound.
+	Claims *claims.Got
 	// Until is when the assumption is given up; zero while the binding is under way.
 	Until time.Time
 }
@@ -119,6 +129,7 @@ func New() *Cache {
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
 		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{}, numa: map[string]numaEntry{},
+		claimed: newClaimed(), namespaces: map[string]map[string]string{},
 		changed: make(chan struct{}, 1), later: make(chan struct{}, 1),
 	}
 }
@@ -202,12 +213,14 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 	}
 	little := old != nil && c.little(old, e)
 	if e.pod.Node != "" || e.pod.Terminal() {
-		delete(c.assumed, e.pod.UID) // the watch tells the truth now
+		c.unassume(e.pod.UID) // the watch tells the truth now
 	}
 	if g := c.gangs[e.gang]; old == nil && e.gang != "" && e.pod.Node == "" && g != nil && g.group != nil && c.Created != nil {
 		c.Created(p.CreationTimestamp.Sub(time.Unix(0, g.group.CreatedAt)))
 	}
 	c.unlink(old)
+	c.claimant(old, -1)
+	c.claimant(e, 1)
 	c.pods[e.pod.UID] = e
 	c.link(e)
 	if little {
@@ -226,8 +239,9 @@ func (c *Cache) DeletePod(uid string) {
 		return
 	}
 	c.unlink(old)
+	c.claimant(old, -1)
 	delete(c.pods, uid)
-	delete(c.assumed, uid)
+	c.unassume(uid)
 	delete(c.evictions, uid)
 	c.signal()
 }
@@ -393,7 +407,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 			continue
 		}
 		if e.hold != "" && !now.Before(e.until) {
-			e.hold, e.snap = "", nil
+			e.hold, e.code, e.snap = "", "", nil
 		}
 		if e.snap == nil {
 			e.snap = c.compileGang(key, e, now)
@@ -406,6 +420,8 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s.Loads, s.Opinions = c.loads, c.opinions
 	s.SetQuotas(c.allQuotas())
 	s.Usage = c.usage()
+	s.Claims = c.world()
+	s.Namespaces = c.namespaceLabels()
 	return c.topology(s)
 }
 
@@ -457,7 +473,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		}
 		spec.Priority = priority
 	}
-	spec.Hold, spec.Patient = e.hold, patient
+	spec.Hold, spec.HoldCode, spec.Patient = e.hold, e.code, patient
 	spec.Nominated = e.nomination(spec.Nominated)
 	estimated(&spec, e.pods)
 	named := ""

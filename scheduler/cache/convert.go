@@ -105,11 +105,10 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 	e.spec.HostPorts = hostPorts(p)
 	e.spec.GPU = gpuSpec(p, e.spec.Requests)
 	e.labels = p.Labels
-	var unsupported string
-	e.spec.Peers, unsupported = peersOf(p, ours)
+	e.spec.Claims = asksOf(p)
+	e.spec.Peers = peersOf(p, ours)
 	if ours {
 		ourPod(e, p)
-		e.spec.Unsupported = firstOf(unsupported, e.spec.Unsupported)
 	}
 	e.class = e.spec.Key()
 	return e
@@ -143,7 +142,6 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	if ref := metav1.GetControllerOf(p); ref != nil {
 		e.spec.DaemonSet = ref.Kind == "DaemonSet"
 	}
-	e.spec.Unsupported = unsupported(p)
 	if p.Spec.Priority != nil {
 		e.priority = *p.Spec.Priority
 	}
@@ -199,14 +197,6 @@ func loose(pg *volcanov1.PodGroup) bool {
 	ref := metav1.GetControllerOf(pg)
 	return ref != nil && pg.Name == batchv1.PodgroupNamePrefix+string(ref.UID) &&
 		pg.Spec.MinMember <= 1 && len(pg.Spec.MinTaskMember) == 0 && len(pg.Spec.SubGroupPolicy) == 0
-}
-
-// unsupported names a hard constraint that placing would ignore.
-func unsupported(p *corev1.Pod) string {
-	if len(p.Spec.ResourceClaims) > 0 {
-		return "a resource claim"
-	}
-	return ""
 }
 
 func requests(p *corev1.Pod) resource.List {

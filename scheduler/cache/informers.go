@@ -41,12 +41,9 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 		synced = append(synced, reg.HasSynced)
 		return nil
 	}
-	type kind struct {
-		informer kcache.SharedIndexInformer
-		set, del func(any)
-	}
 	kinds := []kind{
 		{core.Core().V1().Nodes().Informer(), on(c.SetNode), on(func(n *corev1.Node) { c.DeleteNode(n.Name, string(n.UID)) })},
+		{core.Core().V1().Namespaces().Informer(), on(c.SetNamespace), on(c.DeleteNamespace)},
 		{core.Core().V1().Pods().Informer(), on(c.SetPod), on(func(p *corev1.Pod) { c.DeletePod(string(p.UID)) })},
 		{core.Scheduling().V1().PriorityClasses().Informer(), on(c.SetPriorityClass), on(func(p *schedulingv1.PriorityClass) { c.DeletePriorityClass(p.Name) })},
 		{core.Policy().V1().PodDisruptionBudgets().Informer(), on(c.SetBudget), on(c.DeleteBudget)},
@@ -54,6 +51,7 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 		{vol.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetGroup), on(func(g *volcanov1.PodGroup) { c.DeleteGroup(g.Namespace, g.Name, string(g.UID)) })},
 		{vol.Scheduling().V1beta1().Queues().Informer(), on(c.SetQueue), on(func(q *volcanov1.Queue) { c.DeleteQueue(q.Name, string(q.UID)) })},
 	}
+	kinds = append(kinds, c.claimKinds(client.Discovery(), core)...)
 	// Kinds that a cluster may do without are watched where the server has them at
 	// the start.
 	if served(client.Discovery(), topologyv1.SchemeGroupVersion.String(), "hypernodes") {

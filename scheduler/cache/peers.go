@@ -10,43 +10,25 @@ import (
 )
 
 // peersOf reads what a pod says about other pods; of a pod that is not ours only
-// what it does not want near counts. unsupported names a term that is not
-// understood.
-func peersOf(p *corev1.Pod, ours bool) (out *snapshot.Peers, unsupported string) {
-	out = &snapshot.Peers{}
-	term := func(t corev1.PodAffinityTerm) (snapshot.PeerTerm, bool) {
-		return peerTerm(p, t)
-	}
-	if a := p.Spec.Affinity; a != nil {
-		if a.PodAntiAffinity != nil {
-			for _, t := range a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
-				x, ok := term(t)
-				if !ok {
-					unsupported = "a required pod anti-affinity with a namespace selector other than by name"
-					continue
-				}
-				out.Apart = append(out.Apart, x)
-			}
-			for _, t := range a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
-				if x, ok := term(t.PodAffinityTerm); ok && ours {
-					out.Prefer = append(out.Prefer, snapshot.WeightedTerm{PeerTerm: x, Weight: -int64(t.Weight)})
-				}
+// what it does not want near counts.
+func peersOf(p *corev1.Pod, ours bool) *snapshot.Peers {
+	out := &snapshot.Peers{}
+	if a := p.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
+		for _, t := range a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
+			out.Apart = append(out.Apart, peerTerm(p, t))
+		}
+		for _, t := range a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+			if ours {
+				out.Prefer = append(out.Prefer, snapshot.WeightedTerm{PeerTerm: peerTerm(p, t.PodAffinityTerm), Weight: -int64(t.Weight)})
 			}
 		}
-		if a.PodAffinity != nil && ours {
-			for _, t := range a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
-				x, ok := term(t)
-				if !ok {
-					unsupported = "a required pod affinity with a namespace selector other than by name"
-					continue
-				}
-				out.Near = append(out.Near, x)
-			}
-			for _, t := range a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
-				if x, ok := term(t.PodAffinityTerm); ok {
-					out.Prefer = append(out.Prefer, snapshot.WeightedTerm{PeerTerm: x, Weight: int64(t.Weight)})
-				}
-			}
+	}
+	if a := p.Spec.Affinity; a != nil && a.PodAffinity != nil && ours {
+		for _, t := range a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
+			out.Near = append(out.Near, peerTerm(p, t))
+		}
+		for _, t := range a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+			out.Prefer = append(out.Prefer, snapshot.WeightedTerm{PeerTerm: peerTerm(p, t.PodAffinityTerm), Weight: int64(t.Weight)})
 		}
 	}
 	for _, t := range p.Spec.TopologySpreadConstraints {
@@ -64,40 +46,32 @@ func peersOf(p *corev1.Pod, ours bool) (out *snapshot.Peers, unsupported string)
 		out.Spread = append(out.Spread, s)
 	}
 	if len(out.Near)+len(out.Apart)+len(out.Prefer)+len(out.Spread) == 0 {
-		return nil, unsupported
+		return nil
 	}
-	return out, unsupported
+	return out
 }
 
-// peerTerm turns a term around; ok is false when its namespaces cannot be told
-// without knowing the labels of namespaces.
-func peerTerm(p *corev1.Pod, t corev1.PodAffinityTerm) (out snapshot.PeerTerm, ok bool) {
-	out = snapshot.PeerTerm{Key: t.TopologyKey, Selector: t.LabelSelector, Namespaces: slices.Clone(t.Namespaces)}
-	out.Selector = withKeys(out.Selector, t.MatchLabelKeys, p.Labels)
+// peerTerm turns a term around. A selector of namespaces by name alone, which every
+// namespace has as a label, names them.
+func peerTerm(p *corev1.Pod, t corev1.PodAffinityTerm) snapshot.PeerTerm {
+	out := snapshot.PeerTerm{Key: t.TopologyKey, Namespaces: slices.Clone(t.Namespaces)}
+	out.Selector = withKeys(t.LabelSelector, t.MatchLabelKeys, p.Labels)
 	switch sel := t.NamespaceSelector; {
+	case sel == nil && len(out.Namespaces) == 0:
+		out.Namespaces = []string{p.Namespace}
 	case sel == nil:
-		if len(out.Namespaces) == 0 {
-			out.Namespaces = []string{p.Namespace}
-		}
 	case len(sel.MatchLabels) == 0 && len(sel.MatchExpressions) == 0:
 		out.All, out.Namespaces = true, nil
+	case len(sel.MatchExpressions) == 0 && len(sel.MatchLabels) == 1 && sel.MatchLabels[corev1.LabelMetadataName] != "":
+		out.Namespaces = append(out.Namespaces, sel.MatchLabels[corev1.LabelMetadataName])
+	case len(sel.MatchLabels) == 0 && len(sel.MatchExpressions) == 1 && sel.MatchExpressions[0].Key == corev1.LabelMetadataName &&
+		sel.MatchExpressions[0].Operator == metav1.LabelSelectorOpIn:
+		out.Namespaces = append(out.Namespaces, sel.MatchExpressions[0].Values...)
 	default:
-		// By name, which every namespace has as a label.
-		for k, v := range sel.MatchLabels {
-			if k != corev1.LabelMetadataName {
-				return out, false
-			}
-			out.Namespaces = append(out.Namespaces, v)
-		}
-		for _, e := range sel.MatchExpressions {
-			if e.Key != corev1.LabelMetadataName || e.Operator != metav1.LabelSelectorOpIn || len(sel.MatchLabels)+len(sel.MatchExpressions) > 1 {
-				return out, false
-			}
-			out.Namespaces = append(out.Namespaces, e.Values...)
-		}
+		out.Spaces = sel
 	}
 	slices.Sort(out.Namespaces)
-	return out, true
+	return out
 }
 
 // withKeys adds the pod's own values of keys to a selector, where the API server
@@ -142,6 +116,7 @@ func (c *Cache) visible(e *podEntry) {
 // classes are, and then all pods are looked at again: selectors are few.
 func (c *Cache) learn(e *podEntry) {
 	fresh := false
+	c.spaces = c.spaces || usesSpaces(e.spec.Peers)
 	e.spec.Peers.Selectors(func(sel *metav1.LabelSelector) {
 		fresh = fresh || !c.selected
 		c.selected = true

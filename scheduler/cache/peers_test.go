@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -62,22 +63,21 @@ func TestNamespacesOfTerms(t *testing.T) {
 		term  corev1.PodAffinityTerm
 		names []string
 		all   bool
-		bad   bool
+		label string
 	}{
 		"own":      {term: term(nil), names: []string{"ns"}},
 		"listed":   {term: term(nil, "b", "a"), names: []string{"a", "b"}},
 		"every":    {term: term(&metav1.LabelSelector{}), all: true},
 		"by name":  {term: term(&metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": "x"}}, "a"), names: []string{"a", "x"}},
-		"by label": {term: term(&metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}}), bad: true},
+		"by label": {term: term(&metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}}, "a"), names: []string{"a"}, label: "x"},
 	} {
-		got, ok := peerTerm(p, c.term)
-		if ok == c.bad || !c.bad && (got.All != c.all || len(got.Namespaces) != len(c.names)) {
-			t.Errorf("%s: %+v %v", name, got, ok)
+		got := peerTerm(p, c.term)
+		label := ""
+		if got.Spaces != nil {
+			label = got.Spaces.MatchLabels["team"]
 		}
-		for i := range c.names {
-			if !c.bad && got.Namespaces[i] != c.names[i] {
-				t.Errorf("%s: %+v", name, got)
-			}
+		if got.All != c.all || !slices.Equal(got.Namespaces, c.names) || label != c.label {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

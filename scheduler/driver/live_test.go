@@ -37,7 +37,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
-const within = 30 * time.Second
+const within = 60 * time.Second
 
 var plane *controllertest.Plane
 
@@ -88,14 +88,14 @@ var errCut = errors.New("connection cut by the test")
 
 // startScheduler runs a whole scheduler until the returned function is called,
 // which waits for its end.
-func startScheduler(t *testing.T, w *wire) (stop func()) {
+func startScheduler(t *testing.T, w *wire, more ...func(*binder.Config)) (stop func()) {
 	t.Helper()
-	return startWith(t, w, schedtest.Pipeline(), "")
+	return startWith(t, w, schedtest.Pipeline(), "", more...)
 }
 
 // startWith runs a scheduler with a pipeline, which keeps what it learns in a
 // namespace, if any.
-func startWith(t *testing.T, w *wire, pipeline framework.Pipeline, keepIn string) (stop func()) {
+func startWith(t *testing.T, w *wire, pipeline framework.Pipeline, keepIn string, more ...func(*binder.Config)) (stop func()) {
 	t.Helper()
 	config := rest.CopyConfig(plane.Config)
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { w.next = rt; return w })
@@ -118,10 +118,14 @@ func startWith(t *testing.T, w *wire, pipeline framework.Pipeline, keepIn string
 	events := record.NewBroadcaster()
 	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")})
 	c, metrics := cache.New(), driver.NewMetrics(prometheus.NewRegistry())
-	b := binder.New(binder.Config{
+	settings := binder.Config{
 		Client: clients, Volcano: volcano, Dynamic: free, Cache: c, Workers: 4, HoldFor: 300 * time.Millisecond, Now: time.Now, NewID: uuid.NewString, Observe: metrics,
 		Events: events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
-	})
+	}
+	for _, change := range more {
+		change(&settings)
+	}
+	b := binder.New(settings)
 	d := &driver.Driver{Cache: c, Pipeline: pipeline, Binder: b, Metrics: metrics, Now: time.Now, Timing: driver.Timing{
 		Coalesce: 10 * time.Millisecond, Interval: 20 * time.Millisecond, Resync: 100 * time.Millisecond, Audit: 200 * time.Millisecond,
 	}}

@@ -235,6 +235,9 @@ func (s *Session) apply(job string, f *Fit) {
 	}
 	for i := range f.Assigned {
 		a := &f.Assigned[i]
+		for _, got := range a.Claims {
+			s.Txn.ClaimAs(a.Node, a.Pods[0].Class, got)
+		}
 		a.Devices = s.Txn.Put(a.Node, item(job, a.Pods))
 	}
 }

@@ -33,8 +33,12 @@ type mates struct {
 	there []map[string]int64 // by node: members by task, before anything is tried
 }
 
-// matesOf asks the plugins about a gang; the first that says something counts.
+// matesOf asks the plugins about a gang; the first that says something counts. Pods
+// that claim volumes or devices go where those are, whatever their gang would rather.
 func (s *Session) matesOf(g *snapshot.Gang) *mates {
+	if slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool { return p.Class.Claims != nil }) {
+		return nil
+	}
 	for _, m := range s.scope.mateScorers {
 		if says := m.Mates(g); says != nil {
 			return &mates{Mates: says, there: s.membersByNode(g)}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -122,6 +123,8 @@ func (s *Session) admitted(c *snapshot.Class, d Domain) []int {
 // returns how many found none.
 func (s *Session) spread(job string, g group, d Domain) ([]Assignment, int) {
 	switch {
+	case g.class.Claims != nil:
+		return s.spreadClaiming(job, g, d)
 	case s.Txn.DependsOnPods(g.class):
 		return s.spreadSingly(job, g, d)
 	case len(s.scope.judges) > 0:
@@ -161,6 +164,33 @@ func (s *Session) spreadSingly(job string, g group, d Domain) ([]Assignment, int
 			continue
 		}
 		out[k].Pods = append(out[k].Pods, p)
+	}
+	return out, 0
+}
+
+// spreadClaiming puts pods with claims on real nodes one after the other, each on the
+// first node that also has the volumes and devices for it: to look for those is far
+// dearer than to look at amounts.
+func (s *Session) spreadClaiming(job string, g group, d Domain) ([]Assignment, int) {
+	var out []Assignment
+	for i, p := range g.pods {
+		at, unmet := -1, map[string]int{}
+		var got claims.Got
+		for _, c := range s.candidates(g.class, 1, d) {
+			var why string
+			if got, why = s.Txn.Claim(int(c.node), g.class); why == "" {
+				at = int(c.node)
+				break
+			}
+			unmet[why]++
+		}
+		if at < 0 {
+			s.unmet = unmet
+			return out, len(g.pods) - i
+		}
+		one := []*snapshot.Pod{p}
+		devices := s.Txn.Put(at, item(job, one))
+		out = append(out, Assignment{Node: at, Pods: one, Devices: devices, Claims: []claims.Got{got}})
 	}
 	return out, 0
 }
@@ -251,12 +281,17 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 // keep the last of the groups off.
 func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain) []plan.NodeCount {
 	c := groups[len(groups)-1].class
-	if !c.AsksGPUs() && !s.Txn.DependsOnPods(c) && len(s.scope.judges) == 0 {
+	if c.Claims == nil && !c.AsksGPUs() && !s.Txn.DependsOnPods(c) && len(s.scope.judges) == 0 {
 		return counts
 	}
 	by := map[string]int{}
 	for _, n := range counts {
 		by[n.Why] = n.Count
+	}
+	if c.Claims != nil { // with the pods before it placed
+		for why, n := range s.unmet {
+			by[why] += n
+		}
 	}
 	for _, i := range s.admitted(c, d) {
 		why := s.Txn.GPUReason(i, c)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -36,9 +37,10 @@ type Session struct {
 	virtual  []int // positions of virtual nodes
 	failed   map[string][]plan.DomainReason
 	byLabel  map[string][]*snapshot.Place
-	salt     string  // part of the key of failed: what else the answer depends on
-	follow   *follow // over the cycle's own transaction
-	whatIf   *follow // over the last other one, nil before the first
+	unmet    map[string]int // of the last pod that found no node for its claims: nodes by reason
+	salt     string         // part of the key of failed: what else the answer depends on
+	follow   *follow        // over the cycle's own transaction
+	whatIf   *follow        // over the last other one, nil before the first
 
 	blocked      []Blocked
 	kept         map[string][]keptRoom      // by gang: what is kept for it
@@ -213,6 +215,9 @@ type Assignment struct {
 	Pods []*snapshot.Pod
 	// Devices are the GPUs of each pod, where the node describes them.
 	Devices [][]string
+	// Claims are the volumes and devices that each pod got for its claims; nil for
+	// pods without claims.
+	Claims []claims.Got
 }
 
 // Commit applies assignments to the transaction and writes them to the plan as
@@ -225,6 +230,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 		node    int
 		devices []string
 		cells   []snapshot.CellShare
+		claims  *claims.Got
 	}
 	var all []bound
 	for _, a := range assigned {
@@ -235,6 +241,9 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 			}
 			if i < len(a.Devices) {
 				b.devices = a.Devices[i]
+			}
+			if i < len(a.Claims) && !a.Claims[i].Empty() {
+				b.claims = &a.Claims[i]
 			}
 			all = append(all, b)
 			s.Ledger.Take(g.Queue, pod.Class.Request, 1)
@@ -255,7 +264,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 		if ranks != nil {
 			rank = ranks[b.pod.UID]
 		}
-		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank, Devices: strings.Join(b.devices, ","), Cells: snapshot.CellsText(b.cells)})
+		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank, Devices: strings.Join(b.devices, ","), Cells: snapshot.CellsText(b.cells), Claims: b.claims})
 	}
 	if attempt == "" {
 		p.Size = int64(len(all))

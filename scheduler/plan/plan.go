@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -103,6 +104,10 @@ type Bind struct {
 	// Cells are the processors that the pod gets by NUMA node, as snapshot.CellsText
 	// writes them, where it asks for that.
 	Cells string
+	// Claims are the volumes and devices that the pod's claims get, as far as they do
+	// not have them yet; nil for none. They are seen to before any pod of the
+	// placement is bound.
+	Claims *claims.Got
 }
 
 // Code is why a gang waits, for programs.
@@ -126,6 +131,7 @@ const (
 	AttemptIncomplete  Code = "AttemptIncomplete"  // an attempt lacks a member that no longer exists
 	Held               Code = "Held"               // a binding failed a moment ago
 	UnsupportedRequest Code = "UnsupportedRequest" // a hard constraint that is not honoured yet
+	ClaimsNotMet       Code = "ClaimsNotMet"       // its place was found, and its volumes or devices were not to be had there
 	Nominated          Code = "Nominated"          // room is being made for it
 	Reserved           Code = "Reserved"           // it would fit, and put off the planned start of another
 	Quarantined        Code = "Quarantined"        // a cycle that looked at it broke, and it is left out for a while
@@ -230,6 +236,7 @@ func (p Plan) String() string {
 			if bind.Cells != "" {
 				fmt.Fprintf(&b, " numa=%s", bind.Cells)
 			}
+			writeClaims(&b, bind.Claims)
 			b.WriteByte('\n')
 		}
 	}

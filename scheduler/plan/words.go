@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
@@ -103,4 +104,28 @@ func Bound(s string) string {
 func Percent(share int64) string {
 	tenths := resource.Part(share, 1000, resource.ShareUnit)
 	return fmt.Sprintf("%d.%d%%", tenths/10, tenths%10)
+}
+
+// writeClaims writes what the claims of a pod get: a volume that exists by its name,
+// one that is made as "new", and devices as pool/device.
+func writeClaims(b *strings.Builder, got *claims.Got) {
+	if got == nil {
+		return
+	}
+	for _, v := range got.Volumes {
+		name := v.Volume
+		if name == "" {
+			name = "new"
+		}
+		fmt.Fprintf(b, " %s=%s", v.Claim, name)
+	}
+	for _, d := range got.Devices {
+		var names []string
+		if d.Allocation != nil {
+			for _, r := range d.Allocation.Devices.Results {
+				names = append(names, r.Pool+"/"+r.Device)
+			}
+		}
+		fmt.Fprintf(b, " %s=[%s]", d.Claim, strings.Join(names, ","))
+	}
 }

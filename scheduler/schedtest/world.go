@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
@@ -42,6 +43,8 @@ type World struct {
 	Quotas   []snapshot.Quota
 	// Usage is what queues have held of late.
 	Usage *snapshot.Usage
+	// Claims are the volumes and devices, nil for none.
+	Claims *claims.Spec
 }
 
 // Gang is a gang with its pods.
@@ -152,7 +155,7 @@ func (w *World) Document() snapshot.Document {
 	for _, g := range w.Gangs {
 		g.noteShort(w.Now)
 	}
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Quotas: slices.Clone(w.Quotas), Usage: w.Usage, Loads: slices.Clone(w.Loads), Opinions: slices.Clone(w.Opinions)}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Quotas: slices.Clone(w.Quotas), Usage: w.Usage, Loads: slices.Clone(w.Loads), Opinions: slices.Clone(w.Opinions), Claims: w.Claims}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}
@@ -199,6 +202,8 @@ func (w *World) Apply(p plan.Plan) {
 			pod := byUID[b.UID]
 			pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, attempt, pl.Size, b.Rank
 			pod.Devices, pod.Cells = nil, snapshot.ParseCells(b.Cells)
+			w.applyClaims(b)
+			pod.Devices = nil
 			if b.Devices != "" {
 				pod.Devices = strings.Split(b.Devices, ",")
 			}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
@@ -40,9 +41,8 @@ type ClassSpec struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	// PreferredNodes is the preferred node affinity.
 	PreferredNodes []corev1.PreferredSchedulingTerm `json:"preferredNodes,omitempty"`
-	// Volumes are where the pod's claims can be reached from: a node has to match
-	// each of them.
-	Volumes []corev1.NodeSelector `json:"volumes,omitempty"`
+	// Claims are the volumes and devices that the pod claims, nil for none.
+	Claims *claims.Asks `json:"claims,omitempty"`
 	// Unsupported names a hard constraint that this scheduler cannot honour; a
 	// pod with one waits rather than being placed against its constraint.
 	Unsupported string `json:"unsupported,omitempty"`
@@ -72,8 +72,6 @@ type Class struct {
 	gpu      *gpuAsk
 	peers    *classPeers
 	prefers  *nodeaffinity.PreferredSchedulingTerms
-	volumes  []*nodeaffinity.NodeSelector
-	badTerms bool // a volume's selector is invalid: no node matches
 }
 
 // Key returns the identity of a spec.
@@ -96,11 +94,6 @@ func NewClass(spec ClassSpec, key string, dims *resource.Dims) *Class {
 		// A term that does not parse prefers nothing, as in Kubernetes.
 		c.prefers, _ = nodeaffinity.NewPreferredSchedulingTerms(spec.PreferredNodes)
 	}
-	for i := range spec.Volumes {
-		sel, err := nodeaffinity.NewNodeSelector(&spec.Volumes[i])
-		c.badTerms = c.badTerms || err != nil
-		c.volumes = append(c.volumes, sel)
-	}
 	var affinity *corev1.Affinity
 	if spec.Affinity != nil {
 		affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: spec.Affinity}}
@@ -119,17 +112,9 @@ func (c *Class) Selects(n *Node) bool {
 	return ok && err == nil
 }
 
-// Reaches reports whether the class's volumes can be reached from n.
-func (c *Class) Reaches(n *Node) bool {
-	if c.badTerms {
-		return false
-	}
-	for _, sel := range c.volumes {
-		if !sel.Match(n.object) {
-			return false
-		}
-	}
-	return true
+// ClaimsDevices reports whether pods of the class have resource claims.
+func (c *Class) ClaimsDevices() bool {
+	return c.Claims != nil && (len(c.Claims.Devices) > 0 || c.Claims.Missing != "")
 }
 
 // Tolerates reports whether the pods tolerate a taint. It asks Kubernetes' rule,

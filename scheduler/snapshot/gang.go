@@ -168,6 +168,8 @@ type GangSpec struct {
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.
 	Hold string `json:"hold,omitempty"`
+	// HoldCode is why, for programs; "" is that a binding failed.
+	HoldCode string `json:"holdCode,omitempty"`
 
 	// Topology is what all of the gang demands, nil for nothing.
 	Topology *Topology `json:"topology,omitempty"`

@@ -9,6 +9,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/gpubox"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
@@ -71,6 +72,7 @@ type Node struct {
 
 	classes []classCount // of the residents, in the order of the first of each
 	peers   bool         // a resident does not want others near
+	claims  []*claims.Asks
 }
 
 type classCount struct {
@@ -104,6 +106,9 @@ func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 	seen := map[*Class]int{}
 	for _, r := range residents {
 		n.peers = n.peers || r.Class.peers != nil && len(r.Class.peers.apart) > 0
+		if r.Class.Claims != nil {
+			n.claims = append(n.claims, r.Class.Claims)
+		}
 		i, ok := seen[r.Class]
 		if !ok {
 			i = len(n.classes)

@@ -14,9 +14,11 @@ import (
 type PeerTerm struct {
 	Key      string                `json:"key"`
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
-	// Namespaces are those of the pods; All is every namespace.
-	Namespaces []string `json:"namespaces,omitempty"`
-	All        bool     `json:"all,omitempty"`
+	// Namespaces are those of the pods; All is every namespace. Spaces selects further
+	// ones by their labels.
+	Namespaces []string              `json:"namespaces,omitempty"`
+	All        bool                  `json:"all,omitempty"`
+	Spaces     *metav1.LabelSelector `json:"spaces,omitempty"`
 }
 
 // WeightedTerm is a preference: positive to be near, negative not to be.
@@ -42,6 +44,26 @@ type Peers struct {
 	Apart  []PeerTerm     `json:"apart,omitempty"`
 	Prefer []WeightedTerm `json:"prefer,omitempty"`
 	Spread []SpreadTerm   `json:"spread,omitempty"`
+}
+
+// Spaces calls f with every selector of namespaces in use.
+func (p *Peers) Spaces(f func(*metav1.LabelSelector)) {
+	if p == nil {
+		return
+	}
+	of := func(t PeerTerm) {
+		if t.Spaces != nil {
+			f(t.Spaces)
+		}
+	}
+	for _, ts := range [][]PeerTerm{p.Near, p.Apart} {
+		for _, t := range ts {
+			of(t)
+		}
+	}
+	for _, t := range p.Prefer {
+		of(t.PeerTerm)
+	}
 }
 
 // Selectors calls f with every selector in use, nil ones included.
@@ -75,13 +97,23 @@ type term struct {
 	selector   labels.Selector
 	namespaces []string
 	all        bool
+	spaces     labels.Selector // nil selects none
 	// only, for spread, restricts the nodes that count to those of this class.
 	only *Class
 	keys []string // and to those that have all these labels
 }
 
-func (t *term) matches(c *Class) bool {
-	return (t.all || slices.Contains(t.namespaces, c.Namespace)) && t.selector.Matches(labels.Set(c.Labels))
+// matches reports whether a term selects the pods of a class.
+func (x *peerIndex) matches(t *term, c *Class) bool {
+	return x.covers(t, c.Namespace) && t.selector.Matches(labels.Set(c.Labels))
+}
+
+func (x *peerIndex) covers(t *term, namespace string) bool {
+	if t.all || slices.Contains(t.namespaces, namespace) {
+		return true
+	}
+	of, known := x.s.Namespaces[namespace]
+	return known && t.spaces != nil && t.spaces.Matches(labels.Set(of))
 }
 
 // counts reports whether a node's pods count.
@@ -101,6 +133,9 @@ func newTerm(p PeerTerm) *term {
 	t := &term{key: p.Key, namespaces: p.Namespaces, all: p.All, selector: labels.Nothing()}
 	if sel, err := metav1.LabelSelectorAsSelector(p.Selector); err == nil && p.Selector != nil {
 		t.selector = sel
+	}
+	if sel, err := metav1.LabelSelectorAsSelector(p.Spaces); err == nil && p.Spaces != nil {
+		t.spaces = sel
 	}
 	id, err := json.Marshal(p)
 	if err != nil { // strings always encode
@@ -233,7 +268,7 @@ func (x *peerIndex) matching(c *Class) []int {
 	}
 	m := []int{}
 	for i, t := range x.terms {
-		if t.matches(c) {
+		if x.matches(t, c) {
 			m = append(m, i)
 		}
 	}
@@ -342,7 +377,7 @@ func (x *peerIndex) refuses(node int, c *Class) string {
 			}
 		}
 		after := x.pods[i][v]
-		if t.matches(c) {
+		if x.matches(t, c) {
 			after++
 		}
 		if after-max(least, 0) > spec.MaxSkew {
@@ -369,7 +404,7 @@ func (x *peerIndex) lonely(on *Node, c *Class) string {
 	if !missing {
 		return ""
 	}
-	if any || slices.ContainsFunc(p.near, func(t *term) bool { return !t.matches(c) }) {
+	if any || slices.ContainsFunc(p.near, func(t *term) bool { return !x.matches(t, c) }) {
 		return "no pod is there that the affinity demands"
 	}
 	return ""
@@ -409,7 +444,7 @@ func (x *peerIndex) selfNear(c *Class) []string {
 	}
 	var out []string
 	for _, t := range c.peers.near {
-		if t.matches(c) && x.total[x.at[t.id]] == 0 {
+		if x.matches(t, c) && x.total[x.at[t.id]] == 0 {
 			out = append(out, t.key)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
@@ -34,6 +35,11 @@ type Snapshot struct {
 	Quotas []Quota
 	// Usage is what queues have held of late, nil when nobody remembers it.
 	Usage *Usage
+	// Claims are the volumes and devices of the cluster; nil where no pod claims any.
+	Claims *claims.World
+	// Namespaces are the labels of namespaces, by name; nil where no pod selects
+	// others by them.
+	Namespaces map[string]map[string]string
 	// Total is what all nodes together offer; hosts that several have count once.
 	Total resource.Vector
 
@@ -141,6 +147,9 @@ type Document struct {
 	Quotas       []Quota       `json:"quotas,omitempty"`
 	// Usage is as in Snapshot.
 	Usage *Usage `json:"usage,omitempty"`
+	// Claims and Namespaces are as in Snapshot.
+	Claims     *claims.Spec                 `json:"claims,omitempty"`
+	Namespaces map[string]map[string]string `json:"namespaces,omitempty"`
 	// HyperNodes and Levels are as in Snapshot.
 	HyperNodes []HyperNodeSpec `json:"hyperNodes,omitempty"`
 	Levels     []string        `json:"levels,omitempty"`
@@ -235,6 +244,14 @@ func (d Document) Build() (*Snapshot, error) {
 	s.SetOpinions(d.Opinions)
 	s.SetQuotas(d.Quotas)
 	s.Usage = d.Usage
+	s.Namespaces = d.Namespaces
+	claimed := d.Claims
+	if claimed == nil && slices.ContainsFunc(classes, func(c *Class) bool { return c.Claims != nil }) {
+		claimed = &claims.Spec{} // what they claim does not exist
+	}
+	if claimed != nil {
+		s.Claims = claims.New(*claimed)
+	}
 	return s, nil
 }
 
@@ -247,7 +264,11 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Opinions: s.Opinions, Quotas: s.Quotas, Usage: s.Usage, HyperNodes: s.HyperNodes, Levels: s.Levels}
+	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Opinions: s.Opinions, Quotas: s.Quotas, Usage: s.Usage, HyperNodes: s.HyperNodes, Levels: s.Levels, Namespaces: s.Namespaces}
+	if s.Claims != nil {
+		spec := s.Claims.Spec()
+		d.Claims = &spec
+	}
 	index := map[string]int{}
 	var keys []string
 	specs := map[string]ClassSpec{}

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"slices"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
@@ -16,6 +17,9 @@ type Txn struct {
 	peers  *peerIndex // nil where no pod says anything about others
 	// changes are the nodes whose state was set anew, one after the other.
 	changes []int32
+	// claims is what is promised of volumes and devices, opening what was at the
+	// beginning; nil where no pod claims any.
+	claims, opening *claims.State
 }
 
 type change struct {
@@ -25,6 +29,8 @@ type change struct {
 	// items were put on the node, or taken off it, in the index of peers.
 	items []Item
 	off   bool
+	// claims, when set, is what was promised before, and the rest is unset.
+	claims *claims.State
 }
 
 // Mark is a point a transaction can return to.
@@ -39,6 +45,8 @@ func (s *Snapshot) Begin() *Txn {
 	if s.usesPeers() {
 		t.peers = newPeerIndex(s)
 	}
+	t.claims = s.promises()
+	t.opening = t.claims
 	return t
 }
 
@@ -49,6 +57,10 @@ func (t *Txn) Checkpoint() Mark { return Mark(len(t.undo)) }
 func (t *Txn) Rollback(m Mark) {
 	for i := len(t.undo) - 1; i >= int(m); i-- {
 		c := &t.undo[i]
+		if c.claims != nil {
+			c.txn.claims = c.claims
+			continue
+		}
 		c.txn.set(c.node, c.was)
 		c.txn.countPeers(c.node, c.items, !c.off)
 	}
@@ -73,7 +85,7 @@ func (t *Txn) Entangled() bool { return t.peers != nil || len(t.guards) > 0 }
 // Fork returns a transaction that starts where this one is and shares nothing
 // with it from then on.
 func (t *Txn) Fork() *Txn {
-	return &Txn{s: t.s, states: slices.Clone(t.states), peers: t.peers.clone()}
+	return &Txn{s: t.s, states: slices.Clone(t.states), peers: t.peers.clone(), claims: t.claims, opening: t.opening}
 }
 
 // Guard makes the transaction answer for others as well: what is placed has to
@@ -92,7 +104,7 @@ func (t *Txn) changeOne(in *Txn, node int, items []Item, off bool, f func(*nodeS
 	was := in.states[node]
 	next := was.clone()
 	f(next)
-	t.undo = append(t.undo, change{in, node, was, items, off})
+	t.undo = append(t.undo, change{txn: in, node: node, was: was, items: items, off: off})
 	in.set(node, next)
 	in.countPeers(node, items, off)
 }
@@ -123,6 +135,7 @@ func (t *Txn) Remove(node int, it Item) {
 		}
 	})
 	t.visit(node, []Item{it}, true)
+	t.leaveClaims(node, it)
 }
 
 // Free returns what is left of a node's sum; a dimension may be negative when

@@ -4,6 +4,7 @@
 package allocate
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"slices"
@@ -104,7 +105,7 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 	case g.Waiting == 0 && !gated(g) && len(openAttempts(g)) == 0:
 		return false
 	case g.Hold != "":
-		s.Wait(g, plan.Unschedulable{Code: plan.Held, Message: g.Hold})
+		s.Wait(g, plan.Unschedulable{Code: cmp.Or(plan.Code(g.HoldCode), plan.Held), Message: g.Hold})
 		return false
 	}
 	if u, ok := framework.QueueReason(s, g); !ok {

@@ -1,17 +1,42 @@
 // Package predicates rules out nodes by what Kubernetes itself would: node
-// selector and required affinity, taints and tolerations, cordoning and
-// readiness. The logic is Kubernetes' own library.
+// selector and required affinity, taints and tolerations, cordoning, readiness and
+// the volumes that can be had there. The logic is Kubernetes' own library.
 package predicates
 
 import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // Plugin filters nodes. It holds no state.
 type Plugin struct{}
+
+// Open has the volumes that pods claim looked at as well, as far as a pod alone is
+// concerned: what others take of them meanwhile is seen to when it is placed. Behind
+// a virtual node the batch system serves volumes.
+func (p Plugin) Open(s *framework.Session) framework.Plugin {
+	if s.Snapshot.Claims == nil {
+		return p
+	}
+	return claiming{p, s.Txn}
+}
+
+// claiming is the plugin in one cycle in which pods have claims.
+type claiming struct {
+	Plugin
+	txn *snapshot.Txn
+}
+
+// Filter is as that of Plugin.
+func (p claiming) Filter(c *snapshot.Class, n *snapshot.Node) string {
+	if why := p.Plugin.Filter(c, n); why != "" || n.Virtual {
+		return why
+	}
+	return p.txn.VolumeReason(n, c)
+}
 
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "predicates" }
@@ -31,8 +56,8 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 		return "not ready"
 	case !c.Selects(n):
 		return "does not match the node selector or affinity"
-	case !c.Reaches(n):
-		return "a volume cannot be reached from it"
+	case n.Virtual && c.ClaimsDevices():
+		return "resource claims are not served there"
 	}
 	if n.Unschedulable && !c.Tolerates(&corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
 		return "cordoned"

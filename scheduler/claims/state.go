@@ -1,0 +1,183 @@
+package claims
+
+import (
+	"maps"
+
+	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/dynamic-resource-allocation/structured"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// State is what is promised and used at one point. It is never changed.
+type State struct {
+	base *base
+
+	taken    map[string]string // volumes that are chosen here, with the claim that gets them
+	chosen   map[string]choice // by volume claim
+	users    map[string]int64  // pods more than in base, by claim
+	attached map[attachment]int64
+	volumes  map[site]int64   // volumes more than in base
+	spent    map[string]int64 // bytes, by CSIStorageCapacity
+
+	devices map[string]*resourcev1.AllocationResult // by resource claim; nil was given back
+	held    map[string][]structured.DeviceID        // by node, in place of base
+	stamps  map[string]int64                        // by node: changes with held
+}
+
+// base is what the pods that are there use. What is in it grows for nobody but the
+// one who makes it; failed and stamp serve all States over it.
+type base struct {
+	world    *World
+	users    map[string]int64 // pods by claim
+	attached map[attachment]int64
+	volumes  map[site]int64
+	held     map[string][]structured.DeviceID
+	waiting  map[string]bool // UIDs of pods that wait for a place
+
+	failed map[string]string // why an allocation failed, by all that it depends on
+	stamp  int64
+}
+
+// attachment is a volume on a node.
+type attachment struct {
+	site
+	volume string
+}
+
+// User is a pod that is on a node, and waits for nothing.
+type User struct {
+	Node string
+	Asks *Asks
+}
+
+// Start is the state before anything is placed: users are the pods that are there,
+// and waiting the UIDs of those that wait for a place.
+func (w *World) Start(users []User, waiting map[string]bool) *State {
+	b := &base{
+		world: w, users: map[string]int64{}, attached: map[attachment]int64{}, volumes: map[site]int64{},
+		held: map[string][]structured.DeviceID{}, waiting: waiting, failed: map[string]string{},
+	}
+	for _, u := range users {
+		for _, a := range u.Asks.Volumes {
+			k := key(u.Asks.Namespace, a.Name)
+			b.users["v/"+k]++
+			if at, ok := w.attachment(u.Node, k, w.promised[k]); ok {
+				if b.attached[at]++; b.attached[at] == 1 {
+					b.volumes[at.site]++
+				}
+			}
+		}
+		for _, a := range u.Asks.Devices {
+			b.users["d/"+key(u.Asks.Namespace, a.Name)]++
+		}
+	}
+	for _, c := range w.spec.ResourceClaims {
+		k := key(c.Namespace, c.Name)
+		if a := w.allocated(k); a != nil {
+			b.hold(a)
+		}
+	}
+	return &State{base: b}
+}
+
+func (b *base) hold(a *resourcev1.AllocationResult) {
+	for node, ids := range b.world.devicesOf(a) {
+		b.held[node] = append(b.held[node], ids...)
+	}
+}
+
+// usedBy counts the pods that use a claim: v/ or d/ before its key.
+func (s *State) usedBy(k string) int64 { return s.base.users[k] + s.users[k] }
+
+// clone is a copy whose maps may be changed.
+func (s *State) clone() *State {
+	return &State{
+		base: s.base, taken: own(s.taken), chosen: own(s.chosen), users: own(s.users), attached: own(s.attached),
+		volumes: own(s.volumes), spent: own(s.spent), devices: own(s.devices), held: own(s.held), stamps: own(s.stamps),
+	}
+}
+
+func own[K comparable, V any](m map[K]V) map[K]V {
+	if m == nil {
+		return map[K]V{}
+	}
+	return maps.Clone(m)
+}
+
+// Put puts a pod on a node and returns what its claims get; why says, with "" for no
+// reason, what keeps the pod off the node. The reason is a clause about the node.
+func (s *State) Put(node *corev1.Node, a *Asks) (next *State, got Got, why string) {
+	if a.Missing != "" {
+		return nil, Got{}, a.Missing
+	}
+	next = s.clone()
+	if got.Volumes, why = next.putVolumes(node, a); why != "" {
+		return nil, Got{}, why
+	}
+	if got.Devices, why = next.putDevices(node, a); why != "" {
+		return nil, Got{}, why
+	}
+	return next, got, ""
+}
+
+// As puts a pod on a node with what Put got for it before, in a state that may have
+// gone on since; ok is false where some of it has been given to others.
+func (s *State) As(node *corev1.Node, a *Asks, got Got) (next *State, ok bool) {
+	next = s.clone()
+	for _, v := range got.Volumes {
+		k := key(v.Namespace, v.Claim)
+		if by, used := next.taken[v.Volume]; v.Volume != "" && used && by != k {
+			return nil, false
+		}
+		next.choose(k, choice{volume: v.Volume, node: node.Name})
+	}
+	for _, d := range got.Devices {
+		if d.Allocation == nil {
+			continue
+		}
+		if !next.grant(key(d.Namespace, d.Claim), d.Allocation) {
+			return nil, false
+		}
+	}
+	next.use(node.Name, a, 1)
+	return next, true
+}
+
+// Leave takes a pod off a node. Devices that nobody uses any more are free again:
+// the claim of a template goes with its pod. Volumes stay with their claims.
+func (s *State) Leave(node string, a *Asks) *State {
+	next := s.clone()
+	next.use(node, a, -1)
+	for _, d := range a.Devices {
+		k := key(a.Namespace, d.Name)
+		if d.Owner != "" && next.usedBy("d/"+k) <= 0 {
+			next.giveBack(k)
+		}
+	}
+	return next
+}
+
+// use counts a pod's claims as used once more or less. The maps are its own.
+func (s *State) use(node string, a *Asks, n int64) {
+	for _, v := range a.Volumes {
+		k := key(a.Namespace, v.Name)
+		s.users["v/"+k] += n
+		c, _ := s.decided(k)
+		at, ok := s.base.world.attachment(node, k, c)
+		if !ok {
+			continue
+		}
+		before := s.base.attached[at] + s.attached[at]
+		s.attached[at] += n
+		switch {
+		case before <= 0 && before+n > 0:
+			s.volumes[at.site]++
+		case before > 0 && before+n <= 0:
+			s.volumes[at.site]--
+		}
+	}
+	for _, d := range a.Devices {
+		s.users["d/"+key(a.Namespace, d.Name)] += n
+	}
+}
