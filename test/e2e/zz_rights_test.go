@@ -34,11 +34,7 @@ var elsewhere = map[string]string{
 	"list podgroups.scheduling.k8s.io":                                  "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
 	"watch podgroups.scheduling.k8s.io":                                 "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
 	"create pods/eviction":                                              "scheduler/driver TestPreemptionEvictsWholeGangAndKeepsTheRoom: nothing is preempted here",
-	"patch persistentvolumes":                                           "scheduler/driver TestLocalVolumesOfGang: there are no ordinary nodes with volumes here",
-	"patch persistentvolumeclaims":                                      "scheduler/driver TestVolumesThatAreNotMade: there are no ordinary nodes with volumes here",
-	"patch resourceclaims.resource.k8s.io":                              "scheduler/driver TestDevicesOfGang: there are no ordinary nodes with devices here",
-	"patch resourceclaims/status.resource.k8s.io":                       "scheduler/driver TestDevicesOfGang: there are no ordinary nodes with devices here",
-	"patch resourceclaims/binding.resource.k8s.io":                      "scheduler/driver TestDevicesOfGang: the API server asks for it when devices are given to a claim",
+	"patch resourceclaims/binding.resource.k8s.io":                      "TestClaims: the API server asks for it when devices are given to a claim",
 	"patch podgroups/status.scheduling.k8s.io":                          "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
 }
 
