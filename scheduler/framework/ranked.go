@@ -104,7 +104,8 @@ func (r *ranked) merge(out map[int32]bool, in []candidate) {
 		}
 		to = append(to, c)
 	}
-	r.list, r.spare = append(to, in...), r.list
+	to = append(to, in...)
+	r.list, r.spare = to, r.list
 }
 
 // restOf is what is free of a dimension on all real nodes together.

@@ -137,7 +137,7 @@ func (k *Keeper) Save(ctx context.Context) error {
 	// What another has written is put to what is known here; where it is not to be
 	// read, it is written anew.
 	if m != nil {
-		_ = k.remember(m) //nolint:errcheck // see above
+		_ = k.remember(m)
 		if texts, versions, err = k.news(); err != nil {
 			return err
 		}
