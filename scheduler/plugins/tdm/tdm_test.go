@@ -16,9 +16,9 @@ import (
 
 func TestWindows(t *testing.T) {
 	for text, open := range map[string]map[string]bool{
-		"10:00-21:00":  {"09:59": false, "10:00": true, "20:59": true, "21:00": false, "00:00": false},
-		"21:00-9:30":   {"20:59": false, "21:00": true, "23:59": true, "00:00": true, "09:29": true, "09:30": false},
-		"8:00 - 8:00":  {"07:59": true, "08:00": true, "00:00": true},
+		"10:00-21:00": {"09:59": false, "10:00": true, "20:59": true, "21:00": false, "00:00": false},
+		"21:00-9:30":  {"20:59": false, "21:00": true, "23:59": true, "00:00": true, "09:29": true, "09:30": false},
+		"8:00 - 8:00": {"07:59": true, "08:00": true, "00:00": true},
 	} {
 		w, err := tdm.ParseWindow(text)
 		if err != nil {
