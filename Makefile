@@ -99,7 +99,7 @@ bench: prepare ## measure what the README calls figures, each beside a reference
 	go run ./test/perf/bind
 	go run ./test/perf/tenants
 	go run ./test/perf/jobs
-	for load in 0.5 0.7 0.9; do echo "backfill, load $$load:"; go run ./cmd/isthmus simulate --load $$load; done
+	go run ./test/perf/backfill
 	go test -run '^$$' -bench . -benchmem -benchtime 5x -count=3 ./scheduler
 	go test -run '^$$' -bench Change -benchtime 20x -count=3 ./scheduler/cache
 	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -restart 100000)

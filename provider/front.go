@@ -157,8 +157,9 @@ func (f *front) publish(ctx context.Context) error {
 	}
 	f.bridge.SetVirtualNodes(served)
 	f.bridge.SetPartitions(f.views)
-	f.applyNodes(err)
-	return f.report(ctx, v, err)
+	queues := f.bridge.queues(v)
+	f.applyNodes(queues, err)
+	return f.report(ctx, v, queues, err)
 }
 
 // retire keeps nodes alive that are no longer configured and still have pods:
@@ -180,7 +181,7 @@ func (f *front) retire(names []string) {
 }
 
 // applyNodes hands node objects over when they changed.
-func (f *front) applyNodes(cause error) {
+func (f *front) applyNodes(queues map[string]inventory.Queue, cause error) {
 	why := ""
 	if cause != nil {
 		why = cause.Error()
@@ -189,6 +190,12 @@ func (f *front) applyNodes(cause error) {
 		Cluster: f.cluster.Name, NodeIP: f.daemon.NodeIP, Port: f.port(), Version: f.daemon.Version,
 		System: f.inventory.System + " " + f.inventory.Version, Reachable: f.reachable, Since: f.since, Why: why,
 		Enter: capabilities(f.cluster, f.system.Backend).Enter,
+	}
+	if capabilities(f.cluster, f.system.Backend).StartEstimate {
+		state.Waits = map[string]time.Duration{}
+		for name, q := range queues {
+			state.Waits[name] = q.Wait(time.Now())
+		}
 	}
 	state.Uncertified, state.Unrenewed = f.certify()
 	var desired []*corev1.Node
@@ -249,12 +256,11 @@ func (f *front) port() int32 {
 }
 
 // report writes the BatchCluster's status when it changed.
-func (f *front) report(ctx context.Context, v View, cause error) error {
+func (f *front) report(ctx context.Context, v View, queues map[string]inventory.Queue, cause error) error {
 	status := hpcv1alpha1.BatchClusterStatus{
 		ObservedGeneration: f.cluster.Generation,
 		Version:            f.inventory.Version,
 	}
-	queues := f.bridge.queues(v)
 	var problems []string
 	for _, view := range f.views {
 		name := view.VirtualNode.Name

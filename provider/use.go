@@ -167,6 +167,9 @@ func (b *Bridge) queues(v View) map[string]inventory.Queue {
 				if !j.Estimated.IsZero() && (q.Estimated.IsZero() || j.Estimated.Before(q.Estimated)) {
 					q.Estimated = j.Estimated
 				}
+				if !j.Held && !j.Never && j.Estimated.After(q.Last) {
+					q.Last = j.Estimated
+				}
 			default:
 				q.RunningJobs++
 			}

@@ -24,7 +24,13 @@ type simulation struct {
 	jobs                 int
 	load                 float64
 	seed                 uint64
-	queues               bool
+	queues, learnt       bool
+}
+
+// way is a rule to run a trace by.
+type way struct {
+	name           string
+	inOrder, learn bool
 }
 
 func simulateCommand() *cobra.Command {
@@ -35,8 +41,8 @@ func simulateCommand() *cobra.Command {
 		Long: "Run the scheduler's own core over a trace in virtual time, once first come first served and once with\n" +
 			"backfill, and print utilisation, waits, slowdown and fairness. A trace is in the Standard Workload Format\n" +
 			"(.swf), what `sacct --parsable2 --allocations --allusers --format=JobIDRaw,User,Partition,Submit,Start,End,\n" +
-			"TimelimitRaw,AllocCPUS` prints (.sacct), or a table with the header id,submit,run,estimate,size,user,queue\n" +
-			"(.csv); each may be compressed (.gz). Without one, a bursty, heavy-tailed trace is made up.",
+			"TimelimitRaw,AllocCPUS,JobName` prints (.sacct), or a table with the header id,submit,run,estimate,size,user,\n" +
+			"queue and perhaps kind (.csv); each may be compressed (.gz). Without one, a bursty, heavy-tailed trace is made up.",
 		RunE: func(c *cobra.Command, _ []string) error { return s.run(c.OutOrStdout()) },
 	}
 	f := c.Flags()
@@ -50,6 +56,7 @@ func simulateCommand() *cobra.Command {
 	f.Float64Var(&s.load, "load", 0.8, "part of the processors that a trace that is made up asks for")
 	f.Uint64Var(&s.seed, "seed", 1, "seed of a trace that is made up")
 	f.BoolVar(&s.queues, "queues", false, "give each queue of the trace one of its own, of equal weight; otherwise all jobs share one")
+	f.BoolVar(&s.learnt, "learnt", false, "also run with backfill where nobody says how long jobs run and it is learnt from those of the same user, kind and size")
 	return c
 }
 
@@ -77,11 +84,12 @@ func (s *simulation) run(out io.Writer) error {
 		page.Title = "Trace " + filepath.Base(s.file)
 	}
 	fmt.Fprintf(out, "%-10s %6s %12s %12s %12s %12s %12s\n", "order", "jobs", "utilisation", "mean wait s", "mean slow", "p95 slow", "fairness")
-	for _, way := range []struct {
-		name    string
-		inOrder bool
-	}{{"fifo", true}, {"backfill", false}} {
-		r, err := simulate.Run(simulate.Setting{Pipeline: pipeline, Nodes: s.nodes, PerNode: s.perNode, InOrder: way.inOrder, Queues: s.queues}, list)
+	ways := []way{{"fifo", true, false}, {"backfill", false, false}}
+	if s.learnt {
+		ways = append(ways, way{"learnt", false, true})
+	}
+	for _, way := range ways {
+		r, err := simulate.Run(simulate.Setting{Pipeline: pipeline, Nodes: s.nodes, PerNode: s.perNode, InOrder: way.inOrder, Queues: s.queues, Learn: way.learn}, list)
 		if err != nil {
 			return fmt.Errorf("simulate: %w", err)
 		}

@@ -54,6 +54,9 @@ type State struct {
 	System  string // batch system and version, such as "slurm 22.05.8"
 	// Enter: programs can be started in running jobs (backends.Capabilities).
 	Enter bool
+	// Waits is how long a job that is submitted now is expected to wait, by node; nil
+	// where the batch system does not estimate starts.
+	Waits map[string]time.Duration
 	// Reachable: the batch system answered last time; Since is when that changed
 	// and Why what it said otherwise.
 	Reachable bool
@@ -105,6 +108,9 @@ func Node(v View, s State) *corev1.Node {
 	n.Annotations[wellknown.Streams] = "NotServed"
 	if s.Enter {
 		n.Annotations[wellknown.Streams] = "Served"
+	}
+	if s.Waits != nil {
+		n.Annotations[wellknown.QueueWait] = strconv.FormatInt(int64(s.Waits[v.VirtualNode.Name]/time.Second), 10)
 	}
 	if v.Partition.MaxWalltime > 0 {
 		n.Annotations[wellknown.MaxWalltime] = strconv.FormatInt(int64(v.Partition.MaxWalltime/time.Second), 10)
@@ -195,6 +201,22 @@ type Queue struct {
 	PendingJobs, RunningJobs int
 	PendingPods              int       // pods of the jobs that wait
 	Estimated                time.Time // expected start of the first of those; zero when unknown
+	Last                     time.Time // expected start of the last of those; zero when unknown
+}
+
+// Wait is how long a job that is submitted now is expected to wait: as long as the
+// last of those before it. It is rounded up, to a minute or from ten on to ten
+// minutes, since batch systems guess anew with every pass.
+func (q Queue) Wait(now time.Time) time.Duration {
+	wait := q.Last.Sub(now)
+	grain := time.Minute
+	if wait > 10*time.Minute {
+		grain = 10 * time.Minute
+	}
+	if q.Last.IsZero() || wait <= 0 {
+		return 0
+	}
+	return (wait + grain - 1).Truncate(grain)
 }
 
 // Status sums a view up for the BatchCluster.

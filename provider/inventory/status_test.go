@@ -10,6 +10,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 )
 
@@ -53,5 +54,31 @@ func TestStatus(t *testing.T) {
 	}
 	if _, has := s.Foreign[corev1.ResourcePods]; has {
 		t.Error("pods are no resource of hosts")
+	}
+}
+
+// TestWait: what is submitted now waits as long as the last that waits, told in steps.
+func TestWait(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for last, want := range map[time.Duration]time.Duration{
+		-time.Hour: 0, 0: 0, time.Second: time.Minute, time.Minute: time.Minute, 10 * time.Minute: 10 * time.Minute,
+		10*time.Minute + 1: 20 * time.Minute, 20 * time.Minute: 20 * time.Minute, 61 * time.Minute: 70 * time.Minute,
+	} {
+		if got := (inventory.Queue{Last: now.Add(last)}).Wait(now); got != want {
+			t.Errorf("the last starts in %s: %s, want %s", last, got, want)
+		}
+	}
+	if got := (inventory.Queue{PendingJobs: 3}).Wait(now); got != 0 {
+		t.Errorf("nobody knows when: %s", got)
+	}
+	view := inventory.View{VirtualNode: hpcv1alpha1.VirtualNode{Name: "n"}}
+	if got, has := inventory.Node(view, inventory.State{}).Annotations[wellknown.QueueWait]; has {
+		t.Errorf("a batch system that does not estimate says %q", got)
+	}
+	for waits, want := range map[time.Duration]string{0: "0", time.Hour: "3600"} {
+		n := inventory.Node(view, inventory.State{Waits: map[string]time.Duration{"n": waits}})
+		if got := n.Annotations[wellknown.QueueWait]; got != want {
+			t.Errorf("the node says %q, want %s", got, want)
+		}
 	}
 }

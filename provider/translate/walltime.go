@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
@@ -16,7 +17,8 @@ import (
 // pod's own deadline is met before the batch system kills the job.
 const deadlineMargin = time.Minute
 
-// walltime is the longest run time that a member asks for.
+// walltime is the longest run time that a member asks for, or else what is
+// expected of the gang where that counts, or else the default.
 func (g *gang) walltime(members []Member) time.Duration {
 	limit, whose := g.limit()
 	var asked time.Duration
@@ -25,6 +27,9 @@ func (g *gang) walltime(members []Member) time.Duration {
 		if w := p.walltime(limit, whose); w > asked {
 			asked = w
 		}
+	}
+	if asked == 0 {
+		asked = g.expected(members, limit)
 	}
 	if d := g.in.Cluster.Spec.Walltime.Default; asked == 0 && d != nil && d.Duration > 0 {
 		asked = d.Duration
@@ -39,6 +44,50 @@ func (g *gang) walltime(members []Member) time.Duration {
 		}
 	}
 	return min(asked, backends.MaxWalltime)
+}
+
+// expected is the time limit that follows from how long the gang is expected to
+// run; 0 when that is not known or does not count. Nobody asked for so much, so what
+// is more than the limit is cut rather than refused.
+func (g *gang) expected(members []Member, limit time.Duration) time.Duration {
+	e := &g.in.Cluster.Spec.Walltime.Estimates
+	if e.Limit == hpcv1alpha1.EstimatesNone {
+		return 0
+	}
+	var longest time.Duration
+	whose := ""
+	for _, m := range members {
+		run, from := expectedRun(m.Pod.Annotations)
+		if from == wellknown.RunLearnt && e.Limit != hpcv1alpha1.EstimatesLearnt {
+			continue
+		}
+		if run > longest {
+			longest, whose = run, from
+		}
+	}
+	if longest == 0 {
+		return 0
+	}
+	out := min(e.LimitOf(longest), backends.MaxWalltime)
+	if limit > 0 {
+		out = min(out, limit)
+	}
+	out = out.Round(time.Second)
+	g.note("the batch job is given %s: the run time that is %s, %s, and a margin (spec.walltime.estimates of BatchCluster %s)", out, whose, longest, g.in.Cluster.Name)
+	return out
+}
+
+// expectedRun is how long a pod's gang is expected to run as the scheduler says, or
+// else the pod itself; 0 when nobody does.
+func expectedRun(a map[string]string) (run time.Duration, from string) {
+	from = a[wellknown.ExpectedRunFrom]
+	if s, err := strconv.ParseInt(a[wellknown.ExpectedRun], 10, 64); err == nil && s > 0 && (from == wellknown.RunDeclared || from == wellknown.RunLearnt) {
+		return time.Duration(min(s, int64(backends.MaxWalltime/time.Second))) * time.Second, from
+	}
+	if d, err := time.ParseDuration(a[wellknown.RunningEstimate]); err == nil && d > 0 {
+		return min(d, backends.MaxWalltime), wellknown.RunDeclared
+	}
+	return 0, ""
 }
 
 // limit is the strictest bound, and whose it is.

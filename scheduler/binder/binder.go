@@ -104,6 +104,8 @@ type bindTask struct {
 	gangName      string
 	since         time.Time
 	gangUID       string
+	run           int64 // nanoseconds
+	runFrom       string
 }
 
 // New returns a Binder; Start sets it to work.
@@ -193,7 +195,7 @@ func (b *Binder) Carry(p plan.Plan) {
 			if !b.Cache.Assume(bind.UID, a) {
 				continue // deleted since the snapshot: the next cycle sees what is left
 			}
-			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now}
+			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now, run: pl.Run, runFrom: pl.RunFrom}
 			if first != nil {
 				first.pods = append(first.pods, t)
 				continue
@@ -223,6 +225,10 @@ func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 	}
 	if t.bind.Cells != "" {
 		annotations[wellknown.TopologyDecision] = cache.Decision(snapshot.ParseCells(t.bind.Cells))
+	}
+	if t.run > 0 {
+		annotations[wellknown.ExpectedRun] = strconv.FormatInt((t.run+int64(time.Second)-1)/int64(time.Second), 10)
+		annotations[wellknown.ExpectedRunFrom] = t.runFrom
 	}
 	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{

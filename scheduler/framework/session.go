@@ -224,7 +224,7 @@ type Assignment struct {
 // one placement. An empty attempt is a new one of exactly these pods, with ranks
 // in the order of members; otherwise ranks gives each pod's rank.
 func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size int64, assigned []Assignment, ranks map[string]int64) {
-	p := plan.Placement{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Domain: domain.Name, Attempt: attempt, Size: size}
+	p := plan.Placement{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Domain: domain.Name, Attempt: attempt, Size: size, Run: g.Estimate, RunFrom: g.EstimateFrom}
 	type bound struct {
 		pod     *snapshot.Pod
 		node    int

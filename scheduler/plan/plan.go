@@ -86,6 +86,10 @@ type Placement struct {
 	// Size is the number of members of the whole attempt.
 	Size  int64
 	Binds []Bind
+	// Run is how long the gang is expected to run, in nanoseconds, 0 when nobody
+	// knows, and RunFrom who says so, as snapshot.GangSpec.EstimateFrom has it.
+	Run     int64
+	RunFrom string
 }
 
 // RealDomain is the name of the domain that all real nodes form together.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
 	"github.com/isthmus-hpc/isthmus/scheduler/fairshare"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
@@ -30,6 +31,9 @@ type Setting struct {
 	// Queues gives every queue of the trace one of its own, all of equal weight;
 	// without it all jobs share one.
 	Queues bool
+	// Learn lets nobody say how long jobs run: it is learnt from those of the same
+	// user, kind and size that have ended, as the scheduler does.
+	Learn bool
 }
 
 // Outcome is what became of one job.
@@ -75,6 +79,7 @@ type job struct {
 	index int
 	spec  snapshot.GangSpec
 	pods  []snapshot.Pod
+	like  string // its key in the book
 }
 
 const attempt = "1"
@@ -103,6 +108,7 @@ func Run(set Setting, jobs []trace.Job) (Result, error) {
 			done := heap.Pop(&ends).(running).job //nolint:forcetypeassert // the heap's own type
 			alive = slices.DeleteFunc(alive, func(j *job) bool { return j == done })
 			w.leave(done)
+			w.learn(now, jobs[done.index])
 		}
 		for ; next < len(jobs) && jobs[next].Submit <= now; next++ {
 			if jobs[next].Size > set.Nodes*set.PerNode {
@@ -138,6 +144,9 @@ type world struct {
 	queues []*snapshot.Queue
 	// held is what they have held of late, where the pipeline asks for it.
 	held *fairshare.Book
+	// book is what was learnt, and told what it tells, by key; nil without Learn.
+	book *estimate.Book
+	told map[string]time.Duration
 }
 
 const cpu = 1000
@@ -165,6 +174,9 @@ func newWorld(set Setting, jobs []trace.Job) *world {
 		}
 		w.queues = append(w.queues, q)
 	}
+	if set.Learn {
+		w.book, w.told = estimate.New(), map[string]time.Duration{}
+	}
 	for i := range set.Nodes {
 		w.specs = append(w.specs, snapshot.NodeSpec{Name: fmt.Sprintf("n%06d", i), UID: fmt.Sprint(i), Ready: true, Allocatable: resource.MakeList(
 			resource.Quantity{Name: "cpu", Amount: set.PerNode * cpu}, resource.Quantity{Name: "pods", Amount: 1 << 20})})
@@ -189,6 +201,10 @@ func (w *world) job(i int, j trace.Job) *job {
 		Estimate:  j.Estimate * int64(time.Second), EstimateFrom: snapshot.EstimateDeclared,
 		Status: snapshot.GroupStatus{Phase: snapshot.GroupInqueue},
 	}}
+	if w.set.Learn {
+		out.like = likeness(j)
+		out.spec.Estimate, out.spec.EstimateFrom = 0, ""
+	}
 	for k := range j.Size {
 		out.pods = append(out.pods, snapshot.Pod{UID: fmt.Sprintf("%s/%d", name, k), Namespace: "t", Name: fmt.Sprint(k), Index: k, Phase: snapshot.PodPending, Class: w.class})
 	}
@@ -238,6 +254,9 @@ func (w *world) snapshot(alive []*job) *snapshot.Snapshot {
 		for i := range j.pods {
 			pods[i] = &j.pods[i]
 		}
+		if d := w.told[j.like]; d > 0 {
+			j.spec.Estimate, j.spec.EstimateFrom = int64(d), snapshot.EstimateLearnt
+		}
 		gangs = append(gangs, snapshot.NewGang(j.spec, pods, w.dims))
 	}
 	for i := range w.nodes {
@@ -270,6 +289,19 @@ func (w *world) nodesOf(j *job) []int32 {
 	}
 	slices.Sort(out)
 	return out
+}
+
+func likeness(j trace.Job) string { return fmt.Sprintf("%s/%s/%d", j.User, j.Kind, j.Size) }
+
+// learn notes the run of a job that has ended.
+func (w *world) learn(now int64, j trace.Job) {
+	if w.book == nil {
+		return
+	}
+	like := likeness(j)
+	if w.book.Add(like, estimate.Run{Ended: epoch.Unix() + now, Took: j.Run}) {
+		w.told[like] = w.book.Estimate(like)
+	}
 }
 
 func (w *world) leave(j *job) {

@@ -119,3 +119,33 @@ func TestQueuesShare(t *testing.T) {
 		t.Errorf("the later tenant waits %g s with a queue of its own, %g s without", wait[true], wait[false])
 	}
 }
+
+// TestLearns: where nobody says how long jobs run, nobody passes one that waits until
+// enough of a kind have ended; then short ones do.
+func TestLearns(t *testing.T) {
+	short := func(id string, submit int64) trace.Job {
+		return trace.Job{ID: id, Submit: submit, Run: 10, Estimate: 10, Size: 1, User: "u", Kind: "short"}
+	}
+	long := func(id string, submit, size int64) trace.Job {
+		return trace.Job{ID: id, Submit: submit, Run: 100, Estimate: 100, Size: size, User: "u", Kind: "long"}
+	}
+	jobs := []trace.Job{
+		short("first", 0), short("second", 1), long("a", 1, 3), long("b", 2, 4), short("waits", 12), // b waits for all of a
+		short("third", 300), long("c", 400, 3), long("d", 401, 4), short("passes", 402),
+		{ID: "unknown", Submit: 403, Run: 10, Estimate: 10, Size: 1, User: "other", Kind: "short"},
+	}
+	got, err := simulate.Run(simulate.Setting{Pipeline: config.Default(), Nodes: 4, PerNode: 1, Learn: true}, jobs)
+	if err != nil || len(got.Jobs) != len(jobs) {
+		t.Fatalf("%d jobs, %v", len(got.Jobs), err)
+	}
+	start := map[string]int64{}
+	for _, o := range got.Jobs {
+		start[o.ID] = o.Start
+	}
+	if start["passes"] != 402 {
+		t.Errorf("one of a kind that is known to be short starts at %d, not at once", start["passes"])
+	}
+	if start["waits"] <= start["b"] || start["unknown"] <= start["d"] {
+		t.Errorf("one of an unknown kind passes the one that waits: %v", start)
+	}
+}

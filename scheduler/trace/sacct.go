@@ -21,6 +21,7 @@ var sacctColumns = map[string][]string{
 	"estimate": {"TimelimitRaw", "Timelimit"},
 	"user":     {"User"},
 	"queue":    {"Partition"},
+	"kind":     {"JobName"},
 }
 
 // sacctNeeded cannot be done without.
@@ -31,8 +32,9 @@ var sacctNeeded = []string{"submit", "start", "end", "size"}
 const sacctTime = "2006-01-02T15:04:05"
 
 // Sacct reads what `sacct --parsable2` (or -P) prints, with its header: at least the
-// columns Submit, Start, End and AllocCPUS; JobIDRaw, User, Partition and
-// TimelimitRaw are used where they are there. Steps, jobs that never started or have
+// columns Submit, Start, End and AllocCPUS; JobIDRaw, User, Partition, TimelimitRaw
+// and JobName, which may hold anything and so has to be the last, are used where they
+// are there. Steps, jobs that never started or have
 // not ended and jobs without processors are left out and counted. Times count
 // from the first submission.
 func Sacct(r io.Reader) (jobs []Job, left int, err error) {
@@ -61,6 +63,9 @@ func Sacct(r io.Reader) (jobs []Job, left int, err error) {
 			continue
 		}
 		fields := strings.Split(strings.TrimSuffix(lines.Text(), "|"), "|")
+		if head[len(head)-1] == "JobName" {
+			fields = strings.SplitN(strings.TrimSuffix(lines.Text(), "|"), "|", len(head))
+		}
 		if len(fields) != len(head) {
 			return nil, 0, fmt.Errorf("line %d: %d fields, the header has %d", n, len(fields), len(head))
 		}
@@ -129,7 +134,7 @@ func sacctJob(get func(string) string) (j Job, ok bool, err error) {
 	}
 	j = Job{
 		ID: get("id"), Submit: times[0].Unix(), Run: int64(times[2].Sub(times[1]) / time.Second), Estimate: estimate, Size: size,
-		User: get("user"), Queue: get("queue"),
+		User: get("user"), Queue: get("queue"), Kind: get("kind"),
 	}
 	return j, j.Run > 0 && size > 0, nil
 }

@@ -25,6 +25,8 @@ type Job struct {
 	Size  int64
 	User  string
 	Queue string
+	// Kind is equal for jobs that run the same; "" when the trace does not say.
+	Kind string
 }
 
 // Bounds of what is read.
@@ -67,7 +69,11 @@ func SWF(r io.Reader) (jobs []Job, left int, err error) {
 			left++
 			continue
 		}
-		jobs = append(jobs, Job{ID: words[0], Submit: v[1], Run: v[3], Estimate: max(v[8], 0), Size: size, User: words[11], Queue: words[14]})
+		kind := words[13]
+		if v[13] < 0 {
+			kind = ""
+		}
+		jobs = append(jobs, Job{Kind: kind, ID: words[0], Submit: v[1], Run: v[3], Estimate: max(v[8], 0), Size: size, User: words[11], Queue: words[14]})
 		if len(jobs) > maxJobs {
 			return nil, 0, fmt.Errorf("line %d: more than %d jobs", n, maxJobs)
 		}
@@ -81,14 +87,14 @@ func SWF(r io.Reader) (jobs []Job, left int, err error) {
 // columns of the CSV, in this order.
 var columns = []string{"id", "submit", "run", "estimate", "size", "user", "queue"}
 
-// CSV reads a table with the header id,submit,run,estimate,size,user,queue and
-// times in seconds.
+// CSV reads a table with the header id,submit,run,estimate,size,user,queue, and
+// perhaps kind after them, and times in seconds.
 func CSV(r io.Reader) ([]Job, error) {
 	in := csv.NewReader(r)
-	in.FieldsPerRecord = len(columns)
-	head, err := in.Read()
-	if err != nil || !slices.Equal(head, columns) {
-		return nil, fmt.Errorf("line 1: want the header %s", strings.Join(columns, ","))
+	head, err := in.Read() // all lines have as many fields as this
+	kinds := err == nil && len(head) > len(columns)
+	if err != nil || !slices.Equal(head, columns) && !slices.Equal(head, append(slices.Clone(columns), "kind")) {
+		return nil, fmt.Errorf("line 1: want the header %s, and perhaps kind", strings.Join(columns, ","))
 	}
 	var jobs []Job
 	for {
@@ -112,7 +118,11 @@ func CSV(r io.Reader) ([]Job, error) {
 		if len(jobs) == maxJobs {
 			return nil, fmt.Errorf("line %d: more than %d jobs", line, maxJobs)
 		}
-		jobs = append(jobs, Job{ID: rec[0], Submit: v[0], Run: v[1], Estimate: v[2], Size: v[3], User: rec[5], Queue: rec[6]})
+		j := Job{ID: rec[0], Submit: v[0], Run: v[1], Estimate: v[2], Size: v[3], User: rec[5], Queue: rec[6]}
+		if kinds {
+			j.Kind = rec[7]
+		}
+		jobs = append(jobs, j)
 	}
 }
 

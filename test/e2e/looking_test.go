@@ -27,6 +27,7 @@ var looks = map[string][]string{
 	"isthmus replay state.json":                                                                 {"wait podgroup/physics/big-"},
 	"isthmus explain job big -n physics --snapshot state.json":                                  {"waits (NoCapacity)"},
 	"isthmus simulate --load 0.9 --report made-up.html":                                         {"fifo", "backfill", "see made-up.html"},
+	"isthmus simulate --load 0.9 --learnt":                                                      {"fifo", "backfill", "learnt"},
 	"isthmus simulate --trace month.sacct --nodes 16 --per-node 4 --queues --report month.html": {"1 records are left out", "see month.html"},
 }
 

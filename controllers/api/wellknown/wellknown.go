@@ -21,6 +21,18 @@ const (
 	// GPUIDs is the comma-separated list of UUIDs of the GPUs or MIG instances
 	// that the pod gets on a real node: whole ones first, then those it shares.
 	GPUIDs = Prefix + "gpu-ids"
+	// ExpectedRun is the decimal number of seconds that the gang is expected to run,
+	// and ExpectedRunFrom who says so: "declared", "deadline" or "learnt". Both are
+	// absent when nobody knows.
+	ExpectedRun     = Prefix + "expected-run-seconds"
+	ExpectedRunFrom = Prefix + "expected-run-from"
+)
+
+// The values of ExpectedRunFrom.
+const (
+	RunDeclared = "declared" // by the gang's owner
+	RunDeadline = "deadline" // it is ended then in any case
+	RunLearnt   = "learnt"   // from the runs of its like
 )
 
 // ActualGPUIDs is the annotation on a pod by which the node side tells which GPUs
@@ -69,7 +81,8 @@ const (
 	// what the account mapping allows.
 	Walltime = Prefix + "walltime"
 	// RunningEstimate is how long the gang is expected to run, a Go duration; on a
-	// PodGroup, or on a pod without one. It promises nothing and ends nothing.
+	// PodGroup, or on a pod without one. With a margin it becomes the time limit of
+	// its batch job, where the BatchCluster's spec.walltime.estimates lets it.
 	RunningEstimate = Prefix + "running-estimate"
 	// EstimateKey says whose past runs tell how long the gang runs when nobody says:
 	// those of the same key and namespace; on a PodGroup or on pods.

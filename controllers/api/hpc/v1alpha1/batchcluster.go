@@ -301,6 +301,9 @@ type Walltime struct {
 	// Max for every job.
 	// +optional
 	Max *metav1.Duration `json:"max,omitempty"`
+	// Estimates says whether the run time that is expected of a gang limits its job.
+	// +optional
+	Estimates Estimates `json:"estimates,omitempty"`
 	// Grace bounds the termination grace of pods: how long a deleted pod may keep
 	// its hosts, and how early before a time limit it is told to end.
 	// +optional

@@ -205,10 +205,25 @@ func times(s *hpc.BatchClusterSpec, at *field.Path) field.ErrorList {
 	if s.Walltime.Default != nil && s.Walltime.Max != nil && s.Walltime.Default.Duration > s.Walltime.Max.Duration {
 		errs = append(errs, field.Invalid(walltime.Child("default"), s.Walltime.Default.Duration.String(), "is more than walltime.max"))
 	}
+	errs = append(errs, estimates(&s.Walltime.Estimates, walltime.Child("estimates"))...)
 	for name, d := range map[string]*metav1.Duration{"tick": s.Poll.Tick, "idle": s.Poll.Idle} {
 		if d != nil && (d.Duration < time.Second || d.Duration > time.Hour) {
 			errs = append(errs, field.Invalid(poll.Child(name), d.Duration.String(), "must be 1s to 1h"))
 		}
+	}
+	return errs
+}
+
+func estimates(e *hpc.Estimates, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if known := []string{hpc.EstimatesNone, hpc.EstimatesDeclared, hpc.EstimatesLearnt}; e.Limit != "" && !slices.Contains(known, e.Limit) {
+		errs = append(errs, field.NotSupported(at.Child("limit"), e.Limit, known))
+	}
+	if p := e.MarginPercent; p != nil && (*p < 0 || *p > 1000) {
+		errs = append(errs, field.Invalid(at.Child("marginPercent"), *p, "must be 0 to 1000"))
+	}
+	if m := e.MinMargin; m != nil && (m.Duration < 0 || m.Duration > 24*time.Hour) {
+		errs = append(errs, field.Invalid(at.Child("minMargin"), m.Duration.String(), "must be 0s to 24h"))
 	}
 	return errs
 }

@@ -206,6 +206,9 @@ var mistakes = []mistake{
 		c.Spec.Walltime.Default, c.Spec.Walltime.Max = &metav1.Duration{Duration: 2}, &metav1.Duration{Duration: 1}
 	}},
 	{"spec.walltime.max", func(c *hpc.BatchCluster) { c.Spec.Walltime.Max = minus() }},
+	{"spec.walltime.estimates.limit", func(c *hpc.BatchCluster) { c.Spec.Walltime.Estimates.Limit = "all" }},
+	{"spec.walltime.estimates.marginPercent", func(c *hpc.BatchCluster) { c.Spec.Walltime.Estimates.MarginPercent = new(int32(1001)) }},
+	{"spec.walltime.estimates.minMargin", func(c *hpc.BatchCluster) { c.Spec.Walltime.Estimates.MinMargin = minus() }},
 	{"spec.walltime.grace", func(c *hpc.BatchCluster) { c.Spec.Walltime.Grace = minus() }},
 	{"spec.poll.tick", func(c *hpc.BatchCluster) { c.Spec.Poll.Tick = &metav1.Duration{Duration: time.Millisecond} }},
 	{"spec.poll.idle", func(c *hpc.BatchCluster) { c.Spec.Poll.Idle = &metav1.Duration{Duration: 2 * time.Hour} }},
