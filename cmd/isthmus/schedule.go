@@ -134,7 +134,7 @@ func (s *source) open(ctx context.Context) (*view, error) {
 	wait, err := state.Watch(ctx, bounded, client, volcano)
 	waitReserved := func() {}
 	if err == nil {
-		waitReserved, err = state.WatchReservations(ctx, bounded, client.Discovery(), free)
+		waitReserved, err = state.WatchOwn(ctx, bounded, client.Discovery(), free)
 	}
 	v.close = func() {
 		stop()
@@ -260,6 +260,7 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, _ *framework.Ses
 		if g.Estimate > 0 {
 			fmt.Fprintf(w, "  runs for about %s (%s)\n", time.Duration(g.Estimate), g.EstimateFrom)
 		}
+		explainData(w, s, g)
 		for _, pl := range p.Placements {
 			if pl.Gang == g.Key {
 				fmt.Fprintf(w, "  %d members are placed on %s now\n", len(pl.Binds), pl.Domain)
@@ -297,6 +298,29 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, _ *framework.Ses
 		return fmt.Errorf("job %s/%s: %w", namespace, name, errNone)
 	}
 	return nil
+}
+
+// explainData tells where what the gang reads is, and what it takes to have it elsewhere.
+func explainData(w io.Writer, s *snapshot.Snapshot, g *snapshot.Gang) {
+	for i := range g.Data {
+		d := &g.Data[i]
+		if d.Unknown {
+			fmt.Fprintf(w, "  reads dataset %s, which does not exist\n", d.Name)
+			continue
+		}
+		var on []string
+		for _, n := range s.Nodes {
+			if _, there := d.On(n.Labels); there && len(on) < 10 {
+				on = append(on, n.Name)
+			}
+		}
+		where := "on no node"
+		if len(on) > 0 {
+			where = "on " + strings.Join(on, ", ")
+		}
+		fmt.Fprintf(w, "  reads dataset %s of %s: %s; elsewhere it starts %s later, for the copy\n",
+			d.Name, plan.Amount("memory", d.Size), where, time.Duration(d.Transfer())*time.Second)
+	}
 }
 
 func explainQueue(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.Session, _, name string) error {
@@ -354,6 +378,9 @@ func explainNode(w io.Writer, s *snapshot.Snapshot, _ plan.Plan, ses *framework.
 		state = "cordoned"
 	}
 	fmt.Fprintf(w, "node %s: %s\n", n.Name, state)
+	if n.Wait > 0 {
+		fmt.Fprintf(w, "  a job that is submitted now is expected to wait for %s\n", time.Duration(n.Wait)*time.Second)
+	}
 	free := ses.Txn.Free(i)
 	for d, name := range s.Dims.Names() {
 		if n.Total[d] != 0 {

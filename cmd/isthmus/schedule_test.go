@@ -25,6 +25,12 @@ func state(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
+	return written(t, w)
+}
+
+// written writes what a world is to a file.
+func written(t *testing.T, w *schedtest.World) string {
+	t.Helper()
 	var b bytes.Buffer
 	if err := w.Snapshot().Write(&b); err != nil {
 		t.Fatal(err)
@@ -127,6 +133,40 @@ func TestReplayAndExplain(t *testing.T) {
 	again, err := printed(t, "snapshot", "--snapshot", file)
 	if before, _ := os.ReadFile(file); err != nil || again != string(before) {
 		t.Errorf("a snapshot of a snapshot differs (%v)", err)
+	}
+}
+
+// What a gang reads is explained with where it is and what its copy costs, and a
+// virtual node with how long jobs wait there.
+func TestExplainData(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"virtual v shape=1*cpu=1 wait=600", "group big min=1", "pods big w 1 gpu=4"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Nodes[0].Labels = map[string]string{"place": "v"}
+	w.Gang("big").Data = []snapshot.Data{
+		{Name: "images", Size: 1 << 40, PerSecond: 1 << 30, Places: []snapshot.DataPlace{{Labels: map[string]string{"place": "v"}}}},
+		{Name: "lost", Unknown: true},
+		{Name: "words", Size: 1 << 30, PerSecond: 1 << 30, Places: []snapshot.DataPlace{{Labels: map[string]string{"place": "gone"}}}},
+	}
+	file := written(t, w)
+	for args, wants := range map[string][]string{
+		"explain node v": {"is expected to wait for 10m0s"},
+		"explain job big": {"reads dataset images of 1Ti: on v; elsewhere it starts 17m4s later, for the copy",
+			"reads dataset lost, which does not exist", "waits (DatasetNotFound)",
+			"reads dataset words of 1Gi: on no node; elsewhere it starts 1s later"},
+	} {
+		got, err := printed(t, append(strings.Fields(args), "--snapshot="+file)...)
+		if err != nil {
+			t.Errorf("%s: %v", args, err)
+		}
+		for _, want := range wants {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s does not say %q:\n%s", args, want, got)
+			}
+		}
 	}
 }
 

@@ -216,7 +216,7 @@ func (s *scheduler) run(ctx context.Context) error {
 		}
 		return err
 	}
-	reservations, err := s.cache.WatchReservations(ctx, listing, s.client.Discovery(), s.dynamic)
+	reservations, err := s.cache.WatchOwn(ctx, listing, s.client.Discovery(), s.dynamic)
 	defer reservations()
 	defer stop()
 	if err != nil {

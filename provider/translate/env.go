@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -57,9 +59,29 @@ const envAdvice = "is reserved for the batch system, the loader or the shell; se
 // givenEnv is what every container has; what the pod sets itself comes after it
 // and wins.
 func (p *pod) givenEnv() []manifest.EnvVar {
-	out := p.apiServerEnv()
+	out := append(p.apiServerEnv(), p.datasetEnv()...)
 	if p.Traceparent != "" {
 		out = append(out, manifest.EnvVar{Name: "TRACEPARENT", Value: []byte(p.Traceparent)})
+	}
+	return out
+}
+
+// maxDatasetPaths bounds what is read of an annotation.
+const maxDatasetPaths = 64 << 10
+
+// datasetEnv tells where the datasets are that the gang reads.
+func (p *pod) datasetEnv() []manifest.EnvVar {
+	text := p.Pod.Annotations[wellknown.DatasetPaths]
+	paths := map[string]string{}
+	if text == "" || len(text) > maxDatasetPaths || json.Unmarshal([]byte(text), &paths) != nil {
+		return nil
+	}
+	var out []manifest.EnvVar
+	for _, name := range slices.Sorted(maps.Keys(paths)) {
+		variable := "ISTHMUS_DATASET_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name))
+		if envName.MatchString(variable) && strings.HasPrefix(paths[name], "/") && !strings.ContainsRune(paths[name], 0) {
+			out = append(out, manifest.EnvVar{Name: variable, Value: []byte(paths[name])})
+		}
 	}
 	return out
 }

@@ -106,6 +106,7 @@ type bindTask struct {
 	gangUID       string
 	run           int64 // nanoseconds
 	runFrom       string
+	paths         string
 }
 
 // New returns a Binder; Start sets it to work.
@@ -195,7 +196,7 @@ func (b *Binder) Carry(p plan.Plan) {
 			if !b.Cache.Assume(bind.UID, a) {
 				continue // deleted since the snapshot: the next cycle sees what is left
 			}
-			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now, run: pl.Run, runFrom: pl.RunFrom}
+			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now, run: pl.Run, runFrom: pl.RunFrom, paths: pl.Paths}
 			if first != nil {
 				first.pods = append(first.pods, t)
 				continue
@@ -229,6 +230,9 @@ func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 	if t.run > 0 {
 		annotations[wellknown.ExpectedRun] = strconv.FormatInt((t.run+int64(time.Second)-1)/int64(time.Second), 10)
 		annotations[wellknown.ExpectedRunFrom] = t.runFrom
+	}
+	if t.paths != "" {
+		annotations[wellknown.DatasetPaths] = t.paths
 	}
 	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{

@@ -56,6 +56,7 @@ type Cache struct {
 	quotas     map[string]*quota // by namespace/name
 	// reservations are by name.
 	reservations map[string]*reservation
+	datasets     map[string]*dataset // by namespace/name
 	loads        []snapshot.Load
 	opinions     []snapshot.Opinion
 	numa         map[string]numaEntry // by node
@@ -128,7 +129,7 @@ func New() *Cache {
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
-		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{}, numa: map[string]numaEntry{},
+		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{}, datasets: map[string]*dataset{}, numa: map[string]numaEntry{},
 		claimed: newClaimed(), namespaces: map[string]map[string]string{},
 		changed: make(chan struct{}, 1), later: make(chan struct{}, 1),
 	}
@@ -473,7 +474,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		}
 		spec.Priority = priority
 	}
-	spec.Hold, spec.HoldCode, spec.Patient = e.hold, e.code, patient
+	spec.Hold, spec.HoldCode, spec.Patient, spec.Data = e.hold, e.code, patient, c.dataOf(spec.Namespace, e)
 	spec.Nominated = e.nomination(spec.Nominated)
 	estimated(&spec, e.pods)
 	named := ""

@@ -35,6 +35,8 @@ type podEntry struct {
 	estimateFrom string
 
 	past history
+	// reads names datasets.
+	reads []string
 
 	labels                  map[string]string
 	waitReason, waitMessage string // the PodScheduled=False condition shown now
@@ -146,6 +148,7 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 		e.priority = *p.Spec.Priority
 	}
 	contend(e, p)
+	e.reads = listOf(p.Annotations[wellknown.Datasets])
 	group := firstOf(p.Annotations[wellknown.PodGroupName], p.Annotations[volcanov1.VolcanoGroupNameAnnotationKey])
 	e.stand = snapshot.GangSpec{
 		Key: groupKey(p.Namespace, group), Namespace: p.Namespace, Name: group, Absent: true, MinMember: 1,
@@ -273,8 +276,9 @@ type groupSpec struct {
 	policies       []subGroupPolicy
 	version        string
 	estimateKey    string
-	protected      string // why none of its pods may have to make room
-	yields         bool   // its pods say by it that they may have to
+	reads          []string // datasets
+	protected      string   // why none of its pods may have to make room
+	yields         bool     // its pods say by it that they may have to
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
@@ -290,6 +294,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 		policies:      subGroupsOf(pg.Spec.SubGroupPolicy),
 		version:       pg.ResourceVersion,
 		estimateKey:   pg.Annotations[wellknown.EstimateKey],
+		reads:         listOf(pg.Annotations[wellknown.Datasets]),
 	}
 	g.Loose = g.Topology == nil && loose(pg)
 	for _, p := range g.policies {

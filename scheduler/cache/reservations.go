@@ -1,19 +1,10 @@
 package cache
 
 import (
-	"context"
-	"fmt"
 	"reflect"
 	"slices"
 
-	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/dynamic/dynamicinformer"
-	kcache "k8s.io/client-go/tools/cache"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -111,42 +102,4 @@ func reservationOf(r *hpcv1alpha1.Reservation) snapshot.Reservation {
 		}
 	}
 	return out
-}
-
-// WatchReservations follows the reservations until ctx ends, as Watch does the rest,
-// and returns when all there are have been handed to the cache. Where the API server
-// has no such kind there are none.
-func (c *Cache) WatchReservations(ctx, sync context.Context, d discovery.DiscoveryInterface, client dynamic.Interface) (wait func(), err error) {
-	log := logr.FromContextOrDiscard(ctx)
-	if !served(d, hpcv1alpha1.GroupVersion.String(), "reservations") {
-		log.V(1).Info("the API server has no Reservations")
-		return func() {}, nil
-	}
-	factory := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
-	informer := factory.ForResource(hpcv1alpha1.GroupVersion.WithResource("reservations")).Informer()
-	set := func(o any) {
-		u, ok := o.(*unstructured.Unstructured)
-		if !ok {
-			return
-		}
-		r := &hpcv1alpha1.Reservation{}
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, r); err != nil {
-			log.Error(err, "read reservation", "reservation", u.GetName())
-			return
-		}
-		c.SetReservation(r)
-	}
-	registered, err := informer.AddEventHandler(handler(set, func(o any) {
-		if u, ok := o.(*unstructured.Unstructured); ok {
-			c.DeleteReservation(u.GetName(), string(u.GetUID()))
-		}
-	}))
-	if err != nil {
-		return func() {}, fmt.Errorf("watch reservations: %w", err)
-	}
-	factory.Start(ctx.Done())
-	if !kcache.WaitForCacheSync(sync.Done(), registered.HasSynced) {
-		return factory.Shutdown, fmt.Errorf("list reservations: %w", context.Cause(sync))
-	}
-	return factory.Shutdown, nil
 }

@@ -133,7 +133,7 @@ func startWith(t *testing.T, w *wire, pipeline framework.Pipeline, keepIn string
 	if err != nil {
 		t.Fatal(err)
 	}
-	reservations, err := c.WatchReservations(ctx, ctx, clients.Discovery(), free)
+	reservations, err := c.WatchOwn(ctx, ctx, clients.Discovery(), free)
 	if err != nil {
 		t.Fatal(err)
 	}

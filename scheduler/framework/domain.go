@@ -74,7 +74,8 @@ func (s *Session) DomainOf(node string) (Domain, bool) {
 type Fit struct {
 	Domain   Domain
 	Assigned []Assignment
-	// Start is how many seconds the gang is expected to wait there for a batch system.
+	// Start is how many seconds the gang is expected to wait there for a batch system
+	// and for its data to be copied.
 	Start int64
 	// Tier is how far apart the pods are: 0 on a virtual node or where no demand
 	// for closeness chose the place.
@@ -218,10 +219,21 @@ func isDevice(name string) bool { return strings.Contains(name, "/") }
 
 // try asks one domain. It changes nothing.
 func (s *Session) try(a *ask, d Domain) (*Fit, *plan.DomainReason) {
+	var fit *Fit
+	var reason *plan.DomainReason
 	if d.Virtual() {
-		return s.tryVirtual(a.job, a.all, d, a.dim)
+		fit, reason = s.tryVirtual(a.job, a.all, d, a.dim)
+	} else {
+		fit, reason = s.tryReal(a, d)
 	}
-	return s.tryReal(a, d)
+	if fit != nil && len(a.gang.Data) > 0 {
+		var longest int64 // nodes are copied to side by side
+		for _, on := range fit.Assigned {
+			longest = max(longest, a.gang.TransferTo(s.Snapshot.Nodes[on.Node].Labels))
+		}
+		fit.Start = resource.Add(fit.Start, longest)
+	}
+	return fit, reason
 }
 
 func (s *Session) apply(job string, f *Fit) {

@@ -225,6 +225,9 @@ type Assignment struct {
 // in the order of members; otherwise ranks gives each pod's rank.
 func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size int64, assigned []Assignment, ranks map[string]int64) {
 	p := plan.Placement{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Domain: domain.Name, Attempt: attempt, Size: size, Run: g.Estimate, RunFrom: g.EstimateFrom}
+	if domain.Virtual() {
+		p.Paths = g.PathsOn(s.Snapshot.Nodes[domain.Node].Labels)
+	}
 	type bound struct {
 		pod     *snapshot.Pod
 		node    int

@@ -90,6 +90,9 @@ type Placement struct {
 	// knows, and RunFrom who says so, as snapshot.GangSpec.EstimateFrom has it.
 	Run     int64
 	RunFrom string
+	// Paths are those of the gang's datasets on a virtual node, as a JSON object by
+	// name; "" when there are none.
+	Paths string
 }
 
 // RealDomain is the name of the domain that all real nodes form together.
@@ -138,6 +141,7 @@ const (
 	ClaimsNotMet       Code = "ClaimsNotMet"       // its place was found, and its volumes or devices were not to be had there
 	Nominated          Code = "Nominated"          // room is being made for it
 	Reserved           Code = "Reserved"           // it would fit, and put off the planned start of another
+	DatasetNotFound    Code = "DatasetNotFound"    // it reads a Dataset that does not exist
 	Quarantined        Code = "Quarantined"        // a cycle that looked at it broke, and it is left out for a while
 )
 

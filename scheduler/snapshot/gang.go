@@ -158,6 +158,8 @@ type GangSpec struct {
 	// EstimateFrom says who says so: one of the constants below.
 	Estimate     int64  `json:"estimate,omitempty"`
 	EstimateFrom string `json:"estimateFrom,omitempty"`
+	// Data is what the gang reads, ordered by name.
+	Data []Data `json:"data,omitempty"`
 	// Patient gangs never take another's place: their pods' preemptionPolicy is Never.
 	Patient bool `json:"patient,omitempty"`
 	// Nominated is the place that was made for the gang by evicting others.

@@ -81,3 +81,42 @@ func TestExpectedStart(t *testing.T) {
 		t.Errorf("a gang that starts at once on %s waits on %s", other, got)
 	}
 }
+
+// A Job that names a Dataset goes where it is, and its containers are told the path;
+// one that names what does not exist says so.
+func TestExpectedStartWithData(t *testing.T) {
+	if here(t).Slurm() == nil {
+		t.Skip("SKIP: the partitions are Slurm's, which cannot run here or this run was told not to")
+	}
+	ns := namespace(t, account.Alice)
+	apply(t, ns, `
+apiVersion: hpc.isthmus.sh/v1alpha1
+kind: Dataset
+metadata: {name: image-net}
+spec:
+  size: 1200Gi
+  bandwidth: 250M
+  locations:
+  - {nodes: {isthmus.sh/partition: h100}, path: /data/image-net}
+`)
+	reads := func(name, dataset string) string {
+		return strings.Replace(job{Name: name, Replicas: 1, Script: `echo "at $ISTHMUS_DATASET_IMAGE_NET"`}.yaml(),
+			"metadata:\n", "metadata:\n  annotations: {isthmus.sh/datasets: "+dataset+"}\n", 1)
+	}
+	apply(t, ns, reads("reader", "image-net"))
+	apply(t, ns, reads("lost", "imagenet"))
+	phase(t, ns, "reader", "Completed", 2*time.Minute)
+	if on := kubectl(t, "get", "pod", "reader-task-0", "-n", ns, "-o", `jsonpath={.spec.nodeName}`); !strings.HasSuffix(on, "-h100") {
+		t.Errorf("it is on %s, and its data on the node of partition h100", on)
+	}
+	if log := kubectl(t, "logs", "-n", ns, "reader-task-0"); log != "at /data/image-net\n" {
+		t.Errorf("the container says %q", log)
+	}
+	eventually(t, time.Minute, "the other says what is missing", func() (bool, string) {
+		out := kubectl(t, "get", "podgroup", "-n", ns, "-o", `jsonpath={.items[*].status.conditions[*].message}`)
+		return strings.Contains(out, `Dataset "imagenet" does not exist in namespace `+ns), out
+	})
+	// A typing error is mended in place by the Dataset of that name.
+	apply(t, ns, "apiVersion: hpc.isthmus.sh/v1alpha1\nkind: Dataset\nmetadata: {name: imagenet}\nspec: {size: 1Gi, locations: [{cluster: none, path: /x}]}\n")
+	phase(t, ns, "lost", "Completed", 2*time.Minute)
+}

@@ -26,6 +26,9 @@ const (
 	// absent when nobody knows.
 	ExpectedRun     = Prefix + "expected-run-seconds"
 	ExpectedRunFrom = Prefix + "expected-run-from"
+	// DatasetPaths is a JSON object with the paths, on a virtual node, of the
+	// datasets that the gang reads, by name.
+	DatasetPaths = Prefix + "dataset-paths"
 )
 
 // The values of ExpectedRunFrom.
@@ -87,6 +90,9 @@ const (
 	// EstimateKey says whose past runs tell how long the gang runs when nobody says:
 	// those of the same key and namespace; on a PodGroup or on pods.
 	EstimateKey = Prefix + "estimate-key"
+	// Datasets names the Datasets of the namespace that the gang reads, with commas;
+	// on a Job, a PodGroup or on pods.
+	Datasets = Prefix + "datasets"
 	// QOS chooses among the QOSs that the account mapping allows.
 	QOS = Prefix + "qos"
 )

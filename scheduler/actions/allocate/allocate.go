@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -83,7 +84,7 @@ func inOrder(s *framework.Session, l *line) bool {
 		return false
 	}
 	switch u.Code {
-	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.UnsupportedRequest:
+	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.UnsupportedRequest, plan.DatasetNotFound:
 		return false // it has no claim to a place yet
 	}
 	for _, g := range l.gangs[1:] {
@@ -110,6 +111,11 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 	}
 	if u, ok := framework.QueueReason(s, g); !ok {
 		s.Wait(g, u)
+		return false
+	}
+	if i := slices.IndexFunc(g.Data, func(d snapshot.Data) bool { return d.Unknown }); i >= 0 && g.Have() == 0 {
+		s.Wait(g, plan.Unschedulable{Code: plan.DatasetNotFound, Message: fmt.Sprintf(
+			"annotation %s: Dataset %q does not exist in namespace %s: make it, or correct the name", wellknown.Datasets, g.Data[i].Name, g.Namespace)})
 		return false
 	}
 	return true

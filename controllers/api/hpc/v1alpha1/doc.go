@@ -15,7 +15,7 @@ var GroupVersion = schema.GroupVersion{Group: "hpc.isthmus.sh", Version: "v1alph
 
 // AddToScheme registers the types with s.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &BatchCluster{}, &BatchClusterList{}, &SchedulingProfile{}, &SchedulingProfileList{}, &Reservation{}, &ReservationList{})
+	s.AddKnownTypes(GroupVersion, &BatchCluster{}, &BatchClusterList{}, &SchedulingProfile{}, &SchedulingProfileList{}, &Reservation{}, &ReservationList{}, &Dataset{}, &DatasetList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

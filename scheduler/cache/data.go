@@ -1,0 +1,161 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	kcache "k8s.io/client-go/tools/cache"
+
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// defaultBandwidth is how many bytes a second are copied where nobody says.
+const defaultBandwidth = 100_000_000
+
+// maxDatasets bounds how many datasets of a gang count.
+const maxDatasets = 64
+
+// dataset is a Dataset as scheduling sees it.
+type dataset struct {
+	snapshot.Data
+	uid string
+}
+
+// SetDataset takes in a Dataset.
+func (c *Cache) SetDataset(d *hpcv1alpha1.Dataset) {
+	entry := &dataset{uid: string(d.UID), Data: snapshot.Data{Name: d.Name, Size: d.Spec.Size.Value(), PerSecond: defaultBandwidth}}
+	if b := d.Spec.Bandwidth; b != nil {
+		entry.PerSecond = b.Value()
+	}
+	for _, l := range d.Spec.Locations {
+		p := snapshot.DataPlace{Labels: l.Nodes, Path: l.Path}
+		if l.Cluster != "" {
+			p.Labels = map[string]string{wellknown.Cluster: l.Cluster}
+		}
+		entry.Places = append(entry.Places, p)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := d.Namespace + "/" + d.Name
+	if old := c.datasets[key]; old != nil && reflect.DeepEqual(*old, *entry) {
+		return
+	}
+	c.datasets[key] = entry
+	c.touchReaders(d.Namespace, d.Name)
+}
+
+// DeleteDataset forgets a Dataset.
+func (c *Cache) DeleteDataset(namespace, name, uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := namespace + "/" + name
+	if d := c.datasets[key]; d != nil && d.uid == uid {
+		delete(c.datasets, key)
+		c.touchReaders(namespace, name)
+	}
+}
+
+// touchReaders marks the gangs that read a dataset.
+func (c *Cache) touchReaders(namespace, name string) {
+	for _, e := range c.gangs {
+		if s := e.snap; s != nil && s.Namespace == namespace && slices.ContainsFunc(s.Data, func(d snapshot.Data) bool { return d.Name == name }) {
+			e.snap = nil
+		}
+	}
+	c.signal()
+}
+
+// dataOf is what a gang reads: what its PodGroup and its pods name.
+func (c *Cache) dataOf(namespace string, e *gangEntry) []snapshot.Data {
+	names := map[string]bool{}
+	add := func(list []string) {
+		for _, n := range list {
+			names[n] = true
+		}
+	}
+	if e.group != nil {
+		add(e.group.reads)
+	}
+	for _, p := range e.pods {
+		add(p.reads)
+	}
+	var out []snapshot.Data
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if len(out) == maxDatasets {
+			break
+		}
+		if d := c.datasets[namespace+"/"+name]; d != nil {
+			out = append(out, d.Data)
+		} else {
+			out = append(out, snapshot.Data{Name: name, Unknown: true})
+		}
+	}
+	return out
+}
+
+// WatchOwn follows the kinds of Isthmus' own, Reservations and Datasets, until ctx
+// ends, as Watch does the rest, and returns when all there are have been handed to
+// the cache. Where the API server has no such kind there are none.
+func (c *Cache) WatchOwn(ctx, sync context.Context, d discovery.DiscoveryInterface, client dynamic.Interface) (wait func(), err error) {
+	log := logr.FromContextOrDiscard(ctx)
+	factory := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
+	for _, kind := range []struct {
+		resource string
+		set      func(o *unstructured.Unstructured) error
+		del      func(o *unstructured.Unstructured)
+	}{
+		{"reservations", func(o *unstructured.Unstructured) error {
+			r := &hpcv1alpha1.Reservation{}
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, r); err != nil {
+				return fmt.Errorf("decode: %w", err)
+			}
+			c.SetReservation(r)
+			return nil
+		}, func(o *unstructured.Unstructured) { c.DeleteReservation(o.GetName(), string(o.GetUID())) }},
+		{"datasets", func(o *unstructured.Unstructured) error {
+			d := &hpcv1alpha1.Dataset{}
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, d); err != nil {
+				return fmt.Errorf("decode: %w", err)
+			}
+			c.SetDataset(d)
+			return nil
+		}, func(o *unstructured.Unstructured) {
+			c.DeleteDataset(o.GetNamespace(), o.GetName(), string(o.GetUID()))
+		}},
+	} {
+		if !served(d, hpcv1alpha1.GroupVersion.String(), kind.resource) {
+			log.V(1).Info("the API server has no such kind", "resource", kind.resource)
+			continue
+		}
+		registered, err := factory.ForResource(hpcv1alpha1.GroupVersion.WithResource(kind.resource)).Informer().AddEventHandler(handler(func(o any) {
+			if u, ok := o.(*unstructured.Unstructured); ok {
+				if err := kind.set(u); err != nil {
+					log.Error(err, "read an object", "resource", kind.resource, "namespace", u.GetNamespace(), "name", u.GetName())
+				}
+			}
+		}, func(o any) {
+			if u, ok := o.(*unstructured.Unstructured); ok {
+				kind.del(u)
+			}
+		}))
+		if err != nil {
+			return factory.Shutdown, fmt.Errorf("watch %s: %w", kind.resource, err)
+		}
+		factory.Start(ctx.Done())
+		if !kcache.WaitForCacheSync(sync.Done(), registered.HasSynced) {
+			return factory.Shutdown, fmt.Errorf("list %s: %w", kind.resource, context.Cause(sync))
+		}
+	}
+	return factory.Shutdown, nil
+}
