@@ -32,7 +32,8 @@ func ofPlugin(name, rest string) string {
 	return "actions: allocate\ntiers: [{plugins: [{name: " + name + rest + "}]}]\n"
 }
 
-// rows are all lines: actions with their arguments, switches, and plugins with theirs.
+// rows are all lines: actions with their arguments, switches, and plugins with theirs,
+// ours among them. TestVolcanoContract holds that none is missing.
 func rows() (out []row) {
 	for _, a := range []struct {
 		name  string
@@ -41,8 +42,8 @@ func rows() (out []row) {
 	}{
 		{"enqueue", "", ""}, {"allocate", "", "predicateErrorCacheEnable: true"}, {"backfill", "heads: 2; conservative: true; unknownRunTimes: pass", "predicateErrorCacheEnable: true"},
 		{"preempt", "minimumRunTime: 5m", "predicateErrorCacheEnable: true; enableTopologyAwarePreemption: true; topologyAwarePreemptWorkerNum: 16; minCandidateNodesPercentage: 10; minCandidateNodesAbsolute: 1; maxCandidateNodesAbsolute: 100"},
-		{"reclaim", "minimumRunTime: 5m", "predicateErrorCacheEnable: true"}, {"gangpreempt", "", "maxDomains: 3; allowWholeBundle: true"}, {"gangreclaim", "", "maxDomains: 3; allowWholeBundle: true"},
-		{"elastic", "minimumRunTime: 5m", ""}, {"repair", "grace: 1m; enabled: false", ""},
+		{"reclaim", "minimumRunTime: 5m", "predicateErrorCacheEnable: true"}, {"gangpreempt", "minimumRunTime: 5m", "maxDomains: 3; allowWholeBundle: true"}, {"gangreclaim", "minimumRunTime: 5m", "maxDomains: 3; allowWholeBundle: true"},
+		{"elastic", "minimumRunTime: 5m", ""}, {"repair", "grace: 1m; enabled: false", ""}, {"consolidate", "minimumRunTime: 5m", ""}, {"shuffle", "", ""},
 	} {
 		out = append(out, row{name: "action " + a.name, text: ofAction(a.name, "")})
 		for _, arg := range split(a.obeys) {
@@ -64,14 +65,25 @@ func rows() (out []row) {
 		out = append(out, row{name: "switch " + s, text: ofPlugin("gang", ", "+s+": false"), unused: "the switch"}, row{name: "switch " + s + " on", text: ofPlugin("gang", ", "+s+": true")})
 	}
 	for _, p := range []struct{ name, obeys, known, instead string }{
-		{name: "gang"}, {name: "priority"}, {name: "drf"}, {name: "proportion"},
+		{name: "gang"}, {name: "priority"}, {name: "drf", obeys: "drf.by: namespace"}, {name: "proportion"}, {name: "resourcequota"}, {name: "locality"},
+		{name: "capacity", known: "capacity.DynamicResourceAllocationEnable: true; capacity.DRAConsumableCapacityEnable: true; enableHierarchy: true; ancestorReclaimLevel: 1"},
+		{name: "fairshare", obeys: "fairshare.halfLife: 24h; fairshare.by: namespace"},
+		{
+			name: "predicates", obeys: "predicate.NodeAffinityEnable: false; predicate.TaintTolerationEnable: false",
+			known: "predicate.NodePortsEnable: false; predicate.PodAffinityEnable: false; predicate.NodeVolumeLimitsEnable: false; predicate.VolumeZoneEnable: false; predicate.PodTopologySpreadEnable: false; predicate.VolumeBindingEnable: false; predicate.DynamicResourceAllocationEnable: false; predicate.CacheEnable: false; volumebinding.bindTimeoutSeconds: 60; volumebinding.shape: []; volumebinding.weight: 1; dynamicresources.filterTimeoutSeconds: 10",
+		},
+		{name: "tdm", obeys: "tdm.revocable-zone.night: '20:00-06:00'; tdm.time-zone: Europe/Berlin", known: "tdm.evict.period: 1m"},
+		{name: "rescheduling", instead: "nothing, and the warning says so"},
 		{name: "conformance", instead: "pods of the system are protected from every action"},
 		{name: "pdb", instead: "disruption budgets are asked by the Eviction API, and before that by the search for victims"},
 		{name: "cdp", instead: "volcano.sh/cooldown-time is obeyed by the search for victims"},
 		{name: "overcommit", obeys: "overcommit-factor: 1.5"}, {name: "sla", obeys: "sla-waiting-time: 1h"},
 		{name: "binpack", obeys: "binpack.weight: 5; binpack.cpu: 2; binpack.memory: 3; 'binpack.resources': 'nvidia.com/gpu'; binpack.resources.nvidia.com/gpu: 4"},
-		{name: "nodeorder", obeys: "nodeaffinity.weight: 7; leastrequested.weight: 2; mostrequested.weight: 2; balancedresource.weight: 2; tainttoleration.weight: 2"},
-		{name: "deviceshare", obeys: "deviceshare.SchedulePolicy: spread; deviceshare.ScheduleWeight: 2"},
+		{name: "nodeorder", obeys: "nodeaffinity.weight: 7; leastrequested.weight: 2; mostrequested.weight: 2; balancedresource.weight: 2; tainttoleration.weight: 2", known: "podaffinity.weight: 2; imagelocality.weight: 2; podtopologyspread.weight: 2"},
+		{
+			name: "deviceshare", obeys: "deviceshare.SchedulePolicy: spread; deviceshare.ScheduleWeight: 2",
+			known: "deviceshare.GPUSharingEnable: true; deviceshare.GPUNumberEnable: true; deviceshare.NodeLockEnable: true; deviceshare.VGPUEnable: true; deviceshare.AscendMindClusterVNPUEnable: true; deviceshare.AscendHAMiVNPUEnable: true; deviceshare.KnownGeometriesCMName: a; deviceshare.KnownGeometriesCMNamespace: a; deviceshare.GPUExclusiveRules: []",
+		},
 		{
 			name: "network-topology-aware", known: "hypernode.gradient.evict.max-hypernodes: 3",
 			obeys: "weight: 2; hypernode.binpack.cpu: 2; hypernode.binpack.memory: 2; 'hypernode.binpack.resources': 'nvidia.com/gpu'; hypernode.binpack.resources.nvidia.com/gpu: 2; hypernode.binpack.normal-pod.enable: false; hypernode.binpack.normal-pod.fading: 0.5",
@@ -93,6 +105,10 @@ func rows() (out []row) {
 				arg = strings.TrimSuffix("extender.urlPrefix: 'http://e', "+arg, ", ")
 			}
 			return ofPlugin(p.name, ", arguments: {"+arg+"}")
+		}
+		if p.name == "rescheduling" {
+			out = append(out, row{name: "plugin rescheduling", text: with("interval: 1m, metricsPeriod: 1m, strategies: []"), unused: `plugin "rescheduling"`, instead: p.instead})
+			continue
 		}
 		out = append(out, row{name: "plugin " + p.name, text: with(""), instead: p.instead})
 		all := split(p.obeys)
@@ -116,6 +132,16 @@ func split(text string) []string {
 // has no meaning here is told, and everything else changes what runs, or something
 // else does it, which the row names.
 func TestVolcanoContract(t *testing.T) {
+	var texts strings.Builder
+	for _, r := range rows() {
+		texts.WriteString(strings.ReplaceAll(r.text, "thresholds: {cpu", "thresholds.cpu")) // one row has a map in a map
+	}
+	for _, known := range config.Known() {
+		known, _, _ = strings.Cut(known, "*") // whatever comes after
+		if !strings.Contains(texts.String(), known) {
+			t.Errorf("no row has %s", known)
+		}
+	}
 	for _, r := range rows() {
 		t.Run(r.name, func(t *testing.T) {
 			c, warnings, err := config.Parse([]byte(r.text))

@@ -94,7 +94,9 @@ var plugins = []pluginEntry{
 	{name: "overcommit", arguments: []argument{arg("overcommit-factor", number).atLeast(1).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return overcommit.Plugin{Percent: int64(math.Round(min(p.Arguments.Float("overcommit-factor", 1.2), 1e6) * 100))}
 	}},
-	{name: "predicates", always: true, arguments: predicate, make: func(Plugin) framework.Plugin { return predicates.Plugin{} }},
+	{name: "predicates", always: true, arguments: predicate, make: func(p Plugin) framework.Plugin {
+		return predicates.Plugin{AnyLabels: !p.Arguments.Bool(affinityFilter.name, true), AnyTaints: !p.Arguments.Bool(taintFilter.name, true)}
+	}},
 	{name: "nodegroup", always: true, arguments: []argument{arg("strict", boolean).obeyed(), arg("enablePreferredOrder", boolean).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return nodegroup.Plugin{Strict: p.Arguments.Bool("strict", p.named()), Level: !p.Arguments.Bool("enablePreferredOrder", true)}
 	}},
@@ -151,11 +153,13 @@ var minRun = arg("minimumRunTime", duration).obeyed()
 var (
 	preemption = append(each(boolean, "predicateErrorCacheEnable", "enableTopologyAwarePreemption"),
 		each(integer, "topologyAwarePreemptWorkerNum", "minCandidateNodesPercentage", "minCandidateNodesAbsolute", "maxCandidateNodesAbsolute")...)
-	gangs     = []argument{arg("maxDomains", integer).atLeast(1), arg("allowWholeBundle", boolean)}
-	predicate = append(each(boolean, "predicate.NodeAffinityEnable", "predicate.NodePortsEnable", "predicate.TaintTolerationEnable", "predicate.PodAffinityEnable",
+	gangs          = []argument{arg("maxDomains", integer).atLeast(1), arg("allowWholeBundle", boolean)}
+	affinityFilter = arg("predicate.NodeAffinityEnable", boolean).obeyed()
+	taintFilter    = arg("predicate.TaintTolerationEnable", boolean).obeyed()
+	predicate      = append(each(boolean, "predicate.NodePortsEnable", "predicate.PodAffinityEnable",
 		"predicate.NodeVolumeLimitsEnable", "predicate.VolumeZoneEnable", "predicate.PodTopologySpreadEnable", "predicate.VolumeBindingEnable",
 		"predicate.DynamicResourceAllocationEnable", "predicate.CacheEnable"),
-		arg("volumebinding.bindTimeoutSeconds", integer), arg("volumebinding.shape", anything), arg("volumebinding.weight", integer), arg("dynamicresources.filterTimeoutSeconds", integer))
+		affinityFilter, taintFilter, arg("volumebinding.bindTimeoutSeconds", integer), arg("volumebinding.shape", anything), arg("volumebinding.weight", integer), arg("dynamicresources.filterTimeoutSeconds", integer))
 	devices = append(each(boolean, "deviceshare.GPUSharingEnable", "deviceshare.GPUNumberEnable", "deviceshare.NodeLockEnable", "deviceshare.VGPUEnable",
 		"deviceshare.AscendMindClusterVNPUEnable", "deviceshare.AscendHAMiVNPUEnable"),
 		arg("deviceshare.SchedulePolicy", text).either("binpack", "spread").obeyed(), arg("deviceshare.ScheduleWeight", integer).obeyed(),

@@ -1,6 +1,7 @@
 // Package predicates rules out nodes by what Kubernetes itself would: node
 // selector and required affinity, taints and tolerations, cordoning, readiness and
-// the volumes that can be had there. The logic is Kubernetes' own library.
+// the volumes that can be had there. Selectors, affinity and tolerations are matched
+// by Kubernetes' own library; the rest is written here after it.
 package predicates
 
 import (
@@ -12,7 +13,12 @@ import (
 )
 
 // Plugin filters nodes. It holds no state.
-type Plugin struct{}
+type Plugin struct {
+	// AnyLabels has node selectors and required node affinity not looked at, AnyTaints
+	// taints but for that of a batch system that does not answer. A kubelet refuses a
+	// pod whose node does not match, so this is for clusters in which none asks for it.
+	AnyLabels, AnyTaints bool
+}
 
 // Open has the volumes that pods claim looked at as well, as far as a pod alone is
 // concerned: what others take of them meanwhile is seen to when it is placed. Behind
@@ -46,7 +52,7 @@ func (Plugin) Name() string { return "predicates" }
 // A pod of ours tolerates the taint of virtual nodes without saying so, unless a
 // DaemonSet owns it: the taint is there to keep pods of other schedulers, and
 // one pod a node, away.
-func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
+func (p Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 	switch {
 	case n.Broken != "" && n.Virtual:
 		return "its host shapes are invalid"
@@ -54,7 +60,7 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 		return "its description of its GPUs is invalid"
 	case !n.Ready:
 		return "not ready"
-	case !c.Selects(n):
+	case !p.AnyLabels && !c.Selects(n):
 		return "does not match the node selector or affinity"
 	case n.Virtual && c.ClaimsDevices():
 		return "resource claims are not served there"
@@ -67,7 +73,7 @@ func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 		if t.Effect != corev1.TaintEffectNoSchedule && t.Effect != corev1.TaintEffectNoExecute {
 			continue
 		}
-		if t.Key == wellknown.TaintVirtualNode && !c.DaemonSet || c.Tolerates(t) {
+		if p.AnyTaints && t.Key != wellknown.TaintUnreachable || t.Key == wellknown.TaintVirtualNode && !c.DaemonSet || c.Tolerates(t) {
 			continue
 		}
 		if t.Key == wellknown.TaintUnreachable {

@@ -35,7 +35,3 @@ func (p Plugin) deadline(g *snapshot.Gang) int64 {
 	}
 	return resource.Add(g.CreatedAt, wait)
 }
-
-// Overdue reports whether the gang has waited longer, at a time in nanoseconds
-// since 1970, than it was promised.
-func (p Plugin) Overdue(g *snapshot.Gang, now int64) bool { return p.deadline(g) < now }
