@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
@@ -27,6 +29,9 @@ const unwatched = client.DisableReadYourWritesConsistency
 // create makes what the job lacks, in this order: objects of the plugins and
 // claims, the PodGroup, the pods.
 func (r *Reconciler) create(ctx context.Context, in machine.Input, out machine.Output, active map[string]plugins.Plugin) error {
+	if err := r.stamp(ctx, in.PodGroup, out.StampPodGroup); err != nil {
+		return err
+	}
 	if !out.EnsureObjects {
 		return nil
 	}
@@ -61,6 +66,19 @@ func (r *Reconciler) create(ctx context.Context, in machine.Input, out machine.O
 		}
 		return r.createPod(ctx, in.Job, w.Pod)
 	})
+}
+
+// stamp writes the version on a PodGroup that carries none.
+func (r *Reconciler) stamp(ctx context.Context, pg *scheduling.PodGroup, version *int32) error {
+	if pg == nil || version == nil {
+		return nil
+	}
+	changed := pg.DeepCopy()
+	metav1.SetMetaDataAnnotation(&changed.ObjectMeta, batch.JobVersion, strconv.Itoa(int(*version)))
+	if err := r.Client.Patch(ctx, changed, client.MergeFrom(pg), client.FieldOwner(Name)); err != nil {
+		return fmt.Errorf("stamp PodGroup %s: %w", pg.Name, err)
+	}
+	return nil
 }
 
 func (r *Reconciler) createPod(ctx context.Context, job *batch.Job, pod *corev1.Pod) error {
@@ -117,6 +135,9 @@ func (r *Reconciler) ensure(ctx context.Context, job *batch.Job, plugin plugins.
 	}
 	if !metav1.IsControlledBy(have, job) {
 		return &takenError{kind: gvk.Kind, name: have.GetName(), holder: describeHolder(have)}
+	}
+	if f, ok := plugin.(plugins.Finder); ok {
+		f.Found(have)
 	}
 	desired, isConfig := want.(*corev1.ConfigMap)
 	current, _ := have.(*corev1.ConfigMap)

@@ -53,6 +53,9 @@ type Output struct {
 	CreatePodGroup *scheduling.PodGroup
 	// UpdatePodGroup is the new spec of the existing PodGroup, nil if it is right.
 	UpdatePodGroup *scheduling.PodGroupSpec
+	// StampPodGroup is the version to write on the existing PodGroup, which carries
+	// none; nil if it does.
+	StampPodGroup *int32
 	// DeletePodGroup says that the existing PodGroup has to go.
 	DeletePodGroup bool
 	// CreatePods are to be created, after the job's plugins have seen them.
@@ -100,6 +103,7 @@ func Next(in Input) Output {
 		return Output{Status: *old.DeepCopy()}
 	}
 	p := &pass{in: in, job: job, members: census(job, in.Pods), memory: recall(&old)}
+	p.takeOver()
 	p.release = released(job, p.members)
 	p.out.Status = *old.DeepCopy()
 	st := &p.out.Status

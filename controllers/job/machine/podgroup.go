@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,37 @@ func newPodGroup(job *batch.Job, version int32, r release) *scheduling.PodGroup 
 		},
 		Spec:   podGroupSpec(job, r),
 		Status: scheduling.PodGroupStatus{Phase: scheduling.PodGroupPending},
+	}
+}
+
+// takeOver gives a PodGroup that carries no version the one that it is of: one that
+// Volcano's controllers made has none, and must not be taken for that of an older
+// version, under whose pods it would be deleted. Volcano deletes it with the kill
+// that raises the version: in a phase that only such a kill leads to, it is what a
+// stop of Volcano left behind. A restart may be one of a part; then pods of the
+// version are there.
+func (p *pass) takeOver() {
+	pg, st := p.in.PodGroup, &p.in.Job.Status
+	if pg == nil {
+		return
+	}
+	if _, ok := pg.Annotations[batch.JobVersion]; ok {
+		return
+	}
+	version := st.Version
+	switch phase := st.State.Phase; {
+	case active(phase), phase == batch.Completed, phase == batch.Failed:
+	case phase == batch.Restarting && slices.ContainsFunc(p.members, func(m member) bool { return m.version == version && !m.terminating() }):
+	default:
+		version = max(0, version-1)
+	}
+	p.in.PodGroup = pg.DeepCopy()
+	if p.in.PodGroup.Annotations == nil {
+		p.in.PodGroup.Annotations = map[string]string{}
+	}
+	p.in.PodGroup.Annotations[batch.JobVersion] = strconv.Itoa(int(version))
+	if pg.DeletionTimestamp == nil && !Finished(st.State.Phase) {
+		p.out.StampPodGroup = &version
 	}
 }
 

@@ -41,6 +41,14 @@ type Completer interface {
 	Complete(job *batch.Job, o Object) error
 }
 
+// Finder is a plugin whose pods depend on what one of its objects holds that was
+// there already: one that Volcano's controllers made holds less.
+type Finder interface {
+	// Found tells of the job's own object that was found in place of the plugin's.
+	// It comes before MutatePod, and not for an object that was created just now.
+	Found(o Object)
+}
+
 // Object is an API object.
 type Object interface {
 	metav1.Object

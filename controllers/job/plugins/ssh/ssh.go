@@ -47,6 +47,8 @@ type plugin struct {
 	dir             string
 	private, public string
 	port            int
+	// found is the Secret that was there already, nil if it is the plugin's own.
+	found *corev1.Secret
 }
 
 // Factory makes the plugin. Its arguments are --ssh-key-file-path (/root/.ssh),
@@ -54,7 +56,7 @@ type plugin struct {
 // to use instead of a new one, and --ssh-port (22).
 func Factory() plugins.Factory {
 	return plugins.Factory{Name: Name, New: func(args []string) (plugins.Plugin, error) {
-		p := plugin{}
+		p := &plugin{}
 		flags := plugins.Flags(Name)
 		flags.StringVar(&p.dir, "ssh-key-file-path", "/root/.ssh", "")
 		flags.StringVar(&p.private, "ssh-private-key", "", "")
@@ -80,12 +82,12 @@ func Factory() plugins.Factory {
 	}}
 }
 
-func (plugin) Validate(*batch.Job) error { return nil }
+func (*plugin) Validate(*batch.Job) error { return nil }
 
 func secretName(job *batch.Job) string { return job.Name + "-ssh" }
 
 // Objects is the Secret, without its keys.
-func (plugin) Objects(job *batch.Job) []plugins.Object {
+func (*plugin) Objects(job *batch.Job) []plugins.Object {
 	return []plugins.Object{&corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: secretName(job)},
 		Immutable:  ptr.To(true), // pods of one job never see two keys
@@ -94,7 +96,7 @@ func (plugin) Objects(job *batch.Job) []plugins.Object {
 }
 
 // Complete makes the keys.
-func (p plugin) Complete(job *batch.Job, o plugins.Object) error {
+func (p *plugin) Complete(job *batch.Job, o plugins.Object) error {
 	secret, ok := o.(*corev1.Secret)
 	if !ok {
 		return nil
@@ -129,6 +131,24 @@ func (p plugin) Complete(job *batch.Job, o plugins.Object) error {
 	return nil
 }
 
+// Found remembers which files there are: the Secret of a Job that Volcano's
+// controllers began has the first four only, and stays as it is, so that all pods of
+// the job have the same.
+func (p *plugin) Found(o plugins.Object) {
+	if secret, ok := o.(*corev1.Secret); ok {
+		p.found = secret
+	}
+}
+
+// has says that the Secret holds the file.
+func (p *plugin) has(key string) bool {
+	if p.found == nil {
+		return true
+	}
+	_, ok := p.found.Data[key]
+	return ok
+}
+
 // encode gives a private key in OpenSSH's format and the line of its public key.
 func encode(private, public any, comment string) (secret, line string, err error) {
 	block, err := ssh.MarshalPrivateKey(private, comment)
@@ -148,7 +168,7 @@ const attempts = 60
 
 // config is the clients' configuration: short names for the pods, however many
 // there will be, and the one host key that they have.
-func (p plugin) config(job *batch.Job) string {
+func (p *plugin) config(job *batch.Job) string {
 	var b strings.Builder
 	for i := range job.Spec.Tasks {
 		task := &job.Spec.Tasks[i]
@@ -164,22 +184,30 @@ func (p plugin) config(job *batch.Job) string {
 	return b.String()
 }
 
-// MutatePod mounts the files for the clients, and the host key where sshd has it.
-func (p plugin) MutatePod(job *batch.Job, _ *batch.TaskSpec, _ int32, pod *corev1.Pod) {
+// MutatePod mounts the files for the clients, and the host key where sshd has it. A
+// file that the Secret does not hold is left out: a pod that asks for one that is
+// missing never starts.
+func (p *plugin) MutatePod(job *batch.Job, _ *batch.TaskSpec, _ int32, pod *corev1.Pod) {
 	name := secretName(job)
-	item := func(key string, mode int32) corev1.KeyToPath {
-		return corev1.KeyToPath{Key: key, Path: key, Mode: ptr.To(mode)}
+	var items []corev1.KeyToPath
+	for _, file := range []struct {
+		key  string
+		mode int32
+	}{{privateKey, 0o600}, {publicKey, 0o644}, {authorizedKeys, 0o600}, {clientConfig, 0o644}, {knownHosts, 0o644}, {hostKey, 0o600}} {
+		if p.has(file.key) {
+			items = append(items, corev1.KeyToPath{Key: file.key, Path: file.key, Mode: ptr.To(file.mode)})
+		}
 	}
 	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
-		SecretName: name, DefaultMode: ptr.To[int32](0o600),
-		Items: []corev1.KeyToPath{item(privateKey, 0o600), item(publicKey, 0o644), item(authorizedKeys, 0o600), item(clientConfig, 0o644),
-			item(knownHosts, 0o644), item(hostKey, 0o600)},
+		SecretName: name, DefaultMode: ptr.To[int32](0o600), Items: items,
 	}}})
+	mounts := []corev1.VolumeMount{{Name: name, MountPath: p.dir, ReadOnly: true}}
+	if p.has(hostKey) {
+		mounts = append(mounts, corev1.VolumeMount{Name: name, MountPath: path.Join(serverDir, hostKey), SubPath: hostKey, ReadOnly: true})
+	}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
-			list[i].VolumeMounts = append(list[i].VolumeMounts,
-				corev1.VolumeMount{Name: name, MountPath: p.dir, ReadOnly: true},
-				corev1.VolumeMount{Name: name, MountPath: path.Join(serverDir, hostKey), SubPath: hostKey, ReadOnly: true})
+			list[i].VolumeMounts = append(list[i].VolumeMounts, mounts...)
 		}
 	}
 }

@@ -24,7 +24,7 @@ func newJob() *batch.Job {
 // files writes the Secret as the plugin mounts it.
 func files(t *testing.T, p plugins.Plugin, job *batch.Job) (dir string) {
 	t.Helper()
-	dir = p.(plugin).dir
+	dir = p.(*plugin).dir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -116,6 +116,29 @@ func TestMounts(t *testing.T) {
 	}
 	if s := pod.Spec.Volumes[0].Secret; s.SecretName != "j-ssh" || len(s.Items) != 6 || *s.Items[0].Mode != 0o600 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// The Secret that Volcano made has no host key: its pods do without, and ask for no
+// file that is not there.
+func TestSecretOfVolcano(t *testing.T) {
+	t.Parallel()
+	p, err := Factory().New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.(plugins.Finder).Found(&corev1.Secret{Data: map[string][]byte{privateKey: nil, publicKey: nil, authorizedKeys: nil, clientConfig: nil}})
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{}}}}
+	p.MutatePod(newJob(), nil, 0, pod)
+	var keys []string
+	for _, item := range pod.Spec.Volumes[0].Secret.Items {
+		keys = append(keys, item.Key)
+	}
+	if got := strings.Join(keys, " "); got != "id_rsa id_rsa.pub authorized_keys config" {
+		t.Errorf("files %s", got)
+	}
+	if m := pod.Spec.Containers[0].VolumeMounts; len(m) != 1 || m[0].MountPath != "/root/.ssh" {
+		t.Errorf("mounts %+v", m)
 	}
 }
 
