@@ -313,6 +313,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 				}
 			}
 		}
+		m.witness(&ev, now)
 		b.forward(m, pod, ev.File)
 		same, lasting := podstatus.Same(ev)
 		same = pod.ResourceVersion + " " + same

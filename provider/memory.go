@@ -9,6 +9,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/podstatus"
 	"github.com/isthmus-hpc/isthmus/provider/translate"
 )
 
@@ -32,6 +33,10 @@ type memo struct {
 	ranks  map[string]int
 	stops  map[string]stopping // by UID: members that are told to end
 	absent time.Time           // recorded job missing since
+
+	wentOn   bool                 // the recorded job was seen before its end
+	jobEnd   time.Time            // and ended since
+	fileEnds map[string]time.Time // by UID and run: a member's file first told its end
 
 	account account.Account   // that the last translation used
 	output  *translate.Output // last translation, until staged
@@ -69,6 +74,30 @@ type stopping struct {
 // words is what the members' status takes from the memo itself.
 func (m *memo) words() [4]string {
 	return [4]string{m.reason, m.message, m.refused, strconv.FormatBool(m.lost)}
+}
+
+// witness adds to the evidence of a member when its end was first seen here: the
+// clocks of the batch system's hosts may be other than ours.
+func (m *memo) witness(ev *podstatus.Evidence, now time.Time) {
+	if ev.Job != nil {
+		switch over := ev.Job.State.Terminal(); {
+		case !over:
+			m.wentOn, m.jobEnd = true, time.Time{}
+		case m.wentOn && m.jobEnd.IsZero():
+			m.jobEnd = now
+		}
+		ev.JobEndSeen = m.jobEnd
+	}
+	if f := ev.File; f != nil && f.Phase.Terminal() {
+		run := f.UID + " " + strconv.Itoa(f.Restart)
+		if m.fileEnds == nil {
+			m.fileEnds = map[string]time.Time{}
+		}
+		if m.fileEnds[run].IsZero() {
+			m.fileEnds[run] = now
+		}
+		ev.FileEndSeen = m.fileEnds[run]
+	}
 }
 
 // due leaves the actions that may happen now; paused says that others wait for

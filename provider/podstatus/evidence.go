@@ -7,6 +7,7 @@ package podstatus
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
@@ -31,6 +32,11 @@ type Evidence struct {
 	Images []manifest.PulledImage
 	// RefusedReason and RefusedMessage say that the pod can never be submitted.
 	RefusedReason, RefusedMessage string
+	// FileEndSeen is when the file was first seen to tell an end, JobEndSeen when
+	// the job was first seen ended by one who had seen it go on; zero when nobody
+	// did. They are of the same clock as now, which the times in File and Job need
+	// not be.
+	FileEndSeen, JobEndSeen time.Time
 	// Lost: the recorded job is absent from complete observations beyond the
 	// grace, and no evidence of its end was found.
 	Lost bool

@@ -158,7 +158,7 @@ func (w *writer) finishFromFile() {
 	if job != nil && job.State.Terminal() {
 		o := outcomeOf(job, "")
 		jobReason, jobMessage = o.jobReason, o.message
-		if !deleted && f.Phase == manifest.PhaseFailed && (killed(f) || f.Reason == "Terminated") && near(f.FinishedAt.Time, job.Ended) {
+		if !deleted && f.Phase == manifest.PhaseFailed && (killed(f) || f.Reason == "Terminated") && endedTogether(f, job) {
 			w.cause(o)
 		}
 	}
@@ -201,11 +201,18 @@ func (w *writer) cause(o outcome) {
 	w.disrupted(o)
 }
 
-func near(a, b time.Time) bool {
-	if a.IsZero() || b.IsZero() {
+// endedTogether reports whether a member ended when its job did, rather than
+// before. The two times are of two clocks, the host's and the controller's, which
+// need not agree; how long each says that it ran does not depend on that. A job
+// begins before its members do, so a late start only makes the difference larger.
+func endedTogether(f *manifest.Status, job *backends.Job) bool {
+	if f.FinishedAt.IsZero() || job.Ended.IsZero() || job.Ended.Sub(f.FinishedAt.Time).Abs() <= nearEnd {
 		return true
 	}
-	return a.Sub(b).Abs() <= nearEnd
+	if f.StartedAt.IsZero() || job.Started.IsZero() {
+		return false
+	}
+	return (job.Ended.Sub(job.Started) - f.FinishedAt.Sub(f.StartedAt.Time)).Abs() <= nearEnd
 }
 
 // finishFromJob ends the pod on the batch system's word alone; what its file

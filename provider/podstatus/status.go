@@ -104,8 +104,8 @@ func (w *writer) mayBeRequeued() bool {
 	if job.State == backends.StateCompleting || job.State == backends.StatePending {
 		return true
 	}
-	at := w.file.FinishedAt.Time
-	return !at.IsZero() && w.now.Sub(at) < killGrace && w.now.Sub(at) > -killGrace
+	// The host's clock may be another than ours: what we saw ourselves counts too.
+	return w.within(w.file.FinishedAt.Time, killGrace) || w.within(w.ev.FileEndSeen, killGrace)
 }
 
 // fileMayCome: see fileGrace.
@@ -117,8 +117,12 @@ func (w *writer) fileMayCome() bool {
 	if job.Started.IsZero() || job.State == backends.StateNodeFail || job.Ended.IsZero() {
 		return false
 	}
-	since := w.now.Sub(job.Ended)
-	return since < fileGrace && since > -fileGrace
+	return w.within(job.Ended, fileGrace) || w.within(w.ev.JobEndSeen, fileGrace)
+}
+
+// within reports whether now is less than grace away from a time that is known.
+func (w *writer) within(at time.Time, grace time.Duration) bool {
+	return !at.IsZero() && w.now.Sub(at).Abs() < grace
 }
 
 // killed reports whether a container of the pod was ended by a signal.
