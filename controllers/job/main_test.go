@@ -35,13 +35,19 @@ func TestMain(m *testing.M) {
 // stops it and waits until nothing of it runs any more.
 func startController(t testing.TB, namespace string) (stop func()) {
 	t.Helper()
-	return plane.Run(t, ctrl.Options{
+	return startOn(t, plane, namespace, plugins.Set{env.Factory(), svc.Factory()})
+}
+
+// startOn is startController by the way of a plane, with job plugins.
+func startOn(t testing.TB, by *controllertest.Plane, namespace string, known plugins.Set) (stop func()) {
+	t.Helper()
+	return by.Run(t, ctrl.Options{
 		Cache:  cache.Options{DefaultTransform: cache.TransformStripManagedFields(), DefaultNamespaces: map[string]cache.Config{namespace: {}}},
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: job.Uncached()}},
 	}, func(ctx context.Context, mgr ctrl.Manager) error {
 		r := &job.Reconciler{
 			Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(job.Name),
-			Plugins: plugins.Set{env.Factory(), svc.Factory()}, Now: time.Now, Workers: 4,
+			Plugins: known, Now: time.Now, Workers: 4,
 		}
 		return r.SetupWithManager(ctx, mgr)
 	})
