@@ -95,6 +95,9 @@ func play(pipe framework.Pipeline, script []string, r *rand.Rand) error {
 		if err := sameWhenShuffled(pipe, w, p, r); err != nil {
 			return fmt.Errorf("line %d: %w", i+1, err)
 		}
+		if err := noneTooMany(pipe, w, p); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
 		w.Apply(p)
 		if err := check(w); err != nil { // R6 and R7
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
@@ -151,7 +154,7 @@ func protectedStay(w *schedtest.World) error {
 }
 
 // claimsAreKept is R8: when those that were evicted have gone and nothing else
-// happens, the gang that they went for is placed, and they were not more than needed.
+// happens, the gang that they went for is placed.
 func claimsAreKept(pipe framework.Pipeline, w *schedtest.World, p plan.Plan) error {
 	if !slices.ContainsFunc(p.Claims, func(c plan.Claim) bool { return len(c.Evictions) > 0 }) {
 		return nil

@@ -50,6 +50,19 @@ func TestInvariantsCanFail(t *testing.T) {
 		{"R8: those for whom others went are not placed", "were evicted for", func(s *framework.Session) {
 			s.Plan.Placements = slices.DeleteFunc(s.Plan.Placements, func(p plan.Placement) bool { return s.Snapshot.Gang(p.Gang).Nominated != nil })
 		}},
+		{"R8: one gang too many is evicted", "more than needed", func(s *framework.Session) {
+			for i := range s.Plan.Claims {
+				for _, g := range s.Snapshot.Gangs {
+					if c := &s.Plan.Claims[i]; len(c.Evictions) > 0 && len(evictions(g)) > 0 && g.Key != c.Gang && !slices.ContainsFunc(s.Plan.Claims, func(c plan.Claim) bool { return evicts(c, g.Key) }) {
+						for _, e := range evictions(g) {
+							e.Whole = true
+							c.Evictions = append(c.Evictions, e)
+						}
+						return
+					}
+				}
+			}
+		}},
 		{"R8: whoever runs is evicted for another, again and again", "no rest", func(s *framework.Session) {
 			for _, g := range s.Snapshot.Gangs {
 				if g.Have() > 0 && len(s.Plan.Claims) == 0 {
@@ -95,9 +108,18 @@ func TestInvariantsCanFail(t *testing.T) {
 
 // release sends all placed members of a gang away.
 func release(s *framework.Session, g *snapshot.Gang) {
+	s.Plan.Releases = append(s.Plan.Releases, evictions(g)...)
+}
+
+func evictions(g *snapshot.Gang) (out []plan.Eviction) {
 	for _, p := range g.Pods {
 		if p.Node != "" && !p.Terminal() {
-			s.Plan.Releases = append(s.Plan.Releases, plan.Eviction{UID: p.UID, Namespace: p.Namespace, Name: p.Name, Gang: g.Key, Node: p.Node})
+			out = append(out, plan.Eviction{UID: p.UID, Namespace: p.Namespace, Name: p.Name, Gang: g.Key, Node: p.Node})
 		}
 	}
+	return out
+}
+
+func evicts(c plan.Claim, gang string) bool {
+	return slices.ContainsFunc(c.Evictions, func(e plan.Eviction) bool { return e.Gang == gang })
 }

@@ -232,11 +232,18 @@ func (s *Session) standIn(g *snapshot.Gang, np snapshot.NominatedPod) *snapshot.
 }
 
 // Expect keeps a fit for the rest of the cycle only: what is in its way goes by
-// itself, and nobody else is to count on it.
+// itself, and nobody else is to count on it. Where nothing goes the gang is held back
+// for the sake of another, which this room may be for.
 func (s *Session) Expect(b Blocked, f *Fit) {
 	g := b.Gang
 	if s.Nominated(g) {
 		s.claimed[g.Key] = true
+		return
+	}
+	goes := func(a Assignment) bool {
+		return slices.ContainsFunc(s.leaving(), func(l leave) bool { return l.node == a.Node })
+	}
+	if !slices.ContainsFunc(f.Assigned, goes) {
 		return
 	}
 	n := nomination(s, f, false)

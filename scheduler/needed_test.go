@@ -1,0 +1,113 @@
+package scheduler_test
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+)
+
+// noneTooMany is R8: of those that are evicted for a gang nobody could have stayed. If
+// one did, the gang would not be placed, although nobody asks for the room but those
+// that it is kept for.
+func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) error {
+	placing := pipe
+	placing.Actions = nil
+	for _, a := range pipe.Actions {
+		if a.Name() == "enqueue" || a.Name() == "allocate" {
+			placing.Actions = append(placing.Actions, a)
+		}
+	}
+	for i, c := range p.Claims {
+		if c.Moves() || c.Action == "consolidate" {
+			continue // where others go is part of what is found there
+		}
+		for _, stays := range together(before, c) {
+			w := before.Clone()
+			earlier := p
+			earlier.Claims = p.Claims[:i]
+			w.Apply(earlier)
+			for _, e := range c.Evictions {
+				if !slices.Contains(stays, e.UID) {
+					podByUID(w, e.UID).Terminating = true
+				}
+			}
+			w.Settle(time.Second)
+			pinKept(w, c.Gang)
+			// Who only waits for what goes by itself may have taken some of it before: an
+			// action looks at all gangs before the next one does.
+			gate := func(on func(*schedtest.Gang) bool) {
+				for _, g := range w.Gangs {
+					for _, pod := range g.Pods {
+						if pod.Node == "" && pod.Gate == "" {
+							pod.Gated = on(g) || podByUID(before, pod.UID) != nil && podByUID(before, pod.UID).Gated
+						}
+					}
+				}
+			}
+			kept := func(g *schedtest.Gang) bool { return g.Nominated != nil || expects(p, g.Key) }
+			gate(func(g *schedtest.Gang) bool { return !kept(g) || g.Key == c.Gang })
+			w.Apply(scheduler.Cycle(placing, w.Snapshot(), w.Now))
+			gate(func(g *schedtest.Gang) bool { return !kept(g) && g.Key != c.Gang })
+			next := scheduler.Cycle(placing, w.Snapshot(), w.Now)
+			w.Apply(next)
+			if g := w.Gang(c.Name); placed(g) >= g.MinMember {
+				return fmt.Errorf("%d of the %d pods that go for gang %s are more than needed, %v:\n%s", len(stays), len(c.Evictions), c.Name, stays, next)
+			}
+		}
+	}
+	return nil
+}
+
+// expects reports whether a gang waits for what goes by itself.
+func expects(p plan.Plan, gang string) bool {
+	return slices.ContainsFunc(p.Unschedulable, func(u plan.Unschedulable) bool { return u.Gang == gang && u.Code == plan.Nominated })
+}
+
+// pinKept puts all but one gang where room is kept for them.
+func pinKept(w *schedtest.World, but string) {
+	for _, g := range w.Gangs {
+		if g.Key == but || g.Nominated == nil || g.Nominated.Until <= w.Now.UnixNano() {
+			continue
+		}
+		for i, np := range g.Nominated.Pods {
+			if pod := podByUID(w, np.UID); pod != nil && pod.Waits() {
+				pod.Node, pod.Attempt, pod.Size, pod.Rank = np.Node, "kept-"+g.Name, int64(len(g.Nominated.Pods)), int64(i)
+			}
+		}
+	}
+}
+
+func podByUID(w *schedtest.World, uid string) *schedtest.Pod {
+	for _, p := range w.Pods("") {
+		if p.UID == uid {
+			return p
+		}
+	}
+	return nil
+}
+
+// together lists who of those that go for a gang can stay by themselves: a gang that
+// goes as a whole, one pod that a gang can do without, or all of a batch job.
+func together(w *schedtest.World, c plan.Claim) (out [][]string) {
+	at := map[string]int{}
+	for _, e := range c.Evictions {
+		key := e.UID
+		switch {
+		case e.Whole:
+			key = e.Gang
+		case e.Node[0] == 'v':
+			key = podByUID(w, e.UID).Attempt
+		}
+		if _, ok := at[key]; !ok {
+			at[key] = len(out)
+			out = append(out, nil)
+		}
+		out[at[key]] = append(out[at[key]], e.UID)
+	}
+	return out
+}
