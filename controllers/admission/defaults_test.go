@@ -138,7 +138,9 @@ func TestUpdates(t *testing.T) {
 	if err := plane.Client.Create(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
+	const another = `{"op":"add","path":"/spec/tasks/-","value":{"name":"c","replicas":1,"template":{"spec":{"containers":[{"name":"c","image":"i"}]}}}}`
 	for patch, want := range map[string]string{
+		another: "spec.tasks: Invalid value: 3 tasks: tasks may not be added or removed (2 before): delete the job",
 		`{"op":"add","path":"/spec/minAvailable","value":1}`:                                                  "",
 		`{"op":"add","path":"/spec/tasks/1/replicas","value":5}`:                                              "",
 		`{"op":"add","path":"/spec/tasks/0/minAvailable","value":1}`:                                          "",

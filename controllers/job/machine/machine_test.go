@@ -139,6 +139,13 @@ func TestTransitions(t *testing.T) {
 					t.Errorf("retryCount %d version %d deletes %d deletePodGroup %v", o.Status.RetryCount, o.Status.Version, len(o.DeletePods), o.DeletePodGroup)
 				}
 			}},
+		"restart a pending job": {from: batch.Pending, pods: []corev1.PodPhase{P, F}, edit: withPolicy(bus.RestartJobAction, bus.PodFailedEvent), want: batch.Restarting,
+			check: restarts(1, 2)},
+		"restart a task of a pending job":      {from: batch.Pending, pods: []corev1.PodPhase{P, F}, edit: withPolicy(bus.RestartTaskAction, bus.PodFailedEvent), want: batch.Restarting, check: restarts(0, 2)},
+		"restart a pod of a pending job":       {from: batch.Pending, pods: []corev1.PodPhase{P, F}, edit: withPolicy(bus.RestartPodAction, bus.PodFailedEvent), want: batch.Restarting, check: restarts(0, 1)},
+		"restart a partition of a pending job": {from: batch.Pending, pods: []corev1.PodPhase{P, F}, edit: both(inPartitions, withPolicy(bus.RestartPartitionAction, bus.PodFailedEvent)), want: batch.Restarting, check: restarts(0, 1)},
+		"terminate a pending job":              {from: batch.Pending, pods: []corev1.PodPhase{P, F}, edit: withPolicy(bus.TerminateJobAction, bus.PodFailedEvent), want: batch.Terminating, check: killed},
+		"complete a pending job":               {from: batch.Pending, pods: []corev1.PodPhase{P, F}, edit: withPolicy(bus.CompleteJobAction, bus.PodFailedEvent), want: batch.Completing, check: killed},
 		"the last restart keeps what ended": {from: batch.Running, pods: []corev1.PodPhase{R, F},
 			edit: both(withPolicy(bus.RestartJobAction, bus.PodFailedEvent), func(s *scene) { s.job.Spec.MaxRetry = 1 }), want: batch.Restarting, check: deletes(1)},
 		"restarting fails at maxRetry":               {from: batch.Restarting, pods: []corev1.PodPhase{F}, edit: version(1, 3), want: batch.Failed},
@@ -198,6 +205,21 @@ func deletes(n int) func(*testing.T, Output) {
 			t.Errorf("deletes %d pods, want %d", len(o.DeletePods), n)
 		}
 	}
+}
+
+// restarts is one retry, a version, and pods that go; the PodGroup goes with a version.
+func restarts(version int32, pods int) func(*testing.T, Output) {
+	return func(t *testing.T, o Output) {
+		if o.Status.RetryCount != 1 || o.Status.Version != version || len(o.DeletePods) != pods || o.DeletePodGroup != (version > 0) {
+			t.Errorf("%d retries, version %d, deletes %q, PodGroup deleted %v", o.Status.RetryCount, o.Status.Version, names(o.DeletePods), o.DeletePodGroup)
+		}
+	}
+}
+
+// inPartitions puts each pod into a partition of its own.
+func inPartitions(s *scene) {
+	task := &s.job.Spec.Tasks[0]
+	task.PartitionPolicy = &batch.PartitionPolicySpec{TotalPartitions: task.Replicas, PartitionSize: 1}
 }
 
 func killed(t *testing.T, o Output) {

@@ -38,13 +38,10 @@ func TestModel(t *testing.T) {
 		if rapid.Bool().Draw(t, "dependsOn") {
 			job.Spec.Tasks[1].DependsOn = &batch.DependsOn{Name: []string{"w"}}
 		}
-		for _, e := range []bus.Event{bus.PodFailedEvent, bus.PodEvictedEvent, bus.TaskCompletedEvent, bus.JobUnknownEvent} {
-			if rapid.Bool().Draw(t, "policy") {
-				w.s.policy(rapid.SampledFrom(supportedActions()).Draw(t, "action"), e)
-				if rapid.Bool().Draw(t, "timeout") {
-					job.Spec.Policies[len(job.Spec.Policies)-1].Timeout = &metav1.Duration{Duration: 5 * time.Second}
-				}
-			}
+		job.Spec.Policies = drawPolicies(t)
+		job.Spec.Tasks[0].Policies = drawPolicies(t)
+		if errs := Validate(Default(job), nil); len(errs) > 0 {
+			t.Fatalf("the model's job is invalid: %v", errs)
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			w.disturb(t)
@@ -52,6 +49,30 @@ func TestModel(t *testing.T) {
 		}
 		w.settle(t)
 	})
+}
+
+// drawPolicies draws policies about any events: all of them, each with a policy or
+// without, or one for all; and one about an exit code.
+func drawPolicies(t *rapid.T) (out []batch.LifecyclePolicy) {
+	events := supportedEvents()[1:]
+	if rapid.IntRange(0, 3).Draw(t, "any") == 0 {
+		events = []bus.Event{bus.AnyEvent}
+	}
+	action := rapid.SampledFrom(supportedActions())
+	for _, e := range events {
+		if rapid.IntRange(0, 2).Draw(t, "policy") > 0 {
+			continue
+		}
+		p := batch.LifecyclePolicy{Action: action.Draw(t, "action"), Event: e}
+		if e == bus.PodPendingEvent || e != bus.JobUpdatedEvent && rapid.Bool().Draw(t, "timeout") {
+			p.Timeout = &metav1.Duration{Duration: 5 * time.Second}
+		}
+		out = append(out, p)
+	}
+	if rapid.IntRange(0, 2).Draw(t, "exit code") == 0 {
+		out = append(out, batch.LifecyclePolicy{Action: action.Draw(t, "action"), ExitCode: ptr.To[int32](1)})
+	}
+	return out
 }
 
 func (w *world) disturb(t *rapid.T) {
@@ -63,7 +84,7 @@ func (w *world) disturb(t *rapid.T) {
 	if len(w.s.pods) > 0 {
 		i := rapid.IntRange(0, len(w.s.pods)-1).Draw(t, "pod")
 		pod := w.s.pods[i]
-		switch rapid.SampledFrom([]string{"run", "run", "succeed", "fail", "evict", "vanish", "unknown"}).Draw(t, "what") {
+		switch rapid.SampledFrom([]string{"run", "run", "succeed", "fail", "evict", "vanish", "unknown", "containers restart"}).Draw(t, "what") {
 		case "run":
 			if pod.Status.Phase == corev1.PodPending {
 				setPhase(pod, corev1.PodRunning, 0, w.s.now)
@@ -80,6 +101,10 @@ func (w *world) disturb(t *rapid.T) {
 			terminating(pod)
 		case "vanish":
 			w.s.pods = append(w.s.pods[:i:i], w.s.pods[i+1:]...)
+		case "containers restart":
+			if pod.Status.Phase == corev1.PodRunning {
+				pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", RestartCount: 4}}
+			}
 		case "unknown":
 			if pod.Status.Phase == corev1.PodRunning {
 				pod.Status.Phase = corev1.PodUnknown
@@ -93,6 +118,7 @@ func (w *world) disturb(t *rapid.T) {
 	if rapid.IntRange(0, 9).Draw(t, "scale") == 0 {
 		w.s.job.Spec.Tasks[1].Replicas = rapid.Int32Range(0, 2).Draw(t, "to")
 		w.s.job.Spec.Tasks[1].MinAvailable = nil
+		w.s.job.Generation++
 	}
 }
 
@@ -123,6 +149,7 @@ func (w *world) reconcile(t *rapid.T) {
 		(st.State.Phase != before.State.Phase || len(out.CreatePods) > 0 || out.CreatePodGroup != nil) {
 		t.Fatalf("a finished job went on: %s -> %s", before.State.Phase, st.State.Phase)
 	}
+	w.checkPodGroup(t, &out)
 	names := map[string]bool{}
 	for _, pod := range w.s.pods {
 		names[pod.Name] = true
@@ -176,6 +203,27 @@ func (w *world) reconcile(t *rapid.T) {
 	}
 	if out.DeletePodGroup {
 		write(func() { w.s.pg = nil })
+	}
+}
+
+// checkPodGroup holds the order of a PodGroup's life: it is made once the last one is
+// gone, in phase Pending and of the job's version, and goes only when that was raised.
+func (w *world) checkPodGroup(t *rapid.T, out *Output) {
+	version := out.Status.Version
+	if pg := out.CreatePodGroup; pg != nil && (w.s.pg != nil || pg.Status.Phase != scheduling.PodGroupPending || versionOf(pg.Annotations) != version ||
+		len(out.CreatePods) > 0 || !active(out.Status.State.Phase)) {
+		t.Fatalf("a PodGroup in phase %q of version %d is created for version %d of a job that is %s, with %d pods; there is %v",
+			pg.Status.Phase, versionOf(pg.Annotations), version, out.Status.State.Phase, len(out.CreatePods), w.s.pg)
+	}
+	if out.StampPodGroup != nil {
+		t.Fatalf("a PodGroup of our own is stamped %d", *out.StampPodGroup)
+	}
+	if w.s.pg == nil {
+		return
+	}
+	if old := versionOf(w.s.pg.Annotations) < version; out.DeletePodGroup != old || old && (out.UpdatePodGroup != nil || len(out.CreatePods) > 0) {
+		t.Fatalf("the PodGroup of version %d is deleted: %v, changed: %v, given %d pods; the job's version is %d",
+			versionOf(w.s.pg.Annotations), out.DeletePodGroup, out.UpdatePodGroup != nil, len(out.CreatePods), version)
 	}
 }
 

@@ -67,6 +67,20 @@ func TestFrameworks(t *testing.T) {
 			"worker-0": "mpijob-port:22",
 			"other-0":  "",
 		}},
+		"mpi, other names": {"mpi", []string{"--master=m", "--worker=w", "--port=2200"}, jobOf("m:1", "w:1", "worker:1"), map[string]string{
+			"m-0": "MPI_HOST=j-w-0.j OMPI_MCA_plm=rsh OMPI_MCA_ras=^slurm,tm,lsf,gridengine PRTE_MCA_plm=ssh PRTE_MCA_ras=^slurm,pbs,lsf,gridengine" +
+				" HYDRA_BOOTSTRAP=ssh HYDRA_RMK=user I_MPI_HYDRA_BOOTSTRAP=ssh mpijob-port:2200",
+			"w-0":      "mpijob-port:2200",
+			"worker-0": "",
+		}},
+		"tensorflow, the evaluator": {"tensorflow", nil, jobOf("chief:1", "evaluator:1"), map[string]string{
+			"evaluator-0": `TF_CONFIG={"cluster":{"chief":["j-chief-0.j:2222"],"evaluator":["j-evaluator-0.j:2222"]},"task":{"type":"evaluator","index":0}} tfjob-port:2222`,
+		}},
+		"tensorflow, other names": {"tensorflow", []string{"--ps=p", "--worker=w", "--chief=c", "--evaluator=e", "--port=99"}, jobOf("p:1", "w:1", "c:1", "e:1", "worker:1"), map[string]string{
+			"p-0":      `TF_CONFIG={"cluster":{"chief":["j-c-0.j:99"],"evaluator":["j-e-0.j:99"],"ps":["j-p-0.j:99"],"worker":["j-w-0.j:99"]},"task":{"type":"ps","index":0}} tfjob-port:99`,
+			"e-0":      `TF_CONFIG={"cluster":{"chief":["j-c-0.j:99"],"evaluator":["j-e-0.j:99"],"ps":["j-p-0.j:99"],"worker":["j-w-0.j:99"]},"task":{"type":"evaluator","index":0}} tfjob-port:99`,
+			"worker-0": "",
+		}},
 		"hcclrank": {"hcclrank", nil, jobOf("master:1", "worker:2", "other:1"), map[string]string{
 			"master-0": "RANK=0 hccl/rankIndex=0",
 			"worker-1": "RANK=2 hccl/rankIndex=2",
@@ -77,6 +91,12 @@ func TestFrameworks(t *testing.T) {
 			"server-1":    "MS_ROLE=MS_PSERVER MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=4 MS_SERVER_NUM=2 MS_NODE_ID=1",
 			"worker-3":    "MS_ROLE=MS_WORKER MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=4 MS_SERVER_NUM=2 MS_NODE_ID=3",
 		}},
+		"ray, other names": {"ray", []string{"--head=h", "--headContainer=h", "--worker=w", "--workerContainer=w", "--port=1", "--dashboardPort=2", "--clientPort=3"},
+			jobOf("h:1", "w:1", "head:1"), map[string]string{
+				"h-0":    "$ray start --head --block --port=1 --dashboard-host=0.0.0.0 --dashboard-port=2 --ray-client-server-port=3 client-server:3 dashboard:2 gcs:1",
+				"w-0":    "$ray start --block --address=j-h-0.j:1",
+				"head-0": "",
+			}},
 		"ray": {"ray", nil, jobOf("head:1", "worker:2"), map[string]string{
 			"head-0":   "$ray start --head --block --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265 --ray-client-server-port=10001 client-server:10001 dashboard:8265 gcs:6379",
 			"worker-1": "$ray start --block --address=j-head-0.j:6379",

@@ -119,6 +119,21 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// The port is that of the clients' configuration.
+func TestPort(t *testing.T) {
+	t.Parallel()
+	for arg, want := range map[string]string{"--ssh-key-file-path=/root/.ssh": "\n  Port 22\n", "--ssh-port=2200": "\n  Port 2200\n"} {
+		p, err := Factory().New([]string{arg})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret := p.Objects(newJob())[0].(*corev1.Secret)
+		if err := p.(plugins.Completer).Complete(newJob(), secret); err != nil || !strings.Contains(string(secret.Data[clientConfig]), want) {
+			t.Errorf("%s: %v, %s lacks %q", arg, err, secret.Data[clientConfig], want)
+		}
+	}
+}
+
 // The Secret that Volcano made has no host key: its pods do without, and ask for no
 // file that is not there.
 func TestSecretOfVolcano(t *testing.T) {
