@@ -22,6 +22,7 @@ import (
 	vklog "github.com/virtual-kubelet/virtual-kubelet/log"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -99,11 +100,8 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	if f.validate {
 		return validateConfig(ctx, f, os.Stdout)
 	}
-	if f.nodeIP == "" {
-		return errors.New("--node-ip is required: the API server calls the kubelet API there")
-	}
-	if (f.certFile == "") != (f.keyFile == "") {
-		return errors.New("--tls-cert-file and --tls-private-key-file belong together")
+	if err := checkServing(f); err != nil {
+		return err
 	}
 	podrun, err := podrunPath(f.podrun)
 	if err != nil {
@@ -170,7 +168,22 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	}.Run(ctx)
 }
 
-// sourceOf gives where the BatchCluster comes from; a file needs no rc.
+// checkServing looks at what the kubelet API is told by flags, before anything begins.
+func checkServing(f flags) error {
+	if f.nodeIP == "" {
+		return errors.New("--node-ip is required: the API server calls the kubelet API there")
+	}
+	if (f.certFile == "") != (f.keyFile == "") {
+		return errors.New("--tls-cert-file and --tls-private-key-file belong together")
+	}
+	if f.clientCA != "" { // before anything else begins
+		if _, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", f.clientCA); err != nil {
+			return fmt.Errorf("--client-ca-file: %w", err)
+		}
+	}
+	return nil
+}
+
 // hostPort takes host and port out of the API server's URL; "" when it has none.
 func hostPort(server string) string {
 	u, err := url.Parse(server)
@@ -184,6 +197,7 @@ func hostPort(server string) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
+// sourceOf gives where the BatchCluster comes from; a file needs no rc.
 func sourceOf(f flags, rc *rest.Config) (provider.Source, error) {
 	if f.config != "" {
 		return provider.FileSource{Path: f.config}, nil
