@@ -1,7 +1,8 @@
 // Command lists measures what a tick of the virtual kubelet costs with 2000 live
 // pods: list calls to the batch system, and processor time. The batch system is
 // the fake one, so that only our own work counts. It also counts the effects that a
-// gang of 512 costs.
+// gang of 512 costs. It fails when the counts are not what they are to be: one list
+// call a tick; for a gang one submit, one observe a tick, one stop order, one cancel.
 package main
 
 import (
@@ -128,6 +129,9 @@ func live(ctx context.Context, pods, ticks int) error {
 	fmt.Printf("lists: %d live pods: %.2f list calls a tick; %.1f ms of processor time a tick, %.3f of a core at the default tick of 5 s; "+
 		"heap %d MiB, from the system %d MiB (the fake batch system and the API server in memory are part of both)\n",
 		pods, float64(calls)/float64(ticks), float64(spent.Microseconds())/1000, spent.Seconds()/5, m.HeapAlloc>>20, m.Sys>>20)
+	if calls > ticks {
+		return fmt.Errorf("%d list calls in %d ticks, want one a tick at most", calls, ticks)
+	}
 	return nil
 }
 
@@ -159,6 +163,9 @@ func gang(ctx context.Context, members int) error {
 	c := w.system.Calls()
 	fmt.Printf("lists: a gang of %d: %d submit, %d release, %d observe a tick (%.1f ms of processor time), %d stop order for %d members, %d cancel\n",
 		members, c[fake.OpSubmit], c[fake.OpRelease], observed, float64(cpu.Microseconds())/1000, stops, told, c[fake.OpCancel])
+	if c[fake.OpSubmit] != 1 || observed != 1 {
+		return errors.New("a gang, whatever its size, is one submit and one observe a tick")
+	}
 	if stops != 1 || told != members || c[fake.OpCancel] != 1 {
 		return errors.New("the end of a gang that does not end by itself is one stop order and one cancel")
 	}
