@@ -236,21 +236,43 @@ func count(shapes map[string]*hostshape.Shape, resources map[string]int64, with 
 	shapes[id].Count++
 }
 
+// lacks are what an administrator may expect of a batch system, in words for
+// users where it is not there.
+var lacks = []struct {
+	name  string
+	has   func(backends.Capabilities) bool
+	words string
+}{
+	{"History", func(c backends.Capabilities) bool { return c.History }, "how a job ended is known for minutes only, beside what its pods wrote"},
+	{"Heterogeneous", func(c backends.Capabilities) bool { return c.Heterogeneous }, "each pod of a gang is given what the largest asks for"},
+	{"StartEstimate", func(c backends.Capabilities) bool { return c.StartEstimate }, "when a waiting job starts is not foretold"},
+	{"Enter", func(c backends.Capabilities) bool { return c.Enter }, "kubectl exec, attach, port-forward and cp do not reach pods"},
+	{"Reservation", func(c backends.Capabilities) bool { return c.Reservation }, "reservations cannot be used"},
+	{"ExcludeHosts", func(c backends.Capabilities) bool { return c.ExcludeHosts }, "includeHosts and excludeHosts cannot leave several hosts out of many"},
+	// One host is what is left when all others are left out.
+	{"OneHost", func(c backends.Capabilities) bool { return c.OneHost || c.ExcludeHosts }, "nor a single one"},
+}
+
 // missing names what an administrator may expect and does not get.
 func missing(caps backends.Capabilities) []string {
 	var out []string
-	for _, c := range []struct {
-		name string
-		has  bool
-	}{
-		{"History", caps.History}, {"Heterogeneous", caps.Heterogeneous}, {"StartEstimate", caps.StartEstimate},
-		{"Enter", caps.Enter}, {"Reservation", caps.Reservation},
-	} {
-		if !c.has {
-			out = append(out, c.name)
+	for _, l := range lacks {
+		if !l.has(caps) {
+			out = append(out, l.name)
 		}
 	}
 	return out
+}
+
+// limits words what is missing.
+func limits(missing []string) string {
+	var out []string
+	for _, l := range lacks {
+		if slices.Contains(missing, l.name) {
+			out = append(out, l.words)
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // sorted lists shapes, the largest first.

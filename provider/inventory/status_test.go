@@ -2,6 +2,7 @@ package inventory_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,7 +43,7 @@ func TestStatus(t *testing.T) {
 	if s.PendingPods != 7 || s.PendingJobs != 2 || s.EstimatedStart == nil || !s.EstimatedStart.Time.Equal(at.Truncate(time.Minute)) {
 		t.Errorf("queue %+v", s)
 	}
-	if !slices.Equal(s.Missing, []string{"StartEstimate", "Reservation"}) {
+	if !slices.Equal(s.Missing, []string{"StartEstimate", "Reservation", "ExcludeHosts", "OneHost"}) {
 		t.Errorf("missing %v", s.Missing)
 	}
 	labels := inventory.Node(views[0], inventory.State{Cluster: "c", Reachable: true}).Labels
@@ -54,6 +55,53 @@ func TestStatus(t *testing.T) {
 	}
 	if _, has := s.Foreign[corev1.ResourcePods]; has {
 		t.Error("pods are no resource of hosts")
+	}
+}
+
+// TestLimited: what the batch system lacks is told in a condition of the node, in
+// words, one for each.
+func TestLimited(t *testing.T) {
+	whole := backends.Capabilities{History: true, Heterogeneous: true, StartEstimate: true, Enter: true, Reservation: true, ExcludeHosts: true}
+	for name, tc := range map[string]struct {
+		without func(*backends.Capabilities)
+		words   []string // none: nothing is missing
+	}{
+		"whole":          {func(*backends.Capabilities) {}, nil},
+		"no history":     {func(c *backends.Capabilities) { c.History = false }, []string{"known for minutes only"}},
+		"plain jobs":     {func(c *backends.Capabilities) { c.Heterogeneous = false }, []string{"what the largest asks for"}},
+		"no estimates":   {func(c *backends.Capabilities) { c.StartEstimate = false }, []string{"not foretold"}},
+		"no streams":     {func(c *backends.Capabilities) { c.Enter = false }, []string{"kubectl exec"}},
+		"no reservation": {func(c *backends.Capabilities) { c.Reservation = false }, []string{"reservations"}},
+		"one host":       {func(c *backends.Capabilities) { c.ExcludeHosts, c.OneHost = false, true }, []string{"several hosts"}},
+		"any host":       {func(c *backends.Capabilities) { c.ExcludeHosts = false }, []string{"several hosts", "a single one"}},
+		"nothing": {func(c *backends.Capabilities) { *c = backends.Capabilities{} }, []string{
+			"known for minutes only", "what the largest asks for", "not foretold", "kubectl exec", "reservations", "several hosts", "a single one",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			caps := whole
+			tc.without(&caps)
+			v := inventory.Views(gpuNode, clusterOf(host("a", true, 0, 0)), nil, caps)[0]
+			said := map[corev1.NodeConditionType]corev1.NodeCondition{}
+			for _, c := range inventory.Node(v, inventory.State{Cluster: "c", Reachable: true}).Status.Conditions {
+				said[c.Type] = c
+			}
+			got := said[wellknown.NodeLimited]
+			if want := map[bool]corev1.ConditionStatus{true: corev1.ConditionTrue, false: corev1.ConditionFalse}[len(tc.words) > 0]; got.Status != want {
+				t.Errorf("the condition is %+v, want %s", got, want)
+			}
+			for _, w := range tc.words {
+				if !strings.Contains(got.Message, w) {
+					t.Errorf("%q does not say %q", got.Message, w)
+				}
+			}
+			if n := strings.Count(got.Message, ";"); len(tc.words) > 0 && n != len(tc.words)-1 {
+				t.Errorf("%q tells of %d things, want %d", got.Message, n+1, len(tc.words))
+			}
+			if len(v.Missing) != len(tc.words) {
+				t.Errorf("missing %v", v.Missing)
+			}
+		})
 	}
 }
 

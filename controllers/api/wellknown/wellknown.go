@@ -150,6 +150,9 @@ const (
 	// NodeServingCertificate is False while the kubelet API has no serving
 	// certificate for the node: logs and exec do not work until it has.
 	NodeServingCertificate = "ServingCertificate"
+	// NodeLimited is True when the batch system, or the connection to it, lacks
+	// something that pods or the BatchCluster may ask for. It keeps no pod away.
+	NodeLimited = "Limited"
 	// PodBatchJob tells what the pod's batch job waits for or what went wrong
 	// with its submission. Status is True once the job runs.
 	PodBatchJob = Prefix + "BatchJob"
