@@ -110,7 +110,7 @@ func launchers() []string { return []string{"slurm", "pbs", "local"} }
 // TestHostileStrings puts every payload into every string field of a pod. It
 // is refused, or the payload stays data: it never gets into the batch job, and
 // what is staged comes back byte by byte; for each batch system alike (security
-// row S1). What backends make of a batch job has the same corpus in their tests.
+// row S1). What backends make of a batch job has corpora of its own in their tests.
 func TestHostileStrings(t *testing.T) {
 	corpus := payloads()
 	if len(corpus) < 200 {

@@ -27,9 +27,9 @@ var notForReaders = map[string]string{
 	"sbatch --hold":           "the daemon runs it",
 	"scontrol release":        "the daemon runs it",
 	"kubectl logs":            "its options are those of TestLogs",
-	"kubectl exec":            "named as what is not there with slurmrestd and PBS",
+	"kubectl exec":            "named as what is not there with slurmrestd, and as one of the calls that spec.streams is for; run by TestStreams",
 	"kubectl debug":           "of the block above it",
-	"kubectl top":             "needs metrics-server, whose part TestStreams plays",
+	"kubectl top":             "needs metrics-server, with which TestTop runs it",
 	"vnode --validate-config": "of the block above it",
 	"controllers --vnode-user <user of vnode>": "the environment's controllers run with it",
 }

@@ -81,10 +81,10 @@ func TestGuide(t *testing.T) {
 	}
 }
 
-// Every case does the same on both nodes, but for what is listed.
 // mostAgain bounds the cases that are looked at twice: more of them have a cause.
 const mostAgain = 5
 
+// TestParity: every case does the same on both nodes, but for what is listed.
 func TestParity(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: a real kubelet and a real Slurm need root")
