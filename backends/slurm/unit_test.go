@@ -141,7 +141,18 @@ func hostile() []string {
 		"-a", "--uid=0", "--wrap=id", ":", "a:b", "a b", " ", "'", `"`, "`id`", "$(id)", "${HOME}", "a;id", "a|id", "a&&id", "a>b", "a\nb",
 		"#SBATCH --uid=0", "\n#SBATCH --uid=0", "a\x00b", "\t", "\r", "\x1f", "\x7f", "\xff", "%j", "%%", `\`, `\\`, "*", "?", "[1-2]", "{a,b}", "~", "!!",
 		"root", "..", "/", "é", "東京", "\u202e", "\u2028", strings.Repeat("x", 10000),
+		"--export=ALL,M", "-o/etc/passwd", "'; touch M; '", "\"; touch M; \"", "\r\ntouch M\n", "M,N=1", "M=1", "=M", "{user}", "../../M", "<M", "M&",
+		"\x1b[31mM", "M:+1", "--", "-",
 	}
+}
+
+// corpus is hostile texts alone, at both ends of others, and between.
+func corpus() []string {
+	var out []string
+	for _, v := range hostile() {
+		out = append(out, v, "x"+v, v+"x", "a-"+v+"-b")
+	}
+	return out
 }
 
 // TestHostileStrings: whatever a field holds, it is refused or it is one
@@ -163,9 +174,13 @@ func TestHostileStrings(t *testing.T) {
 	if _, err := backend(t, base).Submit(t.Context(), plain()); err != nil {
 		t.Fatal(err)
 	}
+	texts := corpus()
+	if len(texts) < 200 {
+		t.Fatalf("%d texts", len(texts))
+	}
 	for option, set := range fieldsOf {
 		accepted := 0
-		for _, v := range hostile() {
+		for _, v := range texts {
 			spec := plain()
 			set(&spec, v)
 			r := fixed(transport.Result{Stdout: []byte("1\n")})
