@@ -126,6 +126,13 @@ func TestSlurmOverSSH(t *testing.T) {
 		t.Errorf("logs -f gave %q", followed)
 	}
 
+	t.Run("streams", func(t *testing.T) { runStreams(t, "terminal", "cp", "attach", "port-forward", "top") })
+	missing := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o", "jsonpath={.status.nodes[0].missing}")
+	limited := kubectl(t, "get", "nodes", "-l", "isthmus.sh/virtual-node", "-o", `jsonpath={.items[0].status.conditions[?(@.type=="Limited")].status}`)
+	if want := map[bool]string{true: "True", false: "False"}[strings.Contains(missing, `"`)]; limited != want {
+		t.Errorf("%q is missing and the node's condition Limited is %q", missing, limited)
+	}
+
 	t.Run("cut", func(t *testing.T) {
 		const jobs = 8
 		for i := range jobs {
