@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/fill"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -56,6 +57,27 @@ type cycle struct {
 	snapshot *snapshot.Snapshot
 }
 
+// weight is that of all that another plugin can say with a weight of 1.
+const weight = fill.Most
+
+// Score is for the choice among real nodes: those of groups that the queue prefers
+// first, those that it would rather avoid last.
+func (c cycle) Score(class *snapshot.Class, n *snapshot.Node) int64 {
+	return weight * int64(opinion(class.Groups, n.Labels[Label]))
+}
+
+// opinion is 1 for a group that a queue prefers, -1 for one that it would rather avoid.
+func opinion(g *snapshot.NodeGroups, group string) int {
+	switch {
+	case g == nil || group == "":
+	case slices.Contains(g.Preferred, group):
+		return 1
+	case slices.Contains(g.PreferredAway, group):
+		return -1
+	}
+	return 0
+}
+
 // CompareFits puts first where more of the pods are in groups that their queue
 // prefers, then where fewer are in those it would rather avoid.
 func (c cycle) CompareFits(a, b *framework.Fit) int { return cmp.Compare(c.score(b), c.score(a)) }
@@ -67,14 +89,7 @@ func (c cycle) score(f *framework.Fit) int {
 		group := c.snapshot.Nodes[a.Node].Labels[Label]
 		for _, p := range a.Pods {
 			pods++
-			g := p.Class.Groups
-			switch {
-			case g == nil || group == "":
-			case slices.Contains(g.Preferred, group):
-				sum++
-			case slices.Contains(g.PreferredAway, group):
-				sum--
-			}
+			sum += opinion(p.Class.Groups, group)
 		}
 	}
 	if pods == 0 {
