@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
@@ -33,7 +34,62 @@ func seeds(t *testing.T) int {
 
 // history writes a random script: more gangs than a small cluster can hold, which
 // come, run, end and take each other's place.
-func history(r *rand.Rand) []string {
+func history(r *rand.Rand) []string { return historyIn(r, flat) }
+
+// flat writes queues side by side.
+func flat(in func(lo, hi int) int, add func(string, ...any)) (queues int) {
+	queues = in(1, 3)
+	for i := range queues {
+		add("queue q%d weight=%d", i, in(1, 3))
+	}
+	return queues
+}
+
+// tree writes queues below one another, with all that they may declare.
+func tree(in func(lo, hi int) int, add func(string, ...any)) (queues int) {
+	var options []string
+	some := func(odds int, format string, a ...any) {
+		if in(1, odds) == 1 {
+			options = append(options, fmt.Sprintf(format, a...))
+		}
+	}
+	own := func(name string, weight int) {
+		some(6, "keep")
+		some(6, "cap.gpu=%d", in(4, 12))
+		some(2, "priority=%d", in(0, 1))
+		add("queue %s weight=%d %s", name, weight, strings.Join(options, " "))
+		options = nil
+	}
+	above, guaranteed := in(1, 2), map[string]int{}
+	queues = in(2, 4)
+	for i := range queues {
+		if in(0, 3) > 0 {
+			options = append(options, fmt.Sprintf("parent=t%d", in(0, above-1)))
+		}
+		deserved := in(0, 6)
+		options = append(options, fmt.Sprintf("deserved.gpu=%d", deserved))
+		if g := in(0, min(deserved, 2)); g > 0 && in(0, 1) == 0 {
+			guaranteed[options[0]] += g
+			options = append(options, fmt.Sprintf("guarantee.gpu=%d", g))
+		}
+		some(6, "keep")
+		some(3, "priority=1")
+		add("queue q%d weight=%d %s", i, in(1, 3), strings.Join(options, " "))
+		options = nil
+	}
+	for i := range above {
+		name := fmt.Sprintf("t%d", i)
+		guarantee := guaranteed["parent="+name]
+		options = append(options, fmt.Sprintf("deserved.gpu=%d", max(guarantee, in(2, 10))))
+		if guarantee > 0 {
+			options = append(options, fmt.Sprintf("guarantee.gpu=%d", guarantee))
+		}
+		own(name, in(1, 3))
+	}
+	return queues
+}
+
+func historyIn(r *rand.Rand, write func(in func(lo, hi int) int, add func(string, ...any)) int) []string {
 	in := func(lo, hi int) int { return lo + r.IntN(hi-lo+1) }
 	var out []string
 	add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
@@ -43,10 +99,7 @@ func history(r *rand.Rand) []string {
 	for i := range in(0, 2) {
 		add("virtual v%d shape=%d*cpu=8,gpu=%d", i, in(1, 3), in(1, 4))
 	}
-	queues := in(1, 3)
-	for i := range queues {
-		add("queue q%d weight=%d", i, in(1, 3))
-	}
+	queues := write(in, add)
 	gangs := 0
 	for range in(12, 24) {
 		switch r.IntN(6) {
@@ -222,25 +275,35 @@ func drains(pipe framework.Pipeline, start *schedtest.World) error {
 	return fmt.Errorf("gang %s had a planned start and is not placed in the empty cluster:\n%s", name, p)
 }
 
-// TestContention plays random histories. A failure is shown as the shortest
-// script that still fails, to be kept in testdata.
+// TestContention plays random histories, every third with queues below one another and,
+// of those, every other with what queues declare in the place of weights. A failure
+// is shown as the shortest script that still fails, to be kept in testdata.
 func TestContention(t *testing.T) {
-	cycles := 0
+	declared := pipelineOf(t, strings.Replace(config.Standard, "proportion", "capacity", 1))
+	cycles, trees, taken := 0, 0, 0
 	for seed := range seeds(t) {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
-		script := history(r)
+		queues, pipe := flat, schedtest.Pipeline()
+		if seed%3 == 2 {
+			queues, trees = tree, trees+1
+			if seed%2 == 0 {
+				pipe = declared
+			}
+			pipe.Actions = append(slices.Clip(pipe.Actions), mutant{func(s *framework.Session) {
+				taken += len(slices.DeleteFunc(slices.Clone(s.Plan.Claims), func(c plan.Claim) bool { return c.Action != "reclaim" }))
+			}})
+		}
+		script := historyIn(r, queues)
 		cycles += strings.Count(strings.Join(script, "\n"), "cycle")
-		if err := play(schedtest.Pipeline(), script, rand.New(rand.NewPCG(uint64(seed), 2))); err != nil {
-			script, err = shrink(script, err)
+		if err := play(pipe, script, rand.New(rand.NewPCG(uint64(seed), 2))); err != nil {
+			script, err = shrinkBy(script, err, func(s []string) error { return play(pipe, s, rand.New(rand.NewPCG(0, 0))) })
 			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(script, "\n"))
 		}
 	}
-	t.Logf("%d histories, %d cycles", seeds(t), cycles)
-}
-
-// shrink drops lines while what is left still fails.
-func shrink(script []string, err error) ([]string, error) {
-	return shrinkBy(script, err, func(s []string) error { return play(schedtest.Pipeline(), s, rand.New(rand.NewPCG(0, 0))) })
+	if taken == 0 && trees > 100 {
+		t.Errorf("%d times room was reclaimed among queues of %d trees", taken, trees)
+	}
+	t.Logf("%d histories, %d cycles, %d trees, in which room was reclaimed %d times", seeds(t), cycles, trees, taken)
 }
 
 func shrinkBy(script []string, err error, play func([]string) error) ([]string, error) {

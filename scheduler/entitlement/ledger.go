@@ -388,10 +388,16 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 			}
 			// What is guaranteed to the siblings and not yet used stays free.
 			left := resource.Sub(l.queues[q.parent].Capability[d], l.queues[q.parent].Held[d])
-			var whose *Queue
-			var kept, most int64
+			var whose, largest *Queue
+			var kept, most, guaranteed int64
 			for _, c := range l.queues[q.parent].children {
 				s := l.queues[c]
+				if g := s.Guarantee[d]; c != path[k] && g > 0 {
+					guaranteed = resource.Add(guaranteed, g)
+					if largest == nil || g > largest.Guarantee[d] {
+						largest = s
+					}
+				}
 				if idle := resource.Sub(s.Guarantee[d], s.Held[d]); c != path[k] && idle > 0 {
 					kept = resource.Add(kept, idle)
 					if idle > most {
@@ -402,6 +408,10 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 			if whose != nil && a <= left && a > resource.Sub(left, kept) {
 				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d],
 					Limit: resource.Add(q.Held[d], max(resource.Sub(left, kept), 0)), For: whose.Name}
+			}
+			// What they use of it does not become free for others when it ends.
+			if limit := max(resource.Sub(l.queues[q.parent].Capability[d], guaranteed), 0); largest != nil && after > limit {
+				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d], Limit: limit, For: largest.Name}
 			}
 		}
 	}
