@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -72,6 +73,39 @@ func as[T any](t *testing.T, objects []unstructured.Unstructured, kind string) [
 		out = append(out, typed)
 	}
 	return out
+}
+
+// TestNoWebhookOfPods: with all webhooks on none is asked about pods or what belongs to
+// them, so one that is down stops no pod.
+func TestNoWebhookOfPods(t *testing.T) {
+	objects := render(t, full+"admission: {volcano: {webhook: {enabled: true}}}\n")
+	hooks, rules := 0, 0
+	look := func(name string, all []admissionv1.RuleWithOperations) {
+		hooks++
+		for _, r := range all {
+			rules++
+			for _, resource := range r.Resources {
+				kind, _, _ := strings.Cut(resource, "/")
+				core := slices.Contains(r.APIGroups, "") || slices.Contains(r.APIGroups, "*")
+				if core && (kind == "pods" || kind == "bindings" || kind == "*") {
+					t.Errorf("webhook %s is asked about %s", name, resource)
+				}
+			}
+		}
+	}
+	for _, c := range as[admissionv1.ValidatingWebhookConfiguration](t, objects, "ValidatingWebhookConfiguration") {
+		for _, w := range c.Webhooks {
+			look(w.Name, w.Rules)
+		}
+	}
+	for _, c := range as[admissionv1.MutatingWebhookConfiguration](t, objects, "MutatingWebhookConfiguration") {
+		for _, w := range c.Webhooks {
+			look(w.Name, w.Rules)
+		}
+	}
+	if hooks < 2 || rules < 4 {
+		t.Errorf("%d webhooks with %d rules, want at least 2 with 4", hooks, rules)
+	}
 }
 
 func TestChartIsClean(t *testing.T) {
