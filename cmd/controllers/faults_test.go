@@ -46,6 +46,9 @@ func life(t *testing.T, plane *controllertest.Plane, gate *controllertest.Gate, 
 	select {
 	case <-gate.Cut():
 	case <-stop:
+	case err := <-done:
+		t.Errorf("the controllers ended by themselves: %v", err)
+		return
 	}
 	cancel()
 	<-done // one that was cut off cannot end well
@@ -316,9 +319,12 @@ func TestFaultyAPIServer(t *testing.T) {
 	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() { defer close(stopped); life(t, plane, gate, stop) }()
-	looks := 0
+	// Three times only: client-go waits twice as long after each break, up to a minute,
+	// also before the first list is there, and reads wait for that.
+	looks, next := 0, 20
 	controllertest.Eventually(t, 3*time.Minute, func(ctx context.Context) string {
-		if looks++; looks%40 == 0 {
+		if looks++; looks == next && next < 1000 {
+			next *= 4
 			gate.CutWatches()
 		}
 		return w.lacks(ctx)

@@ -49,6 +49,7 @@ while test "$(cat /cm/a)" != end; do
   d=$(readlink /cm/..data); x=$(cat /cm/$d/a 2>/dev/null) && y=$(cat /cm/$d/dir/b 2>/dev/null) && { test "$x" = "$y" || torn=1; seen="$x"; }
   echo "$seen" > $HOME/seen
 done
+until test -e /cm/later; do :; done # names that are new come after the contents, as with a kubelet
 stat -L -c %a /cm/a /cm/later
 echo "torn=$torn sub=$(cat /sub/a) later=$(cat /cm/later) dir=$(ls /cm/dir 2>/dev/null)"
 if (echo x > /cm/a) 2>/dev/null; then echo writable; fi
