@@ -420,7 +420,7 @@ func TestKilledSchedulers(t *testing.T) {
 			}
 			r.kill()
 		}
-		last := start(t, plane, fate{}, "--leader-elect=false")
+		last := start(t, plane, fate{}, "--leader-elect=false", "--audit-interval=100ms")
 		w.partials.by.Store(last)
 		w.whole(t, last)
 		w.agrees(t, last)

@@ -187,7 +187,11 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 		Client: client, Volcano: volcano, Dynamic: free, Cache: s.cache, Workers: o.workers, Now: time.Now, NewID: uuid.NewString, Observe: m,
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus-scheduler"}),
 	})
-	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: driver.DefaultTiming(), Looked: s.extend.Look}
+	timing := driver.DefaultTiming()
+	if o.audit > 0 {
+		timing.Audit = o.audit
+	}
+	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: timing, Looked: s.extend.Look}
 	s.pipelines = &pipelines{
 		use: s.driver.Use, base: schedconfig.Default(), told: map[string]string{},
 		events: s.events.NewRecorder(types, corev1.EventSource{Component: "isthmus-scheduler"}),

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 )
 
@@ -18,6 +19,7 @@ type options struct {
 	conf        string
 	names       []string
 	await       time.Duration
+	audit       time.Duration
 	leaderElect bool
 	leaseNS     string
 	lease       lease
@@ -57,6 +59,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.leaseNS, "leader-elect-namespace", metav1.NamespaceSystem, "namespace of the lease")
 	f.StringVar(&o.leaseNS, "leader-elect-resource-namespace", metav1.NamespaceSystem, "the same")
 	f.StringVar(&o.leaseNS, "lock-object-namespace", metav1.NamespaceSystem, "the same")
+	f.DurationVar(&o.audit, "audit-interval", driver.DefaultTiming().Audit, "how often what is counted as held is compared with a recount of all pods")
 	f.DurationVar(&o.lease.duration, "leader-elect-lease-duration", 15*time.Second, "how long others wait for a holder of the lease that is not heard of")
 	f.DurationVar(&o.lease.deadline, "leader-elect-renew-deadline", 10*time.Second, "how long the holder tries to renew the lease before it ends; shorter than the lease")
 	f.DurationVar(&o.lease.retry, "leader-elect-retry-period", 2*time.Second, "time between two tries to get or renew the lease; shorter than the deadline")

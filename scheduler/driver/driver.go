@@ -230,6 +230,7 @@ func try(pipeline framework.Pipeline, s *snapshot.Snapshot, now time.Time) (p pl
 func (d *Driver) audit(ctx context.Context) {
 	found := append(d.snapshot().Audit(), d.Cache.Audit()...)
 	d.Metrics.mismatches.Set(float64(len(found)))
+	d.Metrics.audits.Inc() // after the differences: whoever sees it counted sees what it found
 	for _, m := range found {
 		logr.FromContextOrDiscard(ctx).Info("ledger differs from pods", "difference", m)
 	}

@@ -18,6 +18,7 @@ type Metrics struct {
 	panics     prometheus.Counter
 	expired    prometheus.Counter
 	mismatches prometheus.Gauge
+	audits     prometheus.Counter
 	waiting    *prometheus.GaugeVec
 	binds      *prometheus.CounterVec
 	bindTime   prometheus.Histogram
@@ -53,6 +54,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		panics:     prometheus.NewCounter(prometheus.CounterOpts{Name: "isthmus_scheduler_cycle_panics_total", Help: "Cycles that panicked."}),
 		expired:    prometheus.NewCounter(prometheus.CounterOpts{Name: "isthmus_scheduler_assumptions_expired_total", Help: "Accepted bindings that the watch never showed."}),
 		mismatches: prometheus.NewGauge(prometheus.GaugeOpts{Name: "isthmus_scheduler_ledger_differences", Help: "Differences between the ledger and the pods at the last audit; always 0."}),
+		audits:     prometheus.NewCounter(prometheus.CounterOpts{Name: "isthmus_scheduler_ledger_audits_total", Help: "How often the ledger was recomputed from the pods and compared."}),
 		waiting:    gauge("isthmus_scheduler_waiting_gangs", "Gangs that wait, by reason.", "reason"),
 		binds:      counter("isthmus_scheduler_bindings_total", "Binding calls by result.", "result"),
 		bindTime:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "isthmus_scheduler_binding_seconds", Help: "Time from decision to accepted binding.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
@@ -74,7 +76,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		evictions:   counter("volcano_eviction_transactions_total", "Sets of evictions that were decided together, by action.", "action"),
 		state:       &stateCollector{retries: map[string]int64{}},
 	}
-	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.waiting, m.binds, m.bindTime, m.writes, m.configured, m.measured, m.extended,
+	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.audits, m.waiting, m.binds, m.bindTime, m.writes, m.configured, m.measured, m.extended,
 		m.latency, m.jobLatency, m.taskLatency, m.opening, m.creation, m.plugins, m.actions, m.attempts, m.victims, m.preemptions, m.evictions, m.state)
 	for _, action := range []string{"preempt", "reclaim", "elastic"} {
 		m.evictions.WithLabelValues(action) // told as 0 before the first

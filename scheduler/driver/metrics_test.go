@@ -90,7 +90,7 @@ func TestEveryMetricOfDashboards(t *testing.T) {
 		`volcano_job_share{job_id="runs",job_ns="ns"} 0.25`,
 		`volcano_schedule_attempts_total{result="unschedulable"} 1`,
 		`isthmus_scheduler_queue_faults{queue_name="lost",reason="ParentNotFound"} 1`,
-		`isthmus_scheduler_ledger_differences 0`,
+		`isthmus_scheduler_ledger_differences 0`, `isthmus_scheduler_ledger_audits_total 0`,
 	} {
 		if !strings.Contains(text, "\n"+line+"\n") {
 			t.Errorf("not told: %s", line)
