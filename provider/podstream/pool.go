@@ -209,7 +209,7 @@ func (p *Pool) open(to Target, l *line) {
 	}
 	p.mu.Lock()
 	l.client = client
-	if p.done || l.users == 0 {
+	if l.users == 0 { // one that waits for it is under way, also where the Pool is retired
 		p.drop(to, l)
 	}
 	p.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -256,6 +257,29 @@ func TestRetire(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	close(h.hold)
+	if err := <-answer; err != nil {
+		t.Errorf("the exchange under way: %v", err)
+	}
+	end(t, p)
+}
+
+// Whoever waits for its connection when the Pool is retired gets it.
+func TestRetireWhileItOpens(t *testing.T) {
+	h, opens := newHost(), make(chan struct{})
+	p := New(func(to Target) (backends.Entry, error) { <-opens; return way(to) }, h)
+	answer := make(chan error)
+	go func() { answer <- ask(t.Context(), p, pod(0), stream.VerbExec) }()
+	for { // until it is under way
+		p.mu.Lock()
+		n := len(p.lines)
+		p.mu.Unlock()
+		if n > 0 {
+			break
+		}
+		runtime.Gosched()
+	}
+	p.Retire()
+	close(opens)
 	if err := <-answer; err != nil {
 		t.Errorf("the exchange under way: %v", err)
 	}

@@ -175,6 +175,9 @@ func (s *Store) forget(root *os.Root, removed []Removed) error {
 		return err
 	}
 	for _, n := range names {
+		if strings.HasPrefix(n, ".") {
+			continue // somebody is about to write it
+		}
 		var rec record
 		if atomicfile.ReadJSON(root, path.Join("refs", n), maxRecord, &rec) != nil {
 			continue
