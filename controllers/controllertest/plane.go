@@ -51,8 +51,9 @@ type Plane struct {
 }
 
 // Start starts a control plane for the tests of one package; it blocks until the
-// CRDs are served. Call it from TestMain and Stop after the tests.
-func Start() (*Plane, error) {
+// CRDs are served. Call it from TestMain and Stop after the tests. Flags of the API
+// server, NAME=VALUE, may be given.
+func Start(flags ...string) (*Plane, error) {
 	assets, err := assets()
 	if err != nil {
 		return nil, err
@@ -76,6 +77,10 @@ func Start() (*Plane, error) {
 		ControlPlaneStopTimeout:  time.Minute,
 	}
 	p.env.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.0.0.0/24")
+	for _, f := range flags {
+		name, value, _ := strings.Cut(f, "=")
+		p.env.ControlPlane.GetAPIServer().Configure().Set(name, value)
+	}
 	if p.Config, err = p.env.Start(); err != nil {
 		return nil, fmt.Errorf("start API server from %s: %w", assets, err)
 	}

@@ -43,7 +43,7 @@ var plane *controllertest.Plane
 
 func TestMain(m *testing.M) {
 	var err error
-	if plane, err = controllertest.Start(); err != nil {
+	if plane, err = controllertest.Start(nativeGroups...); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
