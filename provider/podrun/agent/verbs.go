@@ -145,15 +145,12 @@ func Ephemeral(dir, key string, rank int, in io.Reader) error {
 	if len(data) > maxEphemeral || !json.Valid(data) {
 		return fmt.Errorf("list of %d bytes is too long or no JSON: %w", len(data), ErrInvalid)
 	}
-	root, pod, err := openPod(dir, key, rank)
+	root, pod, err := openControl(dir, key, rank)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 	defer pod.Close()
-	if err := pod.Mkdir("ctl", 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make ctl: %w", err)
-	}
 	if err := atomicfile.Write(pod, manifest.EphemeralFile, data); err != nil {
 		return err
 	}
@@ -161,4 +158,16 @@ func Ephemeral(dir, key string, rank int, in io.Reader) error {
 		return fmt.Errorf("remove what was wanted: %w", err)
 	}
 	return nil
+}
+
+// openControl is openPod for a pod that is told something: the folder for that is there.
+func openControl(dir, key string, rank int) (root, pod *os.Root, err error) {
+	if root, pod, err = openPod(dir, key, rank); err != nil {
+		return nil, nil, err
+	}
+	if err := pod.Mkdir("ctl", 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		_, _ = pod.Close(), root.Close() // nothing was written
+		return nil, nil, fmt.Errorf("make ctl: %w", err)
+	}
+	return root, pod, nil
 }

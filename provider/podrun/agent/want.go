@@ -31,15 +31,12 @@ func Want(dir, key string, rank int, in io.Reader) error {
 	if len(data) > maxWant || json.Unmarshal(data, &w) != nil || w.Version != manifest.Version {
 		return fmt.Errorf("what is wanted, of %d bytes, is too long or no JSON of version %d: %w", len(data), manifest.Version, ErrInvalid)
 	}
-	root, pod, err := openPod(dir, key, rank)
+	root, pod, err := openControl(dir, key, rank)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 	defer pod.Close()
-	if err := pod.Mkdir("ctl", 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make ctl: %w", err)
-	}
 	if err := atomicfile.Write(pod, manifest.WantFile, data); err != nil {
 		return err
 	}
