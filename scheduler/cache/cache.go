@@ -64,6 +64,9 @@ type Cache struct {
 	// selected says that some pod selects others, by labels of these keys.
 	selected  bool
 	labelKeys map[string]bool
+	// imaged says that images matter, asked are those of pods.
+	imaged bool
+	asked  map[string]bool
 
 	claimed claimed
 	// spaces says that some pod selects namespaces by their labels; told is what
@@ -78,9 +81,10 @@ type Cache struct {
 }
 
 type nodeEntry struct {
-	spec *snapshot.NodeSpec // nil until the node itself is seen
-	pods map[string]*podEntry
-	snap *snapshot.Node // nil when out of date
+	spec   *snapshot.NodeSpec // nil until the node itself is seen
+	images []snapshot.Image   // all that the node has
+	pods   map[string]*podEntry
+	snap   *snapshot.Node // nil when out of date
 }
 
 type gangEntry struct {
@@ -155,11 +159,13 @@ func (c *Cache) gang(key string) *gangEntry {
 
 // SetNode takes in a node.
 func (c *Cache) SetNode(n *corev1.Node) {
-	spec := nodeSpec(n)
+	spec, images := nodeSpec(n), imagesOf(n)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.node(n.Name)
-	if e.spec != nil && reflect.DeepEqual(*e.spec, spec) {
+	same := slices.Equal(c.askedOf(e.images), c.askedOf(images))
+	e.images = images
+	if e.spec != nil && same && reflect.DeepEqual(*e.spec, spec) {
 		return // a heartbeat
 	}
 	if e.spec == nil {
@@ -207,6 +213,7 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.learn(e)
+	c.ask(e)
 	c.visible(e)
 	old := c.pods[e.pod.UID]
 	if old != nil && old.equal(e) {
@@ -397,7 +404,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	nodes := make([]*snapshot.Node, 0, len(c.nodes))
 	for _, e := range c.ordered() {
 		if e.snap == nil {
-			e.snap = snapshot.NewNode(c.withNUMA(*e.spec), c.residents(e), c.dims)
+			e.snap = snapshot.NewNode(c.withImages(c.withNUMA(*e.spec), e), c.residents(e), c.dims)
 		}
 		nodes = append(nodes, e.snap)
 	}

@@ -37,6 +37,9 @@ type podEntry struct {
 	past history
 	// reads names datasets.
 	reads []string
+	// images are those of its containers; pictured says that its class has them.
+	images   []string
+	pictured bool
 
 	labels                  map[string]string
 	waitReason, waitMessage string // the PodScheduled=False condition shown now
@@ -141,6 +144,7 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	}
 	e.spec.Tolerations = p.Spec.Tolerations
 	e.spec.NUMA = numaAsk(p)
+	e.images = imagesAsked(p)
 	if ref := metav1.GetControllerOf(p); ref != nil {
 		e.spec.DaemonSet = ref.Kind == "DaemonSet"
 	}

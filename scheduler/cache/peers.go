@@ -97,10 +97,12 @@ func withKeys(sel *metav1.LabelSelector, keys []string, of map[string]string) *m
 // and the labels whose keys some selector has. Without any selector pods that
 // differ in labels alone are of one class.
 func (c *Cache) visible(e *podEntry) {
-	if !c.selected {
+	if c.selected {
+		e.spec.Namespace, e.spec.Labels = e.pod.Namespace, nil
+	} else if !c.imaged && !e.pictured {
 		return
 	}
-	e.spec.Namespace, e.spec.Labels = e.pod.Namespace, nil
+	e.pictured = c.imaged
 	for k := range c.labelKeys {
 		if v, ok := e.labels[k]; ok {
 			if e.spec.Labels == nil {

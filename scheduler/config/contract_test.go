@@ -79,7 +79,7 @@ func rows() (out []row) {
 		{name: "cdp", instead: "volcano.sh/cooldown-time is obeyed by the search for victims"},
 		{name: "overcommit", obeys: "overcommit-factor: 1.5"}, {name: "sla", obeys: "sla-waiting-time: 1h"},
 		{name: "binpack", obeys: "binpack.weight: 5; binpack.cpu: 2; binpack.memory: 3; 'binpack.resources': 'nvidia.com/gpu'; binpack.resources.nvidia.com/gpu: 4"},
-		{name: "nodeorder", obeys: "nodeaffinity.weight: 7; leastrequested.weight: 2; mostrequested.weight: 2; balancedresource.weight: 2; tainttoleration.weight: 2", known: "podaffinity.weight: 2; imagelocality.weight: 2; podtopologyspread.weight: 2"},
+		{name: "nodeorder", obeys: "nodeaffinity.weight: 7; leastrequested.weight: 2; mostrequested.weight: 2; balancedresource.weight: 2; tainttoleration.weight: 2; podaffinity.weight: 7; imagelocality.weight: 7; podtopologyspread.weight: 7"},
 		{
 			name: "deviceshare", obeys: "deviceshare.SchedulePolicy: spread; deviceshare.ScheduleWeight: 2",
 			known: "deviceshare.GPUSharingEnable: true; deviceshare.GPUNumberEnable: true; deviceshare.NodeLockEnable: true; deviceshare.VGPUEnable: true; deviceshare.AscendMindClusterVNPUEnable: true; deviceshare.AscendHAMiVNPUEnable: true; deviceshare.KnownGeometriesCMName: a; deviceshare.KnownGeometriesCMNamespace: a; deviceshare.GPUExclusiveRules: []",

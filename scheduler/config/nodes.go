@@ -33,12 +33,14 @@ const (
 // plugin; otherwise only what pods and taints say counts.
 func makeNodeOrder(p Plugin) framework.Plugin {
 	if !p.named() {
-		return nodeorder.Plugin{NodeAffinity: 1, Taints: 1}
+		return nodeorder.Plugin{NodeAffinity: 1, Taints: 1, Near: 1, Spread: 1}
 	}
 	a := p.Arguments
 	return nodeorder.Plugin{
 		NodeAffinity: a.weight("nodeaffinity.weight", 2), Taints: a.weight("tainttoleration.weight", 3), Emptier: a.weight("leastrequested.weight", 1),
 		Fuller: a.weight("mostrequested.weight", 0), EvenlyBalanced: a.weight("balancedresource.weight", 1),
+		Near: a.weight("podaffinity.weight", 2), Spread: a.weight("podtopologyspread.weight", 2),
+		Images: a.weight("imagelocality.weight", 1),
 	}
 }
 

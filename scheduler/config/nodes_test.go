@@ -16,6 +16,21 @@ import (
 // configurations say, on nodes of which each has its own advantage.
 func TestNodesAreChosenAsConfigured(t *testing.T) {
 	even := []string{"node n1 cpu=8 gpu=4", "node n2 cpu=8 gpu=4", "node n3 cpu=8 gpu=4"}
+	// By nothing but the weight of its own nodeorder looks at what a row is about.
+	nodeorder := func(weights string) string {
+		out := "[{name: nodeorder, arguments: {" + weights
+		for _, w := range []string{"leastrequested", "balancedresource", "tainttoleration", "nodeaffinity", "podaffinity", "podtopologyspread", "imagelocality"} {
+			if !strings.Contains(weights, w) {
+				out += ", " + w + ".weight: 0"
+			}
+		}
+		return out + "}}]"
+	}
+	zones := []string{"node n1 cpu=8 label.z=a label.h=1", "node n2 cpu=8 label.z=b label.h=2", "node n3 cpu=8 label.z=b label.h=3"}
+	friends := append(zones, "group f min=1", "pods f w 1 cpu=8 lab.app=db select.h=3", "cycle", "group a min=2", "pods a w 2 cpu=1 likes=z:app=db")
+	spread := append(zones, "group a min=3", "pods a w 3 cpu=1 lab.app=web softspread=h:app=web:1")
+	crowd := append(zones, "group f min=2", "pods f w 2 cpu=1 lab.app=db select.h=1", "cycle", "group a min=2", "pods a w 2 cpu=1 lab.app=web likes=z:app=db softspread=z:app=web:1")
+	images := []string{"node n1 cpu=8", "node n2 cpu=8 image.app=900 image.base=20", "node n3 cpu=8 image.base=20", "group a min=2", "pods a w 2 cpu=1 image=app image=base"}
 	for _, tt := range []struct {
 		name, plugins string
 		given         []string
@@ -35,6 +50,20 @@ func TestNodesAreChosenAsConfigured(t *testing.T) {
 			[]string{"node g1 cpu=10 gpu=4", "group a min=1", "pods a w 3 cpu=1"}, "g1 g1"},
 		{"GPUs are spread", "[{name: deviceshare, arguments: {deviceshare.SchedulePolicy: spread, deviceshare.ScheduleWeight: 10}}]", append(even, "group a min=3", "pods a w 3 gpu=1"), "n1 n2 n3"},
 		{"GPUs are packed", "[{name: nodeorder}, {name: deviceshare, arguments: {deviceshare.SchedulePolicy: binpack, deviceshare.ScheduleWeight: 100}}]", append(even, "group a min=3", "pods a w 3 cpu=1 gpu=1"), "n1 n1 n1"},
+		{"near whom pods prefer", nodeorder("podaffinity.weight: 2"), friends, "n2 n2"},
+		{"whom pods prefer is nobody's business", nodeorder("podaffinity.weight: 0"), friends, "n1 n1"},
+		{"spread where pods prefer it", nodeorder("podtopologyspread.weight: 2"), spread, "n1 n2 n3"},
+		{"no spread", nodeorder("podtopologyspread.weight: 0"), spread, "n1 n1 n1"},
+		{"spread outweighs affinity", nodeorder("podaffinity.weight: 1, podtopologyspread.weight: 1"), crowd, "n1 n2"},
+		{"affinity outweighs spread", nodeorder("podaffinity.weight: 50, podtopologyspread.weight: 1"), crowd, "n1 n1"},
+		{"without a configuration both count", "[]", crowd, "n1 n2"},
+		{"where the images are", nodeorder("imagelocality.weight: 1"), images, "n2 n2"},
+		{"where no images are", nodeorder("imagelocality.weight: 0"), images, "n1 n1"},
+		{"images outweigh spreading", "[{name: nodeorder, arguments: {imagelocality.weight: 20}}]", images, "n2 n2"},
+		{"small images do not outweigh spreading", "[{name: nodeorder}]", []string{"node n1 cpu=8", "node n2 cpu=8 image.little=100", "node n4 cpu=8 image.little=100", "group a min=3", "pods a w 3 cpu=1 image=little"}, "n1 n2 n4"},
+		{"the volume of taints", nodeorder("tainttoleration.weight: 1"), []string{"node n1 cpu=8 taint=old:PreferNoSchedule", "node n2 cpu=8", "group a min=1", "pods a w 1 cpu=1"}, "n2"},
+		{"taints that ask are not looked at", nodeorder("tainttoleration.weight: 0"), []string{"node n1 cpu=8 taint=old:PreferNoSchedule", "node n2 cpu=8", "group a min=1", "pods a w 1 cpu=1"}, "n1"},
+		{"peers switched off", "[{name: nodeorder, enableNodeOrder: false}]", spread, "n1 n1 n1"},
 		{"switched off", "[{name: nodeorder, enableNodeOrder: false}]", append(even, "group a min=3", "pods a w 3 cpu=1"), "n1 n1 n1"},
 	} {
 		conf, warnings, err := config.Parse([]byte("actions: allocate\ntiers:\n- plugins: " + tt.plugins + "\n"))

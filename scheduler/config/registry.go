@@ -105,10 +105,12 @@ var plugins = []pluginEntry{
 		arg("binpack.weight", integer).obeyed(), arg("binpack.cpu", integer).obeyed(), arg("binpack.memory", integer).obeyed(),
 		arg("binpack.resources.*", integer).obeyed(), arg("binpack.resources", words).obeyed(),
 	}, make: makeBinpack},
-	{name: "nodeorder", always: true, arguments: append([]argument{
+	{name: "nodeorder", always: true, arguments: []argument{
 		arg("nodeaffinity.weight", integer).obeyed(), arg("tainttoleration.weight", integer).obeyed(), arg("leastrequested.weight", integer).obeyed(),
 		arg("mostrequested.weight", integer).obeyed(), arg("balancedresource.weight", integer).obeyed(),
-	}, each(integer, "podaffinity.weight", "imagelocality.weight", "podtopologyspread.weight")...), make: makeNodeOrder},
+		arg("podaffinity.weight", integer).obeyed(), arg("podtopologyspread.weight", integer).obeyed(),
+		arg("imagelocality.weight", integer).obeyed(),
+	}, make: makeNodeOrder},
 	{name: "deviceshare", arguments: devices, make: func(p Plugin) framework.Plugin {
 		return deviceshare.Plugin{Spread: p.Arguments.Text("deviceshare.SchedulePolicy", "binpack") == "spread", Weight: p.Arguments.Int("deviceshare.ScheduleWeight", 0)}
 	}},

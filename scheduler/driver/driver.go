@@ -159,6 +159,7 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 	}
 	pipeline := d.pipeline()
 	pipeline.Watch = d.Metrics.watch(d.Now)
+	d.Cache.WantImages(pipeline.WantsImages())
 	s, p, err := d.decide(ctx, pipeline, start)
 	if err != nil {
 		return err

@@ -76,6 +76,12 @@ type RoomJudge interface {
 	JudgeRoom(c *snapshot.Class, n *snapshot.Node, free func(dim int) int64) (score int64, why string)
 }
 
+// PeerWeigher says how much it counts what pods prefer about other pods; the last one
+// that does is heard.
+type PeerWeigher interface {
+	PeerWeights() snapshot.PeerWeights
+}
+
 // DomainOrderer orders domains that a gang fits: negative means a is better.
 type DomainOrderer interface {
 	CompareFits(a, b *Fit) int

@@ -15,6 +15,7 @@ type points struct {
 	scorers     []NodeScorer
 	judges      []RoomJudge
 	domainOrder []DomainOrderer
+	peers       snapshot.PeerWeights
 	enterers    []Enterer
 	mateScorers []MateScorer
 	admission   []Admitter
@@ -79,6 +80,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		}
 		if x, ok := pl.(NodeScorer); ok && !off.DomainOrder {
 			out.scorers = append(out.scorers, x)
+		}
+		if x, ok := pl.(PeerWeigher); ok && !off.DomainOrder {
+			out.peers = x.PeerWeights()
 		}
 		if x, ok := pl.(RoomJudge); ok && !off.DomainOrder {
 			out.judges = append(out.judges, x)

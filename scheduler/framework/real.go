@@ -127,6 +127,8 @@ func (s *Session) spread(job string, g group, d Domain) ([]Assignment, int) {
 		return s.spreadClaiming(job, g, d)
 	case s.Txn.DependsOnPods(g.class):
 		return s.spreadSingly(job, g, d)
+	case len(g.pods) > 1 && s.Txn.SwayedByPods(g.class):
+		return s.spreadSwayed(job, g, d)
 	case len(s.scope.judges) > 0:
 		return s.spreadByRoom(job, g, d)
 	}
@@ -236,7 +238,7 @@ func (s *Session) candidate(i int, c *snapshot.Class, dim int, limit int64, like
 	if why != "" {
 		return cand, false
 	}
-	cand = candidate{node: int32(i), room: int32(min(room, math.MaxInt32)), likes: resource.Add(s.Txn.PeerScore(i, c), judged)}
+	cand = candidate{node: int32(i), room: int32(min(room, math.MaxInt32)), likes: resource.Add(s.Txn.PeerScore(i, c, s.scope.peers), judged)}
 	if likes != nil {
 		cand.likes = resource.Add(cand.likes, likes[i])
 	}

@@ -21,7 +21,7 @@ import (
 // is a list of blocks; a block is lines of commands, a line "----" and the
 // output, ended by an empty line. Lines that start with # are comments.
 //
-//	node NAME cpu=8 memory=16Gi gpu=8 label.KEY=V taint=KEY:EFFECT notready cordoned
+//	node NAME cpu=8 memory=16Gi gpu=8 label.KEY=V image.NAME=MEBIBYTES taint=KEY:EFFECT notready cordoned
 //	virtual NAME shape=COUNT*cpu=8,memory=16Gi,gpu=8,with=NODE ... counted=ATTEMPT exclusive label.KEY=V taint=KEY:EFFECT
 //	    box=pairs:4 box=switched:8,mode=mps,slots=4,memory=16384 box=mig:2*1g.10gb+3g.40gb (real nodes)
 //	queue NAME weight=2 priority=1 state=Closed parent=P cap.gpu=8 deserved.gpu=4 guarantee.gpu=2 fifo keep
@@ -30,7 +30,7 @@ import (
 //	    topology=hard:1|hard:TIERNAME|soft:1|key:LABEL sub=POLICY,size=2,min=2,topology=hard:1
 //	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated queuegated part=POLICY/PART priority=1
 //	    lab.KEY=V near=KEY:L=V apart=KEY:L=V likes=KEY:L=V dislikes=KEY:L=V spread=KEY:L=V:SKEW softspread=KEY:L=V:SKEW
-//	    gpulink=required gputype=a100 gpumode=mps tenant=NAMESPACE
+//	    image=NAME gpulink=required gputype=a100 gpumode=mps tenant=NAMESPACE
 //	plain NAME queue=Q cpu=1 gpu=1
 //	hypernode NAME tier=1 name=rack nodes=n1,n2 pattern=REGEX label.KEY=V hyper=h1,h2
 //	levels KEY ...
@@ -208,9 +208,16 @@ func (w *World) nodeCommand(virtual bool, name string, options []string) error {
 	for _, o := range options {
 		key, value := option(o)
 		label, isLabel := strings.CutPrefix(key, "label.")
+		image, isImage := strings.CutPrefix(key, "image.")
 		switch {
 		case isLabel:
 			n.Labels[label] = value
+		case isImage:
+			size, err := strconv.ParseInt(value, 10, 32)
+			if err != nil {
+				return fmt.Errorf("%s: %w", o, err)
+			}
+			n.Images = append(n.Images, snapshot.Image{Name: snapshot.ImageName(image), Size: size << 20})
 		case key == "taint":
 			k, effect, _ := strings.Cut(value, ":")
 			n.Taints = append(n.Taints, corev1.Taint{Key: k, Effect: corev1.TaintEffect(effect)})
@@ -257,6 +264,7 @@ func (w *World) nodeCommand(virtual bool, name string, options []string) error {
 		}
 	}
 	base.Labels, base.Ready, base.Unschedulable, base.Wait, base.GPUs = n.Labels, ready, n.Unschedulable, n.Wait, n.GPUs
+	base.Images = n.Images
 	base.Taints = append(base.Taints, n.Taints...)
 	w.SetNode(base)
 	return nil
@@ -401,6 +409,8 @@ func (w *World) podsCommand(group, task, count string, options []string) error {
 			c.HostPorts = append(c.HostPorts, snapshot.HostPort{Protocol: "TCP", Port: int32(port)})
 		case key == "daemonset":
 			c.DaemonSet = true
+		case key == "image":
+			c.Images = append(c.Images, snapshot.ImageName(value))
 		case key == "unsupported":
 			c.Unsupported = value
 		case strings.HasPrefix(key, "lab."):

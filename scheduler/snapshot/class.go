@@ -41,6 +41,8 @@ type ClassSpec struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	// PreferredNodes is the preferred node affinity.
 	PreferredNodes []corev1.PreferredSchedulingTerm `json:"preferredNodes,omitempty"`
+	// Images are those of the containers, one for each; nil where nobody cares.
+	Images []string `json:"images,omitempty"`
 	// Claims are the volumes and devices that the pod claims, nil for none.
 	Claims *claims.Asks `json:"claims,omitempty"`
 	// Unsupported names a hard constraint that this scheduler cannot honour; a

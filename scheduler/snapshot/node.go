@@ -38,6 +38,9 @@ type NodeSpec struct {
 	GPUs *gpubox.Box `json:"gpus,omitempty"`
 	// NUMA is the processors by NUMA node; nil when nobody tells.
 	NUMA *NUMA `json:"numa,omitempty"`
+	// Images are those of the node that pods ask for, ordered by name; nil where
+	// nobody cares.
+	Images []Image `json:"images,omitempty"`
 }
 
 // Resident is a pod that holds resources of a node.

@@ -189,6 +189,8 @@ type peerIndex struct {
 	apart map[*Class][]int
 	pods  []map[string]int64 // selected pods, by term and value
 	total []int64            // selected pods anywhere, by term
+	tops  []top              // by term
+	stamp int64              // grows with every change of pods
 	anti  []map[string]int64 // pods that do not want selected ones near, by term and value
 	hates []int64            // the same anywhere
 }
@@ -222,6 +224,7 @@ func newPeerIndex(s *Snapshot) *peerIndex {
 		}
 	}
 	x.pods = make([]map[string]int64, len(x.terms))
+	x.tops = make([]top, len(x.terms))
 	x.anti = make([]map[string]int64, len(x.terms))
 	x.total, x.hates = make([]int64, len(x.terms)), make([]int64, len(x.terms))
 	for i, t := range x.terms {
@@ -279,6 +282,7 @@ func (x *peerIndex) matching(c *Class) []int {
 // add counts n pods of a class more on a node; n may be negative.
 func (x *peerIndex) add(node int, c *Class, n int64) {
 	on := x.s.Nodes[node]
+	x.stamp++
 	for _, i := range x.matching(c) {
 		if v, ok := x.terms[i].counts(on); ok {
 			x.pods[i][v] += n
@@ -298,6 +302,7 @@ func (x *peerIndex) clone() *peerIndex {
 		return nil
 	}
 	out := *x
+	out.tops = slices.Clone(x.tops)
 	out.total, out.hates = slices.Clone(x.total), slices.Clone(x.hates)
 	out.pods, out.anti = make([]map[string]int64, len(x.pods)), make([]map[string]int64, len(x.anti))
 	for i := range x.pods {
@@ -410,10 +415,29 @@ func (x *peerIndex) lonely(on *Node, c *Class) string {
 	return ""
 }
 
+// top is the most pods of a term that one domain has, as of a stamp.
+type top struct{ stamp, most int64 }
+
+// fullest is how many pods the domain with the most of them has, of the term i.
+func (x *peerIndex) fullest(i int) int64 {
+	if x.tops[i].stamp != x.stamp {
+		x.tops[i] = top{stamp: x.stamp}
+		for _, n := range x.pods[i] {
+			x.tops[i].most = max(x.tops[i].most, n)
+		}
+	}
+	return x.tops[i].most
+}
+
+// PeerWeights say how much what pods prefer about others counts: each point of a
+// preferred affinity Near, and a domain that none of the pods of a soft spread are in,
+// Spread times 100; the domain with the most of them is worth 0.
+type PeerWeights struct{ Near, Spread int64 }
+
 // prefers is how well other pods suit a pod of the class on a node: the weights
-// of what it wants near less those of what it does not, and less what is already
-// in the same domain of a soft spread.
-func (x *peerIndex) prefers(node int, c *Class) int64 {
+// of what it wants near less those of what it does not, and more or less for what is
+// already in the same domain of a soft spread.
+func (x *peerIndex) prefers(node int, c *Class, w PeerWeights) int64 {
 	p := c.peers
 	if p == nil {
 		return 0
@@ -422,18 +446,34 @@ func (x *peerIndex) prefers(node int, c *Class) int64 {
 	var out int64
 	for k, t := range p.prefer {
 		if v, ok := on.Labels[t.key]; ok && x.pods[x.at[t.id]][v] > 0 {
-			out += p.spec.Prefer[k].Weight
+			out += p.spec.Prefer[k].Weight * w.Near
 		}
 	}
 	for k, t := range p.spread {
 		if p.spec.Spread[k].Hard {
 			continue
 		}
-		if v, ok := on.Labels[t.key]; ok {
-			out -= x.pods[x.at[t.id]][v]
+		i := x.at[t.id]
+		if v, ok := on.Labels[t.key]; ok && w.Spread > 0 {
+			most := max(x.fullest(i), 1)
+			out += (most - x.pods[i][v]) * 100 / most * w.Spread
 		}
 	}
 	return out
+}
+
+// swayed reports whether each pod of the class that is placed changes where the next
+// would rather be.
+func (x *peerIndex) swayed(c *Class) bool {
+	if x == nil || c.peers == nil {
+		return false
+	}
+	for k, t := range c.peers.spread {
+		if !c.peers.spec.Spread[k].Hard && x.matches(t, c) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.peers.prefer, func(t *term) bool { return x.matches(t, c) })
 }
 
 // selfNear lists the labels by which pods of the class want each other near while
@@ -464,12 +504,16 @@ func (t *Txn) PeerReason(node int, c *Class) string {
 	return t.peers.refuses(node, c)
 }
 
+// SwayedByPods reports whether each pod of a class that is placed changes where the
+// next would rather be.
+func (t *Txn) SwayedByPods(c *Class) bool { return t.peers.swayed(c) }
+
 // PeerScore is how well the pods around suit a pod of the class on a node.
-func (t *Txn) PeerScore(node int, c *Class) int64 {
+func (t *Txn) PeerScore(node int, c *Class, w PeerWeights) int64 {
 	if t.peers == nil {
 		return 0
 	}
-	return t.peers.prefers(node, c)
+	return t.peers.prefers(node, c, w)
 }
 
 // SelfNear lists the labels by which the first pod of the class decides where all

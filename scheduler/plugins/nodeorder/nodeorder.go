@@ -1,6 +1,7 @@
 // Package nodeorder prefers nodes as Kubernetes' own scheduler does: those that a
 // pod's preferred node affinity matches and without taints that ask to be avoided,
-// and, with weights, those that are emptier, fuller or more evenly full.
+// that other pods suit, that have its images already, and, with weights, those that are
+// emptier, fuller or more evenly full.
 package nodeorder
 
 import (
@@ -16,17 +17,34 @@ import (
 type Plugin struct {
 	NodeAffinity, Taints            int64
 	Emptier, Fuller, EvenlyBalanced int64
+	// Near is about preferred pod affinity, Spread about soft topology spread.
+	Near, Spread int64
+	// Images is about the images of a pod's containers that a node has already.
+	Images int64
+}
+
+// PeerWeights says how much what pods prefer about others counts.
+func (p Plugin) PeerWeights() snapshot.PeerWeights {
+	return snapshot.PeerWeights{Near: p.Near, Spread: p.Spread}
 }
 
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "nodeorder" }
 
-// Open adds what depends on what is free, where a weight asks for it.
+// WantsImages reports whether it matters which images nodes have.
+func (p Plugin) WantsImages() bool { return p.Images > 0 }
+
+// Open adds what depends on what is free, and on what other nodes have, where a weight
+// asks for it.
 func (p Plugin) Open(s *framework.Session) framework.Plugin {
-	if p.Emptier == 0 && p.Fuller == 0 && p.EvenlyBalanced == 0 {
-		return p
+	images := imaging{Plugin: p}
+	if p.Images > 0 {
+		images.spread = spreadOf(s.Snapshot)
 	}
-	c := cycle{Plugin: p}
+	if p.Emptier == 0 && p.Fuller == 0 && p.EvenlyBalanced == 0 {
+		return images
+	}
+	c := cycle{imaging: images}
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		if d, ok := s.Snapshot.Dims.Index(string(name)); ok {
 			c.dims = append(c.dims, d)
@@ -49,7 +67,7 @@ func (p Plugin) Score(c *snapshot.Class, n *snapshot.Node) int64 {
 
 // cycle is the plugin in one cycle, with the dimensions of processors and memory.
 type cycle struct {
-	Plugin
+	imaging
 	dims []int
 }
 
