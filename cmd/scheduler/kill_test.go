@@ -39,7 +39,28 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if thePlane != nil {
+		thePlane.Stop()
+	}
+	os.Exit(code)
+}
+
+// thePlane is the control plane of all tests, nil before the first that wants it: to
+// start and stop one takes longer than most of them.
+var thePlane *controllertest.Plane
+
+// shared is the control plane. A test runs alone and leaves no node and no pod behind.
+func shared(t *testing.T) *controllertest.Plane {
+	t.Helper()
+	if thePlane == nil {
+		p, err := controllertest.Start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		thePlane = p
+	}
+	return thePlane
 }
 
 const (
@@ -189,8 +210,8 @@ type world struct {
 
 func newWorld(t *testing.T, plane *controllertest.Plane, round int) *world {
 	t.Helper()
-	w := &world{plane: plane, namespace: fmt.Sprintf("kill-%d", round), nodes: map[string]int64{}}
-	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
+	w := &world{plane: plane, namespace: plane.Namespace(t), nodes: map[string]int64{}}
+	t.Cleanup(func() { w.remove(t) })
 	for i := range 2 {
 		w.node(t, fmt.Sprintf("v%d-%d", round, i), 16, true)
 	}
@@ -360,11 +381,17 @@ func (w *world) whole(t *testing.T, rs ...*runner) {
 // remove takes the world away, so that the next finds the cluster empty.
 func (w *world) remove(t *testing.T) {
 	t.Helper()
-	in := client.InNamespace(w.namespace)
+	clear(t, w.plane, w.namespace)
+}
+
+// clear deletes what a test made in a namespace, and all nodes.
+func clear(t *testing.T, plane *controllertest.Plane, namespace string) {
+	t.Helper()
+	in, ctx := client.InNamespace(namespace), context.WithoutCancel(t.Context()) // the test may have ended
 	if err := errors.Join(
-		w.plane.Client.DeleteAllOf(t.Context(), &corev1.Pod{}, in, client.GracePeriodSeconds(0)),
-		w.plane.Client.DeleteAllOf(t.Context(), &volcanov1.PodGroup{}, in),
-		w.plane.Client.DeleteAllOf(t.Context(), &corev1.Node{}),
+		plane.Client.DeleteAllOf(ctx, &corev1.Pod{}, in, client.GracePeriodSeconds(0)),
+		plane.Client.DeleteAllOf(ctx, &volcanov1.PodGroup{}, in),
+		plane.Client.DeleteAllOf(ctx, &corev1.Node{}),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -391,11 +418,7 @@ func number(t *testing.T, name string, otherwise int) int {
 // what the pods in the API hold.
 // ISTHMUS_SCHEDULER_KILLS sets how many are killed; 6 in each round.
 func TestKilledSchedulers(t *testing.T) {
-	plane, err := controllertest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer plane.Stop()
+	plane := shared(t)
 	left := number(t, "ISTHMUS_SCHEDULER_KILLS", 6)
 	seed := uint64(number(t, "ISTHMUS_SCHEDULER_SEED", 1))
 	for round := 0; left > 0; round++ {
@@ -458,15 +481,11 @@ func (w *world) done(t *testing.T) <-chan struct{} {
 // the middle of its bindings, so that another takes over and decides for itself,
 // and lets the first go on: it ends, and what it had still to send is not sent.
 func TestStoppedLeaderSendsNothingMore(t *testing.T) {
-	plane, err := controllertest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer plane.Stop()
+	plane := shared(t)
 	w := newWorld(t, plane, 0)
 	stop := w.watch(t)
 	flags := []string{
-		"--leader-elect-namespace=default", "--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=500ms",
+		"--leader-elect-namespace=" + w.namespace, "--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=500ms",
 		"--bind-workers=2", "--kube-api-qps=20", "--kube-api-burst=1",
 	}
 	// Its writes are slow, so that many are left when it is stopped at a binding.

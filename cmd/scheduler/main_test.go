@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
@@ -25,11 +27,13 @@ func TestOptionsAreChecked(t *testing.T) {
 // TestRunsUntilTold starts the program with a lease, waits until it has made the
 // queues, and stops it: no error, and a second start takes over at once.
 func TestRunsUntilTold(t *testing.T) {
-	plane, err := controllertest.Start()
-	if err != nil {
-		t.Fatal(err)
+	plane := shared(t)
+	for _, name := range []string{"root", "default"} { // another test's scheduler made them
+		q := &volcanov1.Queue{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if err := plane.Client.Delete(t.Context(), q); client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
 	}
-	defer plane.Stop()
 	for round := range 2 {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -37,7 +41,7 @@ func TestRunsUntilTold(t *testing.T) {
 		c.SetArgs(strings.Fields("--kubeconfig=" + plane.Kubeconfig + " --leader-elect-namespace=default --metrics-bind-address=127.0.0.1:0 --health-probe-bind-address=127.0.0.1:0"))
 		go func() { done <- c.ExecuteContext(ctx) }()
 		var q volcanov1.Queue
-		controllertest.Eventually(t, 10*time.Second, func(ctx context.Context) string {
+		controllertest.Eventually(t, 60*time.Second, func(ctx context.Context) string {
 			for _, name := range []string{"root", "default"} {
 				if err := plane.Client.Get(ctx, types.NamespacedName{Name: name}, &q); err != nil {
 					return err.Error()

@@ -25,7 +25,7 @@ import (
 
 // extension is an extender that knows pods and nodes by what Volcano sends of them:
 // it keeps all pods of a namespace off node p-a.
-func extension(t *testing.T) string {
+func extension(t *testing.T, namespace string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var q struct {
@@ -36,7 +36,7 @@ func extension(t *testing.T) string {
 			http.Error(w, fmt.Sprint("bad question: ", err), http.StatusBadRequest)
 			return
 		}
-		if q.Task.Pod.Namespace == "plugins" && q.Node.Node.Name == "p-a" {
+		if q.Task.Pod.Namespace == namespace && q.Node.Node.Name == "p-a" {
 			fmt.Fprint(w, `{"status":"this node is not for plugins"}`)
 			return
 		}
@@ -74,34 +74,43 @@ func realNode(t *testing.T, plane *controllertest.Plane, name, cpu string) {
 	}
 }
 
+// scene is where the gangs of one test are.
+type scene struct {
+	plane     *controllertest.Plane
+	namespace string
+}
+
 // gang makes a PodGroup with pods of tasks, each of one processor.
-func gang(t *testing.T, plane *controllertest.Plane, name string, annotations map[string]string, tasks ...string) {
+func (s scene) gang(t *testing.T, name string, annotations map[string]string, tasks ...string) {
 	t.Helper()
-	g := &volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "plugins", Name: name, Annotations: annotations}, Spec: volcanov1.PodGroupSpec{MinMember: int32(len(tasks)), Queue: "default"}} //nolint:gosec // a few
-	if err := plane.Client.Create(t.Context(), g); err != nil {
+	g := &volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name, Annotations: annotations}, Spec: volcanov1.PodGroupSpec{MinMember: int32(len(tasks)), Queue: "default"}} //nolint:gosec // a few
+	if err := s.plane.Client.Create(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
 	one := corev1.ResourceList{"cpu": kresource.MustParse("1"), "memory": kresource.MustParse("1Gi")}
 	for i, task := range tasks {
 		p := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "plugins", Name: fmt.Sprintf("%s-%s-%d", name, task, i), Annotations: map[string]string{wellknown.PodGroupName: name, "volcano.sh/task-spec": task}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: fmt.Sprintf("%s-%s-%d", name, task, i), Annotations: map[string]string{wellknown.PodGroupName: name, "volcano.sh/task-spec": task}},
 			Spec:       corev1.PodSpec{SchedulerName: wellknown.SchedulerVolcano, Containers: []corev1.Container{{Name: "c", Image: "none", Resources: corev1.ResourceRequirements{Requests: one, Limits: one}}}},
+		}
+		if task == "pictured" {
+			p.Spec.Containers[0].Image = "big"
 		}
 		if task == "whole" {
 			p.Annotations[volcanov1.NumaPolicyKey] = "single-numa-node"
 		}
-		if err := plane.Client.Create(t.Context(), p); err != nil {
+		if err := s.plane.Client.Create(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
 // placed waits until all pods of a gang are bound and returns where, by pod.
-func placed(t *testing.T, plane *controllertest.Plane, r *runner, name string, size int) map[string]*corev1.Pod {
+func (s scene) placed(t *testing.T, r *runner, name string, size int) map[string]*corev1.Pod {
 	t.Helper()
 	for deadline := time.After(patience); ; {
 		var pods corev1.PodList
-		err := plane.Client.List(t.Context(), &pods, client.InNamespace("plugins"))
+		err := s.plane.Client.List(t.Context(), &pods, client.InNamespace(s.namespace))
 		out := map[string]*corev1.Pod{}
 		for i := range pods.Items {
 			if p := &pods.Items[i]; strings.HasPrefix(p.Name, name+"-") && p.Spec.NodeName != "" {
@@ -121,16 +130,11 @@ func placed(t *testing.T, plane *controllertest.Plane, r *runner, name string, s
 
 // TestPluginsOfVolcanosConfiguration runs the whole program with plugins that ask
 // others: of three nodes an extender refuses one, another is too busy by what
-// Prometheus says, and pods of a gang go by their tasks and by NUMA nodes.
+// Prometheus says, and pods of a gang go by their tasks, by NUMA nodes and to their image.
 func TestPluginsOfVolcanosConfiguration(t *testing.T) {
-	plane, err := controllertest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer plane.Stop()
-	if err := plane.Client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "plugins"}}); err != nil {
-		t.Fatal(err)
-	}
+	plane := shared(t)
+	s := scene{plane, plane.Namespace(t)}
+	t.Cleanup(func() { clear(t, plane, s.namespace) })
 	for _, name := range []string{"p-a", "p-b", "p-c", "p-d"} {
 		realNode(t, plane, name, "4")
 	}
@@ -161,14 +165,16 @@ tiers:
     arguments: {task-topology.weight: 10}
   - name: network-topology-aware
   - name: numa-aware
+  - name: nodeorder
+    arguments: {imagelocality.weight: 1000, leastrequested.weight: 0, balancedresource.weight: 0}
   - name: extender
     arguments: {extender.urlPrefix: %q, extender.predicateVerb: predicate, extender.httpTimeout: 30s}
 metrics: {type: prometheus, address: %q, interval: 1s}
-`, extension(t), loads(t))
+`, extension(t, s.namespace), loads(t))
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, plane, fate{}, "--scheduler-conf="+conf)
+	r := start(t, plane, fate{}, "--leader-elect=false", "--scheduler-conf="+conf)
 	// Until nodes are measured a pod may go to the busy one.
 	for deadline := time.After(patience); !strings.Contains(r.tail(), "scheduler runs"); {
 		select {
@@ -178,8 +184,8 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 		}
 	}
 	// Only one node has a kubelet of the pod's policy, and it tells what was given.
-	gang(t, plane, "numa", nil, "whole")
-	for name, p := range placed(t, plane, r, "numa", 1) {
+	s.gang(t, "numa", nil, "whole")
+	for name, p := range s.placed(t, r, "numa", 1) {
 		if p.Spec.NodeName != "p-d" || p.Annotations[wellknown.TopologyDecision] != `{"numa":{"0":{"cpu":"1"}}}` {
 			t.Errorf("%s is on %s with %v", name, p.Spec.NodeName, p.Annotations)
 		}
@@ -187,9 +193,9 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 			t.Fatal(err)
 		}
 	}
-	gang(t, plane, "apart", map[string]string{wellknown.TaskTopologyAntiAffinity: "server"}, "server", "server")
+	s.gang(t, "apart", map[string]string{wellknown.TaskTopologyAntiAffinity: "server"}, "server", "server")
 	nodes := map[string]bool{}
-	for name, p := range placed(t, plane, r, "apart", 2) {
+	for name, p := range s.placed(t, r, "apart", 2) {
 		nodes[p.Spec.NodeName] = true
 		if p.Spec.NodeName == "p-a" {
 			t.Errorf("%s is on the node that the extender refuses", name)
@@ -200,9 +206,9 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 	}
 	for i := 0; ; i++ {
 		name := fmt.Sprintf("probe%d", i)
-		gang(t, plane, name, nil, "w")
+		s.gang(t, name, nil, "w")
 		node := ""
-		for _, p := range placed(t, plane, r, name, 1) {
+		for _, p := range s.placed(t, r, name, 1) {
 			node = p.Spec.NodeName
 			if node == "p-a" {
 				t.Fatalf("%s is on the node that the extender refuses", name)
@@ -218,8 +224,33 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 			t.Fatalf("the loads of nodes do not count; the log ends with\n%s", r.tail())
 		}
 	}
-	gang(t, plane, "idle", nil, "w", "w")
-	for name, p := range placed(t, plane, r, "idle", 2) {
+	var d corev1.Node
+	if err := plane.Client.Get(t.Context(), client.ObjectKey{Name: "p-d"}, &d); err != nil {
+		t.Fatal(err)
+	}
+	d.Status.Images = []corev1.ContainerImage{{Names: []string{"big:latest"}, SizeBytes: 1000 << 20}}
+	if err := plane.Client.Status().Update(t.Context(), &d); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ { // the node may be seen after the pod
+		name := fmt.Sprintf("image%d", i)
+		s.gang(t, name, nil, "pictured")
+		node := ""
+		for _, p := range s.placed(t, r, name, 1) {
+			node = p.Spec.NodeName
+			if err := plane.Client.Delete(t.Context(), p, client.GracePeriodSeconds(0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if node == "p-d" {
+			break
+		}
+		if i > 200 {
+			t.Fatalf("pods are not where their image is but on %s; the log ends with\n%s", node, r.tail())
+		}
+	}
+	s.gang(t, "idle", nil, "w", "w")
+	for name, p := range s.placed(t, r, "idle", 2) {
 		if p.Spec.NodeName == "p-a" || p.Spec.NodeName == "p-b" {
 			t.Errorf("%s is on %s, which is refused or too busy", name, p.Spec.NodeName)
 		}

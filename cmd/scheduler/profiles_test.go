@@ -24,11 +24,7 @@ import (
 // tell is refused there, the rest is told as an event, and what is good is in
 // force until it is deleted.
 func TestProfilesAreAdmittedAndFollowed(t *testing.T) {
-	plane, err := controllertest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer plane.Stop()
+	plane := shared(t)
 	types := runtime.NewScheme()
 	if err := hpcv1alpha1.AddToScheme(types); err != nil {
 		t.Fatal(err)
