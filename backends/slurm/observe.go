@@ -19,7 +19,7 @@ import (
 func fields() []string {
 	return []string{
 		"JobID", "HetJobID", "HetJobOffset", "Comment", "UserName", "Partition", "State", "PriorityLong", "Reason",
-		"RestartCnt", "NodeList", "SubmitTime", "StartTime", "EndTime", "exit_code",
+		"RestartCnt", "NodeList", "SubmitTime", "StartTime", "EndTime", "exit_code", "PreemptTime",
 	}
 }
 
@@ -151,7 +151,7 @@ func parseRow(v []string, owner string) (c slurmjob.Component, ours bool, err er
 			return none, false, fmt.Errorf("the restart count %.20q", n)
 		}
 	}
-	for i, at := range map[int]*time.Time{11: &c.Submitted, 12: &c.Start, 13: &c.End} {
+	for i, at := range map[int]*time.Time{11: &c.Submitted, 12: &c.Start, 13: &c.End, 15: &c.Preempted} {
 		if *at, err = parseTime(v[i]); err != nil {
 			return none, false, err
 		}

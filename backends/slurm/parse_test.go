@@ -111,10 +111,10 @@ func TestRecordedInventory(t *testing.T) {
 }
 
 // line is one answer of squeue; a field is set by its position in the request.
-type line [15]string
+type line [16]string
 
 func component(id string) line {
-	return line{id, "N/A", "N/A", "isthmus/o/k", "alice", "p", "RUNNING", "1", "None", "0", "h1", "100", "200", "300", "0"}
+	return line{id, "N/A", "N/A", "isthmus/o/k", "alice", "p", "RUNNING", "1", "None", "0", "h1", "100", "200", "300", "0", "N/A"}
 }
 
 func (l line) with(changes map[int]string) line {
@@ -125,7 +125,7 @@ func (l line) with(changes map[int]string) line {
 }
 
 const (
-	fLeader, fOffset, fState, fPriority, fReason, fRestarts, fNodes, fStart, fEnd, fExit = 1, 2, 6, 7, 8, 9, 10, 12, 13, 14
+	fLeader, fOffset, fState, fPriority, fReason, fRestarts, fNodes, fStart, fEnd, fExit, fPreempted = 1, 2, 6, 7, 8, 9, 10, 12, 13, 14, 15
 )
 
 // squeue answers with the lines, in the separator that was asked for.
@@ -154,6 +154,27 @@ func one(t *testing.T, lines ...line) backends.Job {
 		t.Fatalf("%v gives %+v, %v", lines, o, err)
 	}
 	return o.Jobs[0]
+}
+
+// A job that ends by itself in the grace of a preemption fails, by Slurm's word; it
+// was preempted all the same. One of an earlier run was not.
+func TestPreemptedWithGrace(t *testing.T) {
+	for _, c := range []struct {
+		word, at string
+		want     backends.State
+	}{
+		{"FAILED", "250", backends.StatePreempted},
+		{"FAILED", "200", backends.StatePreempted},
+		{"FAILED", "150", backends.StateFailed},
+		{"FAILED", "N/A", backends.StateFailed},
+		{"COMPLETED", "250", backends.StateCompleted},
+		{"CANCELLED", "250", backends.StateCancelled},
+		{"RUNNING", "250", backends.StateRunning},
+	} {
+		if j := one(t, component("1").with(map[int]string{fState: c.word, fPreempted: c.at})); j.State != c.want {
+			t.Errorf("%s, from 200 to 300, preempted at %s: %s, want %s", c.word, c.at, j.State, c.want)
+		}
+	}
 }
 
 func TestStates(t *testing.T) {

@@ -34,8 +34,20 @@ type Component struct {
 	Submitted     time.Time
 	Start         time.Time // zero, or expected while pending
 	End           time.Time // zero, or expected until terminal
+	Preempted     time.Time // zero, or when its grace began
 	ExitCode      int
 	Signal        int
+}
+
+// state is what Slurm's word means for the component. One that ends by itself in
+// the grace of a preemption shows as failed (seen with 22.05); only the time says
+// why it ended. A requeue takes that time back.
+func (c Component) state() backends.State {
+	s := StateOf(c.Word)
+	if s == backends.StateFailed && !c.Preempted.IsZero() && !c.Preempted.Before(c.Start) {
+		return backends.StatePreempted
+	}
+	return s
 }
 
 // Fold makes one job of the components of each.
@@ -69,11 +81,11 @@ func job(parts []Component, hosts *int) (backends.Job, error) {
 	slowest := first
 	seen := map[string]bool{}
 	for _, p := range parts {
-		if rank(StateOf(p.Word)) < rank(StateOf(slowest.Word)) {
+		if rank(p.state()) < rank(slowest.state()) {
 			slowest = p
 		}
 		// A component that lost its host explains more than the script's end.
-		if s := StateOf(p.Word); s.Terminal() && s != backends.StateCompleted && StateOf(slowest.Word) == backends.StateCompleted {
+		if s := p.state(); s.Terminal() && s != backends.StateCompleted && slowest.state() == backends.StateCompleted {
 			slowest = p
 		}
 		j.Restarts = max(j.Restarts, p.Restarts)
@@ -90,7 +102,7 @@ func job(parts []Component, hosts *int) (backends.Job, error) {
 			}
 		}
 	}
-	j.State, j.Reason = StateOf(slowest.Word), slowest.Reason
+	j.State, j.Reason = slowest.state(), slowest.Reason
 	if j.Reason == "" && j.State != backends.StateCompleted {
 		for _, p := range parts {
 			if p.Reason != "" {

@@ -25,7 +25,7 @@ func used(version, what string) []string {
 	case "jobs":
 		fields := []string{
 			"job_id", "het_job_id", "name", "comment", "user_name", "partition", "job_state", "priority",
-			"state_reason", "restart_cnt", "nodes", "submit_time", "start_time", "end_time", "exit_code",
+			"state_reason", "restart_cnt", "nodes", "submit_time", "start_time", "end_time", "exit_code", "preempt_time",
 		}
 		if !plain {
 			fields = append(fields, "het_job_id.set", "het_job_id.number", "start_time.number", "priority.set",

@@ -33,6 +33,7 @@ type rawJob struct {
 	Submitted number `json:"submit_time"`
 	Start     number `json:"start_time"`
 	End       number `json:"end_time"`
+	Preempted number `json:"preempt_time"`
 	Exit      exit   `json:"exit_code"`
 }
 
@@ -103,7 +104,7 @@ func (r rawJob) component() (slurmjob.Component, error) {
 	for name, t := range map[string]struct {
 		from number
 		into *time.Time
-	}{"submit_time": {r.Submitted, &c.Submitted}, "start_time": {r.Start, &c.Start}, "end_time": {r.End, &c.End}} {
+	}{"submit_time": {r.Submitted, &c.Submitted}, "start_time": {r.Start, &c.Start}, "end_time": {r.End, &c.End}, "preempt_time": {r.Preempted, &c.Preempted}} {
 		at, err := t.from.when(name)
 		errs = append(errs, err)
 		*t.into = at

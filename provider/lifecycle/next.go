@@ -262,7 +262,9 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 	if cancel {
 		step.Actions = append(step.Actions, stopMembers(g, k, job)...)
 	}
-	if wanted && job.Held && job.Reason != "JobHeldAdmin" {
+	// One that began before was released by us then: somebody else holds it now, as
+	// "scontrol requeuehold" does in the user's name.
+	if wanted && job.Held && job.Restarts == 0 && job.Reason != "JobHeldAdmin" {
 		step.Actions = append(step.Actions, Action{Verb: Release, JobID: g.JobID})
 	}
 	return step

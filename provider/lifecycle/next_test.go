@@ -120,6 +120,10 @@ func TestNext(t *testing.T) {
 			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7")), pod("y", 2, 1, intent(key), job("7"))},
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{func() backends.Job { j := held; j.Reason = "JobHeldAdmin"; return j }()}},
 		},
+		"requeued and held in the user's name stays held": {
+			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7")), pod("y", 2, 1, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{func() backends.Job { j := held; j.Reason, j.Restarts = "JobHeldUser", 1; return j }()}},
+		},
 		"a second held job is cancelled": {
 			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key), job("7")), pod("y", 2, 1, intent(key), job("7"))},
 			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{held, {ID: "8", Key: key, State: backends.StatePending, Held: true}}},

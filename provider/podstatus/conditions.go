@@ -162,7 +162,7 @@ func queueWords(job *backends.Job, now time.Time) (reason, message string) {
 			message += "; " + h
 		}
 		return "Blocked", clip(message)
-	case job.Held && (job.Reason == "" || job.Reason == "JobHeldUser"):
+	case job.Held && job.Restarts == 0 && (job.Reason == "" || job.Reason == "JobHeldUser"):
 		return "Submitted", fmt.Sprintf("batch job %s is submitted, not yet released", id)
 	case job.Held:
 		return "Held", clip(fmt.Sprintf("batch job %s is held: %s", id, why))

@@ -134,6 +134,7 @@ func withTail(words, tail string) string {
 // finishFromFile ends the pod as its own file says.
 func (w *writer) finishFromFile() {
 	f := w.file
+	w.undisturbed() // a run that short is never seen to go on
 	w.addresses()
 	w.copyContainers()
 	w.s.Phase = corev1.PodSucceeded
@@ -218,6 +219,7 @@ func endedTogether(f *manifest.Status, job *backends.Job) bool {
 // finishFromJob ends the pod on the batch system's word alone; what its file
 // told of single containers is kept.
 func (w *writer) finishFromJob(o outcome) {
+	w.undisturbed() // what ended the job now is another thing
 	if w.file != nil {
 		w.addresses()
 		w.copyContainers()

@@ -12,11 +12,12 @@ import (
 // reasonRequeued is the reason of DisruptionTarget while a job waits again.
 const reasonRequeued = "RequeuedByBatchSystem"
 
-// undisturbed takes DisruptionTarget back once a requeued job runs again.
+// undisturbed takes DisruptionTarget back once a requeued job runs again, or has
+// ended in another way than by the requeue.
 func (w *writer) undisturbed() {
 	for _, c := range w.s.Conditions {
 		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == reasonRequeued {
-			w.set(corev1.DisruptionTarget, corev1.ConditionFalse, "Running", "the job runs again")
+			w.set(corev1.DisruptionTarget, corev1.ConditionFalse, "Running", "the job went on")
 		}
 	}
 }

@@ -93,6 +93,31 @@ func TestRequeueIsADisruption(t *testing.T) {
 	}
 }
 
+// So it is where the second run is over before anybody looked, and where the job
+// is cancelled while it waits again.
+func TestRequeueIsOverWithThePod(t *testing.T) {
+	ended := job(backends.StateFailed)
+	ended.Restarts = 1
+	short := file(manifest.PhaseFailed, 6)
+	short.Restart = 1
+	cancelled := job(backends.StateCancelled)
+	cancelled.Restarts = 1
+	for what, ev := range map[string]podstatus.Evidence{"a short second run": {Job: ended, File: short}, "cancelled": {Job: cancelled}} {
+		pod := newPod()
+		pod.Status = podstatus.Status(pod, podstatus.Evidence{Job: job(backends.StateRunning), File: file(manifest.PhaseRunning, 0)}, start)
+		again := job(backends.StatePending)
+		again.Restarts = 1
+		pod.Status = podstatus.Status(pod, podstatus.Evidence{Job: again}, start)
+		if c := condition(pod.Status, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue {
+			t.Fatalf("%s: while it waits again: %+v", what, c)
+		}
+		pod.Status = podstatus.Status(pod, ev, start)
+		if c := condition(pod.Status, corev1.DisruptionTarget); pod.Status.Phase != corev1.PodFailed || c.Status != corev1.ConditionFalse {
+			t.Errorf("%s: %s, %+v", what, pod.Status.Phase, c)
+		}
+	}
+}
+
 // What Slurm's memory limit killed is OOMKilled, also in the container's state.
 func TestOutOfMemory(t *testing.T) {
 	pod := newPod()

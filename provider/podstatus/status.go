@@ -183,7 +183,9 @@ func (w *writer) queued() {
 	reason, message := queueWords(w.ev.Job, w.now)
 	again := w.ran() || w.ev.Job.Restarts > 0
 	if again {
-		reason = "Requeued"
+		if reason != "Held" { // that it was held says more
+			reason = "Requeued"
+		}
 		w.set(corev1.DisruptionTarget, corev1.ConditionTrue, reasonRequeued, "the batch system took the job off its hosts and queued it again")
 	}
 	w.phaseAtLeast(corev1.PodPending)

@@ -225,6 +225,10 @@ func TestStatus(t *testing.T) {
 			prepare: ran, ev: podstatus.Evidence{Job: requeued, File: file(manifest.PhaseFailed, 143)}, now: ended,
 			want: "Running waiting=Requeued last=143:Requeued restarts=1 job=False:Requeued ready=False disrupted=RequeuedByBatchSystem",
 		},
+		"requeued and held": {
+			prepare: ran, ev: podstatus.Evidence{Job: &backends.Job{ID: "12", State: backends.StatePending, Held: true, Reason: "JobHeldUser", Restarts: 1}, File: file(manifest.PhaseFailed, 143)}, now: ended,
+			want: "Running waiting=Held last=143:Requeued restarts=1 job=False:Held ready=False disrupted=RequeuedByBatchSystem",
+		},
 		"requeued and running again, file not there yet": {
 			prepare: ran, ev: podstatus.Evidence{Job: again, File: file(manifest.PhaseFailed, 143)}, now: ended,
 			want: "Running waiting=ContainerCreating last=143:Requeued restarts=1 job=True:Running ready=False",
