@@ -151,22 +151,28 @@ func (s *Session) start(b Blocked) (h *head, why []string, guessed bool) {
 	if len(ends) == 0 {
 		return nil, nil, false
 	}
-	txn := s.Txn.Fork()
-	for _, p := range s.heads {
-		if p.reservation != nil {
-			continue // what it keeps is kept at another time than this gang's start
-		}
-		for _, a := range p.fit.Assigned {
-			txn.Keep(a.Node, item(p.job, a.Pods))
-		}
-	}
-	s.WhatIf(txn, func() {
-		h, why, guessed = s.earliest(txn, b, ends)
-	})
-	return h, why, guessed
+	return s.earliest(b, ends)
 }
 
-func (s *Session) earliest(txn *snapshot.Txn, b Blocked, ends []end) (*head, []string, bool) {
+// planned is the cluster when the first n of ends have come, with the gangs that are
+// planned already in their places, and the fit of another there, nil for none.
+func (s *Session) planned(b Blocked, n int) (txn *snapshot.Txn, fit *Fit) {
+	txn = s.fork(s.afterEnds(n))
+	s.WhatIf(txn, func() {
+		for _, p := range s.heads {
+			if p.reservation != nil {
+				continue // what it keeps is kept at another time than this gang's start
+			}
+			for _, a := range p.fit.Assigned {
+				txn.Keep(a.Node, item(p.job, a.Pods))
+			}
+		}
+		fit, _ = s.FindDomain(b.Gang, b.Job, b.Must, nil)
+	})
+	return txn, fit
+}
+
+func (s *Session) earliest(b Blocked, ends []end) (*head, []string, bool) {
 	// Those that end together are one step.
 	var steps []int // position after the last of each step
 	for i := range ends {
@@ -174,35 +180,21 @@ func (s *Session) earliest(txn *snapshot.Txn, b Blocked, ends []end) (*head, []s
 			steps = append(steps, i+1)
 		}
 	}
-	try := func(n int, keep bool) *Fit {
-		mark := txn.Checkpoint()
-		for _, e := range ends[:n] {
-			txn.Remove(e.node, e.item)
-		}
-		var fit *Fit
-		s.WhatIf(txn, func() { fit, _ = s.FindDomain(b.Gang, b.Job, b.Must, nil) })
-		if !keep || fit == nil {
-			txn.Rollback(mark)
-		}
-		return fit
-	}
-	lo, hi := 0, len(steps) // the first step that suffices is in [lo, hi)
+	var then *snapshot.Txn // at the first step that is known to suffice
+	var fit *Fit
+	lo, hi := 0, len(steps) // which is in [lo, hi)
 	for lo < hi {
 		mid := (lo + hi) / 2
-		if try(steps[mid], false) != nil {
-			hi = mid
+		if txn, f := s.planned(b, steps[mid]); f != nil {
+			hi, then, fit = mid, txn, f
 		} else {
 			lo = mid + 1
 		}
 	}
-	if lo == len(steps) {
-		return nil, nil, false
-	}
-	n := steps[lo]
-	fit := try(n, true)
 	if fit == nil {
 		return nil, nil, false
 	}
+	n := steps[lo]
 	var why []string
 	guessed := false
 	for i := n - 1; i >= 0; i-- {
@@ -212,7 +204,7 @@ func (s *Session) earliest(txn *snapshot.Txn, b Blocked, ends []end) (*head, []s
 		}
 	}
 	slices.Reverse(why)
-	return &head{gang: b.Gang, at: ends[n-1].at, fit: fit, job: b.Job, then: txn}, why, guessed
+	return &head{gang: b.Gang, at: ends[n-1].at, fit: fit, job: b.Job, then: then}, why, guessed
 }
 
 // maxWhy bounds the gangs that a planned start names.
@@ -257,6 +249,8 @@ type starting struct {
 
 func (s *Session) addFresh() {
 	now := s.Now.UnixNano()
+	before := s.ends
+	s.ends = nil
 	for _, f := range s.fresh {
 		for _, a := range f.assigned {
 			for i, p := range a.Pods {
@@ -269,14 +263,23 @@ func (s *Session) addFresh() {
 			}
 		}
 	}
-	s.fresh = nil
+	s.fresh, s.endsOn = nil, nil
 	s.sortEnds()
+	fresh := s.ends
+	s.ends = make([]end, 0, len(before)+len(fresh))
+	for _, e := range before {
+		for len(fresh) > 0 && fresh[0].compare(e) < 0 {
+			s.ends, fresh = append(s.ends, fresh[0]), fresh[1:]
+		}
+		s.ends = append(s.ends, e)
+	}
+	s.ends = append(s.ends, fresh...)
 }
 
-func (s *Session) sortEnds() {
-	slices.SortStableFunc(s.ends, func(a, b end) int {
-		return cmp.Or(cmp.Compare(a.at, b.at), strings.Compare(a.gang, b.gang), cmp.Compare(a.node, b.node))
-	})
+func (s *Session) sortEnds() { slices.SortStableFunc(s.ends, end.compare) }
+
+func (a end) compare(b end) int {
+	return cmp.Or(cmp.Compare(a.at, b.at), strings.Compare(a.gang, b.gang), cmp.Compare(a.node, b.node))
 }
 
 // expected is when a placed pod is gone.

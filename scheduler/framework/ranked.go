@@ -32,7 +32,15 @@ type follow struct {
 	txn    *snapshot.Txn
 	ranked map[judged]*ranked
 	rest   map[int]*rest
+	// from, when set, is of the transaction that this one was forked from when that had
+	// had so many changes: what is known there holds here but for what changed since.
+	from *follow
+	at   int
 }
+
+// heir reports whether what is known of the transaction before still holds at the
+// beginning of this one.
+func (f *follow) heir() bool { return f.from != nil && f.from.txn.Changes() == f.at }
 
 func newFollow(txn *snapshot.Txn) *follow {
 	return &follow{txn: txn, ranked: map[judged]*ranked{}, rest: map[int]*rest{}}
@@ -52,14 +60,28 @@ func (s *Session) following() *follow {
 
 // rankedNodes returns all real nodes that can take a pod of a class, the best
 // first. The caller must not change the list; it is good until the next call.
-func (s *Session) rankedNodes(c *snapshot.Class) []candidate {
+func (s *Session) rankedNodes(c *snapshot.Class) []candidate { return s.rankedIn(s.following(), c) }
+
+// before runs fn over the transaction that another was forked from.
+func (s *Session) before(f *follow, fn func()) {
+	was := s.Txn
+	s.Txn = f.from.txn
+	defer func() { s.Txn = was }()
+	fn()
+}
+
+func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 	v, dim := s.verdict(c), s.scarcest(c)
-	of := s.following().ranked
 	key := judged{c, s.scope, s.bar}
-	r := of[key]
+	r := f.ranked[key]
+	if r == nil && f.heir() {
+		r = &ranked{}
+		s.before(f, func() { r.list = slices.Clone(s.rankedIn(f.from, c)) })
+		f.ranked[key] = r
+	}
 	if r == nil {
 		r = &ranked{seen: s.Txn.Changes()}
-		of[key] = r
+		f.ranked[key] = r
 		for _, i := range v.real {
 			if cand, ok := s.candidate(i, c, dim, roomLimit, v.likes); ok {
 				r.list = append(r.list, cand)
@@ -109,9 +131,19 @@ func (r *ranked) merge(out map[int32]bool, in []candidate) {
 }
 
 // restOf is what is free of a dimension on all real nodes together.
-func (s *Session) restOf(dim int) int64 {
-	of := s.following().rest
+func (s *Session) restOf(dim int) int64 { return s.restIn(s.following(), dim) }
+
+func (s *Session) restIn(f *follow, dim int) int64 {
+	of := f.rest
 	r := of[dim]
+	if r == nil && f.heir() {
+		s.before(f, func() {
+			s.restIn(f.from, dim)
+			b := f.from.rest[dim]
+			r = &rest{each: slices.Clone(b.each), sum: b.sum, off: b.off}
+		})
+		of[dim] = r
+	}
 	if r == nil {
 		r = &rest{each: make([]int64, len(s.Snapshot.Nodes)), seen: s.Txn.Changes()}
 		of[dim] = r
@@ -124,7 +156,8 @@ func (s *Session) restOf(dim int) int64 {
 	}
 	if r.off {
 		delete(of, dim)
-		return s.restOf(dim)
+		f.from = nil
+		return s.restIn(f, dim)
 	}
 	for _, i := range s.Txn.ChangedSince(r.seen) {
 		if !s.Snapshot.Nodes[i].Virtual {
@@ -134,4 +167,12 @@ func (s *Session) restOf(dim int) int64 {
 	}
 	r.seen = s.Txn.Changes()
 	return r.sum
+}
+
+// FreeIn is what is free of a dimension in a domain, what is overbooked not taken off.
+func (s *Session) FreeIn(d Domain, dim int) int64 {
+	if d.Virtual() {
+		return max(s.Txn.FreeOf(d.Node, dim), 0)
+	}
+	return s.restOf(dim)
 }

@@ -129,10 +129,8 @@ func (s *Session) WhatIf(txn *snapshot.Txn, f func()) {
 // Future returns the state once every pod that is going away is gone, as a
 // transaction of the caller's own. The room that is kept for g itself is free.
 func (s *Session) Future(g *snapshot.Gang) *snapshot.Txn {
-	txn := s.Txn.Fork()
-	for _, l := range s.leaving() {
-		txn.Remove(l.node, l.item)
-	}
+	s.leaving()
+	txn := s.fork(s.afterLeaving())
 	s.WhatIf(txn, func() {
 		s.fillRooms(g, false)
 		s.freeReserved(g)
@@ -168,16 +166,24 @@ func (s *Session) leaving() []leave {
 func (s *Session) leave(g *snapshot.Gang, p *snapshot.Pod) {
 	if i, ok := s.Snapshot.Node(p.Node); ok && !p.Terminal() {
 		s.goes = append(s.goes, leave{i, p.Item(g.Key)})
+		if s.goesOn == nil {
+			s.goesOn = map[int][]snapshot.Item{}
+		}
+		s.goesOn[i] = append(s.goesOn[i], p.Item(g.Key))
 	}
 }
 
 // Evicted reports whether this cycle has sent the pod away.
 func (s *Session) Evicted(p *snapshot.Pod) bool { return s.evicted[p.UID] }
 
+// Sent counts the pods of a gang that this cycle has sent away.
+func (s *Session) Sent(g *snapshot.Gang) int { return s.sent[g] }
+
 // Evict notes that a pod goes and returns the entry for the plan.
 func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
 	s.leaving() // what goes by itself is listed before what is sent
 	s.evicted[p.UID] = true
+	s.sent[g]++
 	s.leave(g, p)
 	s.Ledger.Give(g.Queue, p.Class.Request, 1)
 	return plan.Eviction{UID: p.UID, Namespace: p.Namespace, Name: p.Name, Gang: g.Key, Node: p.Node}

@@ -49,7 +49,10 @@ type Session struct {
 	cells        *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
 	placed       map[string]bool            // pods that this cycle places
 	evicted      map[string]bool            // pods that this cycle sends away
+	sent         map[*snapshot.Gang]int     // how many those are, by gang
 	goes         []leave
+	goesOn       map[int][]snapshot.Item // the same by node
+	future       *view                   // with those gone
 	leavingKnown bool
 	revoked      bool
 
@@ -61,6 +64,10 @@ type Session struct {
 	heads    []head
 	ends     []end // valid once endsKnown; fresh are not in it yet
 	fresh    []starting
+	endsOn   map[int][]int32 // positions in ends by node, nil when not worked out
+	views    []*view         // at times when some have ended, by time
+	asked    int             // how often one was asked for
+	notes    map[any]any
 
 	endsKnown bool
 }
@@ -77,6 +84,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		byLabel:  map[string][]*snapshot.Place{},
 		cells:    s.Cells(),
 		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, evicted: map[string]bool{},
+		sent: map[*snapshot.Gang]int{}, notes: map[any]any{},
 	}
 	ses.follow = newFollow(ses.Txn)
 	for _, a := range p.Actions {
@@ -98,6 +106,17 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 	}
 	ses.reserve()
 	return ses
+}
+
+// Note returns what is kept under a key for the length of the cycle, which make makes
+// when it is asked for first: for what several actions need and is dear to work out.
+func (s *Session) Note(key any, make func() any) any {
+	v, ok := s.notes[key]
+	if !ok {
+		v = make()
+		s.notes[key] = v
+	}
+	return v
 }
 
 // Look notes whose turn it is, so that a panic can be told from whom.

@@ -124,16 +124,7 @@ func (t *Txn) countPeers(node int, items []Item, off bool) {
 
 // Remove takes pods off a node. The caller knows that they are there.
 func (t *Txn) Remove(node int, it Item) {
-	n := t.s.Nodes[node]
-	t.change(node, []Item{it}, true, func(st *nodeState) {
-		st.remove(n, it)
-		for i := int64(0); n.gpus != nil && i < it.Count; i++ {
-			n.gpus.release(st.gpus, it.Class, it.devices(i))
-		}
-		if n.numaConcerns(it.Class) {
-			n.unseat(st, it)
-		}
-	})
+	t.change(node, []Item{it}, true, func(st *nodeState) { t.s.Nodes[node].free(st, it) })
 	t.visit(node, []Item{it}, true)
 	t.leaveClaims(node, it)
 }

@@ -79,14 +79,14 @@ func search(s *framework.Session, a Ask, units []Unit, d framework.Domain) (foun
 	txn := s.Future(a.Blocked.Gang)
 	t := &trial{s: s, txn: txn, ask: a, domain: d}
 	s.WhatIf(txn, func() {
-		if fit := t.place(); fit != nil {
+		t.measure()
+		if fit := t.without(nil); fit != nil {
 			found = &way{fit: fit}
 			return
 		}
 		units = t.here(units)
 		for _, order := range orders {
-			granted := grant(a, budgets(s), order(units))
-			if w := t.least(granted); w != nil {
+			if w := t.least(newGrants(a, budgets(s), order(units))); w != nil {
 				found = w
 				return
 			}
@@ -108,35 +108,53 @@ var orders = []func([]Unit) []Unit{
 	},
 }
 
-// grant picks the units that may all go together.
-func grant(a Ask, budgets map[string]int64, units []Unit) []Unit {
-	allow := func(Unit) bool { return true }
+// grants are the units that may all go together, worked out as far as they are asked
+// for: mostly the first few suffice.
+type grants struct {
+	budgets map[string]int64
+	allow   func(Unit) bool
+	left    []Unit
+	stays   map[*snapshot.Gang]bool // gangs of which a loose member must stay: then the rest stays as well
+	units   []Unit                  // those granted
+}
+
+func newGrants(a Ask, budgets map[string]int64, units []Unit) *grants {
+	g := &grants{budgets: budgets, left: units, stays: map[*snapshot.Gang]bool{}, allow: func(Unit) bool { return true }}
 	if a.Allow != nil {
-		allow = a.Allow()
+		g.allow = a.Allow()
 	}
-	stays := map[*snapshot.Gang]bool{} // gangs of which a loose member must stay: then the rest stays as well
-	var out []Unit
-	for _, u := range units {
-		if u.Whole && stays[u.Gang] {
+	return g
+}
+
+// upTo grants on until there are n, and reports whether there are.
+func (g *grants) upTo(n int) bool {
+	for len(g.units) < n && len(g.left) > 0 {
+		u := g.left[0]
+		g.left = g.left[1:]
+		if u.Whole && g.stays[u.Gang] {
 			continue
 		}
-		if !within(budgets, u) || !allow(u) {
-			stays[u.Gang] = true
+		if !within(g.budgets, u) || !g.allow(u) {
+			g.stays[u.Gang] = true
 			continue
 		}
 		for _, p := range u.Pods {
 			for _, b := range p.Budgets {
-				budgets[b]--
+				g.budgets[b]--
 			}
 		}
-		out = append(out, u)
+		g.units = append(g.units, u)
 	}
-	return out
+	return len(g.units) >= n
 }
 
 // Allowed picks those of units that may all go together under the disruption budgets. A
 // whole gang goes only after what it can do without.
-func Allowed(s *framework.Session, units []Unit) []Unit { return grant(Ask{}, budgets(s), units) }
+func Allowed(s *framework.Session, units []Unit) []Unit {
+	g := newGrants(Ask{}, budgets(s), units)
+	g.upTo(len(units))
+	return g.units
+}
 
 func budgets(s *framework.Session) map[string]int64 {
 	out := map[string]int64{}
@@ -159,6 +177,9 @@ func budgets(s *framework.Session) map[string]int64 {
 }
 
 func within(budgets map[string]int64, u Unit) bool {
+	if len(budgets) == 0 {
+		return true
+	}
 	need := map[string]int64{}
 	for _, p := range u.Pods {
 		for _, b := range p.Budgets {
@@ -179,70 +200,137 @@ type trial struct {
 	txn    *snapshot.Txn
 	ask    Ask
 	domain framework.Domain
+	need   resource.Vector // of all that has to be placed
+	free   resource.Vector // in the domain, of what is needed
+}
+
+// measure works out what is needed and what there is.
+func (t *trial) measure() {
+	t.need = make(resource.Vector, t.s.Snapshot.Dims.Len())
+	for _, p := range t.ask.Blocked.Must {
+		t.need.AddScaled(p.Class.Request, 1)
+	}
+	t.free = make(resource.Vector, len(t.need))
+	for d, a := range t.need {
+		if a > 0 {
+			t.free[d] = t.s.FreeIn(t.domain, d)
+		}
+	}
+}
+
+// lacks returns what the domain still lacks with units gone, wherever they are: nothing
+// fits before that is nothing.
+func (t *trial) lacks(units []Unit) resource.Vector {
+	out := t.need.Clone()
+	out.SubScaled(t.free, 1)
+	for i := range units {
+		out.SubScaled(units[i].Asks, 1)
+	}
+	return out
+}
+
+func (t *trial) hopeless(lacks resource.Vector) bool {
+	for d, a := range t.need {
+		if a > 0 && lacks[d] > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // here keeps the units that hold something in the domain. The loose members of a
 // gang are kept with the rest of it, since it can go only after them.
 func (t *trial) here(units []Unit) []Unit {
-	present := map[*snapshot.Gang]bool{}
-	in := func(u Unit) bool {
-		return slices.ContainsFunc(u.Pods, func(p *snapshot.Pod) bool {
-			d, ok := t.s.DomainOf(p.Node)
-			return ok && d.Name == t.domain.Name
-		})
+	in := make([]bool, len(units))
+	for i, u := range units {
+		in[i] = slices.ContainsFunc(u.at, t.holds)
 	}
-	for _, u := range units {
-		if u.Whole && in(u) {
-			present[u.Gang] = true
+	if !slices.Contains(in, false) {
+		return units
+	}
+	present := map[*snapshot.Gang]bool{}
+	for i, u := range units {
+		present[u.Gang] = present[u.Gang] || u.Whole && in[i]
+	}
+	var out []Unit
+	for i, u := range units {
+		if in[i] || present[u.Gang] {
+			out = append(out, u)
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(units), func(u Unit) bool { return !present[u.Gang] && !in(u) })
+	return out
 }
 
-// place tries the whole gang and takes it back.
-func (t *trial) place() *framework.Fit {
-	mark := t.txn.Checkpoint()
-	fit, _ := t.s.FindDomain(t.ask.Blocked.Gang, t.ask.Blocked.Job, t.ask.Blocked.Must, []framework.Domain{t.domain})
-	t.txn.Rollback(mark)
-	return fit
+// holds reports whether a node is of the domain.
+func (t *trial) holds(node int) bool {
+	if node < 0 || t.domain.Virtual() {
+		return node == t.domain.Node && node >= 0
+	}
+	return !t.s.Snapshot.Nodes[node].Virtual
 }
 
-// without tries the gang with units gone, and leaves all as it was.
+// without tries the whole gang with units gone, and leaves all as it was.
 func (t *trial) without(units []Unit) *framework.Fit {
+	if t.hopeless(t.lacks(units)) {
+		return nil
+	}
 	mark := t.txn.Checkpoint()
 	defer t.txn.Rollback(mark)
 	for _, u := range units {
-		for _, p := range u.Pods {
-			if i, ok := t.s.Snapshot.Node(p.Node); ok {
+		for k, p := range u.Pods {
+			if i := u.at[k]; i >= 0 {
 				t.txn.Remove(i, p.Item(u.Gang.Key))
 			}
 		}
 	}
 	var fit *framework.Fit
-	t.s.WhatIf(t.txn, func() { fit = t.place() })
+	t.s.WhatIf(t.txn, func() {
+		fit, _ = t.s.FindDomain(t.ask.Blocked.Gang, t.ask.Blocked.Job, t.ask.Blocked.Must, []framework.Domain{t.domain})
+	})
 	return fit
 }
 
-// least finds few units that suffice: the shortest prefix, by halving, of which
-// every one that is not needed stays after all.
-func (t *trial) least(units []Unit) *way {
-	if len(units) == 0 {
-		return nil
+// prefix finds the first units of which the gang fits without, and how: it starts with
+// as many as leave enough in sum, goes on in growing steps, and then back by halving.
+func (t *trial) prefix(from *grants) (*framework.Fit, int) {
+	lacks := t.lacks(nil)
+	n := 0
+	for n == 0 || t.hopeless(lacks) {
+		if !from.upTo(n + 1) {
+			return nil, 0
+		}
+		lacks.SubScaled(from.units[n].Asks, 1)
+		n++
 	}
-	fit := t.without(units)
-	if fit == nil {
-		return nil
+	lo, hi := n, n // all below lo do not suffice
+	fit := t.without(from.units[:hi])
+	for step := 1; fit == nil; step *= 2 {
+		lo = hi + 1
+		from.upTo(hi + step)
+		if hi = min(hi+step, len(from.units)); hi < lo {
+			return nil, 0
+		}
+		fit = t.without(from.units[:hi])
 	}
-	lo, hi := 1, len(units)
 	for lo < hi {
 		mid := (lo + hi) / 2
-		if f := t.without(units[:mid]); f != nil {
+		if f := t.without(from.units[:mid]); f != nil {
 			fit, hi = f, mid
 		} else {
 			lo = mid + 1
 		}
 	}
-	chosen := slices.Clone(units[:hi])
+	return fit, hi
+}
+
+// least finds few units that suffice: the shortest prefix of which every one that is
+// not needed stays after all.
+func (t *trial) least(from *grants) *way {
+	fit, n := t.prefix(from)
+	if fit == nil {
+		return nil
+	}
+	chosen := slices.Clone(from.units[:n])
 	if near := t.touching(fit, chosen); len(near) < len(chosen) {
 		if f := t.without(near); f != nil {
 			fit, chosen = f, near
@@ -263,13 +351,13 @@ func (t *trial) least(units []Unit) *way {
 
 // touching keeps the units that hold something where the gang would go.
 func (t *trial) touching(f *framework.Fit, units []Unit) []Unit {
-	nodes := map[string]bool{}
+	nodes := map[int]bool{}
 	for _, a := range f.Assigned {
-		nodes[t.s.Snapshot.Nodes[a.Node].Name] = true
+		nodes[a.Node] = true
 	}
 	whole := map[*snapshot.Gang]bool{}
 	touches := func(u Unit) bool {
-		return slices.ContainsFunc(u.Pods, func(p *snapshot.Pod) bool { return nodes[p.Node] })
+		return slices.ContainsFunc(u.at, func(i int) bool { return nodes[i] })
 	}
 	for _, u := range units {
 		whole[u.Gang] = whole[u.Gang] || u.Whole && touches(u)

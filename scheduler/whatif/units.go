@@ -23,6 +23,10 @@ type Unit struct {
 	Whole bool
 	// Lost is the work that is lost: run time in seconds times the dominant share.
 	Lost int64
+	// Asks is what the pods ask for together. Nobody changes it.
+	Asks resource.Vector
+
+	at []int // the nodes of the pods, -1 for one that does not exist
 }
 
 // Rules are what makes a pod safe from everybody.
@@ -40,27 +44,33 @@ const DefaultMinRun = time.Minute
 // gangs, lower priority before higher, little lost work before much, young before
 // old. Only gangs that eligible admits are looked at.
 func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []Unit {
-	var out []Unit
 	busy := map[string]bool{} // what this cycle places is not sent away by it
 	for _, p := range s.Plan.Placements {
 		busy[p.Gang] = true
 	}
+	all := poolOf(s, r)
+	may := map[*snapshot.Gang]bool{}
 	for _, g := range s.Snapshot.Gangs {
 		// Whom others went for is left alone for a while: else they went in vain.
 		fresh := g.Nominated != nil && g.Nominated.Until > s.Now.UnixNano()
-		if g.Held.Zero() || busy[g.Key] || fresh || !eligible(g) {
+		if g.Held.Zero() || fresh || len(busy) > 0 && busy[g.Key] || !eligible(g) {
 			continue
 		}
-		out = append(out, r.of(s, g)...)
+		may[g] = true
+		all.ask(g)
 	}
-	slices.SortFunc(out, compare)
-	return out
+	return all.pick(may)
 }
 
-func compare(a, b Unit) int {
-	return cmp.Or(order(a.Whole)-order(b.Whole), cmp.Compare(a.Gang.Priority, b.Gang.Priority), cmp.Compare(a.Lost, b.Lost),
-		cmp.Compare(b.Gang.CreatedAt, a.Gang.CreatedAt), strings.Compare(a.Gang.Key, b.Gang.Key),
-		-snapshot.ComparePods(a.Pods[0], b.Pods[0]))
+func compare(a, b *Unit) int {
+	switch { // asked so often that it matters
+	case a.Whole != b.Whole:
+		return order(a.Whole) - order(b.Whole)
+	case a.Gang == b.Gang:
+		return cmp.Or(cmp.Compare(a.Lost, b.Lost), -snapshot.ComparePods(a.Pods[0], b.Pods[0]))
+	}
+	return cmp.Or(cmp.Compare(a.Gang.Priority, b.Gang.Priority), cmp.Compare(a.Lost, b.Lost),
+		cmp.Compare(b.Gang.CreatedAt, a.Gang.CreatedAt), strings.Compare(a.Gang.Key, b.Gang.Key))
 }
 
 func order(b bool) int {
@@ -87,16 +97,29 @@ func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
 	var out []Unit
 	loose := map[string]bool{}
 	for _, ps := range slack(s, g, live, r) {
-		out = append(out, Unit{Gang: g, Pods: ps, Lost: lost(s, ps)})
+		out = append(out, newUnit(s, Unit{Gang: g, Pods: ps}))
 		for _, p := range ps {
 			loose[p.UID] = true
 		}
 	}
 	core := slices.DeleteFunc(slices.Clone(live), func(p *snapshot.Pod) bool { return loose[p.UID] })
 	if len(core) > 0 && !fixed {
-		out = append(out, Unit{Gang: g, Pods: core, Whole: true, Lost: lost(s, core)})
+		out = append(out, newUnit(s, Unit{Gang: g, Pods: core, Whole: true}))
 	}
 	return out
+}
+
+func newUnit(s *framework.Session, u Unit) Unit {
+	u.Lost, u.Asks, u.at = lost(s, u.Pods), make(resource.Vector, s.Snapshot.Dims.Len()), make([]int, 0, len(u.Pods))
+	for _, p := range u.Pods {
+		u.Asks.AddScaled(p.Class.Request, 1)
+		i, ok := s.Snapshot.Node(p.Node)
+		if !ok {
+			i = -1
+		}
+		u.at = append(u.at, i)
+	}
+	return u
 }
 
 // mayGo reports whether a pod's place may be taken at all now.

@@ -42,13 +42,27 @@ func (a Action) Run(s *framework.Session) {
 				if !entitled {
 					return nil
 				}
+				from := map[string]bool{}
 				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun}, func(v *snapshot.Gang) bool {
-					return v.Queue != g.Queue && over(s.Ledger, g.Queue, v.Queue, need)
+					may, known := from[v.Queue]
+					if !known {
+						may = v.Queue != g.Queue && over(s.Ledger, g.Queue, v.Queue, need)
+						from[v.Queue] = may
+					}
+					return may
 				})
 			},
 			Allow: func() func(whatif.Unit) bool {
 				ledger := s.Ledger.Fork()
-				return func(u whatif.Unit) bool { return take(ledger, g.Queue, u, need) }
+				branches := map[string][]*entitlement.Queue{}
+				return func(u whatif.Unit) bool {
+					queues, known := branches[u.Gang.Queue]
+					if !known {
+						queues = branch(ledger, g.Queue, u.Gang.Queue)
+						branches[u.Gang.Queue] = queues
+					}
+					return take(ledger, queues, u, need)
+				}
 			},
 			Why: func(v *snapshot.Gang) string {
 				return fmt.Sprintf("queue %s holds more than it deserves and queue %s less", v.Queue, g.Queue)
@@ -91,14 +105,8 @@ func over(l *entitlement.Ledger, claimant, victim string, need resource.Vector) 
 
 // take gives a unit back in the ledger if all queues that have to do with it still
 // hold what they deserve then, of everything that is taken from their excess.
-func take(l *entitlement.Ledger, claimant string, u whatif.Unit, need resource.Vector) bool {
-	victim := u.Gang.Queue
-	taken := make(resource.Vector, len(need))
-	for _, p := range u.Pods {
-		taken.AddScaled(p.Class.Request, 1)
-	}
-	queues := branch(l, claimant, victim)
-	useful := false
+func take(l *entitlement.Ledger, queues []*entitlement.Queue, u whatif.Unit, need resource.Vector) bool {
+	taken, useful := u.Asks, false
 	for d, a := range need {
 		if a <= 0 || taken[d] <= 0 {
 			continue
@@ -118,6 +126,6 @@ func take(l *entitlement.Ledger, claimant string, u whatif.Unit, need resource.V
 	if !useful {
 		return false
 	}
-	l.Give(victim, taken, 1)
+	l.Give(u.Gang.Queue, taken, 1)
 	return true
 }
