@@ -35,7 +35,7 @@ func life(t *testing.T, plane *controllertest.Plane, gate *controllertest.Gate, 
 	cfg.Wrap(gate.Wrap)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	defer cancel()
-	o := options{metricsAddress: "0", healthAddress: "0", workers: 4, podGroups: true, inherit: true, schedulers: []string{"volcano"}}
+	o := options{metricsAddress: "0", healthAddress: "0", workers: 4, podGroups: true, inherit: true, schedulers: []string{"volcano"}, now: time.Now}
 	mgr, err := newManager(ctx, cfg, o, logr.Discard())
 	if err != nil {
 		t.Errorf("make manager: %v", err) // not Fatal: this may be another goroutine

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -77,7 +76,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 		Live:    mgr.GetAPIReader(),
 		Events:  mgr.GetEventRecorder(job.Name),
 		Plugins: jobPlugins(),
-		Now:     time.Now,
+		Now:     o.now,
 		Workers: o.workers,
 	}
 	if err := jobs.SetupWithManager(ctx, mgr); err != nil {
@@ -101,11 +100,11 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 			return err
 		}
 	}
-	crons := &cronjob.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(cronjob.Name), Now: time.Now}
+	crons := &cronjob.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(cronjob.Name), Now: o.now}
 	if err := crons.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
-	flows := &jobflow.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(jobflow.Name), Now: time.Now}
+	flows := &jobflow.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(jobflow.Name), Now: o.now}
 	if err := flows.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
@@ -119,7 +118,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 		return nil // without a virtual kubelet there is nobody to approve for
 	}
 	certificates := &certificate.Reconciler{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Requesters: o.vnodeUsers, Now: time.Now,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Requesters: o.vnodeUsers, Now: o.now,
 	}
 	return certificates.SetupWithManager(mgr)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 	_ "time/tzdata" // CronJobs name time zones, and an image may have none
 
 	"github.com/go-logr/logr"
@@ -49,6 +50,7 @@ type options struct {
 	slurmTopology   string
 	webhook         webhookOptions
 	verbosity       int
+	now             func() time.Time // the clock of what waits for times
 }
 
 // installLogger makes log that of the libraries as well, which is a setting of
@@ -60,7 +62,7 @@ func installLogger(log logr.Logger) {
 
 // command is the command line; install is given the logger before work begins.
 func command(install func(logr.Logger)) *cobra.Command {
-	o := options{}
+	o := options{now: time.Now}
 	cmd := &cobra.Command{
 		Use:           "controllers",
 		Short:         "Run the controllers of the Volcano API",
