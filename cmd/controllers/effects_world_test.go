@@ -59,6 +59,9 @@ func (w write) String() string {
 	return fmt.Sprintf("%s %s/%s #%d at %s", w.verb, w.kind, w.name, w.nth, w.site)
 }
 
+// effect is what a write is for, whatever of.
+func (w write) effect() string { return w.site + " " + w.verb + " " + w.kind }
+
 var errKilled = errors.New("the connection is broken")
 
 // miniature is all controllers, as the program sets them up, on an API server in
