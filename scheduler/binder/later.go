@@ -9,8 +9,9 @@ import (
 const (
 	// patience is how long a status waits at the most for bindings to be sent.
 	patience = 30 * time.Second
-	// trickle is the time between two statuses that are written while bindings wait.
-	trickle = 25 * time.Millisecond
+	// trickle is the time between two statuses that are written while bindings wait:
+	// one costs the API server and its store as much as two bindings.
+	trickle = 100 * time.Millisecond
 )
 
 // later lets bindings go before statuses: a status costs the API server more than

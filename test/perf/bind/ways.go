@@ -149,8 +149,10 @@ func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 	took, used := time.Since(start), spentSoFar().since(before)
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for time.Since(start) < most && ctx.Err() == nil && c.untold(state) > 0 {
-		<-look.C
+	for told := 0; time.Since(start) < most && ctx.Err() == nil; <-look.C {
+		if told = c.toldUpTo(state, told); told == c.gangs {
+			break
+		}
 	}
 	c.told = time.Since(start)
 	cancel()
@@ -161,14 +163,15 @@ func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 // most bounds one round.
 const most = 10 * time.Minute
 
-// untold counts the PodGroups that do not say yet that their gang is placed.
-func (c *cluster) untold(state *cache.Cache) (n int) {
-	for g := range c.gangs {
+// toldUpTo returns the number of the first PodGroup, from one on, that does not say
+// yet that its gang is placed; gangs if all do.
+func (c *cluster) toldUpTo(state *cache.Cache, from int) int {
+	for g := from; g < c.gangs; g++ {
 		if st, ok := state.Status("podgroup/" + namespace + "/" + groupName(g)); !ok || st.Phase != string(volcanov1.PodGroupRunning) {
-			n++
+			return g
 		}
 	}
-	return n
+	return c.gangs
 }
 
 func unbound(ctx context.Context, client kubernetes.Interface) int {
