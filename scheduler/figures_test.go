@@ -7,7 +7,11 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
@@ -110,6 +114,28 @@ func BenchmarkPreempt64(b *testing.B) {
 			g.Queue, g.Priority = "q00", 10
 			g.AddPods("w", 64, snapshot.ClassSpec{Requests: amounts(4, 1)})
 			cycles(b, w, func(p plan.Plan) bool { return len(p.Claims) == 1 && len(p.Claims[0].Evictions) == 64 })
+		})
+	}
+}
+
+// BenchmarkClaims is one gang whose pods claim a volume each that is made for them, on
+// 200 nodes.
+func BenchmarkClaims(b *testing.B) {
+	for _, pods := range []int{500, 1000, 2000} {
+		b.Run(fmt.Sprint(pods), func(b *testing.B) {
+			w := queued(200, 1, 0, 0)
+			for i := range w.Nodes {
+				w.Nodes[i].Labels = map[string]string{corev1.LabelHostname: w.Nodes[i].Name}
+			}
+			w.Claims = &claims.Spec{StorageClasses: []*storagev1.StorageClass{schedtest.StorageClass("made", "csi.example.com")}}
+			g := w.AddGang("g", int64(pods))
+			g.Queue = "q00"
+			for i := range pods {
+				name := fmt.Sprintf("c%05d", i)
+				w.Claims.VolumeClaims = append(w.Claims.VolumeClaims, schedtest.VolumeClaim(name, "made", "1Gi"))
+				g.AddPods("w", 1, snapshot.ClassSpec{Requests: amounts(4, 0), Claims: schedtest.Claiming("v:" + name)})
+			}
+			cycles(b, w, placing(1))
 		})
 	}
 }

@@ -103,21 +103,21 @@ func (w *World) devicesOf(a *resourcev1.AllocationResult) map[string][]structure
 
 // allocation is what a claim has at this point.
 func (s *State) allocation(k string) *resourcev1.AllocationResult {
-	if a, ok := s.devices[k]; ok {
+	if a, ok := s.devices.get(k); ok {
 		return a
 	}
 	return s.base.world.allocated(k)
 }
 
 func (s *State) heldOn(node string) []structured.DeviceID {
-	if ids, ok := s.held[node]; ok {
+	if ids, ok := s.held.get(node); ok {
 		return ids
 	}
 	return s.base.held[node]
 }
 
 // grant gives devices to a claim; it is false where one of them is given already.
-// The maps are the state's own.
+// The state is the caller's own.
 func (s *State) grant(k string, a *resourcev1.AllocationResult) bool {
 	s.giveBack(k)
 	for node, ids := range s.base.world.devicesOf(a) {
@@ -129,11 +129,11 @@ func (s *State) grant(k string, a *resourcev1.AllocationResult) bool {
 		}
 		s.setHeld(node, slices.Concat(have, ids))
 	}
-	s.devices[k] = a
+	s.devices.set(k, a)
 	return true
 }
 
-// giveBack takes from a claim what it has. The maps are the state's own.
+// giveBack takes from a claim what it has. The state is the caller's own.
 func (s *State) giveBack(k string) {
 	a := s.allocation(k)
 	if a == nil {
@@ -142,16 +142,16 @@ func (s *State) giveBack(k string) {
 	for node, ids := range s.base.world.devicesOf(a) {
 		s.setHeld(node, slices.DeleteFunc(slices.Clone(s.heldOn(node)), func(id structured.DeviceID) bool { return slices.Contains(ids, id) }))
 	}
-	s.devices[k] = nil
+	s.devices.set(k, nil)
 }
 
 func (s *State) setHeld(node string, ids []structured.DeviceID) {
-	s.held[node] = ids
+	s.held.set(node, ids)
 	s.base.stamp++
-	s.stamps[node] = s.base.stamp
+	s.stamps.set(node, s.base.stamp)
 }
 
-// putDevices chooses the devices of a pod's claims. The maps are the state's own.
+// putDevices chooses the devices of a pod's claims. The state is the caller's own.
 func (s *State) putDevices(node *corev1.Node, a *Asks) (out []DeviceChoice, why string) {
 	var open []*resourcev1.ResourceClaim
 	for _, ask := range a.Devices {
@@ -172,7 +172,8 @@ func (s *State) putDevices(node *corev1.Node, a *Asks) (out []DeviceChoice, why 
 		case has == nil:
 			open = append(open, c)
 		case covers(has, node):
-			out = append(out, DeviceChoice{Namespace: c.Namespace, Claim: c.Name, UID: string(c.UID), Allocation: s.devices[k]})
+			chosen, _ := s.devices.get(k)
+			out = append(out, DeviceChoice{Namespace: c.Namespace, Claim: c.Name, UID: string(c.UID), Allocation: chosen})
 		case s.idle(k, c):
 			s.giveBack(k)
 			open = append(open, c)
@@ -203,7 +204,7 @@ func covers(a *resourcev1.AllocationResult, node *corev1.Node) bool {
 // idle reports whether a claim has devices that no pod uses yet, so that others may
 // take their place: what is left of a gang that found no place after all.
 func (s *State) idle(k string, c *resourcev1.ResourceClaim) bool {
-	_, chosen := s.devices[k]
+	_, chosen := s.devices.get(k)
 	if chosen || s.base.world.granted[k] != nil || s.usedBy("d/"+k) > 0 {
 		return false
 	}
@@ -221,7 +222,7 @@ func (s *State) allocate(node *corev1.Node, open []*resourcev1.ResourceClaim) ([
 		return nil, "it has no devices for resource claims"
 	}
 	var names []string
-	memo := fmt.Sprintf("%s %d %d", node.Name, s.stamps[node.Name], s.stamps[""])
+	memo := fmt.Sprintf("%s %d %d", node.Name, s.stamps.of(node.Name), s.stamps.of(""))
 	for _, c := range open {
 		names = append(names, c.Name)
 		memo += " " + w.shapes[key(c.Namespace, c.Name)]

@@ -1,28 +1,27 @@
 package claims
 
 import (
-	"maps"
-
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/dynamic-resource-allocation/structured"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
-// State is what is promised and used at one point. It is never changed.
+// State is what is promised and used at one point. Nobody sees it change: it is for one
+// goroutine, since a copy may put what is in it into another form.
 type State struct {
 	base *base
 
-	taken    map[string]string // volumes that are chosen here, with the claim that gets them
-	chosen   map[string]choice // by volume claim
-	users    map[string]int64  // pods more than in base, by claim
-	attached map[attachment]int64
-	volumes  map[site]int64   // volumes more than in base
-	spent    map[string]int64 // bytes, by CSIStorageCapacity
+	taken    trail[string, string] // volumes that are chosen here, with the claim that gets them
+	chosen   trail[string, choice] // by volume claim
+	users    sum[string]           // pods more than in base, by claim
+	attached sum[attachment]
+	volumes  sum[site]   // volumes more than in base
+	spent    sum[string] // bytes, by CSIStorageCapacity
 
-	devices map[string]*resourcev1.AllocationResult // by resource claim; nil was given back
-	held    map[string][]structured.DeviceID        // by node, in place of base
-	stamps  map[string]int64                        // by node: changes with held
+	devices trail[string, *resourcev1.AllocationResult] // by resource claim; nil was given back
+	held    trail[string, []structured.DeviceID]        // by node, in place of base
+	stamps  sum[string]                                 // by node: changes with held
 }
 
 // base is what the pods that are there use. What is in it grows for nobody but the
@@ -88,21 +87,14 @@ func (b *base) hold(a *resourcev1.AllocationResult) {
 }
 
 // usedBy counts the pods that use a claim: v/ or d/ before its key.
-func (s *State) usedBy(k string) int64 { return s.base.users[k] + s.users[k] }
+func (s *State) usedBy(k string) int64 { return s.base.users[k] + s.users.of(k) }
 
-// clone is a copy whose maps may be changed.
+// clone is a copy that may be changed.
 func (s *State) clone() *State {
 	return &State{
-		base: s.base, taken: own(s.taken), chosen: own(s.chosen), users: own(s.users), attached: own(s.attached),
-		volumes: own(s.volumes), spent: own(s.spent), devices: own(s.devices), held: own(s.held), stamps: own(s.stamps),
+		base: s.base, taken: s.taken.fork(), chosen: s.chosen.fork(), users: s.users.fork(), attached: s.attached.fork(),
+		volumes: s.volumes.fork(), spent: s.spent.fork(), devices: s.devices.fork(), held: s.held.fork(), stamps: s.stamps.fork(),
 	}
-}
-
-func own[K comparable, V any](m map[K]V) map[K]V {
-	if m == nil {
-		return map[K]V{}
-	}
-	return maps.Clone(m)
 }
 
 // Put puts a pod on a node and returns what its claims get; why says, with "" for no
@@ -127,7 +119,7 @@ func (s *State) As(node *corev1.Node, a *Asks, got Got) (next *State, ok bool) {
 	next = s.clone()
 	for _, v := range got.Volumes {
 		k := key(v.Namespace, v.Claim)
-		if by, used := next.taken[v.Volume]; v.Volume != "" && used && by != k {
+		if by, used := next.taken.get(v.Volume); v.Volume != "" && used && by != k {
 			return nil, false
 		}
 		next.choose(k, choice{volume: v.Volume, node: node.Name})
@@ -158,26 +150,26 @@ func (s *State) Leave(node string, a *Asks) *State {
 	return next
 }
 
-// use counts a pod's claims as used once more or less. The maps are its own.
+// use counts a pod's claims as used once more or less. The state is the caller's own.
 func (s *State) use(node string, a *Asks, n int64) {
 	for _, v := range a.Volumes {
 		k := key(a.Namespace, v.Name)
-		s.users["v/"+k] += n
+		s.users.add("v/"+k, n)
 		c, _ := s.decided(k)
 		at, ok := s.base.world.attachment(node, k, c)
 		if !ok {
 			continue
 		}
-		before := s.base.attached[at] + s.attached[at]
-		s.attached[at] += n
+		before := s.base.attached[at] + s.attached.of(at)
+		s.attached.add(at, n)
 		switch {
 		case before <= 0 && before+n > 0:
-			s.volumes[at.site]++
+			s.volumes.add(at.site, 1)
 		case before > 0 && before+n <= 0:
-			s.volumes[at.site]--
+			s.volumes.add(at.site, -1)
 		}
 	}
 	for _, d := range a.Devices {
-		s.users["d/"+key(a.Namespace, d.Name)] += n
+		s.users.add("d/"+key(a.Namespace, d.Name), n)
 	}
 }

@@ -199,7 +199,7 @@ func (w *World) attachment(node, k string, c choice) (at attachment, ok bool) {
 }
 
 // putVolumes chooses the volumes of a pod's claims and returns those that are not
-// bound yet. The maps are the state's own.
+// bound yet. The state is the caller's own.
 func (s *State) putVolumes(node *corev1.Node, a *Asks) (out []VolumeChoice, why string) {
 	var unbound, open []*corev1.PersistentVolumeClaim
 	for _, ask := range a.Volumes {
@@ -240,7 +240,7 @@ func (s *State) putVolumes(node *corev1.Node, a *Asks) (out []VolumeChoice, why 
 
 // decided is what was chosen for a claim that is not bound.
 func (s *State) decided(k string) (choice, bool) {
-	if c, ok := s.chosen[k]; ok {
+	if c, ok := s.chosen.get(k); ok {
 		return c, true
 	}
 	c, ok := s.base.world.promised[k]
@@ -253,7 +253,7 @@ func (s *State) overLimit(node string, a *Asks) string {
 		k := key(a.Namespace, ask.Name)
 		c, _ := s.decided(k)
 		at, ok := s.base.world.attachment(node, k, c)
-		if limit, known := s.base.world.limits[at.site]; ok && known && s.base.volumes[at.site]+s.volumes[at.site] > limit {
+		if limit, known := s.base.world.limits[at.site]; ok && known && s.base.volumes[at.site]+s.volumes.of(at.site) > limit {
 			return fmt.Sprintf("driver %s can attach no more than %d volumes to it", at.driver, limit)
 		}
 	}
@@ -261,9 +261,9 @@ func (s *State) overLimit(node string, a *Asks) string {
 }
 
 func (s *State) choose(k string, c choice) {
-	s.chosen[k] = c
+	s.chosen.set(k, c)
 	if c.volume != "" {
-		s.taken[c.volume] = k
+		s.taken.set(c.volume, k)
 	}
 }
 
@@ -405,7 +405,7 @@ func (s *State) smallest(node *corev1.Node, pvc *corev1.PersistentVolumeClaim, f
 }
 
 func (s *State) suits(v *volume, pvc *corev1.PersistentVolumeClaim, selector labels.Selector) bool {
-	if _, gone := s.taken[v.Name]; gone || s.base.world.taken[v.Name] != "" {
+	if _, gone := s.taken.get(v.Name); gone || s.base.world.taken[v.Name] != "" {
 		return false
 	}
 	return v.size.Cmp(sizeOf(pvc)) >= 0 && modeOf(v.Spec.VolumeMode) == modeOf(pvc.Spec.VolumeMode) &&
@@ -431,7 +431,7 @@ func deref(s *string) string {
 }
 
 // room looks whether a driver that tells how much storage it has left has enough for
-// a new volume, and spends it. The maps are the state's own.
+// a new volume, and spends it. The state is the caller's own.
 func (s *State) room(node *corev1.Node, pvc *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) string {
 	d := s.base.world.drivers[class.Provisioner]
 	if d == nil || d.Spec.StorageCapacity == nil || !*d.Spec.StorageCapacity {
@@ -446,10 +446,10 @@ func (s *State) room(node *corev1.Node, pvc *corev1.PersistentVolumeClaim, class
 		if limit == nil || limit.Cmp(size) < 0 || !c.on.Matches(labels.Set(node.Labels)) {
 			continue
 		}
-		if c.Capacity != nil && c.Capacity.Value()-s.spent[c.name] < size.Value() {
+		if c.Capacity != nil && c.Capacity.Value()-s.spent.of(c.name) < size.Value() {
 			continue
 		}
-		s.spent[c.name] += size.Value()
+		s.spent.add(c.name, size.Value())
 		return ""
 	}
 	return fmt.Sprintf("class %s has no room there for a volume of %s", class.Name, size.String())

@@ -20,3 +20,29 @@ func Ranked(s *Session, g *snapshot.Gang, dim int) (kept, anew []int32, free, ag
 	s.follow, s.whatIf = was, whatIf
 	return kept, anew, free, again
 }
+
+// ThenAndNow gives what is free of a dimension on every node when what goes is gone, and
+// when the first half and all of what runs has ended, as kept up to date and as worked
+// out anew.
+func ThenAndNow(s *Session, g *snapshot.Gang, dim int) (kept, anew [][]int64) {
+	frees := func(t *snapshot.Txn) (out []int64) {
+		for i := range s.Snapshot.Nodes {
+			out = append(out, t.FreeOf(i, dim))
+		}
+		return out
+	}
+	all := func() (out [][]int64) {
+		out = append(out, frees(s.Future(g)))
+		ends := s.endings()
+		if len(ends) == 0 {
+			return out
+		}
+		for _, at := range []int64{ends[len(ends)/2].at, ends[len(ends)-1].at} {
+			out = append(out, frees(s.afterEnds(s.endedBy(at)).txn))
+		}
+		return out
+	}
+	kept = all()
+	s.future, s.views, s.endsOn = nil, nil, nil
+	return kept, all()
+}
