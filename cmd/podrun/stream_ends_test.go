@@ -1,39 +1,24 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/stream"
+	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
 // marked counts the processes with a text in their environment.
 func marked(t *testing.T, text string) int {
 	t.Helper()
-	names, err := filepath.Glob("/proc/[0-9]*/environ")
+	n, err := process.Marked(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	for _, name := range names {
-		if data, err := os.ReadFile(name); err == nil && bytes.Contains(data, []byte(text)) && alive(pidOf(name)) {
-			n++
-		}
-	}
 	return n
-}
-
-func pidOf(environ string) int {
-	pid, _ := strconv.Atoi(strings.Split(environ, "/")[2]) // a glob of digits
-	return pid
 }
 
 // Whoever goes away leaves nothing running: one exchange, or the connection.

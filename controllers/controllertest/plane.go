@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ type Plane struct {
 	Kubeconfig string
 
 	env       *envtest.Environment
+	tether    *tether
 	directory string
 	processes []*exec.Cmd
 }
@@ -81,7 +83,13 @@ func Start(flags ...string) (*Plane, error) {
 		name, value, _ := strings.Cut(f, "=")
 		p.env.ControlPlane.GetAPIServer().Configure().Set(name, value)
 	}
-	if p.Config, err = p.env.Start(); err != nil {
+	if p.directory, err = os.MkdirTemp("", "isthmus-plane-"); err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
+	p.tether = newTether()
+	if err := p.start(assets); err != nil {
+		p.tether.release()
+		_ = os.RemoveAll(p.directory)
 		return nil, fmt.Errorf("start API server from %s: %w", assets, err)
 	}
 	p.Config.QPS = -1 // the API server is on this machine: no pauses on the client's side
@@ -89,16 +97,26 @@ func Start(flags ...string) (*Plane, error) {
 		p.Stop()
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	if p.directory, err = os.MkdirTemp("", "isthmus-plane-"); err != nil {
-		p.Stop()
-		return nil, fmt.Errorf("make directory: %w", err)
-	}
 	p.Kubeconfig = filepath.Join(p.directory, "kubeconfig")
 	if err := os.WriteFile(p.Kubeconfig, p.env.KubeConfig, 0o600); err != nil {
 		p.Stop()
 		return nil, fmt.Errorf("write kubeconfig: %w", err)
 	}
 	return p, nil
+}
+
+// start starts etcd and the API server, which end with this program.
+func (p *Plane) start(assets string) (err error) {
+	etcd := &envtest.Etcd{}
+	p.env.ControlPlane.Etcd = etcd
+	if etcd.Path, err = tethered(p.directory, filepath.Join(assets, "etcd")); err != nil {
+		return err
+	}
+	if p.env.ControlPlane.GetAPIServer().Path, err = tethered(p.directory, filepath.Join(assets, "kube-apiserver")); err != nil {
+		return err
+	}
+	p.tether.do(func() { p.Config, err = p.env.Start() })
+	return err
 }
 
 // StartGarbageCollector runs the garbage collector of kube-controller-manager,
@@ -116,7 +134,9 @@ func (p *Plane) StartControllers(names ...string) error {
 	cmd := exec.Command(filepath.Join(assets, "kube-controller-manager"), "--kubeconfig="+p.Kubeconfig,
 		"--controllers="+strings.Join(names, ","), "--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0",
 		"--authentication-skip-lookup", "--kube-api-qps=500", "--kube-api-burst=1000")
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.tether.do(func() { err = cmd.Start() })
+	if err != nil {
 		return fmt.Errorf("start controllers %v: %w", names, err)
 	}
 	p.processes = append(p.processes, cmd)
@@ -132,6 +152,7 @@ func (p *Plane) Stop() {
 	if err := p.env.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop control plane:", err)
 	}
+	p.tether.release()
 	if p.directory != "" {
 		_ = os.RemoveAll(p.directory)
 	}

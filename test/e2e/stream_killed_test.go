@@ -10,20 +10,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
 // marked counts the processes that have a text in their environment.
 func marked(t *testing.T, text string) int {
 	t.Helper()
-	names, err := filepath.Glob("/proc/[0-9]*/environ")
+	n, err := process.Marked(text)
 	if err != nil {
 		t.Fatal(err)
-	}
-	n := 0
-	for _, name := range names {
-		if data, err := os.ReadFile(name); err == nil && bytes.Contains(data, []byte(text)) {
-			n++
-		}
 	}
 	return n
 }
