@@ -1,10 +1,14 @@
 package controllers_test
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,6 +28,7 @@ func TestContract(t *testing.T) {
 	}
 	quoted := regexp.MustCompile("`([^`]+)`")
 	words := map[string]bool{}
+	bare := map[string]bool{}
 	rows := 0
 	for line := range strings.Lines(string(page)) {
 		cells := strings.Split(strings.TrimSpace(line), " | ")
@@ -33,6 +38,9 @@ func TestContract(t *testing.T) {
 		rows++
 		for _, m := range quoted.FindAllStringSubmatch(cells[0]+cells[1], -1) {
 			words[m[1]] = true
+		}
+		for _, w := range strings.FieldsFunc(cells[0]+" "+cells[1], func(r rune) bool { return strings.ContainsRune(" ,;|`", r) }) {
+			bare[strings.TrimSpace(w)] = true
 		}
 		shown := quoted.FindAllStringSubmatch(cells[2], -1)
 		if len(shown) == 0 {
@@ -52,7 +60,39 @@ func TestContract(t *testing.T) {
 			t.Errorf("%s has no row", word)
 		}
 	}
+	for _, word := range strings.Fields(reference) {
+		if !bare[word] {
+			t.Errorf("%s has no row", word)
+		}
+	}
 }
+
+// reference is what the types of the API do not name: states, reasons, objects,
+// plugins with their arguments, and keys.
+const reference = `
+	Open Closed Closing Unknown
+	Unschedulable Scheduled NotEnoughResources NotEnoughTasks NotEnoughPodsOfTask PodFailed PodDeleted
+	Pending Inqueue Running Completed Succeed Failed Terminating retain delete
+	fifo traverse hard soft any all none best-effort restricted single-numa-node Allow Forbid Replace
+	exactMatch regexMatch labelMatch
+	env svc ssh tensorflow pytorch mpi ray hcclrank
+	--publish-not-ready-addresses --disable-network-policy --inject-hosts-env
+	--ssh-key-file-path --ssh-private-key --ssh-public-key --ssh-port
+	--ps --worker --chief --evaluator --port --master --wait-master-enabled --wait-master-timeout --wait-master-image
+	--head --headContainer --workerContainer --dashboardPort --clientPort
+	VK_TASK_INDEX VC_TASK_INDEX TF_CONFIG MASTER_ADDR MASTER_PORT WORLD_SIZE RANK MPI_HOST hccl/rankIndex
+	task-index task-spec job-name job-namespace queue-name job-version template-uid job-retry-count numa-topology-policy partition-id job-forwarding
+	preemptable cooldown-time revocable-zone jdb-min-available jdb-max-unavailable
+	group-name group-min-member group-min-resources queue-allocation-gate
+	network-topology-mode network-topology-highest-tier network-topology-source job-allocated-hypernode topology-decision
+	hierarchy hierarchy-weights nodegroup-resource-limits closed-by-parent nodegroup-name
+	sla-waiting-time task-priority task-topology task-topology-affinity task-topology-anti-affinity task-topology-task-order
+	resource-strategy-scoring-type resource-strategy-weight
+	vgpu-number vgpu-memory vgpu-cores vgpu-memory-percentage gpu-memory gpu-number
+	vgpu-mode vgpu-podgroup-policy vgpu-use-gpuuuid vgpu-nouse-gpuuuid vgpu-node vgpu-time vgpu-ids-new vgpu-ids devices-to-allocate bind-time bind-phase
+	node-vgpu-register gpu-index predicate-time gpu-unhealthy-ids nvidia.com/use-gputype nvidia.com/nouse-gputype
+	createdByJobTemplate createdByJobFlow cronjob-scheduled-timestamp controller-out-of-sync resource-group qos-level oversubscription
+`
 
 // missing says that a file, or a test and its case, is not there.
 func missing(name string) string {
@@ -63,27 +103,90 @@ func missing(name string) string {
 		}
 		return ""
 	}
-	test, text, hasCase := strings.Cut(test, "/")
-	files, err := filepath.Glob(filepath.Join("..", folder, "*_test.go"))
-	if err != nil {
-		return err.Error()
-	}
-	found, said := false, !hasCase
-	for _, f := range files {
-		raw, err := os.ReadFile(f)
-		if err != nil {
-			return err.Error()
-		}
-		found = found || strings.Contains(string(raw), "\nfunc Test"+test+"(")
-		said = said || strings.Contains(string(raw), text)
-	}
+	test, name, hasCase := strings.Cut(test, "/")
+	said, err := textsOf(filepath.Join("..", folder), "Test"+test)
 	switch {
-	case !found:
+	case err != nil:
+		return err.Error()
+	case said == nil:
 		return folder + " has no test named Test" + test
-	case !said:
-		return "the tests of " + folder + " have no case " + text
+	case hasCase && !said[name]:
+		return folder + ".Test" + test + " has no case of exactly the name " + name
 	}
 	return ""
+}
+
+// textsOf are the texts that a test function holds, itself or in what it uses of its
+// own package's tests: among them are the names of its cases. nil says that there is
+// no such test.
+func textsOf(folder, test string) (map[string]bool, error) {
+	declared, err := declarations(folder)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := declared[test].(*ast.FuncDecl); !ok {
+		return nil, nil
+	}
+	texts, seen, todo := map[string]bool{}, map[string]bool{}, []string{test}
+	for len(todo) > 0 {
+		name := todo[0]
+		todo = todo[1:]
+		if seen[name] || declared[name] == nil {
+			continue
+		}
+		seen[name] = true
+		ast.Inspect(declared[name], func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.Ident:
+				todo = append(todo, n.Name)
+			case *ast.BasicLit:
+				if text, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING {
+					texts[text] = true
+				}
+			}
+			return true
+		})
+	}
+	return texts, nil
+}
+
+// parsed remembers what declarations found, which is asked for many times.
+var parsed = map[string]map[string]ast.Node{}
+
+// declarations are the functions and variables of a folder's tests by name.
+func declarations(folder string) (map[string]ast.Node, error) {
+	if found := parsed[folder]; found != nil {
+		return found, nil
+	}
+	files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]ast.Node{}
+	for _, f := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), f, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range file.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				if d.Recv == nil {
+					found[d.Name.Name] = d
+				}
+			case *ast.GenDecl:
+				for _, s := range d.Specs {
+					if v, ok := s.(*ast.ValueSpec); ok {
+						for _, n := range v.Names {
+							found[n.Name] = v
+						}
+					}
+				}
+			}
+		}
+	}
+	parsed[folder] = found
+	return found, nil
 }
 
 // spoken are the names that the API's types have.

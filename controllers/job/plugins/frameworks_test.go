@@ -91,6 +91,21 @@ func TestFrameworks(t *testing.T) {
 			"server-1":    "MS_ROLE=MS_PSERVER MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=4 MS_SERVER_NUM=2 MS_NODE_ID=1",
 			"worker-3":    "MS_ROLE=MS_WORKER MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=4 MS_SERVER_NUM=2 MS_NODE_ID=3",
 		}},
+		"mindspore, other names": {"mindspore", []string{"--scheduler=a", "--server=b", "--worker=c", "--port=1"}, jobOf("a:1", "b:1", "c:1", "worker:1"), map[string]string{
+			"a-0":      "MS_ROLE=MS_SCHED MS_SCHED_HOST=j-a-0.j MS_SCHED_PORT=1 MS_WORKER_NUM=1 MS_SERVER_NUM=1 ms-sched-port:1",
+			"b-0":      "MS_ROLE=MS_PSERVER MS_SCHED_HOST=j-a-0.j MS_SCHED_PORT=1 MS_WORKER_NUM=1 MS_SERVER_NUM=1 MS_NODE_ID=0",
+			"c-0":      "MS_ROLE=MS_WORKER MS_SCHED_HOST=j-a-0.j MS_SCHED_PORT=1 MS_WORKER_NUM=1 MS_SERVER_NUM=1 MS_NODE_ID=0",
+			"worker-0": "",
+		}},
+		"mindspore without servers": {"mindspore", nil, jobOf("scheduler:1", "worker:1"), map[string]string{
+			"worker-0": "MS_ROLE=MS_WORKER MS_SCHED_HOST=j-scheduler-0.j MS_SCHED_PORT=8118 MS_WORKER_NUM=1 MS_NODE_ID=0",
+		}},
+		"hcclrank, other names": {"hcclrank", []string{"--master=m", "--worker=w"}, jobOf("m:2", "w:1", "master:1", "worker:1"), map[string]string{
+			"m-1":      "RANK=1 hccl/rankIndex=1",
+			"w-0":      "RANK=2 hccl/rankIndex=2",
+			"master-0": "",
+			"worker-0": "",
+		}},
 		"ray, other names": {"ray", []string{"--head=h", "--headContainer=h", "--worker=w", "--workerContainer=w", "--port=1", "--dashboardPort=2", "--clientPort=3"},
 			jobOf("h:1", "w:1", "head:1"), map[string]string{
 				"h-0":    "$ray start --head --block --port=1 --dashboard-host=0.0.0.0 --dashboard-port=2 --ray-client-server-port=3 client-server:3 dashboard:2 gcs:1",
