@@ -178,6 +178,17 @@ func (r *Reconciler) read(ctx context.Context, name types.NamespacedName) (in In
 	return in, false, nil
 }
 
+// refused tells users on pods that wait why their PodGroup is not let in. It is tried
+// again, since a queue may open; until then no scheduler takes the pods.
+func (r *Reconciler) refused(pods []*corev1.Pod, err error) {
+	for _, p := range pods {
+		if p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodPending {
+			r.Events.Eventf(p, nil, corev1.EventTypeWarning, "PodGroupRefused", "Reconcile",
+				"the pod waits, since the PodGroup that it needs is not let in: %s", err)
+		}
+	}
+}
+
 func (r *Reconciler) carryOut(ctx context.Context, in Input, out Output) error {
 	switch {
 	case out.Create != nil:
@@ -188,6 +199,9 @@ func (r *Reconciler) carryOut(ctx context.Context, in Input, out Output) error {
 		case apierrors.IsAlreadyExists(err):
 			return nil // it shows in a moment, and is looked at then
 		case err != nil:
+			if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+				r.refused(in.Pods, err)
+			}
 			return fmt.Errorf("create PodGroup %s: %w", out.Create.Name, err)
 		}
 	case out.Update != nil:
