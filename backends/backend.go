@@ -44,6 +44,15 @@ type JobSpec struct {
 	// Host is the only one for all tasks, "" is any; see Capabilities.OneHost.
 	Host string
 
+	// Licenses that the job holds while it runs, for all its tasks together, by the
+	// batch system's name for them; see Capabilities.Licenses.
+	Licenses map[string]int64
+	// Switches is how many network switches the hosts of each component may be at; 0
+	// is any. After SwitchesWait in the queue hosts anywhere will do, 0 leaves that
+	// time to the batch system. See Capabilities.Switches.
+	Switches     int
+	SwitchesWait time.Duration // rounded up to a second
+
 	Walltime time.Duration // run-time limit, rounded up to a minute where the system counts minutes
 	Grace    time.Duration // from the terminate signal to the kill signal on Cancel
 
@@ -167,9 +176,19 @@ type Inventory struct {
 	Version    string
 	Partitions []Partition // ordered by name
 	Hosts      []Host      // ordered by name
+	// Licenses are what jobs may ask for as JobSpec.Licenses, ordered by name; empty
+	// where there are none or the implementation cannot tell.
+	Licenses []License
 	// Reservations are the hosts of each reservation that is in force; nil where
 	// the implementation cannot tell.
 	Reservations map[string][]string
+}
+
+// License is a number of licences that all partitions share.
+type License struct {
+	Name  string
+	Total int64 // what jobs may hold, without what is reserved for others
+	Used  int64 // what jobs, ours and foreign, hold now
 }
 
 // Capabilities says what an implementation can do, so that what is missing is
@@ -195,6 +214,12 @@ type Capabilities struct {
 	// OneHost: JobSpec.Host is honoured. Without it a job with one is refused as
 	// Invalid.
 	OneHost bool
+	// Licenses: JobSpec.Licenses is honoured. Without it a job with any is refused
+	// as Invalid.
+	Licenses bool
+	// Switches: JobSpec.Switches is honoured. Without it a job with it is refused as
+	// Invalid. Where it depends on the server's version, it is false until that is known.
+	Switches bool
 }
 
 // Enterer is a Backend that can start a further program inside the allocation

@@ -26,6 +26,10 @@ const (
 	MaxGrace      = 24 * time.Hour
 	// MaxExcludedHosts of one job.
 	MaxExcludedHosts = 20_000
+	MaxLicenses      = 64      // of one job, by name
+	MaxLicenseCount  = 1 << 30 // of each name
+	MaxSwitches      = 65536
+	MaxSwitchesWait  = 366 * 24 * time.Hour
 	maxNameBytes     = 255
 	maxPathBytes     = 4095 - 64 // leaves room for the files of a gang directory
 )
@@ -81,6 +85,13 @@ func (s JobSpec) Validate() error {
 	if s.Host != "" && !validHost(s.Host) {
 		bad("host", "%.80q is not 1 to %d letters, digits, '.', '_' and '-' that start with a letter or digit", s.Host, maxHostBytes)
 	}
+	errs = append(errs, s.validateLicenses()...)
+	if s.Switches < 0 || s.Switches > MaxSwitches {
+		bad("switches", "%d is not 0 to %d", s.Switches, MaxSwitches)
+	}
+	if s.SwitchesWait < 0 || s.SwitchesWait > MaxSwitchesWait {
+		bad("switchesWait", "%s is not between 0 and %s", s.SwitchesWait, MaxSwitchesWait)
+	}
 	if s.Walltime < 0 || s.Walltime > MaxWalltime {
 		bad("walltime", "%s is not between 0 and %s", s.Walltime, MaxWalltime)
 	}
@@ -92,6 +103,47 @@ func (s JobSpec) Validate() error {
 	}
 	errs = append(errs, validateComponents(s.Components)...)
 	return errors.Join(errs...)
+}
+
+func (s JobSpec) validateLicenses() []error {
+	var errs []error
+	if n := len(s.Licenses); n > MaxLicenses {
+		errs = append(errs, fmt.Errorf("licenses: there are %d names, more than %d", n, MaxLicenses))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Licenses)) {
+		switch n := s.Licenses[name]; {
+		case !ValidLicense(name):
+			errs = append(errs, fmt.Errorf("licenses: %.80q is not 1 to %d letters, digits, '.', '_', '-' and '@' that start with a letter or digit", name, maxLicenseBytes))
+		case n < 1 || n > MaxLicenseCount:
+			errs = append(errs, fmt.Errorf("licenses: %.80q: %d is not 1 to %d", name, n, MaxLicenseCount))
+		}
+	}
+	return errs
+}
+
+// Unserved names what s asks for that a batch system without the capability cannot
+// give, in the words of a refusal; nil when there is nothing.
+func (s JobSpec) Unserved(c Capabilities) error {
+	switch {
+	case len(s.Licenses) > 0 && !c.Licenses:
+		return fmt.Errorf("licenses: this batch system counts none, and cannot give %.80q", slices.Sorted(maps.Keys(s.Licenses))[0])
+	case (s.Switches > 0 || s.SwitchesWait > 0) && !c.Switches:
+		return fmt.Errorf("switches: this batch system cannot be asked for hosts at %d of them", s.Switches)
+	}
+	return nil
+}
+
+const maxLicenseBytes = 128
+
+// ValidLicense reports whether a name can be part of a list of licences.
+func ValidLicense(name string) bool {
+	for i, c := range []byte(name) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || c != '.' && c != '_' && c != '-' && c != '@') {
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxLicenseBytes
 }
 
 // maxHostBytes bounds one host name, as the Domain Name System does.

@@ -61,7 +61,7 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 				if view.Problem != "" {
 					return false, &waiting{"PartitionNotUsable", fmt.Sprintf("node %s: %s", pod.Spec.NodeName, view.Problem)}
 				}
-				in.Partition, in.GPUTypes = view.Partition, view.GPUTypes
+				in.Partition, in.GPUTypes, in.Licenses = view.Partition, view.GPUTypes, view.LicenseNames()
 			}
 			if m.user == "" { // else it is where an earlier life staged the gang
 				m.user = acct.User

@@ -48,6 +48,12 @@ func (b *Bridge) Use() map[string]inventory.Use {
 				continue
 			}
 			running(&out, j, gang)
+			for name, n := range gang.Licenses {
+				if out.Licenses == nil {
+					out.Licenses = map[string]int64{}
+				}
+				out.Licenses[name] += n
+			}
 			out.Tags = append(out.Tags, at.tags...)
 			all[node] = out
 		}

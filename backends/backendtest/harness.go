@@ -79,6 +79,9 @@ type Harness struct {
 	// Walltime is the shortest run-time limit worth waiting for in a test; 0
 	// leaves the case out.
 	Walltime time.Duration
+	// License is one that the batch system has two of, in no other test's use; ""
+	// where there are none, and then a job with one must be refused.
+	License string
 	// Queries counts the list queries that the batch system was asked so far;
 	// nil when it cannot be counted.
 	Queries func() int

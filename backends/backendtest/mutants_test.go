@@ -147,6 +147,12 @@ func mutants() map[string]struct {
 				j.State = backends.StateFailed
 			}
 		})},
+		"licences are forgotten": {"licences", func(m *mutant) {
+			m.submit = func(ctx context.Context, spec backends.JobSpec) (backends.JobID, error) {
+				spec.Licenses = nil
+				return m.System.Submit(ctx, spec)
+			}
+		}},
 		"a wrong partition looks transient": {"unknown partition is invalid", func(m *mutant) {
 			m.submit = func(ctx context.Context, spec backends.JobSpec) (backends.JobID, error) {
 				id, err := m.System.Submit(ctx, spec)

@@ -22,6 +22,7 @@ func harness(backfill bool) func(t *testing.T) backendtest.Harness {
 		cfg := fake.Uniform(2, 4, 1000, "", 0)
 		cfg.Backfill = backfill
 		cfg.MinJobAge = time.Hour
+		cfg.Licenses = map[string]int64{"solver": 2}
 		cfg.Program = func(spec backends.JobSpec) fake.Behaviour {
 			p, trace := programs[spec.WorkDir], traces[spec.WorkDir]
 			return fake.Behaviour{
@@ -40,7 +41,7 @@ func harness(backfill bool) func(t *testing.T) backendtest.Harness {
 			},
 			Trace:     func(_ *testing.T, dir string) backendtest.Trace { return *traces[dir] },
 			Wait:      func() { sys.Advance(time.Second) },
-			Singleton: true, Walltime: time.Minute,
+			Singleton: true, Walltime: time.Minute, License: "solver",
 			Queries: func() int { return sys.Calls()[fake.OpObserve] },
 		}
 	}

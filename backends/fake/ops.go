@@ -69,6 +69,14 @@ func (s *System) Submit(ctx context.Context, spec backends.JobSpec) (backends.Jo
 		if err := spec.Validate(); err != nil {
 			return refuse(backends.KindInvalid, "check the job: %w", err)
 		}
+		if err := spec.Unserved(s.cfg.Capabilities); err != nil {
+			return refuse(backends.KindInvalid, "check the job: %w", err)
+		}
+		for name, n := range spec.Licenses {
+			if total := s.cfg.Licenses[name]; n > total {
+				return refuse(backends.KindInvalid, "licenses: %q: %d, and there are %d", name, n, total)
+			}
+		}
 		if len(spec.Components) > 1 && !s.cfg.Capabilities.Heterogeneous {
 			return refuse(backends.KindInvalid, "components: only plain jobs are supported")
 		}
@@ -97,7 +105,7 @@ func (s *System) Submit(ctx context.Context, spec backends.JobSpec) (backends.Jo
 }
 
 func cloneSpec(spec backends.JobSpec) backends.JobSpec {
-	spec.Components = slices.Clone(spec.Components)
+	spec.Components, spec.Licenses = slices.Clone(spec.Components), maps.Clone(spec.Licenses)
 	for i := range spec.Components {
 		spec.Components[i].GPUs = maps.Clone(spec.Components[i].GPUs)
 	}
@@ -234,6 +242,9 @@ func (s *System) Inventory(ctx context.Context) (backends.Inventory, error) {
 				v.State = "MIXED"
 			}
 			inv.Hosts = append(inv.Hosts, v)
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.cfg.Licenses)) {
+			inv.Licenses = append(inv.Licenses, backends.License{Name: name, Total: s.cfg.Licenses[name], Used: s.licenses[name]})
 		}
 		for _, p := range s.cfg.Partitions {
 			v := backends.Partition{

@@ -59,6 +59,11 @@ func (s *System) mayRun(j *job, blocked map[*Partition]bool) bool {
 		// Whether it can ever run is told once it comes to the front.
 		return wait("Priority")
 	}
+	for name, n := range j.spec.Licenses {
+		if s.licenses[name]+n > s.cfg.Licenses[name] {
+			return wait("Licenses")
+		}
+	}
 	var free, whole []packing.Host
 	var index []int
 	for i := range s.hosts {
@@ -114,6 +119,9 @@ func onHosts(state backends.State) bool {
 func (s *System) account(j *job, sign int64) {
 	add(s.names, userKey{j.spec.User, j.spec.Key}, int(sign))
 	add(s.audit.running, runKey{j.spec.Owner, j.spec.Key}, int(sign))
+	for name, n := range j.spec.Licenses {
+		add(s.licenses, name, sign*n)
+	}
 	for i, u := range packing.Use(j.spec.Components, j.tasks, len(s.hosts)) {
 		h := &s.hosts[i].used
 		h.CPUs += sign * u.CPUs
@@ -128,7 +136,7 @@ func (s *System) account(j *job, sign int64) {
 }
 
 // add counts, and keeps no entry for what is not there.
-func add[K comparable](counts map[K]int, key K, n int) {
+func add[K comparable, N int | int64](counts map[K]N, key K, n N) {
 	if counts[key] += n; counts[key] == 0 {
 		delete(counts, key)
 	}

@@ -153,6 +153,9 @@ func (b *Backend) check(spec *backends.JobSpec) (backends.Kind, error) {
 	if spec.Host != "" {
 		return backends.KindInvalid, fmt.Errorf("host: the local batch system has this host only, and cannot choose %q", spec.Host)
 	}
+	if err := spec.Unserved(b.Capabilities()); err != nil {
+		return backends.KindInvalid, err
+	}
 	if err := b.mayRunAs(spec.User); err != nil {
 		return backends.KindDenied, err
 	}

@@ -50,6 +50,9 @@ func check(dialect Dialect, s backends.JobSpec) error {
 	if len(s.ExcludedHosts) > 0 {
 		return fmt.Errorf("excludedHosts: %s and others: PBS cannot keep a job off hosts; use a queue or a resource of the hosts that are left", s.ExcludedHosts[0])
 	}
+	if err := s.Unserved(backends.Capabilities{}); err != nil {
+		return fmt.Errorf("%w; the constraint of a node may name resources of the site", err)
+	}
 	if s.Host != "" && (!nameForm.MatchString(s.Host) || strings.Trim(s.Host, "0123456789") == "") { // digits are a count
 		return fmt.Errorf("host: %.80q: want letters, digits, '_', '.' and '-'", s.Host)
 	}

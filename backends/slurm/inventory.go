@@ -42,6 +42,13 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 	if inv.Partitions, err = parsePartitions(partitions); err != nil {
 		return fail(fmt.Errorf("read the list of partitions: %w", err))
 	}
+	licenses, _, err := b.query(ctx, op, "scontrol", "--oneliner", "show", "licenses")
+	if err != nil {
+		return backends.Inventory{}, err
+	}
+	if inv.Licenses, err = parseLicenses(licenses); err != nil {
+		return fail(fmt.Errorf("read the list of licences: %w", err))
+	}
 	// Where no host is reserved there is nothing to ask for.
 	reservations := ""
 	if slices.ContainsFunc(inv.Hosts, func(h backends.Host) bool { return h.Reserved }) {
@@ -73,6 +80,30 @@ func parseReservations(out string) (map[string][]string, error) {
 		reservations[r["ReservationName"]] = hosts
 	}
 	return reservations, nil
+}
+
+// parseLicenses gives what jobs may hold of each, in the order of the names.
+func parseLicenses(out string) ([]backends.License, error) {
+	all, err := records(out, "LicenseName")
+	if err != nil {
+		return nil, err
+	}
+	var licenses []backends.License
+	for _, r := range all {
+		l := backends.License{Name: r["LicenseName"]}
+		var reserved int64
+		for name, into := range map[string]*int64{"Total": &l.Total, "Used": &l.Used, "Reserved": &reserved} {
+			if *into, err = amount(r[name]); err != nil {
+				return nil, fmt.Errorf("licence %.80q: %s: %w", l.Name, name, err)
+			}
+		}
+		l.Total = max(0, l.Total-reserved)
+		if backends.ValidLicense(l.Name) { // none of another form can be asked for
+			licenses = append(licenses, l)
+		}
+	}
+	slices.SortFunc(licenses, func(a, b backends.License) int { return strings.Compare(a.Name, b.Name) })
+	return licenses, nil
 }
 
 // readVersion asks the commands, which know their release without a controller.

@@ -108,6 +108,9 @@ func TestRecordedInventory(t *testing.T) {
 	if got != wantParts {
 		t.Errorf("partitions %s", got)
 	}
+	if got := fmt.Sprintf("%+v", inv.Licenses); got != "[{Name:db@server Total:4 Used:0} {Name:fluent Total:8 Used:3}]" {
+		t.Errorf("licences %s", got)
+	}
 }
 
 // line is one answer of squeue; a field is set by its position in the request.

@@ -45,7 +45,8 @@ func clusterConfig() testbed.Config {
 			{Name: "gpuspare", Hosts: []string{"gpu3"}, Extra: "DefaultTime=30 MaxNodes=1"},
 			{Name: "slow", Hosts: []string{"s1", "s2", "s3"}},
 		},
-		Extra: []string{"EnforcePartLimits=NO"},
+		Licenses: map[string]int{"suite": 2, "ssh": 2},
+		Extra:    []string{"EnforcePartLimits=NO"},
 	}
 }
 
@@ -145,8 +146,8 @@ func TestConformance(t *testing.T) {
 			Partition: "suite", Slots: 8, MemoryMiB: 100,
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 100 * time.Millisecond, Rounds: 600,
-			Singleton: true,
-			Queries:   func() int { return int(runner.queries.Load()) },
+			Singleton: true, License: "suite",
+			Queries: func() int { return int(runner.queries.Load()) },
 			Reopen: func(t *testing.T) backends.Backend {
 				b, _ := newReal(t, c)
 				return b

@@ -8,6 +8,18 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
 )
 
+// switches writes "count[@seconds]" in Slurm's form of a time: a bare number would
+// be minutes.
+func switches(p slurmjob.Properties) string {
+	switch {
+	case p.Switches == 0:
+		return ""
+	case p.SwitchSeconds == 0:
+		return strconv.Itoa(p.Switches)
+	}
+	return fmt.Sprintf("%d@%02d:%02d:%02d", p.Switches, p.SwitchSeconds/3600, p.SwitchSeconds/60%60, p.SwitchSeconds%60)
+}
+
 // sbatchArgs gives the arguments of sbatch; the components of a heterogeneous
 // job are separated by ":" and each repeats what holds for all.
 func sbatchArgs(s backends.JobSpec) []string {
@@ -35,7 +47,7 @@ func sbatchArgs(s backends.JobSpec) []string {
 		for _, v := range [][2]string{
 			{"--partition=", p.Partition}, {"--account=", p.Account}, {"--qos=", p.QOS},
 			{"--constraint=", p.Constraint}, {"--reservation=", p.Reservation},
-			{"--exclude=", p.Exclude},
+			{"--exclude=", p.Exclude}, {"--licenses=", p.Licenses}, {"--switches=", switches(p)},
 		} {
 			if v[1] != "" {
 				args = append(args, v[0]+v[1])

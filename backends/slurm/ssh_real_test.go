@@ -65,9 +65,9 @@ func TestConformanceOverSSH(t *testing.T) {
 			Partition: "suite", Slots: 8, MemoryMiB: 100,
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 100 * time.Millisecond, Rounds: 600,
-			Singleton: true,
-			Queries:   func() int { return int(counted.queries.Load()) },
-			Reopen:    open,
+			Singleton: true, License: "ssh",
+			Queries: func() int { return int(counted.queries.Load()) },
+			Reopen:  open,
 		}
 	})
 }

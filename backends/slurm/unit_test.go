@@ -84,6 +84,37 @@ func TestSubmitCommand(t *testing.T) {
 	}
 }
 
+// Licences are the whole job's, so that its first component asks for them; switches are
+// each component's. The time is written so that it is not taken for minutes.
+func TestLicensesAndSwitches(t *testing.T) {
+	spec := plain()
+	spec.Components = append(spec.Components, backends.Component{Tasks: 1, CPUs: 1})
+	spec.Licenses = map[string]int64{"fluent": 2, "db@server": 1}
+	for wait, want := range map[time.Duration]string{0: "1", 90 * time.Second: "1@00:01:30", 30*time.Hour + 1: "1@30:00:01"} {
+		spec.Switches, spec.SwitchesWait = 1, wait
+		r := fixed(transport.Result{Stdout: []byte("17\n")})
+		if _, err := backend(t, r).Submit(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		argv := r.asked[0].Argv
+		second := slices.Index(argv, ":")
+		if !slices.Contains(argv[:second], "--licenses=db@server:1,fluent:2") || slices.ContainsFunc(argv[second:], func(a string) bool { return strings.HasPrefix(a, "--licenses") }) {
+			t.Errorf("licences in %q", argv)
+		}
+		for _, part := range [][]string{argv[:second], argv[second:]} {
+			if !slices.Contains(part, "--switches="+want) {
+				t.Errorf("want --switches=%s in %q", want, part)
+			}
+		}
+	}
+	for _, name := range []string{"-a", "a:1,b", "a|b", "a b", "", "--uid=0", "a\nb"} {
+		spec.Licenses = map[string]int64{name: 1}
+		if _, err := backend(t, fixed(transport.Result{})).Submit(t.Context(), spec); backends.KindOf(err) != backends.KindInvalid {
+			t.Errorf("licence %q: %v", name, err)
+		}
+	}
+}
+
 // A job that is long enough is told before its limit, so that pods get their grace.
 func TestWarning(t *testing.T) {
 	for _, tc := range []struct {

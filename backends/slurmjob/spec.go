@@ -75,10 +75,26 @@ func Check(s backends.JobSpec) error {
 	if n := len(hostlist.Compress(s.ExcludedHosts)); n > maxHostList {
 		return fmt.Errorf("excluded hosts: %d bytes as a host list, more than %d: name fewer in excludeHosts, or make a partition of those that are left", n, maxHostList)
 	}
+	if err := checkAsks(s); err != nil {
+		return err
+	}
 	for i, c := range s.Components {
 		if err := checkComponent(c); err != nil {
 			return fmt.Errorf("component %d: %w", i, err)
 		}
+	}
+	return nil
+}
+
+// checkAsks looks at the licences and switches.
+func checkAsks(s backends.JobSpec) error {
+	for name, n := range s.Licenses {
+		if !backends.ValidLicense(name) || n < 1 || n > maxTasks*maxTasks {
+			return fmt.Errorf("licences %.80q: want letters, digits, '.', '_', '-' and '@', and a count of 1 or more, not %d", name, n)
+		}
+	}
+	if s.Switches < 0 || s.Switches > backends.MaxSwitches || s.SwitchesWait < 0 || s.SwitchesWait > backends.MaxSwitchesWait {
+		return fmt.Errorf("switches %d, to be waited for %s", s.Switches, s.SwitchesWait)
 	}
 	return nil
 }
@@ -151,6 +167,13 @@ type Properties struct {
 	Partition, Account, QOS, Constraint, Reservation string
 	Exclude                                          string // a host list
 
+	// Licenses as Slurm writes them: "a:1,b@server:2". The first component holds
+	// those of the whole job.
+	Licenses string
+	// Switches at most, 0 is any, for SwitchSeconds of waiting, 0 is Slurm's own.
+	Switches      int
+	SwitchSeconds int64
+
 	Minutes int64 // run-time limit
 	// WarnSeconds before the limit the batch script gets WarnSignal; 0 is never.
 	WarnSeconds int64
@@ -182,6 +205,12 @@ func Describe(s backends.JobSpec) []Properties {
 			// Memory a task cannot be asked for, and a host's says nothing of tasks.
 			MemoryPerCPUMiB: ceil(c.MemoryMiB, c.CPUs),
 		}
+		if i == 0 {
+			p.Licenses = licenses(s.Licenses)
+		}
+		if s.Switches > 0 {
+			p.Switches, p.SwitchSeconds = s.Switches, ceil(int64(s.SwitchesWait), int64(time.Second))
+		}
 		var gpus []string
 		for name, n := range c.GPUs {
 			switch {
@@ -197,6 +226,16 @@ func Describe(s backends.JobSpec) []Properties {
 		out = append(out, p)
 	}
 	return out
+}
+
+// licenses writes a list in the order of the names.
+func licenses(counts map[string]int64) string {
+	var out []string
+	for name, n := range counts {
+		out = append(out, fmt.Sprintf("%s:%d", name, n))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
 }
 
 // WarnSignal tells the batch script, which is the launcher, that the time limit

@@ -111,6 +111,7 @@ func (d *dialect) properties(p slurmjob.Properties, env []string) map[string]any
 	}
 	for name, v := range map[string]string{
 		"partition": p.Partition, "account": p.Account, "qos": p.QOS, "constraints": p.Constraint, "reservation": p.Reservation,
+		"licenses": p.Licenses,
 	} {
 		if v != "" {
 			out[name] = v
@@ -141,6 +142,12 @@ func (d *dialect) properties(p slurmjob.Properties, env []string) map[string]any
 		out["open_mode"] = []string{"APPEND"}
 	} else {
 		out["open_mode"] = "append"
+	}
+	if p.Switches > 0 {
+		out["required_switches"] = d.limit(int64(p.Switches))
+		if p.SwitchSeconds > 0 {
+			out["wait_for_switch"] = p.SwitchSeconds
+		}
 	}
 	if p.Minutes > 0 {
 		out["time_limit"] = d.limit(p.Minutes)

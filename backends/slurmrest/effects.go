@@ -28,6 +28,9 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 		return "", withKey(err, spec.Key)
 	}
 	s.key = spec.Key
+	if err := spec.Unserved(backends.Capabilities{Licenses: true, Switches: !s.dialect.plain}); err != nil {
+		return fail(backends.KindInvalid, fmt.Errorf("REST %s: %w", s.dialect.version, err))
+	}
 	parts := slurmjob.Describe(spec)
 	id, err := s.submit(ctx, s.dialect.submission(parts, backends.LaunchScript, b.environment(spec.User, parts)))
 	if err != nil {

@@ -32,6 +32,9 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 		if err := s.partitions(ctx, &inv); err != nil {
 			return err
 		}
+		if err := s.licenses(ctx, &inv); err != nil {
+			return err
+		}
 		b.findBooks(ctx, s)
 		return nil
 	})
@@ -39,6 +42,32 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 		return backends.Inventory{}, err
 	}
 	return inv, nil
+}
+
+// licenses asks for what jobs may hold of each.
+func (s *session) licenses(ctx context.Context, inv *backends.Inventory) error {
+	_, err := s.read(ctx, "licenses", func(dec *json.Decoder) error {
+		var raw struct {
+			Name     text   `json:"LicenseName"`
+			Total    number `json:"Total"`
+			Used     number `json:"Used"`
+			Reserved number `json:"Reserved"`
+		}
+		if err := dec.Decode(&raw); err != nil {
+			return err
+		}
+		if len(inv.Licenses) >= slurmjob.MaxHosts {
+			return fmt.Errorf("more than %d licences", slurmjob.MaxHosts)
+		}
+		if backends.ValidLicense(raw.Name.v) { // none of another form can be asked for
+			inv.Licenses = append(inv.Licenses, backends.License{
+				Name: raw.Name.v, Total: max(0, raw.Total.n-raw.Reserved.n), Used: max(0, raw.Used.n),
+			})
+		}
+		return nil
+	})
+	slices.SortFunc(inv.Licenses, func(a, b backends.License) int { return strings.Compare(a.Name, b.Name) })
+	return err
 }
 
 // rawNode is one host. Only v0.0.38 has state_flags, only later ones have

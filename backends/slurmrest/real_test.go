@@ -103,7 +103,8 @@ func startCluster(ctx context.Context, books bool, extra ...string) (*testbed.Cl
 			{Name: "suite", Hosts: []string{"n1", "n2"}, Default: true},
 			{Name: "gpu", Hosts: []string{"gpu[1-2]"}, MaxTime: "2-00:00:00", Extra: "DefaultTime=30"},
 		},
-		Extra: append([]string{"EnforcePartLimits=NO"}, extra...),
+		Licenses: map[string]int{"suite": 2},
+		Extra:    append([]string{"EnforcePartLimits=NO"}, extra...),
 	})
 	if err != nil {
 		return nil, err
@@ -208,7 +209,7 @@ func conform(t *testing.T, c *testbed.Cluster, books bool, at string, queries fu
 			Partition: "suite", Slots: 8, MemoryMiB: 100,
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 100 * time.Millisecond, Rounds: 600,
-			Singleton: true, Queries: queries,
+			Singleton: true, Queries: queries, License: "suite",
 			Reopen: func(t *testing.T) backends.Backend { return newReal(t, c, at) },
 		}
 	})

@@ -234,7 +234,20 @@ func TestVersionsWrite(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			s := serve(t, recorded(t, version))
 			b := newBackend(t, s.URL)
-			id, err := b.Submit(t.Context(), spec())
+			job := spec()
+			job.Licenses = map[string]int64{"fluent": 2, "db@server": 1}
+			job.Switches, job.SwitchesWait = 1, time.Minute
+			if version == "v0.0.38" { // has no field for it
+				id, err := b.Submit(t.Context(), job)
+				if backends.KindOf(err) != backends.KindInvalid || b.Capabilities().Switches || len(s.requests(http.MethodPost)) > 0 {
+					t.Errorf("a job with switches: %q, %v", id, err)
+				}
+				job.Switches, job.SwitchesWait = 0, 0
+			}
+			id, err := b.Submit(t.Context(), job)
+			if err == nil && b.Capabilities().Switches != (version != "v0.0.38") {
+				t.Errorf("switches can be asked for: %t", b.Capabilities().Switches)
+			}
 			if err != nil || id != "20" {
 				t.Fatalf("submit: %q, %v", id, err)
 			}

@@ -117,11 +117,16 @@ func New(config Config) (*Backend, error) {
 // Capabilities is constant but for History, which is true once Inventory has
 // found that slurmrestd speaks to an accounting database (its plugin for
 // slurmdbd). slurmrestd itself cannot start a program inside a job: that takes
-// srun, which takes no token.
+// srun, which takes no token. v0.0.38 has no field for switches (22.05 knows its
+// name and refuses it as a disabled key, measured); before a version is agreed on
+// nobody knows.
 func (b *Backend) Capabilities() backends.Capabilities {
+	b.mu.Lock()
+	switches := b.dialect != nil && !b.dialect.plain
+	b.mu.Unlock()
 	return backends.Capabilities{
 		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Reservation: true, ExcludeHosts: true,
-		History: b.history.On(),
+		History: b.history.On(), Licenses: true, Switches: switches,
 	}
 }
 

@@ -29,6 +29,8 @@ type Use struct {
 	// that have the host too, what is guessed here counts.
 	Unsettled map[string]bool
 	Guessed   map[string]backends.Amounts
+	// Licenses that the node's running jobs hold, by name.
+	Licenses map[string]int64
 	// Waiting are the node's jobs that wait in the queue, the first first.
 	Waiting []Waiting
 	// Tags name what runs, as hostshape.Tag does.
@@ -57,6 +59,8 @@ type View struct {
 	Foreign  corev1.ResourceList
 	Features []string // that all usable hosts have, sorted
 	Missing  []string // what the connection to the batch system cannot do
+	// Licenses of the batch system, which all its nodes share.
+	Licenses []backends.License
 	GPUTypes []string // GRES types of the usable hosts, sorted
 	// Overlaps names virtual nodes that share hosts with this one.
 	Overlaps []string
@@ -155,6 +159,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 	with := sharing(nodes, members)
 	for i := range nodes {
 		out[i].sum(usableOf[i], use, t, with, caps)
+		out[i].license(inv.Licenses, use)
 		out[i].Shapes.Counted, out[i].Shapes.CountedMore = counted(out[i].Overlaps, use)
 	}
 	return out
@@ -249,6 +254,8 @@ var lacks = []struct {
 	{"Enter", func(c backends.Capabilities) bool { return c.Enter }, "kubectl exec, attach, port-forward and cp do not reach pods"},
 	{"Reservation", func(c backends.Capabilities) bool { return c.Reservation }, "reservations cannot be used"},
 	{"ExcludeHosts", func(c backends.Capabilities) bool { return c.ExcludeHosts }, "includeHosts and excludeHosts cannot leave several hosts out of many"},
+	{"Licenses", func(c backends.Capabilities) bool { return c.Licenses }, "licences cannot be asked for"},
+	{"Switches", func(c backends.Capabilities) bool { return c.Switches }, "hosts at one switch cannot be asked for"},
 	// One host is what is left when all others are left out.
 	{"OneHost", func(c backends.Capabilities) bool { return c.OneHost || c.ExcludeHosts }, "nor a single one"},
 }

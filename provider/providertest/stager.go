@@ -91,7 +91,7 @@ func (s *Stager) Collect(_ context.Context, user string) (manifest.Collected, er
 		if g.User != user {
 			continue
 		}
-		c := manifest.CollectedGang{Pods: map[int]manifest.Status{}, Ranks: map[string]int{}, Components: g.Output.Gang.Components}
+		c := manifest.CollectedGang{Pods: map[int]manifest.Status{}, Ranks: map[string]int{}, Components: g.Output.Gang.Components, Licenses: g.Output.Gang.Licenses}
 		for rank, st := range g.Pods {
 			c.Pods[rank] = st
 		}

@@ -70,11 +70,16 @@ func Gang(in Input) (Output, error) {
 		})
 	}
 	wall, grace, qos := g.walltime(members), g.grace(members), g.qos(members)
+	licenses := g.licenses(members)
+	switches, switchesWait := g.switches(members)
+	if switches > 0 && len(components) > 1 {
+		g.note("the members of the gang ask for unequal resources: the hosts of each kind are at %d switches at most, not those of all kinds together", switches)
+	}
 	if len(g.causes) > 0 {
 		return Output{}, g.refusal()
 	}
 	out.Gang.Version, out.Gang.Key, out.Gang.Attempt, out.Gang.Launcher = manifest.Version, string(in.Key), in.Attempt, in.Launcher
-	out.Gang.Listen = in.Listen
+	out.Gang.Listen, out.Gang.Licenses = in.Listen, maps.Clone(licenses)
 	out.Gang.GraceSeconds = int64(grace / time.Second)
 	if c := in.Cluster.Spec; c.Type != "slurm" || c.Connection.Type == "rest" {
 		// The launcher watches the limit itself: only sbatch can ask for a signal to
@@ -95,6 +100,7 @@ func Gang(in Input) (Output, error) {
 		Partition: in.Node.Partition, Account: in.Account.Account, QOS: cmp.Or(qos, in.Account.QOS, in.Node.QOS),
 		Constraint: in.Node.Constraint, Reservation: in.Node.Reservation,
 		ExcludedHosts: excluded, Host: host,
+		Licenses: licenses, Switches: switches, SwitchesWait: switchesWait,
 		Walltime: wall, Grace: grace, WorkDir: in.WorkDir, Components: components,
 	}
 	if err := out.Spec.Validate(); err != nil {

@@ -87,6 +87,8 @@ func (p *pod) shape() shape {
 			s.memoryMiB = p.mebibytes(q)
 		case name == corev1.ResourceEphemeralStorage:
 			p.note("requests for ephemeral-storage do not count on HPC nodes; the file systems' own quotas hold")
+		case strings.HasPrefix(string(name), wellknown.LicensePrefix):
+			// The job has them, not its hosts: see licenses.
 		default:
 			n := p.bounded(string(name), q, backends.MaxGPUs)
 			if kind, ok := p.gpuType(string(name)); ok {
@@ -196,6 +198,8 @@ func (p *pod) checkResources() bool {
 				continue
 			case strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
 				p.refuse(at, q.String(), "huge pages cannot be requested from a batch system; remove the request, programs may map them where the host offers them")
+			case strings.HasPrefix(string(name), wellknown.LicensePrefix):
+				continue // see checkLicenses
 			case !p.gpuResource(string(name)):
 				p.refuse(at, q.String(), "node "+p.in.Node.Name+" does not have this resource; it has "+strings.Join(p.resources(), ", "))
 			default:
@@ -231,6 +235,9 @@ func (g *gang) resources() []string {
 	}
 	for _, r := range g.in.Node.GPUResources {
 		names[r] = true
+	}
+	for _, l := range g.in.Licenses {
+		names[wellknown.LicensePrefix+l] = true
 	}
 	return slices.Sorted(maps.Keys(names))
 }

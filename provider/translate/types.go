@@ -43,6 +43,8 @@ type Input struct {
 	GPUTypes []string
 	// Partition is the node's partition, when it is known: its time limits hold.
 	Partition backends.Partition
+	// Licenses are the names of the batch system's licences, where the partition is known.
+	Licenses []string
 	// UID and GID are the account's numeric ids on the cluster when they are known
 	// (not 0), and Groups its further groups: a pod that asks for just these has
 	// what it asks for.

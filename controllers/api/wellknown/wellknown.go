@@ -95,6 +95,12 @@ const (
 	Datasets = Prefix + "datasets"
 	// QOS chooses among the QOSs that the account mapping allows.
 	QOS = Prefix + "qos"
+	// Licenses are what the pod needs of the batch system's licences, as in
+	// "fluent:2,db@server", for names that no resource can have; see LicensePrefix.
+	Licenses = Prefix + "licenses"
+	// Switches is how many network switches the gang's hosts may be at and how long
+	// to wait for such hosts, as in "1@10m", on every pod that names it alike.
+	Switches = Prefix + "switches"
 )
 
 // Nomination is the scheduler's annotation on a PodGroup, or on a pod without
@@ -193,6 +199,10 @@ const (
 	// a Go duration, under the name without a domain that Volcano takes as well.
 	PlainWaitingTime = "sla-waiting-time"
 )
+
+// LicensePrefix starts the names of the extended resources of a virtual node that
+// are licences of the batch system: all its nodes share them, and no host has them.
+const LicensePrefix = "licenses." + Prefix
 
 // Streams is the annotation on a virtual node that says whether kubectl exec,
 // attach, port-forward and cp reach its pods: "Served" or "NotServed".

@@ -109,7 +109,7 @@ func collect(root *os.Root, all *manifest.Collected) error {
 		pending.Wait()
 		var gang manifest.Gang
 		if atomicfile.ReadJSON(root, path.Join(gangsDir, key, "gang.json"), maxGang, &gang) == nil {
-			g.Components = gang.Components
+			g.Components, g.Licenses = gang.Components, gang.Licenses
 			g.Ranks = make(map[string]int, len(gang.Members))
 			for _, m := range gang.Members {
 				g.Ranks[m.UID] = m.Rank

@@ -51,6 +51,8 @@ type Gang struct {
 	// Components in the order of the job's components. Ranks run through: the
 	// first component has ranks 0 to Tasks-1, and so on.
 	Components []Component `json:"components"`
+	// Licenses that the job holds while it runs, as submitted.
+	Licenses map[string]int64 `json:"licenses,omitempty"`
 	// Members by rank.
 	Members []Member `json:"members"`
 }
@@ -368,6 +370,8 @@ type CollectedGang struct {
 	Ranks map[string]int `json:"ranks,omitempty"`
 	// Components are those of gang.json: what a rank holds on its host.
 	Components []Component `json:"components,omitempty"`
+	// Licenses are those of gang.json.
+	Licenses map[string]int64 `json:"licenses,omitempty"`
 	// BatchLogTail is the end of batch.log, at most 2 KiB, given once End is
 	// set or no pod has a status: it explains a launcher that failed.
 	BatchLogTail string `json:"batchLogTail,omitempty"`

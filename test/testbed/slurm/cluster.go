@@ -238,6 +238,7 @@ func (c *Cluster) write(config Config) error {
 		os.WriteFile(l.munge("key"), key, 0o400),
 		os.WriteFile(l.conf(), []byte(config.slurmConf(l, c.record.Place)), 0o644),
 		os.WriteFile(l.gres(), []byte(config.gresConf(l)), 0o644),
+		os.WriteFile(l.topology(), []byte(config.topologyConf()), 0o644),
 		os.WriteFile(l.record(), raw, 0o644),
 	)
 }

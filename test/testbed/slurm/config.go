@@ -14,8 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -28,6 +30,7 @@ type Hosts struct {
 	MemoryMiB int
 	GPUType   string // GRES type; "" with GPUs is an untyped GPU
 	GPUs      int
+	Shards    int // of all GPUs of a host together (GRES shard); needs GPUs
 	Features  []string
 }
 
@@ -73,6 +76,11 @@ type Config struct {
 	// too, and know each other's. It takes the programs that
 	// EnsureNetworksInstalled installs.
 	Networks bool
+	// Licenses that jobs may ask for, by name.
+	Licenses map[string]int
+	// Switches are hosts by the switch that they are at, with one switch above all;
+	// nil is no topology.
+	Switches map[string][]string
 	// Extra lines for slurm.conf.
 	Extra []string
 	// KeepFiles leaves a directory that Start made in place after Stop.
@@ -137,6 +145,7 @@ type layout struct{ dir string }
 func (l layout) conf() string             { return filepath.Join(l.dir, "slurm.conf") }
 func (l layout) hosts() string            { return filepath.Join(l.dir, "hosts") }
 func (l layout) gres() string             { return filepath.Join(l.dir, "gres.conf") }
+func (l layout) topology() string         { return filepath.Join(l.dir, "topology.conf") }
 func (l layout) munge(f string) string    { return filepath.Join(l.dir, "munge", f) }
 func (l layout) slurmdbd() string         { return filepath.Join(l.dir, "slurmdbd.conf") }
 func (l layout) database(f string) string { return filepath.Join(l.dir, "database", f) }
@@ -167,7 +176,7 @@ func (c Config) slurmConf(l layout, at place) string {
 		"JobAcctGatherType=jobacct_gather/none",
 		"MpiDefault=none", "SwitchType=switch/none",
 		"SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
-		"GresTypes=gpu",
+		"GresTypes=" + c.gresTypes(),
 		"SchedulerType=sched/backfill",
 		// Het jobs start in the backfill pass only, 30 s apart by default.
 		"SchedulerParameters=bf_interval=1,bf_resolution=1,batch_sched_delay=0,sched_min_interval=10000",
@@ -189,6 +198,16 @@ func (c Config) slurmConf(l layout, at place) string {
 	if c.REST {
 		lines = append(lines, restConf(l)...)
 	}
+	if len(c.Licenses) > 0 {
+		var all []string
+		for _, name := range slices.Sorted(maps.Keys(c.Licenses)) {
+			all = append(all, fmt.Sprintf("%s:%d", name, c.Licenses[name]))
+		}
+		lines = append(lines, "Licenses="+strings.Join(all, ","))
+	}
+	if len(c.Switches) > 0 {
+		lines = append(lines, "TopologyPlugin=topology/tree")
+	}
 	n := 0
 	for _, h := range c.Hosts {
 		for i := range h.Count {
@@ -196,6 +215,9 @@ func (c Config) slurmConf(l layout, at place) string {
 				h.Prefix, i+1, at.host(n), at.Port+1+n, h.CPUs, h.CPUs, h.MemoryMiB)
 			if h.GPUs > 0 {
 				line += fmt.Sprintf(" Gres=gpu:%s%d", typed(h.GPUType), h.GPUs)
+				if h.Shards > 0 {
+					line += fmt.Sprintf(",shard:%d", h.Shards)
+				}
 			}
 			if len(h.Features) > 0 {
 				line += " Feature=" + strings.Join(h.Features, ",")
@@ -224,6 +246,13 @@ func typed(gpuType string) string {
 	return gpuType + ":"
 }
 
+func (c Config) gresTypes() string {
+	if slices.ContainsFunc(c.Hosts, func(h Hosts) bool { return h.Shards > 0 }) {
+		return "gpu,shard"
+	}
+	return "gpu"
+}
+
 func (c Config) gresConf(l layout) string {
 	var b strings.Builder
 	for _, h := range c.Hosts {
@@ -235,7 +264,21 @@ func (c Config) gresConf(l layout) string {
 			b.WriteString(" Type=" + h.GPUType)
 		}
 		fmt.Fprintf(&b, " File=%s\n", l.device(fmt.Sprintf("[0-%d]", h.GPUs-1)))
+		if h.Shards > 0 {
+			fmt.Fprintf(&b, "NodeName=%s[1-%d] Name=shard Count=%d\n", h.Prefix, h.Count, h.Shards)
+		}
 	}
+	return b.String()
+}
+
+// topologyConf says which hosts are at which switch.
+func (c Config) topologyConf() string {
+	var b strings.Builder
+	names := slices.Sorted(maps.Keys(c.Switches))
+	for _, name := range names {
+		fmt.Fprintf(&b, "SwitchName=%s Nodes=%s\n", name, strings.Join(c.Switches[name], ","))
+	}
+	fmt.Fprintf(&b, "SwitchName=top Switches=%s\n", strings.Join(names, ","))
 	return b.String()
 }
 

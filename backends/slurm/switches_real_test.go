@@ -1,0 +1,64 @@
+package slurm_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+// TestSwitches: while one host at each of two switches is taken, a job of two hosts at
+// one switch waits, though two hosts are free; one that has waited for its time takes those.
+func TestSwitches(t *testing.T) {
+	t.Parallel()
+	realCluster(t) // the same reasons to skip, and the accounts
+	c, err := testbed.Start(t.Context(), testbed.Config{
+		Name: "switched", Hosts: []testbed.Hosts{{Prefix: "n", Count: 4, CPUs: 4, MemoryMiB: 4000}},
+		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n[1-4]"}, Default: true}},
+		Switches:   map[string][]string{"left": {"n1", "n2"}, "right": {"n3", "n4"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(background()); err != nil {
+			t.Error(err)
+		}
+	})
+	b, _ := newReal(t, c)
+	s := siteOn(t, b)
+	whole := func(tasks int, without ...string) backends.JobSpec {
+		spec := s.spec("a", "sleep 600", backends.Component{Tasks: tasks, CPUs: 4})
+		spec.ExcludedHosts = without
+		return spec
+	}
+	first := s.start(whole(1, "n2", "n3", "n4"))
+	s.state(first, backends.StateRunning)
+	s.state(s.start(whole(1, "n1", "n2", "n4")), backends.StateRunning)
+
+	near := whole(2)
+	near.Switches, near.SwitchesWait = 1, 24*time.Hour
+	waits := s.start(near)
+	s.until(waits, "waiting for a reason", time.Minute, func(j backends.Job) bool {
+		return j.State == backends.StatePending && !j.Held && j.Reason != "" && j.Reason != "None"
+	})
+	soon := whole(2)
+	soon.Switches, soon.SwitchesWait = 1, time.Second
+	apart := s.start(soon)
+	if j := s.state(apart, backends.StateRunning); !slices.Equal(j.Hosts, []string{"n2", "n4"}) {
+		t.Errorf("after its time a job runs on %v, want n2 and n4", j.Hosts)
+	}
+	if j := s.state(waits, backends.StatePending); len(j.Hosts) > 0 {
+		t.Errorf("it has the hosts %v", j.Hosts)
+	}
+	for _, ref := range []backends.JobRef{first, apart} {
+		if err := s.Cancel(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if j := s.state(waits, backends.StateRunning); !slices.Equal(j.Hosts, []string{"n1", "n2"}) {
+		t.Errorf("it runs on %v, want n1 and n2", j.Hosts)
+	}
+}
