@@ -46,6 +46,7 @@ func TestSwitches(t *testing.T) {
 	})
 	soon := whole(2)
 	soon.Switches, soon.SwitchesWait = 1, time.Second
+	soon.Walltime = 3 * time.Minute // so that it delays nobody, and may pass the one before it
 	apart := s.start(soon)
 	if j := s.state(apart, backends.StateRunning); !slices.Equal(j.Hosts, []string{"n2", "n4"}) {
 		t.Errorf("after its time a job runs on %v, want n2 and n4", j.Hosts)

@@ -104,15 +104,18 @@ func TestTwoRunnersAtOnce(t *testing.T) {
 func TestWithoutNamespaces(t *testing.T) {
 	b := newBench(t)
 	b.args = []string{"--no-namespaces"}
-	m := one(sh("main", `echo "$VC_WORKER_HOSTS $MASTER_ADDR $OTHER"; grep -q m-1-host.sub "$ISTHMUS_HOSTS_FILE" && echo found; echo bye > "$ISTHMUS_TERMINATION_LOG"`))
+	m := one(sh("main", `echo "$VC_WORKER_HOSTS $MASTER_ADDR $OTHER"; echo "$TF_CONFIG $0"; grep -q m-1-host.sub "$ISTHMUS_HOSTS_FILE" && echo found; echo bye > "$ISTHMUS_TERMINATION_LOG"`))
 	m.env = map[string][]manifest.EnvVar{"main": {
-		{Name: "VC_WORKER_HOSTS", Value: []byte("m-0-host.sub,m-1-host.sub")}, {Name: "MASTER_ADDR", Value: []byte("m-1-host")}, {Name: "OTHER", Value: []byte("m-1-host")}}}
+		{Name: "VC_WORKER_HOSTS", Value: []byte("m-0-host.sub,m-1-host.sub")}, {Name: "MASTER_ADDR", Value: []byte("m-1-host")}, {Name: "OTHER", Value: []byte("m-1-host")},
+		{Name: "TF_CONFIG", Value: []byte(`{"cluster":{"worker":["m-0-host.sub:2222","m-1-host.sub:2222"]},"task":{"type":"worker","index":0}}`)}}}
+	m.spec.Containers[0].Command = append(m.spec.Containers[0].Command, "--address=m-1-host.sub:6379")
 	b.stage(m, m)
 	b.env = append(b.env, `ISTHMUS_LOCAL_TASKS=[{"rank":0,"host":"a"},{"rank":1,"host":"b","addr":"127.0.0.2"}]`)
 	if code := b.launch(); code != 0 {
 		t.Errorf("launch exited %d, want 0", code)
 	}
-	if got, want := b.logs(0, "main"), "127.0.0.1,127.0.0.2 127.0.0.2 m-1-host\nfound\n"; got != want {
+	if got, want := b.logs(0, "main"), "127.0.0.1,127.0.0.2 127.0.0.2 m-1-host\n"+
+		`{"cluster":{"worker":["127.0.0.1:2222","127.0.0.2:2222"]},"task":{"type":"worker","index":0}} --address=127.0.0.2:6379`+"\nfound\n"; got != want {
 		t.Errorf("log %q, want %q", got, want)
 	}
 	if s := b.final(0, manifest.PhaseSucceeded); s.Containers[0].State.Terminated.Message != "bye\n" {

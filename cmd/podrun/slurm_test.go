@@ -71,7 +71,7 @@ func (b *slurmBench) command(args ...string) string {
 	cmd.Path, cmd.Args = "/usr/bin/"+args[0], args
 	cmd.Env = append(b.cluster.Env(), b.env...)
 	cmd.Dir = b.dir()
-	cmd.Stdin = strings.NewReader(backends.LaunchScript)
+	cmd.Stdin = strings.NewReader(strings.Replace(backends.LaunchScript, " .\n", " "+strings.Join(append(b.args, "."), " ")+"\n", 1))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

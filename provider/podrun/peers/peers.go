@@ -6,12 +6,14 @@ package peers
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -185,6 +187,48 @@ func nodeHosts() ([]byte, error) {
 	return data, nil
 }
 
+// Variable gives the value of an environment variable with the gang's host names as
+// addresses, where Rewritten says so: those of TensorFlow are in a JSON document, those
+// of others in a list.
+func Variable(name, value string, names map[string]string, resolves bool) string {
+	switch {
+	case !Rewritten(name, resolves):
+		return value
+	case name == "TF_CONFIG":
+		return rewriteJSON(value, names)
+	}
+	return Rewrite(value, names)
+}
+
+// Word gives a word of a command line with the gang's host names as addresses: that of
+// "ray start --address=HOST:PORT", which the plugin ray writes.
+func Word(word string, names map[string]string, resolves bool) string {
+	const flag = "--address="
+	if at, ok := strings.CutPrefix(word, flag); ok && !resolves {
+		return flag + Rewrite(at, names)
+	}
+	return word
+}
+
+// jsonString is a string of a JSON document, and the colon after it when it is the name
+// of a member.
+var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"(?:\s*:)?`)
+
+// rewriteJSON replaces the strings HOST:PORT of a JSON document; all else stays byte for
+// byte. A document that is none stays as it is.
+func rewriteJSON(value string, names map[string]string) string {
+	if !json.Valid([]byte(value)) {
+		return value
+	}
+	return jsonString.ReplaceAllStringFunc(value, func(s string) string {
+		text, ok := strings.CutSuffix(strings.TrimPrefix(s, `"`), `"`)
+		if !ok || !strings.Contains(text, ":") { // a member's name, or a word such as a role
+			return s
+		}
+		return `"` + Rewrite(text, names) + `"`
+	})
+}
+
 // Rewrite replaces the gang's host names by addresses in an environment value
 // that is a comma-separated list of hosts, each with or without a port.
 func Rewrite(value string, names map[string]string) string {
@@ -206,14 +250,15 @@ func Rewrite(value string, names map[string]string) string {
 	return strings.Join(parts, ",")
 }
 
-// Rewritten reports whether Rewrite is for an environment variable of that name.
+// Rewritten reports whether host names become addresses in an environment variable of
+// that name.
 // Where names do not resolve it is for those by which job plugins tell hosts. Where
 // they do it is only for that of MindSpore, whose processes take addresses alone.
 func Rewritten(name string, resolves bool) bool {
 	switch name {
 	case "MS_SCHED_HOST":
 		return true
-	case "MASTER_ADDR", "MPI_HOST":
+	case "MASTER_ADDR", "MPI_HOST", "TF_CONFIG":
 		return !resolves
 	}
 	return !resolves && strings.HasPrefix(name, "VC_") && strings.HasSuffix(name, "_HOSTS")

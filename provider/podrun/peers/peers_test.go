@@ -78,6 +78,40 @@ func TestEtcHosts(t *testing.T) {
 	}
 }
 
+// The document of TensorFlow has hosts with ports among other strings: only whole ones
+// of the gang become addresses, and every other byte stays.
+func TestVariable(t *testing.T) {
+	names := map[string]string{"j-ps-0.j": "10.0.0.1", "j-worker-0.j": "10.0.0.2", "j-worker-1.j": "fd00::3", "worker": "10.0.0.9"}
+	const tf = `{"cluster": {"ps":["j-ps-0.j:2222"],"worker":["j-worker-0.j:2222", "j-worker-1.j:2222", "j-worker-10.j:2222"]},"task":{"type":"worker","index":0}, "j-ps-0.j:1" : "x\"j-ps-0.j:1"}`
+	const want = `{"cluster": {"ps":["10.0.0.1:2222"],"worker":["10.0.0.2:2222", "[fd00::3]:2222", "j-worker-10.j:2222"]},"task":{"type":"worker","index":0}, "j-ps-0.j:1" : "x\"j-ps-0.j:1"}`
+	for _, c := range []struct {
+		name, value, want string
+		resolves          bool
+	}{
+		{"TF_CONFIG", tf, want, false},
+		{"TF_CONFIG", tf, tf, true},
+		{"TF_CONFIG", `["j-ps-0.j:1"`, `["j-ps-0.j:1"`, false},
+		{"TF_CONFIG", "j-ps-0.j:1", "j-ps-0.j:1", false},
+		{"MASTER_ADDR", "j-ps-0.j", "10.0.0.1", false},
+		{"OTHER", tf, tf, false},
+	} {
+		if got := Variable(c.name, c.value, names, c.resolves); got != c.want {
+			t.Errorf("%s=%s becomes\n%s, want\n%s", c.name, c.value, got, c.want)
+		}
+	}
+	for word, want := range map[string]string{
+		"--address=j-ps-0.j:6379": "--address=10.0.0.1:6379", "--address=j-worker-1.j:6379": "--address=[fd00::3]:6379",
+		"--address=auto": "--address=auto", "--address=xj-ps-0.j:6379": "--address=xj-ps-0.j:6379", "j-ps-0.j:6379": "j-ps-0.j:6379",
+	} {
+		if got := Word(word, names, false); got != want {
+			t.Errorf("%s becomes %s, want %s", word, got, want)
+		}
+		if got := Word(word, names, true); got != word {
+			t.Errorf("where names resolve, %s becomes %s", word, got)
+		}
+	}
+}
+
 func TestRewrite(t *testing.T) {
 	names := map[string]string{"a": "127.0.0.2", "b.svc": "::1"}
 	for in, want := range map[string]string{
@@ -92,7 +126,7 @@ func TestRewrite(t *testing.T) {
 			t.Errorf("Rewrite(%q) = %q, want %q", in, got, want)
 		}
 	}
-	for name, want := range map[string]bool{"VC_WORKER_HOSTS": true, "MASTER_ADDR": true, "MPI_HOST": true, "VC_WORKER_NUM": false, "HOSTS": false, "MS_SCHED_HOST": true} {
+	for name, want := range map[string]bool{"VC_WORKER_HOSTS": true, "MASTER_ADDR": true, "MPI_HOST": true, "TF_CONFIG": true, "VC_WORKER_NUM": false, "HOSTS": false, "MS_SCHED_HOST": true} {
 		if Rewritten(name, false) != want {
 			t.Errorf("Rewritten(%q, false) = %v", name, !want)
 		}

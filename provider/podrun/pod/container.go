@@ -19,6 +19,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/peers"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
@@ -147,6 +148,9 @@ func (c *container) prepare() (stage.Sandbox, string, error) {
 	sb := stage.Sandbox{Env: env.vars, MountDir: p.scratch.mountDir()}
 	if sb.Argv, err = arguments(c.spec, c.image.Config, env); err != nil {
 		return stage.Sandbox{}, "", err
+	}
+	for i, word := range sb.Argv {
+		sb.Argv[i] = []byte(peers.Word(string(word), p.at.names, p.at.resolves))
 	}
 	namespaces, _ := p.driver.Namespaces()
 	namespaces = namespaces || p.runtime.Image()

@@ -116,9 +116,7 @@ func newEnvironment(job []string, declared []manifest.EnvVar, volumes map[string
 		case v.Expand:
 			value = expand.String(value, lookup)
 		}
-		if peers.Rewritten(v.Name, at.resolves) {
-			value = peers.Rewrite(value, at.names)
-		}
+		value = peers.Variable(v.Name, value, at.names, at.resolves)
 		if strings.ContainsRune(value, 0) {
 			return environment{}, fmt.Errorf("environment variable %s: the value has a NUL byte, which no program can receive", v.Name)
 		}
