@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
@@ -22,6 +23,9 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	}
 	if err := slurmjob.Check(spec); err != nil {
 		return fail(backends.KindInvalid, err)
+	}
+	if !utf8.ValidString(spec.WorkDir) {
+		return fail(backends.KindInvalid, fmt.Errorf("work dir %.200q: JSON carries UTF-8 only", spec.WorkDir))
 	}
 	s, err := b.open(ctx, "submit", spec.User)
 	if err != nil {
