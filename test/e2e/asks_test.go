@@ -25,14 +25,14 @@ func TestLicensesAndSwitches(t *testing.T) {
 		out := kubectl(t, "get", "nodes", "-l", "isthmus.sh/virtual-node", "-o", `jsonpath={.items[*].status.allocatable.licenses\.isthmus\.sh/fluent}`)
 		return out == "4 4", out
 	})
-	apply(t, ns, with(job{Name: "first", Replicas: 2, Script: "exec sleep 900", Pod: onA100}, ", "+fluent+": 2", `isthmus.sh/switches: "1@10m"`))
+	apply(t, ns, with(job{Name: "first", Replicas: 2, Script: "exec sleep 900", Pod: onA100}, ", "+fluent+": 2", `isthmus.sh/switches: "1@2m"`))
 	phase(t, ns, "first", "Running", 2*time.Minute)
 	id := kubectl(t, "get", "pod", "first-task-0", "-n", ns, "-o", `jsonpath={.metadata.annotations.isthmus\.sh/batch-job-id}`)
 	shown, err := here(t).Slurm().Run(t.Context(), "scontrol", "--oneliner", "show", "job", id)
 	if err != nil || !strings.Contains(shown, " Licenses=fluent:4 ") {
 		t.Errorf("Slurm knows of no 4 licences (%v): %s", err, shown)
 	}
-	if !strings.Contains(shown, "Switches=1@00:10:00") {
+	if !strings.Contains(shown, "Switches=1@00:02:00") {
 		t.Errorf("Slurm knows of no switches: %s", shown)
 	}
 	apply(t, ns, with(job{Name: "second", Replicas: 1, Script: "echo mine", Pod: onA100}, ", "+fluent+": 1", ""))
