@@ -33,6 +33,7 @@ type record struct {
 	Temporary  bool   `json:"temporary"` // Stop removes the directory
 	REST       bool   `json:"rest,omitempty"`
 	Accounting bool   `json:"accounting,omitempty"`
+	Confined   bool   `json:"confined,omitempty"` // see Config.LimitMemory
 }
 
 type host struct {
@@ -68,6 +69,9 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 	}
 	if config.REST {
 		needed = append(needed, RESTInstalled)
+	}
+	if config.LimitMemory {
+		needed = append(needed, MemoryLimited)
 	}
 	for _, installed := range needed {
 		if err := installed(); err != nil {
@@ -147,7 +151,7 @@ func prepare(config Config) (*Cluster, error) {
 		return nil, err
 	}
 	at.Networks = config.Networks
-	c := &Cluster{record: record{Name: config.Name, Place: at, REST: config.REST, Accounting: config.Accounting}}
+	c := &Cluster{record: record{Name: config.Name, Place: at, REST: config.REST, Accounting: config.Accounting, Confined: config.LimitMemory}}
 	for i, n := range names {
 		c.record.Hosts = append(c.record.Hosts, host{Name: n, Address: at.host(i)})
 	}
@@ -238,6 +242,7 @@ func (c *Cluster) write(config Config) error {
 		os.WriteFile(l.munge("key"), key, 0o400),
 		os.WriteFile(l.conf(), []byte(config.slurmConf(l, c.record.Place)), 0o644),
 		os.WriteFile(l.gres(), []byte(config.gresConf(l)), 0o644),
+		os.WriteFile(l.cgroup(), []byte(cgroupConf()), 0o644),
 		os.WriteFile(l.topology(), []byte(config.topologyConf()), 0o644),
 		os.WriteFile(l.record(), raw, 0o644),
 	)

@@ -76,6 +76,9 @@ type Config struct {
 	// too, and know each other's. It takes the programs that
 	// EnsureNetworksInstalled installs.
 	Networks bool
+	// LimitMemory keeps jobs to the memory they ask for, by cgroups: see MemoryLimited.
+	// No other cluster on the machine may have it and hosts of the same names.
+	LimitMemory bool
 	// Licenses that jobs may ask for, by name.
 	Licenses map[string]int
 	// Switches are hosts by the switch that they are at, with one switch above all;
@@ -146,6 +149,7 @@ func (l layout) conf() string             { return filepath.Join(l.dir, "slurm.c
 func (l layout) hosts() string            { return filepath.Join(l.dir, "hosts") }
 func (l layout) gres() string             { return filepath.Join(l.dir, "gres.conf") }
 func (l layout) topology() string         { return filepath.Join(l.dir, "topology.conf") }
+func (l layout) cgroup() string           { return filepath.Join(l.dir, "cgroup.conf") }
 func (l layout) munge(f string) string    { return filepath.Join(l.dir, "munge", f) }
 func (l layout) slurmdbd() string         { return filepath.Join(l.dir, "slurmdbd.conf") }
 func (l layout) database(f string) string { return filepath.Join(l.dir, "database", f) }
@@ -172,7 +176,7 @@ func (c Config) slurmConf(l layout, at place) string {
 		"SlurmdPidFile=" + l.spool("%n") + "/slurmd.pid",
 		// The machine has fewer CPUs and less memory than the hosts claim.
 		"SlurmdParameters=config_overrides",
-		"ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none",
+		"ProctrackType=proctrack/linuxproc", "TaskPlugin=" + c.taskPlugin(),
 		"JobAcctGatherType=jobacct_gather/none",
 		"MpiDefault=none", "SwitchType=switch/none",
 		"SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
@@ -244,6 +248,13 @@ func typed(gpuType string) string {
 		return ""
 	}
 	return gpuType + ":"
+}
+
+func (c Config) taskPlugin() string {
+	if c.LimitMemory {
+		return "task/cgroup"
+	}
+	return "task/none"
 }
 
 func (c Config) gresTypes() string {

@@ -183,6 +183,9 @@ func (c *Cluster) Stop(ctx context.Context) error {
 			<-time.After(20 * time.Millisecond) // they are not our children
 		}
 	}
+	if c.record.Confined {
+		errs = append(errs, c.removeCgroups())
+	}
 	if c.record.Place.Networks {
 		errs = append(errs, c.removeNetworks(context.WithoutCancel(ctx)))
 	}
