@@ -36,7 +36,8 @@ func (s *Session) Domains() []Domain {
 
 // DomainsFor lists where a gang may go: where it already is, this cycle's
 // placements included, or anywhere. A gang that somebody else spread stays where
-// its first member is; a loose one may be anywhere at any time.
+// its first member is; a loose one may be anywhere at any time. One whose members are
+// all on nodes that do not exist may go nowhere: the node may come back with them.
 func (s *Session) DomainsFor(g *snapshot.Gang) []Domain {
 	if g.Loose {
 		return s.Domains()
@@ -55,7 +56,23 @@ func (s *Session) DomainsFor(g *snapshot.Gang) []Domain {
 			}
 		}
 	}
+	if s.Stranded(g) != "" {
+		return []Domain{}
+	}
 	return s.Domains()
+}
+
+// Stranded names a node that does not exist and that a member of the gang is bound to,
+// "" when there is none.
+func (s *Session) Stranded(g *snapshot.Gang) string {
+	for _, p := range g.Pods {
+		if p.Node != "" && !p.Terminal() {
+			if _, ok := s.Snapshot.Node(p.Node); !ok {
+				return p.Node
+			}
+		}
+	}
+	return ""
 }
 
 // DomainOf returns the domain that a node is in, and whether there is such a node.
