@@ -71,6 +71,9 @@ const (
 	confirmWithin = 2 * time.Minute
 	firstRetry    = 50 * time.Millisecond
 	lastRetry     = 30 * time.Second
+	// lastBind is the longest pause between two tries to bind a pod: when the API server
+	// answers again, no gang is to stay partial for longer than 5 seconds.
+	lastBind = 4 * time.Second
 	// prepareWorkers bounds the placements whose claims are looked at at a time.
 	prepareWorkers = 4
 )
@@ -122,7 +125,7 @@ func New(c Config) *Binder {
 		prepares: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[int64](firstRetry, lastLook)),
 		binds: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[bindTask](firstRetry, lastRetry)),
+			workqueue.NewTypedItemExponentialFailureRateLimiter[bindTask](firstRetry, lastBind)),
 		writes: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 		claims: workqueue.NewTypedRateLimitingQueue(
