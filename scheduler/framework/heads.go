@@ -197,9 +197,13 @@ func (s *Session) earliest(b Blocked, ends []end) (*head, []string, bool) {
 	n := steps[lo]
 	var why []string
 	guessed := false
+	on := make([]bool, len(s.Snapshot.Nodes))
+	for _, a := range fit.Assigned {
+		on[a.Node] = true
+	}
 	for i := n - 1; i >= 0; i-- {
 		guessed = guessed || ends[i].guessed
-		if len(why) < maxWhy && !slices.Contains(why, ends[i].gang) && s.touches(fit, ends[i].node) {
+		if len(why) < maxWhy && on[ends[i].node] && !slices.Contains(why, ends[i].gang) {
 			why = append(why, ends[i].gang)
 		}
 	}
@@ -209,10 +213,6 @@ func (s *Session) earliest(b Blocked, ends []end) (*head, []string, bool) {
 
 // maxWhy bounds the gangs that a planned start names.
 const maxWhy = 4
-
-func (s *Session) touches(f *Fit, node int) bool {
-	return slices.ContainsFunc(f.Assigned, func(a Assignment) bool { return a.Node == node })
-}
 
 // endings lists when what is placed is expected to end, the soonest first.
 func (s *Session) endings() []end {

@@ -245,6 +245,11 @@ type Gang struct {
 
 	// Waiting counts pods to be placed.
 	Waiting int
+	// Gated says that scheduling gates hold some back, and BeforeGate that for some of
+	// those that is the gate which is the scheduler's. Unsettled says that some are
+	// bound for an attempt that has not been taken up. Most gangs have none of these,
+	// and every cycle asks all of them.
+	Gated, BeforeGate, Unsettled bool
 }
 
 // NewGang compiles a gang. It takes ownership of pods.
@@ -256,6 +261,9 @@ func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 	}
 	for _, p := range pods {
 		g.peers = g.peers || p.Class.peers != nil
+		g.Gated = g.Gated || p.Gated && !p.Terminating
+		g.BeforeGate = g.BeforeGate || p.BeforeGate()
+		g.Unsettled = g.Unsettled || p.Attempt != "" && p.Node != "" && !p.Submitted && p.Phase == PodPending
 		if p.Node == "" && !p.Terminal() && !p.Terminating {
 			g.Wants.AddScaled(p.Class.Request, 1)
 		}

@@ -103,7 +103,7 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 		return false
 	case !g.Plain && !g.Native && (g.Status.Phase == "" || g.Status.Phase == snapshot.GroupPending):
 		return false // enqueue has to let it in first, and that has to be seen
-	case g.Waiting == 0 && !gated(g) && len(openAttempts(g)) == 0:
+	case g.Waiting == 0 && !g.Gated && len(openAttempts(g)) == 0:
 		return false
 	case g.Hold != "":
 		s.Wait(g, plan.Unschedulable{Code: cmp.Or(plan.Code(g.HoldCode), plan.Held), Message: g.Hold})
@@ -124,10 +124,6 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 func partial(g *snapshot.Gang) bool {
 	have := g.Have()
 	return have > 0 && have < g.Minimum() || len(openAttempts(g)) > 0
-}
-
-func gated(g *snapshot.Gang) bool {
-	return slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool { return p.Gated && !p.Terminating })
 }
 
 type line struct {
@@ -286,7 +282,7 @@ func alive(p *snapshot.Pod) bool {
 }
 
 func tooFew(g *snapshot.Gang, code plan.Code, what string, exist, need int64) *plan.Unschedulable {
-	if exist >= need && gated(g) {
+	if exist >= need && g.Gated {
 		return &plan.Unschedulable{Code: plan.Gated, Message: fmt.Sprintf("%s has %d pods, but scheduling gates hold too many of them back", what, exist)}
 	}
 	return &plan.Unschedulable{Code: code, Message: fmt.Sprintf("%s has %d pods and needs %d", what, exist, need)}

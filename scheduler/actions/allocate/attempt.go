@@ -26,7 +26,7 @@ const maxSize = 1 << 20
 // the provider has taken up is closed: a member that is missing from it then was
 // deleted later, and its replacement is placed on its own.
 func openAttempts(g *snapshot.Gang) []attempt {
-	if !slices.ContainsFunc(g.Pods, unsettled) {
+	if !g.Unsettled {
 		return nil // all have been taken up: the usual case, and there are many gangs
 	}
 	byID := map[string]*attempt{}
@@ -57,11 +57,6 @@ func openAttempts(g *snapshot.Gang) []attempt {
 	}
 	slices.SortFunc(out, func(a, b attempt) int { return strings.Compare(a.id, b.id) })
 	return out
-}
-
-// unsettled reports whether a pod is of an attempt and not taken up yet.
-func unsettled(p *snapshot.Pod) bool {
-	return p.Attempt != "" && p.Node != "" && !p.Submitted && p.Phase == snapshot.PodPending
 }
 
 // missing lists the ranks that nobody has.

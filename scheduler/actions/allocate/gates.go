@@ -25,7 +25,7 @@ type gates struct {
 func openGates(s *framework.Session) {
 	var gated []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {
-		if slices.ContainsFunc(g.Pods, (*snapshot.Pod).BeforeGate) && candidate(s, g) {
+		if g.BeforeGate && candidate(s, g) {
 			gated = append(gated, g)
 		}
 	}
