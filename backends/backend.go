@@ -60,6 +60,10 @@ type JobSpec struct {
 	// visible on all hosts. Output of the batch script goes to WorkDir/batch.log.
 	WorkDir string
 
+	// After are jobs of the same user that must have ended with exit code 0 before
+	// this one starts; see Capabilities.After.
+	After []JobID
+
 	// Components are the groups of equal tasks, started together or not at all.
 	// One component is a plain job, more are a heterogeneous one.
 	Components []Component
@@ -220,6 +224,11 @@ type Capabilities struct {
 	// Switches: JobSpec.Switches is honoured. Without it a job with it is refused as
 	// Invalid. Where it depends on the server's version, it is false until that is known.
 	Switches bool
+	// After: JobSpec.After is honoured for jobs that the batch system knows and that
+	// have not ended; the caller vouches for those. When one of them ends in another
+	// way, the job never starts: it is ended as Cancelled, or waits as Never. Without
+	// it a job with any is refused as Invalid.
+	After bool
 }
 
 // Enterer is a Backend that can start a further program inside the allocation

@@ -30,8 +30,10 @@ const (
 	MaxLicenseCount  = 1 << 30 // of each name
 	MaxSwitches      = 65536
 	MaxSwitchesWait  = 366 * 24 * time.Hour
-	maxNameBytes     = 255
-	maxPathBytes     = 4095 - 64 // leaves room for the files of a gang directory
+	// MaxAfter jobs that one job waits for.
+	MaxAfter     = 64
+	maxNameBytes = 255
+	maxPathBytes = 4095 - 64 // leaves room for the files of a gang directory
 )
 
 // ValidKey reports whether k has the form of a Key.
@@ -91,6 +93,15 @@ func (s JobSpec) Validate() error {
 	}
 	if s.SwitchesWait < 0 || s.SwitchesWait > MaxSwitchesWait {
 		bad("switchesWait", "%s is not between 0 and %s", s.SwitchesWait, MaxSwitchesWait)
+	}
+	if len(s.After) > MaxAfter {
+		bad("after", "there are %d, more than %d", len(s.After), MaxAfter)
+	}
+	for i, id := range s.After {
+		if !validHost(string(id)) { // a number, in PBS with the name of its server
+			bad(fmt.Sprintf("after[%d]", i), "%.80q is not the id of a job", string(id))
+			break
+		}
 	}
 	if s.Walltime < 0 || s.Walltime > MaxWalltime {
 		bad("walltime", "%s is not between 0 and %s", s.Walltime, MaxWalltime)

@@ -83,6 +83,18 @@ func mutants() map[string]struct {
 				return id, err
 			}
 		}},
+		"submit forgets what a job comes after": {"a job after others", func(m *mutant) {
+			m.submit = func(ctx context.Context, spec backends.JobSpec) (backends.JobID, error) {
+				spec.After = nil
+				return m.System.Submit(ctx, spec)
+			}
+		}},
+		"submit remembers one that a job comes after": {"a job after others", func(m *mutant) {
+			m.submit = func(ctx context.Context, spec backends.JobSpec) (backends.JobID, error) {
+				spec.After = spec.After[:min(1, len(spec.After))]
+				return m.System.Submit(ctx, spec)
+			}
+		}},
 		"submit finds the key again": {"one key, two jobs", func(m *mutant) {
 			seen := map[backends.Key]backends.JobID{}
 			m.submit = func(ctx context.Context, spec backends.JobSpec) (backends.JobID, error) {

@@ -200,6 +200,43 @@ func singleton(t *testing.T, b *bench) {
 	}
 }
 
+// after demands that a job waits for others to end well, and never starts when one
+// does not; or that it is refused.
+func after(t *testing.T, b *bench) {
+	behind := func(first ...job) backends.JobSpec {
+		spec := b.spec(t, Program{})
+		for _, f := range first {
+			spec.After = append(spec.After, f.ID)
+		}
+		return spec
+	}
+	if !b.Backend.Capabilities().After {
+		b.refused(t, "a job after another", behind(job{JobRef: backends.JobRef{ID: "1"}}))
+		return
+	}
+	ends, lasts := b.submit(t, b.spec(t, Program{})), b.start(t, Program{UntilTerm: true})
+	// One of the two never ends well.
+	neither := b.submit(t, behind(ends, lasts))
+	b.release(t, neither)
+	b.release(t, ends)
+	b.until(t, ends, backends.StateCompleted)
+	b.barrier(t)
+	b.neverStarted(t, neither)
+	b.cancel(t, lasts)
+	if o := b.eventually(t, neither, "given up", func(o backends.Job) bool { return o.State.Terminal() || o.Never }); o.State.Terminal() && o.State != backends.StateCancelled {
+		t.Errorf("a job that can never start reads %+v", o)
+	}
+	b.neverStarted(t, neither)
+
+	first := b.submit(t, b.spec(t, Program{}))
+	last := b.submit(t, behind(first))
+	b.release(t, last)
+	b.barrier(t)
+	b.neverStarted(t, last)
+	b.release(t, first)
+	b.until(t, last, backends.StateCompleted)
+}
+
 func unknownPartition(t *testing.T, b *bench) {
 	spec := b.spec(t, Program{})
 	spec.Partition = b.NoPartition

@@ -72,6 +72,8 @@ func cases() []testCase {
 				return ifTrue(!h.Singleton, "this backend does not promise it; the recorded id alone prevents double runs")
 			},
 			loses: "two daemons that both believe in their record run the job twice at once"},
+		{name: "a job after others", run: after,
+			loses: "a step of a workflow starts on half of what the one before it should have written"},
 		{name: "unknown partition is invalid", run: unknownPartition,
 			loses: "a typing error is retried for ever and the user is not told"},
 		{name: "invalid specs are refused", run: invalidSpecs,

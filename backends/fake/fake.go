@@ -78,7 +78,7 @@ type Partition struct {
 func Uniform(n int, cpus, memoryMiB int64, gpuType string, gpus int64) Config {
 	c := Config{
 		Partitions:   []Partition{{Name: "main", Default: true}},
-		Capabilities: backends.Capabilities{Heterogeneous: true, ExcludeHosts: true, Licenses: true, Switches: true},
+		Capabilities: backends.Capabilities{Heterogeneous: true, ExcludeHosts: true, After: true, Licenses: true, Switches: true},
 	}
 	for i := range n {
 		h := Host{Name: fmt.Sprintf("h%03d", i+1), CPUs: cpus, MemoryMiB: memoryMiB}
@@ -188,7 +188,8 @@ type job struct {
 	released  bool
 	epoch     int // events of an older epoch are void
 	cause     backends.State
-	requeue   bool // after the present termination the job goes back to pending
+	requeue   bool   // after the present termination the job goes back to pending
+	awaits    []*job // have to complete first
 }
 
 // New gives a System at the start of its clock. It panics on a Config that

@@ -83,6 +83,9 @@ func (s *System) Submit(ctx context.Context, spec backends.JobSpec) (backends.Jo
 		if len(s.cfg.Users) > 0 && !slices.Contains(s.cfg.Users, spec.User) {
 			return refuse(backends.KindDenied, "user %s has no account", spec.User)
 		}
+		if len(spec.After) > 0 && !s.cfg.Capabilities.After {
+			return refuse(backends.KindInvalid, "after: jobs cannot wait for others")
+		}
 		p := s.partition(spec.Partition)
 		if p == nil {
 			return refuse(backends.KindInvalid, "partition: %q does not exist", spec.Partition)
@@ -91,6 +94,11 @@ func (s *System) Submit(ctx context.Context, spec backends.JobSpec) (backends.Jo
 		j := &job{
 			id: s.newID(), no: s.jobNo, spec: cloneSpec(spec), partition: p, priority: p.Priority,
 			state: backends.StatePending, held: true, reason: "JobHeldUser", submitted: s.now,
+		}
+		for _, first := range spec.After {
+			if known := s.jobs[first]; known != nil { // one that is not, counts as met, as in Slurm
+				j.awaits = append(j.awaits, known)
+			}
 		}
 		id = j.id
 		s.jobs[id] = j
@@ -106,6 +114,7 @@ func (s *System) Submit(ctx context.Context, spec backends.JobSpec) (backends.Jo
 
 func cloneSpec(spec backends.JobSpec) backends.JobSpec {
 	spec.Components, spec.Licenses = slices.Clone(spec.Components), maps.Clone(spec.Licenses)
+	spec.After = slices.Clone(spec.After)
 	for i := range spec.Components {
 		spec.Components[i].GPUs = maps.Clone(spec.Components[i].GPUs)
 	}

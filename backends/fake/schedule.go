@@ -25,6 +25,7 @@ func (s *System) dequeue(j *job) {
 
 // schedule starts what can start and tells the rest why it waits.
 func (s *System) schedule() {
+	s.endUnmet()
 	blocked := map[*Partition]bool{} // whose hosts are promised to an earlier job
 	var startable []*job
 	for _, j := range s.pending {
@@ -39,6 +40,22 @@ func (s *System) schedule() {
 	}
 }
 
+// endUnmet ends the jobs, held ones too, that came after one that ended in another
+// way than well. Those can fail others in turn.
+func (s *System) endUnmet() {
+	for _, j := range slices.Clone(s.pending) {
+		if j.state != backends.StatePending {
+			continue // ended by an earlier turn
+		}
+		j.awaits = slices.DeleteFunc(j.awaits, func(a *job) bool { return a.state == backends.StateCompleted })
+		if slices.ContainsFunc(j.awaits, func(a *job) bool { return a.state.Terminal() }) {
+			j.reason = "DependencyNeverSatisfied"
+			s.end(j, backends.StateCancelled, 0, 0)
+			s.endUnmet()
+		}
+	}
+}
+
 // mayRun decides on one job, sets its reason, and places its tasks.
 func (s *System) mayRun(j *job, blocked map[*Partition]bool) bool {
 	j.never = false
@@ -50,6 +67,8 @@ func (s *System) mayRun(j *job, blocked map[*Partition]bool) bool {
 		return wait("JobHeldUser")
 	case s.now.Before(j.eligible):
 		return wait("BeginTime")
+	case len(j.awaits) > 0:
+		return wait("Dependency")
 	case !s.cfg.NoSingleton && s.names[userKey{j.spec.User, j.spec.Key}] > 0:
 		return wait("Dependency")
 	case j.partition.MaxWalltime > 0 && j.spec.Walltime > j.partition.MaxWalltime:

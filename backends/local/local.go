@@ -150,6 +150,9 @@ func (b *Backend) check(spec *backends.JobSpec) (backends.Kind, error) {
 	if len(spec.ExcludedHosts) > 0 {
 		return backends.KindInvalid, fmt.Errorf("excludedHosts: the local batch system has this host only, and cannot leave out %q", spec.ExcludedHosts[0])
 	}
+	if len(spec.After) > 0 {
+		return backends.KindInvalid, errors.New("after: the local batch system does not make jobs wait for others; submit it when they have ended")
+	}
 	if spec.Host != "" {
 		return backends.KindInvalid, fmt.Errorf("host: the local batch system has this host only, and cannot choose %q", spec.Host)
 	}

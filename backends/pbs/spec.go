@@ -53,6 +53,9 @@ func check(dialect Dialect, s backends.JobSpec) error {
 	if err := s.Unserved(backends.Capabilities{}); err != nil {
 		return fmt.Errorf("%w; the constraint of a node may name resources of the site", err)
 	}
+	if len(s.After) > 0 {
+		return errors.New("after: a job of PBS is not made to wait for others; submit it when they have ended")
+	}
 	if s.Host != "" && (!nameForm.MatchString(s.Host) || strings.Trim(s.Host, "0123456789") == "") { // digits are a count
 		return fmt.Errorf("host: %.80q: want letters, digits, '_', '.' and '-'", s.Host)
 	}

@@ -32,7 +32,7 @@ func sbatchArgs(s backends.JobSpec) []string {
 			"--hold",
 			"--job-name="+p.Name,
 			"--comment="+p.Comment,
-			"--dependency="+slurmjob.Dependency,
+			"--dependency="+p.Dependency,
 			"--kill-on-invalid-dep=yes",
 			// A requeued job keeps its id; the launcher tells its runs apart.
 			"--requeue",

@@ -78,6 +78,14 @@ func Check(s backends.JobSpec) error {
 	if err := checkAsks(s); err != nil {
 		return err
 	}
+	if len(s.After) > backends.MaxAfter {
+		return fmt.Errorf("after: %d jobs, more than %d", len(s.After), backends.MaxAfter)
+	}
+	for _, id := range s.After {
+		if !ValidID(string(id)) {
+			return fmt.Errorf("after: %.40q is not a job id", string(id))
+		}
+	}
 	for i, c := range s.Components {
 		if err := checkComponent(c); err != nil {
 			return fmt.Errorf("component %d: %w", i, err)
@@ -173,6 +181,7 @@ type Properties struct {
 	// Switches at most, 0 is any, for SwitchSeconds of waiting, 0 is Slurm's own.
 	Switches      int
 	SwitchSeconds int64
+	Dependency    string // never empty, see dependency
 
 	Minutes int64 // run-time limit
 	// WarnSeconds before the limit the batch script gets WarnSignal; 0 is never.
@@ -187,8 +196,18 @@ type Properties struct {
 	GPUs string
 }
 
-// Dependency of every job: two of one name and user never run at once.
-const Dependency = "singleton"
+// dependency of a job: two of one name and user never run at once, and those that
+// it comes after have ended with exit code 0. All have to be met (sbatch(1)).
+func dependency(s backends.JobSpec) string {
+	out := "singleton"
+	for i, id := range s.After {
+		if i == 0 {
+			out += ",afterok"
+		}
+		out += ":" + string(id)
+	}
+	return out
+}
 
 // Describe gives the properties of every component of a job that Check accepts.
 func Describe(s backends.JobSpec) []Properties {
@@ -198,6 +217,7 @@ func Describe(s backends.JobSpec) []Properties {
 			Name: Name(s.Key, i, len(s.Components)), Comment: Tag(s.Owner, s.Key),
 			Partition: s.Partition, Account: s.Account, QOS: s.QOS, Constraint: s.Constraint, Reservation: s.Reservation,
 			Exclude:     hostlist.Compress(s.ExcludedHosts),
+			Dependency:  dependency(s),
 			Minutes:     ceil(int64(s.Walltime), int64(time.Minute)),
 			WarnSeconds: warnSeconds(s),
 			WorkDir:     s.WorkDir, Output: OutputPattern(s.WorkDir),

@@ -101,7 +101,7 @@ func (d *dialect) submission(parts []slurmjob.Properties, script string, env []s
 // elsewhere is set; those that are empty are left to the cluster.
 func (d *dialect) properties(p slurmjob.Properties, env []string) map[string]any {
 	out := map[string]any{
-		"name": p.Name, "comment": p.Comment, "dependency": slurmjob.Dependency,
+		"name": p.Name, "comment": p.Comment, "dependency": p.Dependency,
 		"hold": true,
 		// A requeued job keeps its id; the launcher tells its runs apart.
 		"requeue":                   true,

@@ -125,7 +125,7 @@ func (b *Backend) Capabilities() backends.Capabilities {
 	switches := b.dialect != nil && !b.dialect.plain
 	b.mu.Unlock()
 	return backends.Capabilities{
-		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Reservation: true, ExcludeHosts: true,
+		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Reservation: true, ExcludeHosts: true, After: true,
 		History: b.history.On(), Licenses: true, Switches: switches,
 	}
 }

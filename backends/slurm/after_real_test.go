@@ -1,0 +1,129 @@
+package slurm_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+)
+
+// gate is a program that ends with a code once the test says so: the code is
+// written into a file of its directory.
+const gateProgram = `while ! [ -s code ]; do sleep 0.1; done; exit "$(cat code)"`
+
+func open(t *testing.T, spec backends.JobSpec, code int) {
+	t.Helper()
+	file := filepath.Join(spec.WorkDir, "code")
+	if err := os.WriteFile(file+".new", fmt.Appendf(nil, "%d\n", code), 0o644); err != nil { //nolint:gosec // the job's user reads it
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAfter is what Slurm makes of a job that comes after another: the provider
+// relies on every row.
+func TestAfter(t *testing.T) {
+	t.Parallel()
+	c := realCluster(t)
+	s := newSite(t)
+	scontrol := func(args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "scontrol", args...)
+		cmd.Env = append(os.Environ(), c.Env()...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("scontrol %v: %v: %s", args, err, out)
+		}
+	}
+	waits := func(ref backends.JobRef) backends.Job {
+		t.Helper()
+		return s.until(ref, "waiting for the other", time.Minute, func(j backends.Job) bool {
+			return j.State == backends.StatePending && j.Reason == "Dependency"
+		})
+	}
+	pair := func() (first backends.JobRef, program backends.JobSpec, second backends.JobSpec) {
+		program = s.spec("slow", gateProgram, oneTask)
+		first = s.start(program)
+		second = s.spec("slow", "exit 0", oneTask)
+		second.After = []backends.JobID{first.ID}
+		return first, program, second
+	}
+
+	// It waits, released, and runs once the first has ended with 0.
+	first, program, spec := pair()
+	second := s.start(spec)
+	if j := waits(second); j.Held || j.Never {
+		t.Errorf("released behind one that runs: %+v", j)
+	}
+	open(t, program, 0)
+	done := s.state(second, backends.StateCompleted)
+	if before := s.state(first, backends.StateCompleted); done.Started.Before(before.Ended) {
+		t.Errorf("job %s started at %s, before job %s ended at %s", second.ID, done.Started, first.ID, before.Ended)
+	}
+
+	// One that fails takes it with it, released or held.
+	_, program, spec = pair()
+	second = s.start(spec)
+	held := s.spec("slow", "exit 0", oneTask)
+	held.After = spec.After
+	kept := s.submit(held)
+	waits(second)
+	open(t, program, 3)
+	for _, ref := range []backends.JobRef{second, kept} {
+		if j := s.state(ref, backends.StateCancelled); !j.Started.IsZero() {
+			t.Errorf("started behind one that failed: %+v", j)
+		}
+	}
+
+	// So does one that is cancelled.
+	first, _, spec = pair()
+	second = s.start(spec)
+	waits(second)
+	if err := s.Cancel(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	if j := s.state(second, backends.StateCancelled); !j.Started.IsZero() {
+		t.Errorf("started behind one that was cancelled: %+v", j)
+	}
+
+	// One that is requeued has not ended; one that is held waits for its release.
+	first, program, spec = pair()
+	second = s.start(spec)
+	held = s.spec("slow", "exit 0", oneTask)
+	held.After = spec.After
+	kept = s.submit(held)
+	s.state(first, backends.StateRunning)
+	scontrol("requeue", string(first.ID))
+	s.until(first, "requeued", time.Minute, func(j backends.Job) bool { return j.Restarts == 1 })
+	if j := waits(second); j.Held || j.Never {
+		t.Errorf("behind one that was requeued: %+v", j)
+	}
+	scontrol("update", "jobid="+string(first.ID), "starttime=now")
+	open(t, program, 0)
+	s.until(second, "completed", 3*time.Minute, func(j backends.Job) bool { return j.State == backends.StateCompleted })
+	if j := s.until(kept, "listed", time.Minute, func(backends.Job) bool { return true }); !j.Held || j.State != backends.StatePending {
+		t.Errorf("held, and what it came after has ended: %+v", j)
+	}
+	if err := s.Release(t.Context(), kept); err != nil {
+		t.Fatal(err)
+	}
+	s.state(kept, backends.StateCompleted)
+
+	// What is not known: the caller must not release such a job.
+	spec = s.spec("slow", "exit 0", oneTask)
+	spec.After = []backends.JobID{"4000000"}
+	id, err := s.Submit(t.Context(), spec)
+	t.Logf("after a job that nobody knows: id %q, error %v", id, err)
+	if err == nil {
+		ref := backends.JobRef{ID: id, Key: spec.Key, User: spec.User}
+		t.Logf("%+v", s.until(ref, "listed", time.Minute, func(backends.Job) bool { return true }))
+		if err := s.Cancel(t.Context(), ref); err != nil {
+			t.Error(err)
+		}
+	}
+}
