@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -230,6 +231,7 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 	gangs, index := b.gangs()
 	b.locate(gangs, index)
 	b.slots.SetPart(b.part(gangs))
+	all := attemptsIn(index)
 	live := make(map[backends.Key]bool, len(gangs))
 	for _, g := range inTurns(gangs) {
 		if b.over(g) {
@@ -244,6 +246,9 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 			continue // a step of this gang is under way
 		}
 		pods := members(g, index)
+		if awaits := awaitedBy(g, index, all); !slices.Equal(m.awaits, awaits) {
+			m.awaits, m.quiet = awaits, false
+		}
 		if !fresh && m.quiet && b.observed(m.quietSeq) && m.quietPods == versions(g, pods) {
 			continue
 		}

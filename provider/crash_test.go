@@ -58,9 +58,14 @@ type faultyGate struct {
 	count   map[string]int
 	crashed bool
 	fired   bool
+	// meanwhile is called before an effect, when it is not nil.
+	meanwhile func(name string)
 }
 
 func (g *faultyGate) Do(ctx context.Context, name string, fn func(context.Context) error) error {
+	if g.meanwhile != nil {
+		g.meanwhile(name)
+	}
 	g.mu.Lock()
 	if g.crashed {
 		g.mu.Unlock()

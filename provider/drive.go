@@ -119,6 +119,10 @@ func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pod
 		step := lifecycle.Next(g, b.knowledge(m), b.Clock.Now())
 		told := m.words()
 		m.lost = step.Lost
+		if step.Void != "" && m.refused == "" {
+			m.refusedReason, m.refused = wellknown.ReasonPredecessor, step.Void
+			b.tell(m, pods, corev1.EventTypeWarning, m.refusedReason, m.refused)
+		}
 		// After a failure only what needs no evidence goes on, and the members
 		// keep telling the cause: a status that changed to and fro would be a
 		// write each, and each write would bring the next pass.
@@ -284,6 +288,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		return
 	}
 	gone, failed, wrote := false, false, false
+	unmet, behind := b.waitsFor(m)
 	for _, member := range g.Members {
 		pod := pods[member.UID]
 		if pod == nil || member.Finished {
@@ -313,6 +318,7 @@ func (b *Bridge) report(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 				}
 			}
 		}
+		ev.Unmet, ev.Behind = unmet, behind
 		m.witness(&ev, now)
 		b.forward(m, pod, ev.File)
 		same, lasting := podstatus.Same(ev)

@@ -33,6 +33,7 @@ type memo struct {
 	ranks  map[string]int
 	stops  map[string]stopping // by UID: members that are told to end
 	absent time.Time           // recorded job missing since
+	awaits []awaited           // what the gang comes after, as of the last pass
 
 	wentOn   bool                 // the recorded job was seen before its end
 	jobEnd   time.Time            // and ended since
@@ -261,6 +262,7 @@ func (b *Bridge) knowledge(m *memo) lifecycle.Knowledge {
 		Stops:          make(map[string]lifecycle.Stop, len(m.stops)),
 		AbsentSince:    m.absent,
 		PullFirst:      b.Cluster.Spec.Images.Pull == "login" && !m.pulled,
+		After:          predecessors(m.awaits, v, b.Backend.Capabilities().After),
 		Unreachable:    !v.Reachable,
 	}
 	if k.Files == nil && m.staged {

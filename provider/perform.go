@@ -137,10 +137,16 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 			return did, err
 		}
 	}
+	spec := m.output.Spec
+	after, ok := lifecycle.AfterJobs(b.knowledge(m).After)
+	if !ok {
+		return false, nil // since the step was decided on
+	}
+	spec.After = after
 	var id backends.JobID
 	err := b.Gate.Do(ctx, string(lifecycle.Submit), func(ctx context.Context) error {
 		var err error
-		id, err = b.Backend.Submit(ctx, m.output.Spec)
+		id, err = b.Backend.Submit(ctx, spec)
 		tracing.SetJob(ctx, id)
 		return err
 	})

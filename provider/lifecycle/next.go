@@ -41,6 +41,8 @@ type Knowledge struct {
 	AbsentSince time.Time
 	// PullFirst: images are pulled before the job is submitted, when there are any.
 	PullFirst bool
+	// After are the gangs that have to succeed before this one starts.
+	After []Predecessor
 	// Unreachable: the batch system does not answer. Only API effects that need
 	// no evidence happen.
 	Unreachable bool
@@ -108,6 +110,8 @@ type Step struct {
 	Message string
 	// Lost says that the recorded job is gone without evidence.
 	Lost bool
+	// Void says why the gang can never be submitted as it is, "" while it can.
+	Void string
 }
 
 // Next decides. It is idempotent: with the same facts it gives the same answer.
@@ -139,6 +143,11 @@ func unrecorded(g Gang, k Knowledge) Step {
 	if len(live) == 0 {
 		return step
 	}
+	broken, open := unmet(k.After)
+	if broken != nil {
+		step.Void = broken.Words() // also of what is left when some of it has failed so
+		return step
+	}
 	if len(live) < g.Size {
 		step.Reason = "WaitingForMembers"
 		step.Message = fmt.Sprintf("%d of %d gang members are bound to this node; the batch job is submitted once all are", len(live), g.Size)
@@ -154,6 +163,10 @@ func unrecorded(g Gang, k Knowledge) Step {
 	}
 	if held, ok := adoptable(k.Jobs); ok {
 		step.Actions = append(step.Actions, Action{Verb: Record, Pods: live, JobID: held})
+		return step
+	}
+	if open != nil {
+		step.Reason, step.Message = reasonAfter, open.Words()
 		return step
 	}
 	if !k.NeverSubmitted && !k.Complete {
@@ -262,10 +275,14 @@ func recorded(g Gang, k Knowledge, now time.Time) Step {
 	if cancel {
 		step.Actions = append(step.Actions, stopMembers(g, k, job)...)
 	}
+	switch {
+	case !wanted:
 	// One that began before was released by us then: somebody else holds it now, as
 	// "scontrol requeuehold" does in the user's name.
-	if wanted && job.Held && job.Restarts == 0 && job.Reason != "JobHeldAdmin" {
-		step.Actions = append(step.Actions, Action{Verb: Release, JobID: g.JobID})
+	case job.Held && job.Restarts == 0 && job.Reason != heldByTheAdmins:
+		free(g, k, &step)
+	case len(k.After) > 0 && job.Never && job.Reason == neverSatisfied:
+		step.Actions = append(step.Actions, Action{Verb: Cancel, JobID: g.JobID})
 	}
 	return step
 }

@@ -59,6 +59,54 @@ func TestNext(t *testing.T) {
 			pods: []lifecycle.Pod{pod("x", 2, 0)},
 			why:  "WaitingForMembers",
 		},
+		"what it comes after is broken: never submitted, whoever is there": {
+			pods: []lifecycle.Pod{pod("x", 2, 0, intent(key))},
+			know: lifecycle.Knowledge{After: []lifecycle.Predecessor{{State: lifecycle.Submitted}, {State: lifecycle.Broken}}},
+		},
+		"what it comes after is open: wait with the intent": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key))},
+			know: lifecycle.Knowledge{NeverSubmitted: true, After: []lifecycle.Predecessor{{State: lifecycle.Open}, {State: lifecycle.Succeeded}}},
+			why:  "WaitingForPredecessor",
+		},
+		"what it comes after goes on: submit": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key))},
+			know: lifecycle.Knowledge{NeverSubmitted: true, After: []lifecycle.Predecessor{{State: lifecycle.Submitted, JobID: "6"}}},
+			want: "stage; submit", why: "Submitting",
+		},
+		"held, what it comes after goes on: release": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{held}, After: []lifecycle.Predecessor{{State: lifecycle.Submitted, JobID: "6"}}},
+			want: "release job=7",
+		},
+		"held, what it comes after went on before our submission: look again": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Jobs: []backends.Job{held}, After: []lifecycle.Predecessor{{State: lifecycle.Submitted, JobID: "6"}}},
+			want: "observe",
+		},
+		"held, what it comes after has succeeded: release": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Jobs: []backends.Job{held}, After: []lifecycle.Predecessor{{State: lifecycle.Succeeded}}},
+			want: "release job=7",
+		},
+		"held, what it comes after has ended and its pods do not tell yet: wait": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{held}, After: []lifecycle.Predecessor{{State: lifecycle.Open}}},
+		},
+		"held, what it comes after is broken: cancel": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{held}, After: []lifecycle.Predecessor{{State: lifecycle.Broken}}},
+			want: "cancel job=7",
+		},
+		"released, what it comes after is gone: the batch system keeps count": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Complete: true, Jobs: []backends.Job{pending}, After: []lifecycle.Predecessor{{State: lifecycle.Broken}}},
+		},
+		"released, and it can never start: cancel": {
+			pods: []lifecycle.Pod{pod("x", 1, 0, intent(key), job("7"))},
+			know: lifecycle.Knowledge{Complete: true, After: []lifecycle.Predecessor{{State: lifecycle.Open}},
+				Jobs: []backends.Job{{ID: "7", Key: key, State: backends.StatePending, Never: true, Reason: "DependencyNeverSatisfied"}}},
+			want: "cancel job=7",
+		},
 		"all members are there": {
 			pods: []lifecycle.Pod{pod("x", 2, 0), pod("y", 2, 1)},
 			want: "write-intent ns/pod-x ns/pod-y",

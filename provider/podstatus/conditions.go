@@ -149,7 +149,7 @@ func restartable(c corev1.Container) bool {
 
 // queueWords say in a user's terms what a pending job waits for. They change
 // rarely, since every change is a write for every member.
-func queueWords(job *backends.Job, now time.Time) (reason, message string) {
+func queueWords(job *backends.Job, behind string, now time.Time) (reason, message string) {
 	id := string(job.ID)
 	why := job.Reason
 	if why == "" || why == "None" {
@@ -168,6 +168,9 @@ func queueWords(job *backends.Job, now time.Time) (reason, message string) {
 		return "Held", clip(fmt.Sprintf("batch job %s is held: %s", id, why))
 	}
 	message = fmt.Sprintf("batch job %s waits in partition %s: %s", id, job.Partition, why)
+	if behind != "" && job.Reason == "Dependency" {
+		message += ", for " + behind
+	}
 	if at := coarse(job.Estimated, now); !at.IsZero() {
 		message += ", estimated start " + at.Format("2006-01-02 15:04 MST")
 	}

@@ -32,6 +32,11 @@ type Evidence struct {
 	Images []manifest.PulledImage
 	// RefusedReason and RefusedMessage say that the pod can never be submitted.
 	RefusedReason, RefusedMessage string
+	// Unmet says what the pod comes after and did not succeed: a job that ended before
+	// it started did so for this.
+	Unmet string
+	// Behind are the batch jobs that the pod's own waits for.
+	Behind string
 	// FileEndSeen is when the file was first seen to tell an end, JobEndSeen when
 	// the job was first seen ended by one who had seen it go on; zero when nobody
 	// did. They are of the same clock as now, which the times in File and Job need

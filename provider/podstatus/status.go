@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
@@ -72,7 +73,7 @@ func (w *writer) decide() {
 		if w.fileMayCome() {
 			return
 		}
-		w.finishFromJob(outcomeOf(job, w.ev.BatchLogTail))
+		w.finishFromJob(w.unstarted(outcomeOf(job, w.ev.BatchLogTail)))
 	case job == nil && w.end != nil:
 		w.finishFromJob(outcomeOfEnd(w.end, w.ev.BatchLogTail))
 	case w.ev.Lost:
@@ -90,6 +91,14 @@ func (w *writer) decide() {
 	default:
 		w.allocated()
 	}
+}
+
+// unstarted adds to the end of a job that never started what it waited for in vain.
+func (w *writer) unstarted(o outcome) outcome {
+	if w.ev.Unmet != "" && w.ev.Job.State == backends.StateCancelled && w.ev.Job.Started.IsZero() && w.file == nil && w.end == nil {
+		o.reason, o.message = wellknown.ReasonPredecessor, clip(o.message+"; "+w.ev.Unmet)
+	}
+	return o
 }
 
 // mayBeRequeued: see killGrace.
@@ -180,7 +189,7 @@ func (w *writer) silent() {
 // queued is for a job that waits in the batch system, for the first time or
 // again after a requeue.
 func (w *writer) queued() {
-	reason, message := queueWords(w.ev.Job, w.now)
+	reason, message := queueWords(w.ev.Job, w.ev.Behind, w.now)
 	again := w.ran() || w.ev.Job.Restarts > 0
 	if again {
 		if reason != "Held" { // that it was held says more

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
@@ -80,6 +81,7 @@ func Gang(in Input) (Output, error) {
 	}
 	out.Gang.Version, out.Gang.Key, out.Gang.Attempt, out.Gang.Launcher = manifest.Version, string(in.Key), in.Attempt, in.Launcher
 	out.Gang.Listen, out.Gang.Licenses = in.Listen, maps.Clone(licenses)
+	out.Gang.Followed = slices.ContainsFunc(members, func(m Member) bool { return m.Pod.Annotations[wellknown.QueueEarly] == "true" })
 	out.Gang.GraceSeconds = int64(grace / time.Second)
 	if c := in.Cluster.Spec; c.Type != "slurm" || c.Connection.Type == "rest" {
 		// The launcher watches the limit itself: only sbatch can ask for a signal to

@@ -103,6 +103,27 @@ const (
 	Switches = Prefix + "switches"
 )
 
+// Annotations of steps that are queued early at the batch system, see
+// provider/decisions/0004-dependencies-stay-above.md.
+const (
+	// QueueEarly, "true" or "false", is set by a user on a JobFlow: its steps may wait
+	// at the batch system for those before them. The JobFlow's controller puts it on
+	// the pods of such a flow: then their batch job ends well only if none of them was
+	// told to end.
+	QueueEarly = Prefix + "queue-early"
+	// After is on the pods of a step that was made early, and on its Job: the
+	// GangAttempts, separated by commas, of the same namespace that have to succeed
+	// before they start.
+	After = Prefix + "after"
+	// AfterJobs is on a Job that was made early: a line for each Job that it comes
+	// after, with what tells one try of it from another.
+	AfterJobs = Prefix + "after-jobs"
+)
+
+// ReasonPredecessor is the reason of a pod that failed without having started,
+// because what it comes After did not succeed.
+const ReasonPredecessor = "PredecessorNotCompleted"
+
 // Nomination is the scheduler's annotation on a PodGroup, or on a pod without
 // one: the room it made by evicting others and keeps until the pods are bound.
 // It is written before the first eviction, so that a new scheduler knows of it.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"strconv"
@@ -193,11 +194,14 @@ func passOn(ctx context.Context, o Options, gang *os.Root, near <-chan struct{})
 
 // judge looks at how the pods ended.
 func judge(gang *os.Root, restart int, g *manifest.Gang, startErr error) (int, string) {
-	failed, lost, first := 0, 0, ""
+	failed, lost, stopped, first := 0, 0, 0, ""
 	for _, m := range g.Members {
 		s, err := statusfile.Read(gang, path.Join("pods", strconv.Itoa(m.Rank)))
 		switch {
 		case err == nil && s.Restart == restart && s.Phase == manifest.PhaseSucceeded:
+			if g.Followed && told(gang, m.Rank) {
+				stopped++
+			}
 			continue
 		case err == nil && s.Restart == restart && s.Phase == manifest.PhaseFailed:
 			failed++
@@ -208,8 +212,11 @@ func judge(gang *os.Root, restart int, g *manifest.Gang, startErr error) (int, s
 			first = m.Namespace + "/" + m.Name
 		}
 	}
-	if failed+lost == 0 {
+	switch {
+	case failed+lost+stopped == 0:
 		return ExitSucceeded, ""
+	case failed+lost == 0:
+		return ExitFailed, fmt.Sprintf("%d of %d pods were told to end", stopped, len(g.Members))
 	}
 	message := fmt.Sprintf("%d of %d pods failed", failed, len(g.Members))
 	if lost > 0 {
@@ -220,6 +227,13 @@ func judge(gang *os.Root, restart int, g *manifest.Gang, startErr error) (int, s
 		message += ": " + startErr.Error()
 	}
 	return ExitFailed, message
+}
+
+// told reports whether a member has an order to end. One that cannot be looked at
+// counts as told.
+func told(gang *os.Root, rank int) bool {
+	_, err := gang.Stat(path.Join("pods", strconv.Itoa(rank), "ctl", "stop"))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // exitError names how a child ended, or nil for success.

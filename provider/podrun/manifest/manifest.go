@@ -43,6 +43,9 @@ type Gang struct {
 	// Listen has runners take requests over the network (Listening), where the
 	// batch system lets no program into a running job.
 	Listen bool `json:"listen,omitempty"`
+	// Followed says that other jobs start when this one ends well: it does not when a
+	// member was told to end, however well it took that.
+	Followed bool `json:"followed,omitempty"`
 	// LimitSeconds is the job's run-time limit, 0 where it names none, and
 	// GraceSeconds the longest grace of its members: the launcher tells them before
 	// the limit where the batch system does not.
