@@ -20,6 +20,7 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	topology "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/cronjob"
 	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
@@ -83,7 +84,9 @@ func (v *Validator) judge(ctx context.Context, req *admission.Request) ([]string
 		return v.template(ctx, req, now.Spec)
 	case "JobFlow":
 		var now, before flow.JobFlow
-		if skip, err := decode(req, &now, &before, func() bool { return equality.Semantic.DeepEqual(now.Spec, before.Spec) }); skip || err != nil {
+		if skip, err := decode(req, &now, &before, func() bool {
+			return equality.Semantic.DeepEqual(now.Spec, before.Spec) && now.Annotations[wellknown.QueueEarly] == before.Annotations[wellknown.QueueEarly]
+		}); skip || err != nil {
 			return nil, err
 		}
 		return jobflow.Validate(&now), nil

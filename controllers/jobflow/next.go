@@ -2,15 +2,19 @@ package jobflow
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
 // Keys on a Job that a flow made, as label and as annotation; the values are
@@ -30,7 +34,13 @@ type Input struct {
 	// Answers are the results of questions: why one is not answered yet, "" when
 	// it is. A question that was not asked yet is missing.
 	Answers map[Question]string
-	Now     time.Time
+	// Pods of each Job by its name, and Clusters are the BatchClusters of the virtual
+	// nodes that they are bound to, by node; only for a flow that queues its steps early.
+	Pods     map[string][]*corev1.Pod
+	Clusters map[string]string
+	Now      time.Time
+
+	void map[string]bool // Jobs that are to be taken back, see voids
 }
 
 // Question is an HTTP or TCP probe of a task of a Job.
@@ -46,8 +56,13 @@ type Question struct {
 type Output struct {
 	Create []*batch.Job
 	Delete []*batch.Job
+	// Settle are Jobs that were made early and have nothing to wait for any more: their
+	// annotations After and AfterJobs go.
+	Settle []*batch.Job
 	// Ask are questions that are open; the caller asks them, and decides again.
-	Ask     []Question
+	Ask []Question
+	// Soon says that a step may be made early before any Job changes.
+	Soon    bool
 	Status  flow.JobFlowStatus
 	Notices []Notice
 }
@@ -65,6 +80,7 @@ func JobName(flowName, template string) string { return flowName + "-" + templat
 func Next(in Input) Output {
 	out := Output{}
 	f := in.Flow
+	in.void, out.Settle = voids(in)
 	out.status(in)
 	problems := Validate(f)
 	for _, p := range problems {
@@ -82,6 +98,9 @@ func Next(in Input) Output {
 		return out
 	case len(problems) > 0:
 		return out
+	}
+	out.takeBack(in)
+	switch {
 	case out.Status.State.Phase == flow.Failed:
 	case out.Status.State.Phase == flow.Succeed:
 	default:
@@ -102,8 +121,23 @@ func Next(in Input) Output {
 // start makes the Job of one step when it is time.
 func (o *Output) start(in Input, step *flow.Flow) {
 	name := JobName(in.Flow.Name, step.Name)
-	if in.Jobs[name] != nil || slices.Contains(o.Status.CompletedJobs, name) || !o.ready(in, step) {
+	if in.Jobs[name] != nil || slices.Contains(o.Status.CompletedJobs, name) {
 		return
+	}
+	var first behind
+	if !o.ready(in, step) {
+		if !queuesEarly(in.Flow) {
+			return
+		}
+		b, waits, never := o.early(in, step)
+		if o.Soon = o.Soon || waits; waits {
+			return
+		}
+		if never != "" {
+			o.notEarly(name, never)
+			return
+		}
+		first = b
 	}
 	template := in.Templates[step.Name]
 	if template == nil {
@@ -127,13 +161,39 @@ func (o *Output) start(in Input, step *flow.Flow) {
 			labels[k] = v
 		}
 	}
-	o.Create = append(o.Create, &batch.Job{
+	if queuesEarly(in.Flow) {
+		annotations[wellknown.QueueEarly] = "true"
+	}
+	job := &batch.Job{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: in.Flow.Namespace, Name: name, Labels: labels, Annotations: annotations,
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(in.Flow, flow.SchemeGroupVersion.WithKind("JobFlow"))},
 		},
 		Spec: *spec,
-	})
+	}
+	if len(first.attempts) > 0 {
+		if why := queueBehind(job, first); why != "" {
+			o.notEarly(name, why)
+			return
+		}
+	}
+	o.Create = append(o.Create, job)
+}
+
+func (o *Output) notEarly(name, why string) {
+	o.Notices = append(o.Notices, Notice{false, "NotQueuedEarly", fmt.Sprintf("job %s is made once what it depends on has completed: %s", name, why)})
+}
+
+// takeBack deletes the Jobs that are void.
+func (o *Output) takeBack(in Input) {
+	for _, name := range slices.Sorted(maps.Keys(in.void)) {
+		job := in.Jobs[name]
+		if job.DeletionTimestamp != nil {
+			continue
+		}
+		o.Delete = append(o.Delete, job)
+		o.Notices = append(o.Notices, Notice{false, "TakenBack", fmt.Sprintf("job %s was queued early, and what it depends on did not complete as it was: it has not started, and is made again when it is time", name)})
+	}
 }
 
 // leastTTL is how many seconds a Job of a flow stays at least after its end, so that
@@ -205,7 +265,7 @@ func (o *Output) status(in Input) {
 	for i := range f.Spec.Flows {
 		name := JobName(f.Name, f.Spec.Flows[i].Name)
 		job := in.Jobs[name]
-		if job == nil {
+		if job == nil || in.void[name] {
 			st.remember(in, &f.Spec.Flows[i], previous[name])
 			continue
 		}
@@ -329,6 +389,9 @@ func (o *Output) cleanUp(in Input) {
 // Validate says what in a flow can never work.
 func Validate(f *flow.JobFlow) []string {
 	var out []string
+	if v, ok := f.Annotations[wellknown.QueueEarly]; ok && v != "true" && v != "false" {
+		out = append(out, fmt.Sprintf("metadata.annotations[%s]: Unsupported value: %q: supported values: \"true\", \"false\"", wellknown.QueueEarly, v))
+	}
 	known := map[string]int{}
 	for i := range f.Spec.Flows {
 		step := &f.Spec.Flows[i]

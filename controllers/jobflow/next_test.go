@@ -223,11 +223,12 @@ func TestPatch(t *testing.T) {
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	for want, edit := range map[string]func(Input){
-		`spec.flows[1].dependsOn.targets[0]: Not found: "z"`: func(in Input) { in.step("b").DependsOn.Targets = []string{"z"} },
-		`spec.flows[0].dependsOn: Invalid value: "a"`:        func(in Input) { in.step("a").DependsOn = &flow.DependsOn{Targets: []string{"d"}} },
-		`spec.flows[1].name: Duplicate value: "a"`:           func(in Input) { in.Flow.Spec.Flows[1] = flow.Flow{Name: "a"}; in.step("d").DependsOn = nil },
-		`spec.flows[0].name: Invalid value: "A_"`:            func(in Input) { in.Flow.Spec.Flows[0].Name = "A_"; in.Flow.Spec.Flows = in.Flow.Spec.Flows[:1] },
-		"waits for a JobTemplate named a":                    func(in Input) { delete(in.Templates, "a") },
+		`spec.flows[1].dependsOn.targets[0]: Not found: "z"`:                     func(in Input) { in.step("b").DependsOn.Targets = []string{"z"} },
+		`spec.flows[0].dependsOn: Invalid value: "a"`:                            func(in Input) { in.step("a").DependsOn = &flow.DependsOn{Targets: []string{"d"}} },
+		`spec.flows[1].name: Duplicate value: "a"`:                               func(in Input) { in.Flow.Spec.Flows[1] = flow.Flow{Name: "a"}; in.step("d").DependsOn = nil },
+		`spec.flows[0].name: Invalid value: "A_"`:                                func(in Input) { in.Flow.Spec.Flows[0].Name = "A_"; in.Flow.Spec.Flows = in.Flow.Spec.Flows[:1] },
+		`metadata.annotations[isthmus.sh/queue-early]: Unsupported value: "yes"`: func(in Input) { in.Flow.Annotations = map[string]string{"isthmus.sh/queue-early": "yes"} },
+		"waits for a JobTemplate named a":                                        func(in Input) { delete(in.Templates, "a") },
 	} {
 		in := scene()
 		edit(in)

@@ -19,6 +19,7 @@ import (
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
 )
 
@@ -100,7 +101,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		err := r.writeStatus(ctx, f, &out.Status)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	waits := false
+	waits := out.Soon
 	if len(out.Ask) > 0 {
 		for _, q := range out.Ask {
 			if in.Answers[q], err = r.ask(ctx, f.Namespace, in.Jobs[q.Job], q); err != nil {
@@ -109,6 +110,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			waits = waits || in.Answers[q] != ""
 		}
 		out = Next(in)
+		waits = waits || out.Soon
 	}
 	for _, n := range out.Notices {
 		kind := corev1.EventTypeNormal
@@ -121,6 +123,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var failed []error
 	for _, job := range out.Create {
 		failed = append(failed, ownedjob.Create(ctx, r.Client, r.Events, Name, f, job))
+	}
+	for _, job := range out.Settle {
+		failed = append(failed, r.settle(ctx, job))
 	}
 	failed = append(failed, r.writeStatus(ctx, f, &out.Status))
 	if err := errors.Join(failed...); err != nil {
@@ -147,6 +152,11 @@ func (r *Reconciler) read(ctx context.Context, f *flow.JobFlow) (Input, error) {
 	for i := range jobs.Items {
 		in.Jobs[jobs.Items[i].Name] = &jobs.Items[i]
 	}
+	if concerned(f, in.Jobs) {
+		if err := r.placement(ctx, &in); err != nil {
+			return in, err
+		}
+	}
 	var templates flow.JobTemplateList
 	if err := r.Client.List(ctx, &templates, client.InNamespace(f.Namespace)); err != nil {
 		return in, fmt.Errorf("list JobTemplates: %w", err)
@@ -155,6 +165,45 @@ func (r *Reconciler) read(ctx context.Context, f *flow.JobFlow) (Input, error) {
 		in.Templates[templates.Items[i].Name] = &templates.Items[i]
 	}
 	return in, nil
+}
+
+// placement reads where the pods of a flow's Jobs are.
+func (r *Reconciler) placement(ctx context.Context, in *Input) error {
+	in.Pods, in.Clusters = map[string][]*corev1.Pod{}, map[string]string{}
+	for name, job := range in.Jobs {
+		var pods corev1.PodList
+		if err := r.Client.List(ctx, &pods, client.InNamespace(job.Namespace), client.MatchingLabels{batch.JobNameKey: name}); err != nil {
+			return fmt.Errorf("list pods of job %s: %w", name, err)
+		}
+		for i := range pods.Items {
+			p := &pods.Items[i]
+			if !metav1.IsControlledBy(p, job) {
+				continue
+			}
+			in.Pods[name] = append(in.Pods[name], p)
+			if _, known := in.Clusters[p.Spec.NodeName]; known || p.Spec.NodeName == "" {
+				continue
+			}
+			node := &corev1.Node{}
+			if err := r.Client.Get(ctx, client.ObjectKey{Name: p.Spec.NodeName}, node); client.IgnoreNotFound(err) != nil {
+				return fmt.Errorf("read node %s: %w", p.Spec.NodeName, err)
+			}
+			in.Clusters[p.Spec.NodeName] = node.Labels[wellknown.Cluster]
+		}
+	}
+	return nil
+}
+
+// settle makes a Job that was made early one like any other.
+func (r *Reconciler) settle(ctx context.Context, job *batch.Job) error {
+	changed := job.DeepCopy()
+	delete(changed.Annotations, wellknown.After)
+	delete(changed.Annotations, wellknown.AfterJobs)
+	patch := client.MergeFromWithOptions(job, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, changed, patch, client.FieldOwner(Name)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("settle job %s: %w", job.Name, err)
+	}
+	return nil
 }
 
 func (r *Reconciler) writeStatus(ctx context.Context, f *flow.JobFlow, status *flow.JobFlowStatus) error {

@@ -77,6 +77,11 @@ func newPod(job *batch.Job, task *batch.TaskSpec, index int32) *corev1.Pod {
 			pod.Labels[key] = v
 		}
 	}
+	for _, key := range []string{wellknown.QueueEarly, wellknown.After} {
+		if v, ok := job.Annotations[key]; ok {
+			pod.Annotations[key] = v
+		}
+	}
 	if pod.Spec.RestartPolicy == "" {
 		pod.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
 	}
