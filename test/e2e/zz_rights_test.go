@@ -221,6 +221,17 @@ metadata: {name: late}
 action: AbortJob
 target: {apiVersion: batch.volcano.sh/v1alpha1, kind: Job, name: ends, uid: gone}
 `)
+	// A flow that makes two Jobs at once tells of it in one event, twice.
+	var flow strings.Builder
+	for _, name := range []string{"left", "right"} {
+		flow.WriteString("---\napiVersion: flow.volcano.sh/v1alpha1\nkind: JobTemplate\nmetadata: {name: " + name + "}\nspec:\n" + specOf(job{Name: "x", Replicas: 1, Script: "true"}.yaml()))
+	}
+	apply(t, ns, flow.String()+"---\napiVersion: flow.volcano.sh/v1alpha1\nkind: JobFlow\nmetadata: {name: fork}\nspec: {jobRetainPolicy: delete, flows: [{name: left}, {name: right}]}\n")
+	eventually(t, time.Minute, "the event tells of both Jobs", func() (bool, string) {
+		out := kubectl(t, "get", "events.events.k8s.io", "-n", ns, "-o", `jsonpath={range .items[*]}{.regarding.name} {.reason} {.series.count}{"\n"}{end}`)
+		return strings.Contains(out, "fork SuccessfulCreate 2\n"), out
+	})
+	kubectl(t, "delete", "jobflow", "fork", "-n", ns)
 	// What is beneath a queue is closed with it.
 	t.Cleanup(func() { kubectlAfter(t, "delete", "queue", "seldom-child", "seldom-parent", "--ignore-not-found") })
 	apply(t, ns, `
