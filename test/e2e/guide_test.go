@@ -129,6 +129,7 @@ func (g *guide) setUp() {
 	if err != nil || !strings.Contains(out, "isthmus-vnode-hpc") {
 		g.t.Errorf("the chart made %q, %v", out, err)
 	}
+	g.upgrade(config)
 	if err := other.Stop(); err != nil {
 		g.t.Error(err)
 	}
@@ -152,6 +153,7 @@ func (g *guide) setUp() {
 		return err == nil && out == "True True", fmt.Sprint(out, err)
 	})
 	g.until("kubectl get batchclusters", "22.05")
+	g.run("kubectl wait --for=condition=Ready", "condition met")
 	g.run("kubectl describe node hpc-a100", "BatchSystemReachable")
 }
 

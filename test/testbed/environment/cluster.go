@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -23,7 +22,6 @@ import (
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
-	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -53,60 +51,36 @@ func (e *Environment) ApplyFile(ctx context.Context, file string) ([]client.Obje
 
 // apply applies the objects of a YAML text; name is for errors.
 func (e *Environment) apply(ctx context.Context, name string, raw []byte) ([]client.ObjectKey, error) {
+	objects, err := parse(name, raw)
+	if err != nil {
+		return nil, err
+	}
 	var keys []client.ObjectKey
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
-			return keys, nil
-		} else if err != nil {
-			return keys, fmt.Errorf("parse %s: %w", name, err)
-		}
-		if len(object.Object) == 0 { // nothing between two separators
-			continue
-		}
-		err := e.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), fieldOwner, client.ForceOwnership)
+	for _, object := range objects {
+		// A copy: the answer is written into it.
+		err := e.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object.DeepCopy()), fieldOwner, client.ForceOwnership)
 		if err != nil {
 			return keys, fmt.Errorf("apply %s %s of %s: %w", object.GetKind(), object.GetName(), name, err)
 		}
 		keys = append(keys, client.ObjectKeyFromObject(object))
 	}
+	return keys, nil
 }
 
-// applyDefinitions applies the chart's CRDs and waits until all are served.
-func (e *Environment) applyDefinitions(ctx context.Context) error {
-	root, err := checkout.Root()
-	if err != nil {
-		return err
-	}
-	files, err := filepath.Glob(filepath.Join(root, "charts", "isthmus", "crds", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("find Custom resource definitions below %s: %d files, error %w", root, len(files), err)
-	}
-	var names []client.ObjectKey
-	for _, file := range files {
-		keys, err := e.ApplyFile(ctx, file)
-		if err != nil {
-			return err
+func parse(name string, raw []byte) ([]*unstructured.Unstructured, error) {
+	var objects []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
+	for {
+		object := &unstructured.Unstructured{}
+		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
+			return objects, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("parse %s: %w", name, err)
 		}
-		names = append(names, keys...)
-	}
-	return await(ctx, time.Minute, func(ctx context.Context) error {
-		for _, name := range names {
-			var crd apiextensions.CustomResourceDefinition
-			if err := e.client.Get(ctx, name, &crd); err != nil {
-				return err
-			}
-			established := false
-			for _, c := range crd.Status.Conditions {
-				established = established || c.Type == apiextensions.Established && c.Status == apiextensions.ConditionTrue
-			}
-			if !established {
-				return fmt.Errorf("%s is not established", name.Name)
-			}
+		if len(object.Object) > 0 { // nothing between two separators
+			objects = append(objects, object)
 		}
-		return nil
-	})
+	}
 }
 
 // createCluster creates the BatchCluster object.

@@ -21,11 +21,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
@@ -65,6 +67,9 @@ type Config struct {
 	// Networks gives Slurm's hosts, four in each partition, names and networks of
 	// their own, see slurm.Config. It needs root.
 	Networks bool
+	// Version is another version of Isthmus that is started, rather than that of the
+	// checkout; see Version.
+	Version *Version
 	// Cluster may change the BatchCluster before it is created.
 	Cluster func(*hpc.BatchCluster)
 	// Progress tells people what is done and waited for; nil is silence.
@@ -105,7 +110,8 @@ type Environment struct {
 	// control is nil after Attach.
 	control *controlplane.ControlPlane
 	kubelet *kubelet.Kubelet
-	webhook string // where the controllers serve it
+	webhook string                       // where the controllers serve it
+	chart   []*unstructured.Unstructured // what was applied of it
 }
 
 // Start builds what is missing, starts everything and returns once the virtual
@@ -119,6 +125,13 @@ func Start(ctx context.Context, config Config) (_ *Environment, err error) {
 	bins, err := buildPrograms(ctx, e.progress)
 	if err != nil {
 		return nil, err
+	}
+	root, err := checkout.Root()
+	if err != nil {
+		return nil, err
+	}
+	if v := config.Version; v != nil {
+		root, bins = v.Checkout, bins.but(v.Programs)
 	}
 	if !config.Detached {
 		// From here on there is something to clean up.
@@ -140,8 +153,8 @@ func Start(ctx context.Context, config Config) (_ *Environment, err error) {
 	}
 	steps := []step{
 		{"control plane (etcd, kube-apiserver, kube-controller-manager)", e.startPlane},
-		{"Custom resource definitions", e.applyDefinitions},
-		{"what the chart renders (service accounts, roles, policies)", e.applyChart},
+		{"Custom resource definitions", func(ctx context.Context) error { return e.ApplyDefinitions(ctx, root) }},
+		{"what the chart renders (service accounts, roles, policies)", func(ctx context.Context) error { return e.ApplyChart(ctx, root) }},
 		{"batch system", func(ctx context.Context) error { return e.startBatch(ctx, config) }},
 		{"controllers, scheduler and virtual kubelet", func(ctx context.Context) error { return e.startPrograms(ctx, config, bins) }},
 		{"virtual nodes", e.waitNodes},

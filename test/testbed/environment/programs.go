@@ -11,7 +11,6 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
-	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -67,33 +66,6 @@ const (
 	userVnode       = serviceAccounts + "vnode"
 )
 
-// chartValues leave out the Deployments: the programs run beside the cluster.
-// The API server reaches the webhook of such controllers by a URL, and serves what
-// helm, which is not connected to it here, cannot know of.
-const chartValues = `
-controllers: {enabled: false, hyperNodes: {labels: [e2e.isthmus.sh/rack, e2e.isthmus.sh/row]}}
-scheduler: {enabled: false}
-networkPolicy: {enabled: false}
-vnode: {namespaces: ["*"]}
-admission: {volcano: {policies: "on", defaults: policy, webhook: {url: "https://%s"}}}
-`
-
-// applyChart applies what the chart renders: service accounts, roles, policies.
-func (e *Environment) applyChart(ctx context.Context) error {
-	webhook, err := freeAddress()
-	if err != nil {
-		return err
-	}
-	e.webhook = webhook
-	rendered, err := helm.Template(ctx, e.progress, chartNamespace, fmt.Sprintf(chartValues, webhook))
-	if err != nil {
-		return err
-	}
-	namespace := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + chartNamespace + "}\n---\n"
-	_, err = e.apply(ctx, "chart", append([]byte(namespace), rendered...))
-	return err
-}
-
 // issueIdentities writes the kubeconfig files of the programs while the
 // authorities are at hand.
 func (e *Environment) issueIdentities(c *controlplane.ControlPlane) error {
@@ -113,7 +85,7 @@ const kubeletHost = "127.0.0.1"
 func (e *Environment) startPrograms(ctx context.Context, config Config, bins binaries) error {
 	// The pod runner is run as the mapped user, who may not be able to enter the
 	// checkout or our home directory.
-	podrun := filepath.Join(e.Shared, "podrun")
+	podrun := e.runner()
 	if err := copyProgram(bins.podrun, podrun); err != nil {
 		return err
 	}
@@ -165,16 +137,21 @@ func (e *Environment) kubeconfigOf(user string) string {
 	return controlplane.KubeconfigFileOf(planeDir(e.Dir), user)
 }
 
+// copyProgram puts a program into the place of another one that may run.
 func copyProgram(from, to string) error {
 	raw, err := os.ReadFile(from)
 	if err != nil {
 		return fmt.Errorf("copy program: %w", err)
 	}
-	if err := os.WriteFile(to, raw, 0o755); err != nil {
+	next := to + ".new"
+	if err := os.WriteFile(next, raw, 0o755); err != nil {
 		return fmt.Errorf("copy program: %w", err)
 	}
 	// The umask may have taken away what other users need.
-	if err := os.Chmod(to, 0o755); err != nil {
+	if err := os.Chmod(next, 0o755); err != nil {
+		return fmt.Errorf("copy program: %w", err)
+	}
+	if err := os.Rename(next, to); err != nil {
 		return fmt.Errorf("copy program: %w", err)
 	}
 	return nil

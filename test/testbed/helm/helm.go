@@ -35,6 +35,11 @@ func Template(ctx context.Context, progress io.Writer, namespace, values string)
 	return run(ctx, progress, values, "template", "isthmus", "", "--namespace", namespace, "--values", "-")
 }
 
+// TemplateAt is Template of the chart in another directory.
+func TemplateAt(ctx context.Context, progress io.Writer, chart, namespace, values string) ([]byte, error) {
+	return run(ctx, progress, values, "template", "isthmus", chart, "--namespace", namespace, "--values", "-")
+}
+
 // Lint is `helm lint --strict`.
 func Lint(ctx context.Context, progress io.Writer, values string) error {
 	_, err := run(ctx, progress, values, "lint", "", "--strict", "--values", "-")
