@@ -28,37 +28,17 @@ func run(m *testing.M) int {
 		fmt.Println("SKIP: end-to-end tests, because ISTHMUS_E2E=off")
 		return 0
 	}
-	dir, err := os.MkdirTemp("", "isthmus-e2e-")
-	if err != nil {
-		fmt.Println("e2e:", err)
-		return 1
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
 	defer cancel()
-	shared, err = environment.Start(ctx, environment.Config{
-		Dir: filepath.Join(dir, "env"), Progress: os.Stdout, REST: os.Getenv("ISTHMUS_E2E_BATCH") == "",
-		Batch:   os.Getenv("ISTHMUS_E2E_BATCH"), // "pbs" with -run TestPBS saves the time for real Slurm
-		Cluster: tune,
-	})
-	if err != nil {
-		fmt.Println("e2e: start the environment:", err)
-		return 1
-	}
 	// Tests with an environment of their own mostly wait; those that share one are not parallel.
 	if err := flag.Set("test.parallel", "3"); err != nil {
 		fmt.Println("e2e:", err)
 	}
-	code := m.Run()
-	if err := shared.Stop(); err != nil {
-		fmt.Println("e2e: stop the environment:", err)
-		code = 1
-	}
-	if code != 0 {
-		fmt.Println("e2e: logs are kept in", shared.Dir)
-		return code
-	}
-	_ = os.RemoveAll(dir) // only logs of a run that passed
-	return 0
+	return environment.Main(ctx, "e2e", environment.Config{
+		Progress: os.Stdout, REST: os.Getenv("ISTHMUS_E2E_BATCH") == "",
+		Batch:   os.Getenv("ISTHMUS_E2E_BATCH"), // "pbs" with -run TestPBS saves the time for real Slurm
+		Cluster: tune,
+	}, m, &shared)
 }
 
 // tune makes a BatchCluster quick, and lets a namespace name its user by a label;
