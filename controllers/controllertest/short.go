@@ -32,6 +32,9 @@ type Short struct {
 	Window int
 	// Bare makes the pods of the Jobs without Jobs.
 	Bare bool
+	// Objects, if not 0, gives every so manieth Job a Service, a ConfigMap, a
+	// NetworkPolicy and a Secret.
+	Objects int
 }
 
 // Figures is what one load took.
@@ -62,10 +65,14 @@ func (s Short) object(i int) client.Object {
 	if s.Bare {
 		return &corev1.Pod{ObjectMeta: meta, Spec: shortSpec()}
 	}
-	return &batch.Job{ObjectMeta: meta, Spec: batch.JobSpec{
+	job := &batch.Job{ObjectMeta: meta, Spec: batch.JobSpec{
 		TTLSecondsAfterFinished: ptr.To[int32](24 * 3600),
 		Tasks:                   []batch.TaskSpec{{Name: "w", Replicas: 1, Template: corev1.PodTemplateSpec{Spec: shortSpec()}}},
 	}}
+	if s.Objects > 0 && i%s.Objects == 0 {
+		job.Spec.Plugins = map[string][]string{"svc": {}, "ssh": {}}
+	}
+	return job
 }
 
 // RunShort makes the load, which Play has to carry, and returns when all of it has
