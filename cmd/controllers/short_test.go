@@ -20,6 +20,7 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
+	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
 
 // tally counts writes by what they are about.
@@ -82,6 +83,11 @@ func TestShortJobs(t *testing.T) {
 	ns := plane.Namespace(t)
 	jobs := number("ISTHMUS_JOBS", 50)
 	plane.Play(t, ns, controllertest.Succeed)
+	key, err := sshd.NewKey(sshd.ED25519) // to make one for each Job takes longer than all else
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := map[string][]string{"svc": {}, "ssh": {"--ssh-private-key=" + string(key.PEM), "--ssh-public-key=" + key.Public()}}
 	gate, writes := controllertest.NewGate(), &tally{kinds: map[string]int{}}
 	gate.Decide = writes.write
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -90,7 +96,7 @@ func TestShortJobs(t *testing.T) {
 	run := func(from, to int) (controllertest.Figures, int, map[string]int) {
 		ctx, cancel := context.WithTimeout(t.Context(), 75*time.Minute)
 		defer cancel()
-		figures, err := plane.RunShort(ctx, controllertest.Short{Namespace: ns, From: from, To: to, Window: 200, Objects: 10})
+		figures, err := plane.RunShort(ctx, controllertest.Short{Namespace: ns, From: from, To: to, Window: 200, Plugins: objects})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,9 +32,8 @@ type Short struct {
 	Window int
 	// Bare makes the pods of the Jobs without Jobs.
 	Bare bool
-	// Objects, if not 0, gives every so manieth Job a Service, a ConfigMap, a
-	// NetworkPolicy and a Secret.
-	Objects int
+	// Plugins are those of every tenth Job.
+	Plugins map[string][]string
 }
 
 // Figures is what one load took.
@@ -69,8 +68,8 @@ func (s Short) object(i int) client.Object {
 		TTLSecondsAfterFinished: ptr.To[int32](24 * 3600),
 		Tasks:                   []batch.TaskSpec{{Name: "w", Replicas: 1, Template: corev1.PodTemplateSpec{Spec: shortSpec()}}},
 	}}
-	if s.Objects > 0 && i%s.Objects == 0 {
-		job.Spec.Plugins = map[string][]string{"svc": {}, "ssh": {}}
+	if i%10 == 0 {
+		job.Spec.Plugins = s.Plugins
 	}
 	return job
 }
