@@ -35,8 +35,7 @@ type memo struct {
 	absent time.Time           // recorded job missing since
 	awaits []awaited           // what the gang comes after, as of the last pass
 
-	wentOn   bool                 // the recorded job was seen before its end
-	jobEnd   time.Time            // and ended since
+	jobEnd   time.Time            // the recorded job was first seen ended, by this daemon
 	fileEnds map[string]time.Time // by UID and run: a member's file first told its end
 
 	account account.Account   // that the last translation used
@@ -81,10 +80,12 @@ func (m *memo) words() [4]string {
 // clocks of the batch system's hosts may be other than ours.
 func (m *memo) witness(ev *podstatus.Evidence, now time.Time) {
 	if ev.Job != nil {
+		// Also where a daemon before this one may have seen it: a file that is late
+		// is waited for once more then, whatever the clocks say.
 		switch over := ev.Job.State.Terminal(); {
 		case !over:
-			m.wentOn, m.jobEnd = true, time.Time{}
-		case m.wentOn && m.jobEnd.IsZero():
+			m.jobEnd = time.Time{}
+		case m.jobEnd.IsZero():
 			m.jobEnd = now
 		}
 		ev.JobEndSeen = m.jobEnd

@@ -38,8 +38,7 @@ type Evidence struct {
 	// Behind are the batch jobs that the pod's own waits for.
 	Behind string
 	// FileEndSeen is when the file was first seen to tell an end, JobEndSeen when
-	// the job was first seen ended by one who had seen it go on; zero when nobody
-	// did. They are of the same clock as now, which the times in File and Job need
+	// the job was first seen ended; zero when nobody did. They are of the same clock as now, which the times in File and Job need
 	// not be.
 	FileEndSeen, JobEndSeen time.Time
 	// Lost: the recorded job is absent from complete observations beyond the
