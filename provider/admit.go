@@ -68,8 +68,8 @@ func (b *Bridge) locate(gangs []lifecycle.Gang, index map[string]*corev1.Pod) {
 				continue
 			}
 			at.node = p.Spec.NodeName
-			if m.Attempt != "" { // all members have the one
-				at.tags = []string{hostshape.Tag(p.Annotations[wellknown.GangAttempt])}
+			if attempt := p.Annotations[wellknown.GangAttempt]; m.Attempt != "" && attempt != "" { // all members have the one
+				at.tags = []string{hostshape.Tag(attempt)}
 				break
 			}
 			at.tags = append(at.tags, hostshape.Tag(m.UID))

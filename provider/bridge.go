@@ -52,6 +52,9 @@ type Objects interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	// PodGroup is how many members make a gang of it. The error is ErrNoPodGroups
+	// where there is no such kind.
+	PodGroup(ctx context.Context, namespace, name string) (minMember int32, err error)
 	// Token issues a token of the pod's service account that dies with the pod,
 	// and says when it ends.
 	Token(ctx context.Context, pod *corev1.Pod, audience string, lifetime time.Duration) (token string, ends time.Time, err error)
@@ -124,6 +127,7 @@ type Bridge struct {
 	queued  map[backends.Key]int64             // observations begun when a gang was admitted to the batch queue
 	kept    map[backends.Key]place             // gangs that were kept out of it
 	obsSeq  int64                              // observations begun
+	groups  map[groupRef]podGroup              // of pods bound without a gang attempt
 	closed  bool
 
 	// inherited is by UID when pods were deleted that were being so before the first
@@ -228,7 +232,7 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 	if fresh {
 		b.observe(ctx)
 	}
-	gangs, index := b.gangs()
+	gangs, index := b.gangs(ctx)
 	b.locate(gangs, index)
 	b.slots.SetPart(b.part(gangs))
 	all := attemptsIn(index)
@@ -280,13 +284,14 @@ func (b *Bridge) observed(seq int64) bool {
 
 // gangs reads the pods, each in its newest version, and sorts them into gangs.
 // The index holds the same pods by UID.
-func (b *Bridge) gangs() ([]lifecycle.Gang, map[string]*corev1.Pod) {
+func (b *Bridge) gangs(ctx context.Context) ([]lifecycle.Gang, map[string]*corev1.Pod) {
 	pods := b.Pods.List()
+	b.readGroups(ctx, pods)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.inherit(pods)
 	index := make(map[string]*corev1.Pod, len(pods))
-	list := make([]lifecycle.Pod, 0, len(pods))
+	list, of := make([]lifecycle.Pod, 0, len(pods)), make([]*corev1.Pod, 0, len(pods))
 	for _, p := range pods {
 		uid := string(p.UID)
 		if o := b.overlay[uid]; o != nil {
@@ -302,8 +307,9 @@ func (b *Bridge) gangs() ([]lifecycle.Gang, map[string]*corev1.Pod) {
 		if f.Finished && !f.Finalizer && !f.Deleting && f.JobID == "" && f.Intent == "" {
 			continue // ended before us and never ours
 		}
-		list = append(list, f)
+		list, of = append(list, f), append(of, p)
 	}
+	b.grouped(list, of)
 	for uid := range b.overlay {
 		if index[uid] == nil {
 			delete(b.overlay, uid)

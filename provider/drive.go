@@ -267,9 +267,12 @@ func (b *Bridge) refresh(g lifecycle.Gang, pods map[string]*corev1.Pod) lifecycl
 	g.JobID = ""
 	for _, m := range g.Members {
 		if p := pods[m.UID]; p != nil {
-			size := m.Size
+			was := m
 			m = facts(p)
-			m.Size, m.Grace = size, b.graceOf(p)
+			m.Size, m.Grace = was.Size, b.graceOf(p)
+			if m.Attempt == "" { // what the PodGroup says
+				m.Attempt, m.Group, m.Untold, m.Elsewhere = was.Attempt, was.Group, was.Untold, was.Elsewhere
+			}
 			members = append(members, m)
 			if g.JobID == "" {
 				g.JobID = m.JobID

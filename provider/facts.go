@@ -24,6 +24,7 @@ func facts(pod *corev1.Pod) lifecycle.Pod {
 		Size:      1,
 		Deleting:  pod.DeletionTimestamp != nil,
 		Finished:  pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
+		Failed:    pod.Status.Phase == corev1.PodFailed,
 		Finalizer: slices.Contains(pod.Finalizers, wellknown.FinalizerBatchJob),
 		Intent:    backends.Key(pod.Annotations[wellknown.SubmitIntent]),
 		JobID:     backends.JobID(pod.Annotations[wellknown.BatchJobID]),

@@ -17,13 +17,22 @@ type Pod struct {
 	Namespace string
 	Name      string
 
-	Attempt string // gang attempt from the Binding; "" for a pod bound by another scheduler
-	Size    int    // members of the attempt; 1 without an attempt
+	Attempt string // gang attempt from the Binding, or made of Group; "" for a pod alone
+	Size    int    // members of the attempt, the least number with a Group; 1 without an attempt
 	Rank    int    // within the attempt
+
+	// Group is namespace/name of the PodGroup that makes the pod a member where the
+	// Binding did not say so, "" else.
+	Group string
+	// Untold is why the size of Group is not known, "" when it is.
+	Untold string
+	// Elsewhere is how many members of Group are bound to other nodes.
+	Elsewhere int
 
 	Grace     time.Duration // from the stop order to the kill signal
 	Deleting  bool          // has a deletion timestamp
 	Finished  bool          // its phase in the API is terminal
+	Failed    bool          // and Failed
 	Finalizer bool          // carries our finalizer
 
 	Intent backends.Key   // recorded intent, "" before step 1
@@ -36,7 +45,7 @@ type Gang struct {
 	Key     backends.Key
 	Attempt string
 	Size    int
-	Members []Pod // by rank, then UID
+	Members []Pod // by rank, then name
 	// JobID is the recorded job: that of the lowest-ranked member with a record.
 	JobID backends.JobID
 }
@@ -53,7 +62,10 @@ func KeyFor(owner, attempt string, uids []string) backends.Key {
 // Gangs sorts pods into gangs. Pods that carry the key of a recorded job stay
 // with it for ever. The others of an attempt form its gang while no job of the
 // attempt is recorded; pods that come later than that (an elastic member, the
-// replacement of a lost one) are gangs of one, with jobs of their own.
+// replacement of a lost one) are gangs of one, with jobs of their own. Where a
+// PodGroup makes the gang there is one attempt for all its life, so that a job
+// whose members are all going or have failed does not count there: those that come
+// then are a gang again.
 //
 // The result is ordered by key; equal input in any order gives equal output.
 func Gangs(owner string, pods []Pod) []Gang {
@@ -87,9 +99,9 @@ func Gangs(owner string, pods []Pod) []Gang {
 		for key, ms := range recorded {
 			out = append(out, gang(key, attempt, ms))
 		}
-		if len(recorded) > 0 {
+		if stands(recorded) {
 			for _, p := range open {
-				p.Size = 1
+				p.Size, p.Untold = 1, ""
 				out = append(out, gang(KeyFor(owner, attempt, []string{p.UID}), attempt, []Pod{p}))
 			}
 			continue
@@ -113,9 +125,22 @@ func Gangs(owner string, pods []Pod) []Gang {
 	return out
 }
 
+// stands reports whether a recorded job is that of the attempt.
+func stands(recorded map[backends.Key][]Pod) bool {
+	for _, members := range recorded {
+		for _, p := range members {
+			if p.Group == "" || !p.Deleting && !p.Failed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func gang(key backends.Key, attempt string, members []Pod) Gang {
 	slices.SortFunc(members, func(a, b Pod) int {
-		return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.UID, b.UID))
+		// Members by their PodGroup have no ranks: worker-10 comes after worker-9.
+		return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
 	})
 	g := Gang{Key: key, Attempt: attempt, Members: members, Size: 1}
 	for _, m := range members {

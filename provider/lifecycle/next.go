@@ -148,6 +148,17 @@ func unrecorded(g Gang, k Knowledge) Step {
 		step.Void = broken.Words() // also of what is left when some of it has failed so
 		return step
 	}
+	if first := live[0]; first.Untold != "" {
+		step.Reason, step.Message = "WaitingForPodGroup", first.Untold
+		return step
+	} else if first.Group != "" && len(live) < g.Size {
+		step.Reason = "WaitingForMembers"
+		step.Message = fmt.Sprintf("%d members of PodGroup %s are bound to this node; the batch job is submitted once its minMember of %d are", len(live), first.Group, g.Size)
+		if first.Elsewhere > 0 {
+			step.Message += fmt.Sprintf("; %d are bound to other nodes and count there: a gang is one batch job of one node", first.Elsewhere)
+		}
+		return step
+	}
 	if len(live) < g.Size {
 		step.Reason = "WaitingForMembers"
 		step.Message = fmt.Sprintf("%d of %d gang members are bound to this node; the batch job is submitted once all are", len(live), g.Size)

@@ -313,6 +313,11 @@ func (Objects) Claim(_ context.Context, _, name string) (*corev1.PersistentVolum
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
 }
 
+// PodGroup implements provider.Objects.
+func (Objects) PodGroup(context.Context, string, string) (int32, error) {
+	return 0, provider.ErrNoPodGroups
+}
+
 // Token implements provider.Objects.
 func (Objects) Token(_ context.Context, pod *corev1.Pod, _ string, _ time.Duration) (string, time.Time, error) {
 	return "", time.Time{}, apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, pod.Spec.ServiceAccountName)
