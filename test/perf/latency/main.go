@@ -1,0 +1,120 @@
+// Command latency measures how long single pods wait for the virtual kubelet on an
+// idle Slurm: from the binding until the job is released, and from the end of a
+// program until the pod says so. It prints both beside their goals and asserts
+// nothing.
+//
+//	go run ./test/perf/latency -pods 20
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+)
+
+type load struct {
+	pods int
+	tick time.Duration
+}
+
+func main() {
+	var l load
+	flag.IntVar(&l.pods, "pods", 200, "single pods, one after the other")
+	flag.DurationVar(&l.tick, "tick", 5*time.Second, "time between two looks at the batch system")
+	flag.Parse()
+	if l.pods < 1 || l.pods > 5000 || l.tick < time.Second {
+		fmt.Fprintln(os.Stderr, "latency: -pods must be 1 to 5000, -tick at least 1s")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, l); err != nil {
+		fmt.Fprintln(os.Stderr, "latency:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, l load) (err error) {
+	if os.Geteuid() != 0 {
+		fmt.Println("latency: SKIP: not root, and a real Slurm starts jobs as their users")
+		return nil
+	}
+	if err := slurm.EnsureInstalled(ctx, os.Stderr); err != nil {
+		fmt.Println("latency: SKIP: no Slurm:", err)
+		return nil
+	}
+	if err := account.Ensure(ctx, os.Stderr); err != nil {
+		return err
+	}
+	cluster, err := slurm.Start(ctx, slurm.Config{
+		Name:       "latency",
+		Hosts:      []slurm.Hosts{{Prefix: "n", Count: 1, CPUs: 64, MemoryMiB: 500000}},
+		Partitions: []slurm.Partition{{Name: partition, Hosts: []string{"n1"}, Default: true}},
+		Progress:   os.Stderr,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if stopErr := cluster.Stop(context.WithoutCancel(ctx)); err == nil {
+			err = stopErr
+		}
+	}()
+	root, err := checkout.Root()
+	if err != nil {
+		return err
+	}
+	podrun := filepath.Join(cluster.Dir, "podrun")
+	build := checkout.GoBuild{Module: root, Package: "./cmd/podrun", Output: podrun, Flags: []string{"-ldflags", "-s -w"}}
+	if err := build.Run(ctx, os.Stderr, "building podrun"); err != nil {
+		return err
+	}
+	marks, err := os.MkdirTemp(cluster.StagingDir, "marks-")
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(marks, 0o777); err != nil { //nolint:gosec // the mapped user writes the end of its programs here
+		return err
+	}
+	lives, err := l.lead(ctx, cluster, podrun, marks)
+	if err != nil {
+		return err
+	}
+	l.print(lives)
+	return nil
+}
+
+func (l load) print(lives []*life) {
+	var all, own, batch, told []time.Duration
+	for _, p := range lives {
+		wait := p.released.Sub(p.bound)
+		all, batch, own = append(all, wait), append(batch, p.batch), append(own, wait-p.batch)
+		told = append(told, p.told.Sub(p.ended))
+	}
+	fmt.Printf("latency: %d pods, tick %s\n", l.pods, l.tick)
+	row := func(what string, list []time.Duration, goal time.Duration) {
+		slices.Sort(list)
+		at := func(part int) time.Duration { return list[min(len(list)-1, len(list)*part/100)] }
+		fmt.Printf("  %-42s median %6.0f ms, 99 of 100 within %6.0f ms, longest %6.0f ms", what, ms(at(50)), ms(at(99)), ms(at(100)))
+		if goal > 0 {
+			fmt.Printf("; 99 of 100 by the goal of %s: %.2f", goal, at(99).Seconds()/goal.Seconds())
+		}
+		fmt.Println()
+	}
+	row("bound -> released", all, 0)
+	row("of that sbatch and scontrol", batch, 0)
+	row("of that our own", own, time.Second)
+	row("program ended -> pod says so", told, l.tick+time.Second)
+}
+
+func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
