@@ -320,6 +320,9 @@ func (w *world) again() error {
 	if len(w.assumed) > 0 {
 		return fmt.Errorf("R7: %d bindings are assumed at rest", len(w.assumed))
 	}
+	if err := w.pass(3 * time.Minute); err != nil { // a pod that would not go is left alone for two
+		return err
+	}
 	before := w.cache.Snapshot(w.now)
 	w.start()
 	return differ(before, w.cache.Snapshot(w.now))
