@@ -11,7 +11,11 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 )
 
-// gate is a program that ends with a code once the test says so: the code is
+// patience is for what Slurm does in rounds of its own, one of which takes a minute,
+// and a requeue two.
+const patience = 6 * time.Minute
+
+// gateProgram is a program that ends with a code once the test says so: the code is
 // written into a file of its directory.
 const gateProgram = `while ! [ -s code ]; do sleep 0.1; done; exit "$(cat code)"`
 
@@ -42,9 +46,13 @@ func TestAfter(t *testing.T) {
 	}
 	waits := func(ref backends.JobRef) backends.Job {
 		t.Helper()
-		return s.until(ref, "waiting for the other", time.Minute, func(j backends.Job) bool {
+		return s.until(ref, "waiting for the other", patience, func(j backends.Job) bool {
 			return j.State == backends.StatePending && j.Reason == "Dependency"
 		})
+	}
+	cancelled := func(ref backends.JobRef) backends.Job {
+		t.Helper()
+		return s.until(ref, "cancelled", patience, func(j backends.Job) bool { return j.State == backends.StateCancelled })
 	}
 	pair := func() (first backends.JobRef, program backends.JobSpec, second backends.JobSpec) {
 		program = s.spec("slow", gateProgram, oneTask)
@@ -75,7 +83,7 @@ func TestAfter(t *testing.T) {
 	waits(second)
 	open(t, program, 3)
 	for _, ref := range []backends.JobRef{second, kept} {
-		if j := s.state(ref, backends.StateCancelled); !j.Started.IsZero() {
+		if j := cancelled(ref); !j.Started.IsZero() {
 			t.Errorf("started behind one that failed: %+v", j)
 		}
 	}
@@ -87,7 +95,7 @@ func TestAfter(t *testing.T) {
 	if err := s.Cancel(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	if j := s.state(second, backends.StateCancelled); !j.Started.IsZero() {
+	if j := cancelled(second); !j.Started.IsZero() {
 		t.Errorf("started behind one that was cancelled: %+v", j)
 	}
 
@@ -105,7 +113,7 @@ func TestAfter(t *testing.T) {
 	}
 	scontrol("update", "jobid="+string(first.ID), "starttime=now")
 	open(t, program, 0)
-	s.until(second, "completed", 3*time.Minute, func(j backends.Job) bool { return j.State == backends.StateCompleted })
+	s.until(second, "completed", patience, func(j backends.Job) bool { return j.State == backends.StateCompleted })
 	if j := s.until(kept, "listed", time.Minute, func(backends.Job) bool { return true }); !j.Held || j.State != backends.StatePending {
 		t.Errorf("held, and what it came after has ended: %+v", j)
 	}
