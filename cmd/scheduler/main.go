@@ -146,6 +146,7 @@ type scheduler struct {
 func (s *scheduler) configure(c schedconfig.Config) {
 	s.measure.Use(c.Measuring())
 	s.extend.Use(c.Extender())
+	s.binder.WaitForClaims(c.ClaimsWithin())
 }
 
 func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -87,6 +88,8 @@ type Binder struct {
 	claims   workqueue.TypedRateLimitingInterface[claimTask]
 	evicts   workqueue.TypedRateLimitingInterface[evictTask]
 	later    *later // what goes to writes once bindings let it
+
+	within atomic.Int64 // nanoseconds that gangs wait for their volumes; 0 is Config's
 
 	mu      sync.Mutex
 	wishes  map[string]wish // by UID of the object to write

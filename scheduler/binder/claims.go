@@ -94,11 +94,11 @@ func (b *Binder) step(ctx context.Context, id int64) bool {
 		}
 		return true
 	}
-	if !errors.Is(err, errGivenUp) && now.Sub(p.since) >= b.ClaimsWithin {
+	if !errors.Is(err, errGivenUp) && now.Sub(p.since) >= b.claimsWithin() {
 		if waits == "" {
 			waits = err.Error()
 		}
-		err = giveUp("after %s %s", b.ClaimsWithin, waits)
+		err = giveUp("after %s %s", b.claimsWithin(), waits)
 	}
 	if errors.Is(err, errGivenUp) {
 		b.forgetPreparation(id)
@@ -320,4 +320,15 @@ func (p *preparation) devices() []deviceTask {
 		}
 	}
 	return out
+}
+
+// WaitForClaims says how long a gang whose place is found waits for its volumes from
+// now on; 0 is as long as Config says. It may be called at any time.
+func (b *Binder) WaitForClaims(d time.Duration) { b.within.Store(int64(d)) }
+
+func (b *Binder) claimsWithin() time.Duration {
+	if d := b.within.Load(); d > 0 {
+		return time.Duration(d)
+	}
+	return b.ClaimsWithin
 }

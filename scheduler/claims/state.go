@@ -22,6 +22,8 @@ type State struct {
 	devices trail[string, *resourcev1.AllocationResult] // by resource claim; nil was given back
 	held    trail[string, []structured.DeviceID]        // by node, in place of base
 	stamps  sum[string]                                 // by node: changes with held
+
+	over Overlooked // in the Put that makes this state
 }
 
 // base is what the pods that are there use. What is in it grows for nobody but the
@@ -100,15 +102,30 @@ func (s *State) clone() *State {
 // Put puts a pod on a node and returns what its claims get; why says, with "" for no
 // reason, what keeps the pod off the node. The reason is a clause about the node.
 func (s *State) Put(node *corev1.Node, a *Asks) (next *State, got Got, why string) {
+	return s.PutOverlooking(node, a, Overlooked{})
+}
+
+// Overlooked is what is not looked at: volumes as a whole, the zones that the labels of
+// volumes name, how many volumes a driver attaches to a node, or devices as a whole.
+// Nothing is chosen or allocated of what is overlooked as a whole.
+type Overlooked struct{ Volumes, Zones, Limits, Devices bool }
+
+// PutOverlooking is Put without what is overlooked.
+func (s *State) PutOverlooking(node *corev1.Node, a *Asks, over Overlooked) (next *State, got Got, why string) {
 	if a.Missing != "" {
 		return nil, Got{}, a.Missing
 	}
 	next = s.clone()
-	if got.Volumes, why = next.putVolumes(node, a); why != "" {
-		return nil, Got{}, why
+	next.over = over
+	if !over.Volumes {
+		if got.Volumes, why = next.putVolumes(node, a); why != "" {
+			return nil, Got{}, why
+		}
 	}
-	if got.Devices, why = next.putDevices(node, a); why != "" {
-		return nil, Got{}, why
+	if !over.Devices {
+		if got.Devices, why = next.putDevices(node, a); why != "" {
+			return nil, Got{}, why
+		}
 	}
 	return next, got, ""
 }

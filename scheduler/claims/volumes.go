@@ -128,9 +128,14 @@ func (v *volume) hosts() []string {
 	return nil
 }
 
+// admits reports whether the volume's own node affinity admits a node.
+func (v *volume) admits(node *corev1.Node) bool {
+	return !v.bad && (v.reach == nil || v.reach.Match(node))
+}
+
 // reaches reports whether a node reaches the volume.
 func (v *volume) reaches(node *corev1.Node) bool {
-	if v.bad || v.reach != nil && !v.reach.Match(node) {
+	if !v.admits(node) {
 		return false
 	}
 	for _, k := range zoneLabels {
@@ -144,6 +149,14 @@ func (v *volume) reaches(node *corev1.Node) bool {
 		}
 	}
 	return true
+}
+
+// reached is reaches as far as it is looked at.
+func (s *State) reached(v *volume, node *corev1.Node) bool {
+	if s.over.Zones {
+		return v.admits(node)
+	}
+	return v.reaches(node)
 }
 
 // Reaches reports whether a node reaches a volume.
@@ -235,6 +248,9 @@ func (s *State) putVolumes(node *corev1.Node, a *Asks) (out []VolumeChoice, why 
 		out = append(out, VolumeChoice{Namespace: pvc.Namespace, Claim: pvc.Name, UID: string(pvc.UID), Volume: c.volume})
 	}
 	s.use(node.Name, &Asks{Namespace: a.Namespace, Volumes: a.Volumes}, 1)
+	if s.over.Limits {
+		return out, ""
+	}
 	return out, s.overLimit(node.Name, a)
 }
 
@@ -317,7 +333,7 @@ func (s *State) standing(node *corev1.Node, pvc *corev1.PersistentVolumeClaim) (
 	switch {
 	case v == nil:
 		return false, fmt.Sprintf("the volume %s of claim %s does not exist", name, pvc.Name)
-	case !newVolume(v).reaches(node):
+	case !s.reached(newVolume(v), node):
 		return false, fmt.Sprintf("the volume of claim %s cannot be reached from it", pvc.Name)
 	}
 	return false, ""
@@ -343,7 +359,7 @@ func (s *State) find(node *corev1.Node, pvc *corev1.PersistentVolumeClaim) (choi
 		return choice{node: node.Name}, s.room(node, pvc, class)
 	}
 	if v := w.prebound[k]; v != nil && isFor(v, pvc) {
-		if !newVolume(v).reaches(node) {
+		if !s.reached(newVolume(v), node) {
 			return choice{}, fmt.Sprintf("the volume of claim %s cannot be reached from it", pvc.Name)
 		}
 		return choice{volume: v.Name}, ""
@@ -395,7 +411,7 @@ func (s *State) smallest(node *corev1.Node, pvc *corev1.PersistentVolumeClaim, f
 			if best != nil && v.size.Cmp(best.size) >= 0 {
 				break
 			}
-			if s.suits(v, pvc, selector) && v.reaches(node) {
+			if s.suits(v, pvc, selector) && s.reached(v, node) {
 				best = v
 				break
 			}

@@ -30,11 +30,20 @@ type pluginEntry struct {
 	// measures says that the plugin needs measured loads of nodes.
 	measures bool
 	make     func(Plugin) framework.Plugin
+	// why it is not used, without make.
+	why string
 }
 
+// switchEntry is a switch that is known. Off, it turns off what a plugin does at its
+// point. It is obeyed but for the plugins in kept, where what it would turn off is always
+// done, for the reason in why; plugins that do nothing at its point have nothing that
+// could be turned off.
 type switchEntry struct {
 	name string
+	// used says that something can be turned off by it.
 	used bool
+	kept []string
+	why  string
 }
 
 func actionOf(name string) *actionEntry {
@@ -110,12 +119,16 @@ func muted(pl framework.Plugin, p Plugin) framework.Plugin {
 		QueueOrder:  !p.On("enableQueueOrder"),
 		Filter:      !p.On("enablePredicate"),
 		DomainOrder: !p.On("enableNodeOrder") || !p.On("enableBestNode"),
+		Domains:     !p.On("enabledHyperNodeOrder"),
 		Admission:   !p.On("enableJobEnqueued"),
+		Revoking:    !p.On("enabledVictim"),
+		MemberOrder: !p.On("enableTaskOrder"),
 	}
-	if m.GangOrder || m.QueueOrder || m.Filter || m.DomainOrder || m.Admission {
-		return m
+	off := m
+	if off.Plugin = nil; off == (framework.Muted{}) {
+		return pl
 	}
-	return pl
+	return m
 }
 
 // standard is built once: it cannot fail but by a mistake in this package.

@@ -68,9 +68,9 @@ tiers:
 
 func TestVolcanosConfigurationsAreRead(t *testing.T) {
 	for _, text := range []string{volcanoDefault, helmDefault, ciDefault, config.Standard} {
-		c, _, err := config.Parse([]byte(text))
-		if err != nil {
-			t.Errorf("%v in:%s", err, text)
+		c, warnings, err := config.Parse([]byte(text))
+		if err != nil || len(warnings) > 0 {
+			t.Errorf("%v, warned %q in:%s", err, warnings, text)
 			continue
 		}
 		if names := pluginNames(c.Pipeline()); !strings.Contains(names, "proportion") || !strings.Contains(names, "predicates") {
@@ -303,16 +303,17 @@ tiers:
     arguments: {weight: 1}
   - name: conformance
   - name: gang
+    enableJobReady: false
     enableTargetJob: false
 configurations:
 - name: backfill
 metrics: {type: elasticsearch, address: "http://127.0.0.1:9200", elasticsearch: {index: x}}
 `))
 	want := []string{
-		`tiers[0].plugins[2].enableTargetJob: the switch is known and not used by this scheduler`,
+		`tiers[0].plugins[2].enableJobReady: the switch is known and not used by this scheduler: a gang has its minimum at once or starts nothing`,
 		`configurations[0]: action "backfill" is not among the actions`,
-		`metrics.elasticsearch.index: the setting is known and not used by this scheduler`,
-		`metrics.type: source elasticsearch is known and not used by this scheduler`,
+		`metrics.elasticsearch.index: the setting is known and not used by this scheduler: nothing is known of it`,
+		`metrics.type: source elasticsearch is known and not used by this scheduler: metrics-server and Prometheus itself are asked`,
 	}
 	if err != nil || !reflect.DeepEqual(warnings, want) {
 		t.Errorf("%v\n got %q\nwant %q", err, warnings, want)

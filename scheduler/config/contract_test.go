@@ -41,8 +41,8 @@ func rows() (out []row) {
 		known string // those that have no meaning here
 	}{
 		{"enqueue", "", ""}, {"allocate", "", "predicateErrorCacheEnable: true"}, {"backfill", "heads: 2; conservative: true; unknownRunTimes: pass", "predicateErrorCacheEnable: true"},
-		{"preempt", "minimumRunTime: 5m", "predicateErrorCacheEnable: true; enableTopologyAwarePreemption: true; topologyAwarePreemptWorkerNum: 16; minCandidateNodesPercentage: 10; minCandidateNodesAbsolute: 1; maxCandidateNodesAbsolute: 100"},
-		{"reclaim", "minimumRunTime: 5m", "predicateErrorCacheEnable: true"}, {"gangpreempt", "minimumRunTime: 5m", "maxDomains: 3; allowWholeBundle: true"}, {"gangreclaim", "minimumRunTime: 5m", "maxDomains: 3; allowWholeBundle: true"},
+		{"preempt", "minimumRunTime: 5m", "predicateErrorCacheEnable: true; enableTopologyAwarePreemption: false; topologyAwarePreemptWorkerNum: 16; minCandidateNodesPercentage: 10; minCandidateNodesAbsolute: 1; maxCandidateNodesAbsolute: 100"},
+		{"reclaim", "minimumRunTime: 5m", "predicateErrorCacheEnable: true"}, {"gangpreempt", "minimumRunTime: 5m; allowWholeBundle: false", "maxDomains: 3"}, {"gangreclaim", "minimumRunTime: 5m; allowWholeBundle: false", "maxDomains: 3"},
 		{"elastic", "minimumRunTime: 5m", ""}, {"repair", "grace: 1m; enabled: false", ""}, {"consolidate", "minimumRunTime: 5m", ""}, {"shuffle", "", ""},
 	} {
 		out = append(out, row{name: "action " + a.name, text: ofAction(a.name, "")})
@@ -53,24 +53,37 @@ func rows() (out []row) {
 			out = append(out, row{name: "action " + a.name + " " + arg, text: ofAction(a.name, arg), unused: "the argument"})
 		}
 	}
-	for _, s := range strings.Fields("enableJobOrder enableHierarchy enableQueueOrder enablePredicate enableBestNode enableNodeOrder enableJobEnqueued") {
+	for _, s := range strings.Fields("enableJobOrder enableHierarchy enableQueueOrder enablePredicate enableBestNode enableNodeOrder enableJobEnqueued enableTaskOrder enabledHyperNodeOrder enabledVictim") {
 		value := ": false"
 		if s == "enableHierarchy" {
 			value = ": true"
 		}
 		out = append(out, row{name: "switch " + s, text: ofPlugin("drf", ", "+s+value), without: ofPlugin("drf", "")})
 	}
-	for _, s := range strings.Fields(`enableJobReady enableJobPipelined enableTaskOrder enablePreemptable enableReclaimable enablePreemptive enabledClusterOrder enableTargetJob enableReservedNodes
-		enabledVictim enableJobStarving enabledOverused enabledAllocatable enabledHyperNodeOrder enabledHyperNodeGradient enabledSubJobReady enabledSubJobPipelined enabledSubJobOrder`) {
-		out = append(out, row{name: "switch " + s, text: ofPlugin("gang", ", "+s+": false"), unused: "the switch"}, row{name: "switch " + s + " on", text: ofPlugin("gang", ", "+s+": true")})
+	// A switch, off, of plugins of which that is told, and of all others nothing to tell.
+	for s, kept := range map[string]string{
+		"enableJobReady": "gang", "enableJobPipelined": "gang sla tdm", "enableTaskOrder": "task-topology", "enableJobStarving": "priority gang tdm",
+		"enablePreemptable": "priority conformance pdb cdp tdm", "enableReclaimable": "proportion capacity conformance pdb cdp", "enablePreemptive": "proportion capacity",
+		"enabledOverused": "proportion capacity", "enabledAllocatable": "proportion capacity", "enabledHyperNodeGradient": "network-topology-aware",
+		"enabledSubJobReady": "gang", "enabledSubJobPipelined": "gang", "enabledSubJobOrder": "gang priority",
+		"enabledClusterOrder": "", "enableTargetJob": "", "enableReservedNodes": "",
+	} {
+		for _, p := range strings.Fields("gang priority conformance pdb cdp sla tdm drf proportion capacity overcommit predicates nodeorder binpack task-topology network-topology-aware") {
+			r := row{name: "switch " + s + " of " + p, text: ofPlugin(p, ", "+s+": false")}
+			if slices.Contains(strings.Fields(kept), p) {
+				r.unused = "the switch"
+			}
+			out = append(out, r)
+		}
 	}
 	for _, p := range []struct{ name, obeys, known, instead string }{
 		{name: "gang"}, {name: "priority"}, {name: "drf", obeys: "drf.by: namespace"}, {name: "proportion"}, {name: "resourcequota"}, {name: "locality"},
-		{name: "capacity", known: "capacity.DynamicResourceAllocationEnable: true; capacity.DRAConsumableCapacityEnable: true; enableHierarchy: true; ancestorReclaimLevel: 1"},
+		{name: "capacity", known: "capacity.DynamicResourceAllocationEnable: true; capacity.DRAConsumableCapacityEnable: true; enableHierarchy: false; ancestorReclaimLevel: 1"},
 		{name: "fairshare", obeys: "fairshare.halfLife: 24h; fairshare.by: namespace"},
 		{
-			name: "predicates", obeys: "predicate.NodeAffinityEnable: false; predicate.TaintTolerationEnable: false",
-			known: "predicate.NodePortsEnable: false; predicate.PodAffinityEnable: false; predicate.NodeVolumeLimitsEnable: false; predicate.VolumeZoneEnable: false; predicate.PodTopologySpreadEnable: false; predicate.VolumeBindingEnable: false; predicate.DynamicResourceAllocationEnable: false; predicate.CacheEnable: false; volumebinding.bindTimeoutSeconds: 60; volumebinding.shape: []; volumebinding.weight: 1; dynamicresources.filterTimeoutSeconds: 10",
+			name:  "predicates",
+			obeys: "predicate.NodeAffinityEnable: false; predicate.TaintTolerationEnable: false; predicate.NodePortsEnable: false; predicate.PodAffinityEnable: false; predicate.NodeVolumeLimitsEnable: false; predicate.VolumeZoneEnable: false; predicate.PodTopologySpreadEnable: false; predicate.VolumeBindingEnable: false; predicate.DynamicResourceAllocationEnable: false",
+			known: "predicate.CacheEnable: false; volumebinding.shape: []; volumebinding.weight: 1; dynamicresources.filterTimeoutSeconds: 10",
 		},
 		{name: "tdm", obeys: "tdm.revocable-zone.night: '20:00-06:00'; tdm.time-zone: Europe/Berlin", known: "tdm.evict.period: 1m"},
 		{name: "rescheduling", instead: "nothing, and the warning says so"},
@@ -82,7 +95,7 @@ func rows() (out []row) {
 		{name: "nodeorder", obeys: "nodeaffinity.weight: 7; leastrequested.weight: 2; mostrequested.weight: 2; balancedresource.weight: 2; tainttoleration.weight: 2; podaffinity.weight: 7; imagelocality.weight: 7; podtopologyspread.weight: 7"},
 		{
 			name: "deviceshare", obeys: "deviceshare.SchedulePolicy: spread; deviceshare.ScheduleWeight: 2",
-			known: "deviceshare.GPUSharingEnable: true; deviceshare.GPUNumberEnable: true; deviceshare.NodeLockEnable: true; deviceshare.VGPUEnable: true; deviceshare.AscendMindClusterVNPUEnable: true; deviceshare.AscendHAMiVNPUEnable: true; deviceshare.KnownGeometriesCMName: a; deviceshare.KnownGeometriesCMNamespace: a; deviceshare.GPUExclusiveRules: []",
+			known: "deviceshare.GPUSharingEnable: false; deviceshare.GPUNumberEnable: false; deviceshare.NodeLockEnable: true; deviceshare.VGPUEnable: false; deviceshare.AscendMindClusterVNPUEnable: true; deviceshare.AscendHAMiVNPUEnable: true; deviceshare.KnownGeometriesCMName: a; deviceshare.KnownGeometriesCMNamespace: a; deviceshare.GPUExclusiveRules: []",
 		},
 		{
 			name: "network-topology-aware", known: "hypernode.gradient.evict.max-hypernodes: 3",
@@ -119,6 +132,14 @@ func rows() (out []row) {
 		for _, arg := range split(p.known) {
 			out = append(out, row{name: "plugin " + p.name + " " + arg, text: with(arg), unused: "the argument"})
 		}
+	}
+	for text := range map[string]bool{ // as it always is
+		ofPlugin("deviceshare", ", arguments: {deviceshare.GPUSharingEnable: true, deviceshare.GPUNumberEnable: true, deviceshare.VGPUEnable: true, deviceshare.NodeLockEnable: false, deviceshare.AscendHAMiVNPUEnable: false}"): true,
+		ofPlugin("capacity", ", arguments: {enableHierarchy: true, capacity.DynamicResourceAllocationEnable: false}"):                                                                                                             true,
+		ofPlugin("predicates", ", arguments: {volumebinding.bindTimeoutSeconds: 60}"):                                                                                                                                             true,
+		ofAction("preempt", "enableTopologyAwarePreemption: true"):                                                                                                                                                                true,
+	} {
+		out = append(out, row{name: "as always: " + text, text: text})
 	}
 	topology := func(rest string) string { return ofPlugin("network-topology-aware", rest) }
 	return append(out, row{name: "plugin network-topology-aware hypernode.binpack.weight: 0", text: topology(", arguments: {hypernode.binpack.weight: 0}"), without: topology("")})

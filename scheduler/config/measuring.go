@@ -78,7 +78,7 @@ func (r *reader) measurement(key, s string) {
 	at := "metrics." + key
 	switch {
 	case key == "type" && slices.Contains(foreign, s):
-		r.unused(at, "source "+s)
+		r.unused(at, "source "+s, "metrics-server and Prometheus itself are asked")
 	case key == "type":
 		if s != Prometheus && s != MetricsServer {
 			r.wrong(at, "is %q, must be one of %s", s, strings.Join(append([]string{MetricsServer, Prometheus}, foreign...), ", "))
@@ -96,7 +96,7 @@ func (r *reader) measurement(key, s string) {
 			r.wrong(at, "is %q, must be true or false", s)
 		}
 	default:
-		r.unused(at, "the setting")
+		r.unused(at, "the setting", "nothing is known of it")
 	}
 }
 

@@ -58,8 +58,12 @@ func (r *reader) wrong(path, format string, args ...any) {
 	r.errs = append(r.errs, &Error{Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
-func (r *reader) unused(path, what string) {
-	r.warnings = append(r.warnings, path+": "+what+" is known and not used by this scheduler")
+func (r *reader) unused(path, what, why string) {
+	text := path + ": " + what + " is known and not used by this scheduler"
+	if why != "" {
+		text += ": " + why
+	}
+	r.warnings = append(r.warnings, text)
 }
 
 // maxText bounds a configuration.
@@ -130,7 +134,7 @@ func (r *reader) actions(v any) []Action {
 			r.wrong("actions", "%q is there twice", name)
 			continue
 		case e.make == nil:
-			r.unused("actions", fmt.Sprintf("action %q", name))
+			r.unused("actions", fmt.Sprintf("action %q", name), "")
 		}
 		out = append(out, Action{Name: name})
 	}
@@ -171,7 +175,7 @@ func (r *reader) plugin(path string, v any) (Plugin, bool) {
 		return Plugin{}, false
 	}
 	if e.make == nil && !e.implied {
-		r.unused(path, fmt.Sprintf("plugin %q", name))
+		r.unused(path, fmt.Sprintf("plugin %q", name), e.why)
 	}
 	p := Plugin{Name: name, Switches: map[string]bool{}}
 	for _, key := range keys(m) {
@@ -189,8 +193,8 @@ func (r *reader) plugin(path string, v any) (Plugin, bool) {
 			continue
 		}
 		p.Switches[sw.name] = b.(bool) //nolint:forcetypeassert // boolean reads as bool
-		if !sw.used && e.make != nil && b == false {
-			r.unused(path+"."+key, "the switch")
+		if b == false && slices.Contains(sw.kept, name) {
+			r.unused(path+"."+key, "the switch", sw.why)
 		}
 	}
 	p.Arguments = r.arguments(path+".arguments", m["arguments"], e.arguments, e.make != nil)
@@ -243,8 +247,8 @@ func (r *reader) arguments(path string, v any, known []argument, warn bool) Argu
 			continue
 		}
 		out[key] = value
-		if warn && !known[i].used {
-			r.unused(at, "the argument")
+		if warn && known[i].idle(value) {
+			r.unused(at, "the argument", known[i].why)
 		}
 	}
 	return out

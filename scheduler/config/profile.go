@@ -34,7 +34,7 @@ func Profile(spec ProfileSpec) (framework.Profile, []string, error) {
 		case e == nil:
 			r.wrong(fmt.Sprintf("spec.actions[%d]", i), "no action is named %q", name)
 		case e.make == nil:
-			r.unused(fmt.Sprintf("spec.actions[%d]", i), fmt.Sprintf("action %q", name))
+			r.unused(fmt.Sprintf("spec.actions[%d]", i), fmt.Sprintf("action %q", name), "")
 		default:
 			// The action may go by another name than the one it is asked for by.
 			out.Actions = append(out.Actions, e.make(nil).Name(), name)
@@ -61,7 +61,7 @@ func Profile(spec ProfileSpec) (framework.Profile, []string, error) {
 			continue
 		}
 		if e.make == nil && !e.implied {
-			r.unused(path, fmt.Sprintf("plugin %q", p.Name))
+			r.unused(path, fmt.Sprintf("plugin %q", p.Name), e.why)
 		}
 		given := map[string]any{}
 		for k, v := range p.Arguments {

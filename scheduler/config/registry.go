@@ -22,7 +22,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/nodegroup"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/numaaware"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/overcommit"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/predicates"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/priority"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/proportion"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/resourcequota"
@@ -52,16 +51,20 @@ tiers:
 // one is a line here.
 var actions = []actionEntry{
 	{name: "enqueue", always: true, make: func(Arguments) framework.Action { return enqueue.Action{} }},
-	{name: "allocate", arguments: each(boolean, "predicateErrorCacheEnable"), make: func(Arguments) framework.Action { return allocate.Action{} }},
-	{name: "backfill", arguments: append(each(boolean, "predicateErrorCacheEnable"), heads, conservative, unknownRuns), make: func(a Arguments) framework.Action {
+	{name: "allocate", arguments: []argument{errorCache}, make: func(Arguments) framework.Action { return allocate.Action{} }},
+	{name: "backfill", arguments: append([]argument{errorCache}, heads, conservative, unknownRuns), make: func(a Arguments) framework.Action {
 		return backfill.Action{Heads: int(min(a.Int(heads.name, 0), 64)), Conservative: a.Bool(conservative.name, false), PassUnknown: a.Text(unknownRuns.name, "wait") == "pass"}
 	}},
 	{name: "elastic", arguments: []argument{minRun}, make: func(a Arguments) framework.Action { return elastic.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	{name: "preempt", arguments: append(preemption, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
-	{name: "reclaim", arguments: append(each(boolean, "predicateErrorCacheEnable"), minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "reclaim", arguments: append([]argument{errorCache}, minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	// All preemption here is of gangs and for gangs.
-	{name: "gangpreempt", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
-	{name: "gangreclaim", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "gangpreempt", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
+		return preempt.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true)}
+	}},
+	{name: "gangreclaim", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
+		return reclaim.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true)}
+	}},
 	{name: "repair", last: true, arguments: []argument{arg("grace", duration).obeyed(), arg("enabled", boolean).obeyed()}, make: func(a Arguments) framework.Action {
 		return repair.Action{Grace: a.Duration("grace", 0), Off: !a.Bool("enabled", true)}
 	}},
@@ -89,14 +92,14 @@ var plugins = []pluginEntry{
 		return drf.Plugin{Hierarchy: p.Switches["enableHierarchy"], ByNamespace: p.Arguments.Text("drf.by", "job") == "namespace"}
 	}},
 	{name: "proportion", make: func(Plugin) framework.Plugin { return proportion.Plugin{} }},
-	{name: "capacity", arguments: append(each(boolean, "capacity.DynamicResourceAllocationEnable", "capacity.DRAConsumableCapacityEnable", "enableHierarchy"), arg("ancestorReclaimLevel", integer)),
+	{name: "capacity", arguments: append(only(false, queueDRA, "capacity.DynamicResourceAllocationEnable", "capacity.DRAConsumableCapacityEnable"),
+		arg("enableHierarchy", boolean).only(true, "queues are below their parents whatever is said"),
+		arg("ancestorReclaimLevel", integer).unused("reclaiming looks at every queue up to the one that both are below")),
 		make: func(Plugin) framework.Plugin { return capacity.Plugin{} }},
 	{name: "overcommit", arguments: []argument{arg("overcommit-factor", number).atLeast(1).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return overcommit.Plugin{Percent: int64(math.Round(min(p.Arguments.Float("overcommit-factor", 1.2), 1e6) * 100))}
 	}},
-	{name: "predicates", always: true, arguments: predicate, make: func(p Plugin) framework.Plugin {
-		return predicates.Plugin{AnyLabels: !p.Arguments.Bool(affinityFilter.name, true), AnyTaints: !p.Arguments.Bool(taintFilter.name, true)}
-	}},
+	{name: "predicates", always: true, arguments: predicate, make: makePredicates},
 	{name: "nodegroup", always: true, arguments: []argument{arg("strict", boolean).obeyed(), arg("enablePreferredOrder", boolean).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return nodegroup.Plugin{Strict: p.Arguments.Bool("strict", p.named()), Level: !p.Arguments.Bool("enablePreferredOrder", true)}
 	}},
@@ -115,7 +118,7 @@ var plugins = []pluginEntry{
 		return deviceshare.Plugin{Spread: p.Arguments.Text("deviceshare.SchedulePolicy", "binpack") == "spread", Weight: p.Arguments.Int("deviceshare.ScheduleWeight", 0)}
 	}},
 	{name: "network-topology-aware", arguments: topology, make: makeTopology},
-	{name: "tdm", arguments: []argument{arg(revocableZone+"*", text).checked(isWindow).obeyed(), arg("tdm.time-zone", text).checked(isLocation).obeyed(), arg("tdm.evict.period", duration)}, make: makeTDM},
+	{name: "tdm", arguments: []argument{arg(revocableZone+"*", text).checked(isWindow).obeyed(), arg("tdm.time-zone", text).checked(isLocation).obeyed(), arg("tdm.evict.period", duration).unused("a zone that has closed is cleared as fast as disruption budgets allow")}, make: makeTDM},
 	{name: "usage", measures: true, arguments: load, make: makeUsage},
 	{name: "numa-aware", arguments: []argument{arg("weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin { return numaaware.Plugin{Weight: p.Arguments.weight("weight", 1)} }},
 	{name: "task-topology", arguments: []argument{arg("task-topology.weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin {
@@ -123,19 +126,29 @@ var plugins = []pluginEntry{
 	}},
 	{name: "resource-strategy-fit", arguments: strategy, make: makeStrategyFit},
 	{name: "extender", arguments: extension, make: func(p Plugin) framework.Plugin { return makeExtender(p) }},
-	{name: "rescheduling", arguments: []argument{arg("interval", duration), arg("metricsPeriod", duration), arg("strategies", anything)}},
+	{name: "rescheduling", arguments: []argument{arg("interval", duration), arg("metricsPeriod", duration), arg("strategies", anything)}, why: "nothing is moved for the sake of the load of nodes; action consolidate moves gangs so that another has room"},
 }
 
-// switches lists the switches of plugins. Those with an extension point turn it off.
+// switches lists the switches of plugins.
 var switches = []switchEntry{
 	{name: "enableJobOrder", used: true}, {name: "enableQueueOrder", used: true}, {name: "enablePredicate", used: true},
 	{name: "enableNodeOrder", used: true}, {name: "enableBestNode", used: true}, {name: "enableJobEnqueued", used: true},
-	{name: "enableHierarchy", used: true},
-	{name: "enableJobReady"}, {name: "enableJobPipelined"}, {name: "enableTaskOrder"}, {name: "enablePreemptable"},
-	{name: "enableReclaimable"}, {name: "enablePreemptive"}, {name: "enabledClusterOrder"}, {name: "enableTargetJob"},
-	{name: "enableReservedNodes"}, {name: "enabledVictim"}, {name: "enableJobStarving"}, {name: "enabledOverused"},
-	{name: "enabledAllocatable"}, {name: "enabledHyperNodeOrder"}, {name: "enabledHyperNodeGradient"},
-	{name: "enabledSubJobReady"}, {name: "enabledSubJobPipelined"}, {name: "enabledSubJobOrder"},
+	{name: "enableHierarchy", used: true}, {name: "enabledHyperNodeOrder", used: true}, {name: "enabledVictim", used: true},
+	{name: "enableTaskOrder", used: true, kept: []string{"task-topology"}, why: "the tasks of a gang are placed together, whatever their order"},
+	{name: "enableJobReady", kept: []string{"gang"}, why: "a gang has its minimum at once or starts nothing"},
+	{name: "enableJobPipelined", kept: []string{"gang", "sla", "tdm"}, why: "room is kept for a whole gang or not at all"},
+	{name: "enableJobStarving", kept: []string{"priority", "gang", "tdm"}, why: "room is made for every gang that has none and may have it"},
+	{name: "enabledSubJobReady", kept: []string{"gang"}, why: "a part of a gang has its size at once or starts nothing"},
+	{name: "enabledSubJobPipelined", kept: []string{"gang"}, why: "room is kept for a whole gang or not at all"},
+	{name: "enabledSubJobOrder", kept: []string{"gang", "priority"}, why: "the parts of a gang that are hardest to place come first"},
+	{name: "enablePreemptable", kept: []string{"priority", "conformance", "pdb", "cdp", "tdm", "extender"}, why: "whom an owner, a budget or the system protects is never sent away, and nobody for one of lower priority"},
+	{name: "enableReclaimable", kept: []string{"proportion", "capacity", "conformance", "pdb", "cdp", "extender"}, why: "nothing is taken but what a queue holds beyond what it deserves, and nothing that is protected"},
+	{name: "enablePreemptive", kept: []string{"proportion", "capacity", "extender"}, why: "a queue takes no more than it deserves"},
+	{name: "enabledOverused", kept: []string{"proportion", "capacity", "extender"}, why: "no queue gets more than its capability"},
+	{name: "enabledAllocatable", kept: []string{"proportion", "capacity"}, why: "no queue gets more than its capability"},
+	{name: "enabledHyperNodeGradient", kept: []string{"network-topology-aware"}, why: "what a gang's topology demands is never left out"},
+	// No plugin of Volcano does anything at these.
+	{name: "enabledClusterOrder"}, {name: "enableTargetJob"}, {name: "enableReservedNodes"},
 }
 
 // heads and conservative are arguments of our own: how many gangs of each queue
@@ -152,37 +165,57 @@ var halfLife = arg("fairshare.halfLife", duration).atLeast(60).obeyed()
 // minRun is an argument of our own: how long a pod runs at least before it is evicted.
 var minRun = arg("minimumRunTime", duration).obeyed()
 
+// Why arguments are not used.
+const (
+	noAscend   = "NPUs are whole devices here"
+	geometries = "nodes tell the geometry of their GPUs themselves"
+	queueDRA   = "queues count what pods request, and resource claims are no part of that"
+)
+
 var (
-	preemption = append(each(boolean, "predicateErrorCacheEnable", "enableTopologyAwarePreemption"),
-		each(integer, "topologyAwarePreemptWorkerNum", "minCandidateNodesPercentage", "minCandidateNodesAbsolute", "maxCandidateNodesAbsolute")...)
-	gangs          = []argument{arg("maxDomains", integer).atLeast(1), arg("allowWholeBundle", boolean)}
+	errorCache = arg("predicateErrorCacheEnable", boolean).unused("what filters say of a class of equal pods is always remembered within a cycle, and never longer")
+	preemption = append([]argument{errorCache, arg("enableTopologyAwarePreemption", boolean).only(true, "victims are always chosen by where the whole gang would go")},
+		unused(integer, "every domain is looked at, one after the other", "topologyAwarePreemptWorkerNum", "minCandidateNodesPercentage", "minCandidateNodesAbsolute", "maxCandidateNodesAbsolute")...)
+	gangs = []argument{
+		arg("maxDomains", integer).atLeast(1).unused("every domain is looked at"),
+		arg("allowWholeBundle", boolean).obeyed(),
+	}
 	affinityFilter = arg("predicate.NodeAffinityEnable", boolean).obeyed()
 	taintFilter    = arg("predicate.TaintTolerationEnable", boolean).obeyed()
-	predicate      = append(each(boolean, "predicate.NodePortsEnable", "predicate.PodAffinityEnable",
-		"predicate.NodeVolumeLimitsEnable", "predicate.VolumeZoneEnable", "predicate.PodTopologySpreadEnable", "predicate.VolumeBindingEnable",
-		"predicate.DynamicResourceAllocationEnable", "predicate.CacheEnable"),
-		affinityFilter, taintFilter, arg("volumebinding.bindTimeoutSeconds", integer), arg("volumebinding.shape", anything), arg("volumebinding.weight", integer), arg("dynamicresources.filterTimeoutSeconds", integer))
-	devices = append(each(boolean, "deviceshare.GPUSharingEnable", "deviceshare.GPUNumberEnable", "deviceshare.NodeLockEnable", "deviceshare.VGPUEnable",
-		"deviceshare.AscendMindClusterVNPUEnable", "deviceshare.AscendHAMiVNPUEnable"),
+	claimsWithin   = arg("volumebinding.bindTimeoutSeconds", integer).atLeast(1).obeyed()
+	predicate      = []argument{
+		affinityFilter, taintFilter, arg("predicate.NodePortsEnable", boolean).obeyed(), arg("predicate.PodAffinityEnable", boolean).obeyed(), arg("predicate.PodTopologySpreadEnable", boolean).obeyed(),
+		arg("predicate.NodeVolumeLimitsEnable", boolean).obeyed(), arg("predicate.VolumeZoneEnable", boolean).obeyed(), arg("predicate.VolumeBindingEnable", boolean).obeyed(),
+		arg("predicate.DynamicResourceAllocationEnable", boolean).obeyed(),
+		arg("predicate.CacheEnable", boolean).unused("what filters say of a class of equal pods is always remembered within a cycle, and never longer"),
+		claimsWithin,
+		arg("volumebinding.shape", anything).unused("of volumes that suit the smallest is taken, and nodes are not scored by them"),
+		arg("volumebinding.weight", integer).unused("of volumes that suit the smallest is taken, and nodes are not scored by them"),
+		arg("dynamicresources.filterTimeoutSeconds", integer).unused("no filter waits for anything"),
+	}
+	devices = append(only(true, "pods that ask by these names are always served", "deviceshare.GPUSharingEnable", "deviceshare.GPUNumberEnable", "deviceshare.VGPUEnable"),
+		arg("deviceshare.NodeLockEnable", boolean).only(false, "GPU ids are written with the binding, so that nodes need no lock"),
+		arg("deviceshare.AscendMindClusterVNPUEnable", boolean).only(false, noAscend), arg("deviceshare.AscendHAMiVNPUEnable", boolean).only(false, noAscend),
 		arg("deviceshare.SchedulePolicy", text).either("binpack", "spread").obeyed(), arg("deviceshare.ScheduleWeight", integer).obeyed(),
-		arg("deviceshare.KnownGeometriesCMName", text), arg("deviceshare.KnownGeometriesCMNamespace", text), arg("deviceshare.GPUExclusiveRules", anything))
+		arg("deviceshare.KnownGeometriesCMName", text).unused(geometries), arg("deviceshare.KnownGeometriesCMNamespace", text).unused(geometries),
+		arg("deviceshare.GPUExclusiveRules", anything).unused("which GPUs a pod may have to itself is said by the pod"))
 	topology = []argument{
 		arg("weight", integer).obeyed(), arg("hypernode.binpack.weight", integer).obeyed(), arg("hypernode.binpack.cpu", integer).obeyed(), arg("hypernode.binpack.memory", integer).obeyed(),
 		arg("hypernode.binpack.resources.*", integer).obeyed(), arg("hypernode.binpack.resources", words).obeyed(),
 		arg("hypernode.binpack.normal-pod.enable", boolean).obeyed(), arg("hypernode.binpack.normal-pod.fading", number).obeyed(),
-		arg("hypernode.gradient.evict.max-hypernodes", integer),
+		arg("hypernode.gradient.evict.max-hypernodes", integer).unused("every HyperNode is looked at"),
 	}
 	load = []argument{
 		arg("usage.weight", integer).obeyed(), arg("cpu.weight", integer).obeyed(), arg("memory.weight", integer).obeyed(),
-		arg("thresholds.cpu", number).obeyed(), arg("thresholds.mem", number).obeyed(), arg("estimator.*", anything),
+		arg("thresholds.cpu", number).obeyed(), arg("thresholds.mem", number).obeyed(), arg("estimator.*", anything).unused("measurements count as they are"),
 	}
 	strategy = []argument{
 		arg("resourceStrategyFitWeight", integer).obeyed(), arg("resources.*.type", text).either("MostAllocated", "LeastAllocated").obeyed(), arg("resources.*.weight", integer).obeyed(),
-		arg("sra.enable", boolean).obeyed(), arg("sra.weight", integer).obeyed(), arg("sra.resources", words).obeyed(), arg("sra.resourceWeight.*", integer).obeyed(), arg("sra.*", text),
-		arg("proportional.enable", boolean).obeyed(), arg("proportional.resources", words).obeyed(), arg("proportional.resourceProportion.*", number).obeyed(), arg("proportional.*", text),
+		arg("sra.enable", boolean).obeyed(), arg("sra.weight", integer).obeyed(), arg("sra.resources", words).obeyed(), arg("sra.resourceWeight.*", integer).obeyed(), arg("sra.*", text).unused("nothing is known of it"),
+		arg("proportional.enable", boolean).obeyed(), arg("proportional.resources", words).obeyed(), arg("proportional.resourceProportion.*", number).obeyed(), arg("proportional.*", text).unused("nothing is known of it"),
 	}
 	extension = []argument{
 		arg("extender.urlPrefix", text).obeyed(), arg("extender.httpTimeout", duration).obeyed(), arg("extender.ignorable", boolean).obeyed(), arg("extender.managedResources", words).obeyed(),
-		arg("extender.predicateVerb", text).obeyed(), arg("extender.prioritizeVerb", text).obeyed(), arg("extender.*Verb", text),
+		arg("extender.predicateVerb", text).obeyed(), arg("extender.prioritizeVerb", text).obeyed(), arg("extender.*Verb", text).unused("an extender is asked about nodes alone"),
 	}
 )

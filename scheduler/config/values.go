@@ -36,6 +36,10 @@ type argument struct {
 	check func(string) error
 	// used says that something here obeys it.
 	used bool
+	// why it is not used.
+	why string
+	// always, when set, is the one value that is obeyed, since it is what always is.
+	always any
 }
 
 func arg(name string, k kind) argument { return argument{name: name, kind: k} }
@@ -43,11 +47,31 @@ func arg(name string, k kind) argument { return argument{name: name, kind: k} }
 // obeyed marks an argument that something obeys.
 func (a argument) obeyed() argument { a.used = true; return a }
 
+// unused says why nothing obeys an argument.
+func (a argument) unused(why string) argument { a.why = why; return a }
+
+// only marks an argument of which one value is what always is, and says why no other is
+// obeyed.
+func (a argument) only(v any, why string) argument { a.always, a.why = v, why; return a }
+
+// idle reports whether a value is not obeyed.
+func (a argument) idle(v any) bool { return !a.used && (a.always == nil || a.always != v) }
+
 func (a argument) atLeast(v float64) argument   { a.from = v; return a }
 func (a argument) either(vs ...string) argument { a.oneOf = vs; return a }
-func each(k kind, names ...string) (as []argument) {
+
+// unused are arguments that nothing obeys, for one reason.
+func unused(k kind, why string, names ...string) (as []argument) {
 	for _, n := range names {
-		as = append(as, arg(n, k))
+		as = append(as, arg(n, k).unused(why))
+	}
+	return as
+}
+
+// only are switches of which one value is what always is.
+func only(v bool, why string, names ...string) (as []argument) {
+	for _, n := range names {
+		as = append(as, arg(n, boolean).only(v, why))
 	}
 	return as
 }

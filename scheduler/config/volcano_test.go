@@ -34,47 +34,94 @@ func Known() []string {
 
 // tables are what this package knows, as the guide has it.
 func tables() string {
-	var out strings.Builder
-	line := func(name, what string, arguments []argument) {
-		fmt.Fprintf(&out, "| `%s`%s | %s | %s |\n", name, what, spell(arguments, true), spell(arguments, false))
+	var out, idle strings.Builder
+	line := func(kind, name, what string, arguments []argument) {
+		fmt.Fprintf(&out, "| `%s`%s | %s |\n", name, what, spell(arguments))
+		for _, a := range arguments {
+			value := ""
+			if a.always != nil {
+				value = fmt.Sprintf(", unless it is `%v`", a.always)
+			}
+			if !a.used {
+				fmt.Fprintf(&idle, "| %s `%s` | `%s`%s | %s |\n", kind, name, a.name, value, a.why)
+			}
+		}
 	}
-	out.WriteString("| Action | Arguments that are obeyed | Read and not used |\n|---|---|---|\n")
+	out.WriteString("| Action | Arguments that are obeyed |\n|---|---|\n")
 	for _, e := range actions {
-		line(e.name, "", e.arguments)
+		line("action", e.name, "", e.arguments)
 	}
-	out.WriteString("\n| Plugin | Arguments that are obeyed | Read and not used |\n|---|---|---|\n")
+	out.WriteString("\n| Plugin | Arguments that are obeyed |\n|---|---|\n")
 	for _, e := range plugins {
 		switch {
 		case e.implied:
-			line(e.name, " (always on, named or not)", e.arguments)
+			line("plugin", e.name, " (always on, named or not)", e.arguments)
 		case e.make == nil:
-			line(e.name, " (**not used**, the plugin as a whole)", e.arguments)
+			fmt.Fprintf(&out, "| `%s` (**not used**: %s) |  |\n", e.name, e.why)
 		default:
-			line(e.name, "", e.arguments)
+			line("plugin", e.name, "", e.arguments)
 		}
 	}
-	var on, off []argument
+	fmt.Fprintf(&out, "\nArguments that are read, checked and not used; each is told with its reason:\n\n| Of | Argument | Why |\n|---|---|---|\n%s", idle.String())
+	var on []argument
+	var none []string
+	var off strings.Builder
 	for _, s := range switches {
-		if s.used {
+		switch {
+		case s.used:
 			on = append(on, arg(s.name, boolean).obeyed())
-		} else {
-			off = append(off, arg(s.name, boolean))
+		case len(s.kept) == 0:
+			none = append(none, "`"+s.name+"`")
+		}
+		if len(s.kept) > 0 {
+			fmt.Fprintf(&off, "| `%s` | `%s` | %s |\n", s.name, strings.Join(s.kept, "`, `"), s.why)
 		}
 	}
-	fmt.Fprintf(&out, "\nSwitches that are obeyed: %s. Read, and told when they are `false`, but not used: %s.\n", spell(on, true), spell(off, false))
+	fmt.Fprintf(&out, "\nSwitches that are obeyed: %s. No plugin does anything at %s.\n", spell(on), strings.Join(none, ", "))
+	fmt.Fprintf(&out, "\nSwitches of which `false` is told and not obeyed; of other plugins they have nothing to turn off:\n\n| Switch | Of plugin | Why |\n|---|---|---|\n%s", off.String())
 	fmt.Fprintf(&out, "\nSources of `metrics`: %s, %s; read and not asked: %s.\n", MetricsServer, Prometheus, strings.Join(foreign, ", "))
 	return out.String()
 }
 
-func spell(arguments []argument, used bool) string {
+func spell(arguments []argument) string {
 	var out []string
 	for _, a := range arguments {
-		if a.used == used {
+		if a.used {
 			out = append(out, "`"+a.name+"`")
 		}
 	}
 	slices.Sort(out)
 	return strings.Join(out, ", ")
+}
+
+// TestReasons: whatever is not used has a reason.
+func TestReasons(t *testing.T) {
+	check := func(of string, arguments []argument) {
+		for _, a := range arguments {
+			if !a.used && a.why == "" {
+				t.Errorf("%s %s is not used, and nothing says why", of, a.name)
+			}
+		}
+	}
+	for _, e := range actions {
+		check(e.name, e.arguments)
+	}
+	for _, e := range plugins {
+		if e.make == nil && !e.implied {
+			if e.why == "" {
+				t.Errorf("%s is not used, and nothing says why", e.name)
+			}
+			continue
+		}
+		check(e.name, e.arguments)
+	}
+	for _, s := range switches {
+		for _, name := range s.kept {
+			if pluginOf(name) == nil || s.why == "" {
+				t.Errorf("switch %s of %q, because of %q", s.name, name, s.why)
+			}
+		}
+	}
 }
 
 // TestVolcanoGuide: the tables of VOLCANO.md say what this package obeys. After a

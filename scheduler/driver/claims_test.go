@@ -201,8 +201,8 @@ func TestVolumesThatAreNotMade(t *testing.T) {
 	names := claimNodes(t, "a", "b")
 	ns := names[0]
 	createClass(t, ns, ns+".example.com")
-	w := &wire{}
-	startScheduler(t, w, func(c *binder.Config) { c.ClaimsWithin = time.Second })
+	w := &wire{within: time.Second} // as a configuration says, not as the program does
+	startScheduler(t, w)
 	claimGang(t, ns, "g", 2, func(i int, p *corev1.Pod) { claimVolume(t, ns, "c", ns, i, p) })
 	eventuallySays(t, ns, "g", "its claims could not be met: after 1s the volume of claim c-", "is not made yet")
 	for _, line := range w.writes() {

@@ -54,9 +54,10 @@ func TestMain(m *testing.M) {
 
 // wire counts the writes of one scheduler and lets a test break them.
 type wire struct {
-	next  http.RoundTripper
-	mu    sync.Mutex
-	wrote []string
+	within time.Duration // that gangs wait for their volumes; 0 is as the program does
+	next   http.RoundTripper
+	mu     sync.Mutex
+	wrote  []string
 	// fault, when set, answers a request in place of the API server.
 	fault func(r *http.Request, next http.RoundTripper) (*http.Response, error, bool)
 }
@@ -126,6 +127,7 @@ func startWith(t *testing.T, w *wire, pipeline framework.Pipeline, keepIn string
 		change(&settings)
 	}
 	b := binder.New(settings)
+	b.WaitForClaims(w.within)
 	d := &driver.Driver{Cache: c, Pipeline: pipeline, Binder: b, Metrics: metrics, Now: time.Now, Timing: driver.Timing{
 		Coalesce: 10 * time.Millisecond, Interval: 20 * time.Millisecond, Resync: 100 * time.Millisecond, Audit: 200 * time.Millisecond,
 	}}

@@ -82,6 +82,16 @@ type PeerWeigher interface {
 	PeerWeights() snapshot.PeerWeights
 }
 
+// MemberOrderer is a plugin by which members of higher priority are placed first when
+// not all of a gang can be. They are unless it is muted.
+type MemberOrderer interface{ OrdersMembers() }
+
+// Overlooker says what is not looked at when pods are placed on real nodes; the last
+// one that does is heard.
+type Overlooker interface {
+	Overlooks() snapshot.Overlooked
+}
+
 // DomainOrderer orders domains that a gang fits: negative means a is better.
 type DomainOrderer interface {
 	CompareFits(a, b *Fit) int
@@ -141,5 +151,6 @@ type Profile struct {
 // Muted is a plugin of which some extension points are off: those that are true.
 type Muted struct {
 	Plugin
-	GangOrder, QueueOrder, Filter, DomainOrder, Admission bool
+	// DomainOrder is that of domains and nodes alike, Domains of domains alone.
+	GangOrder, QueueOrder, Filter, DomainOrder, Domains, Admission, Revoking, MemberOrder bool
 }

@@ -89,7 +89,11 @@ func (s *Session) spreadMates(job string, groups []group, d Domain, beside []Ass
 	for _, g := range groups {
 		pods = append(pods, g.pods...)
 	}
-	slices.SortFunc(pods, snapshot.ComparePlacing)
+	order := snapshot.ComparePlacing
+	if s.scope.plainOrder {
+		order = snapshot.ComparePods
+	}
+	slices.SortFunc(pods, order)
 	type load struct {
 		node  int
 		class *snapshot.Class

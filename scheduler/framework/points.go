@@ -16,6 +16,8 @@ type points struct {
 	judges      []RoomJudge
 	domainOrder []DomainOrderer
 	peers       snapshot.PeerWeights
+	overlooked  snapshot.Overlooked
+	plainOrder  bool // of members: their priority does not count
 	enterers    []Enterer
 	mateScorers []MateScorer
 	admission   []Admitter
@@ -81,13 +83,19 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		if x, ok := pl.(NodeScorer); ok && !off.DomainOrder {
 			out.scorers = append(out.scorers, x)
 		}
+		if _, ok := pl.(MemberOrderer); ok && off.MemberOrder {
+			out.plainOrder = true
+		}
+		if x, ok := pl.(Overlooker); ok {
+			out.overlooked = x.Overlooks()
+		}
 		if x, ok := pl.(PeerWeigher); ok && !off.DomainOrder {
 			out.peers = x.PeerWeights()
 		}
 		if x, ok := pl.(RoomJudge); ok && !off.DomainOrder {
 			out.judges = append(out.judges, x)
 		}
-		if x, ok := pl.(DomainOrderer); ok && !off.DomainOrder {
+		if x, ok := pl.(DomainOrderer); ok && !off.DomainOrder && !off.Domains {
 			out.domainOrder = append(out.domainOrder, x)
 		}
 		if x, ok := pl.(Enterer); ok {
@@ -96,7 +104,7 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		if x, ok := pl.(MateScorer); ok && !off.DomainOrder {
 			out.mateScorers = append(out.mateScorers, x)
 		}
-		if x, ok := pl.(Revoker); ok {
+		if x, ok := pl.(Revoker); ok && !off.Revoking {
 			out.revokers = append(out.revokers, x)
 		}
 		if x, ok := pl.(Admitter); ok && !off.Admission {
@@ -117,10 +125,20 @@ func (s *Session) pointsOf(queue string) *points {
 // which filters and orders count.
 func (s *Session) enter(g *snapshot.Gang) {
 	s.scope, s.bar = s.pointsOf(g.Queue), s.barOf(g)
+	s.Txn.Overlook(s.scope.overlooked)
 	for _, e := range s.scope.enterers {
 		e.Enter(g)
 	}
 	s.mates = s.matesOf(g)
+}
+
+// PlacingOrder is the order in which a gang's waiting members are placed when not all
+// can be.
+func (s *Session) PlacingOrder(g *snapshot.Gang) func(a, b *snapshot.Pod) int {
+	if s.pointsOf(g.Queue).plainOrder {
+		return snapshot.ComparePods
+	}
+	return snapshot.ComparePlacing
 }
 
 // Act runs an action.

@@ -37,7 +37,7 @@ func (t *Txn) Claim(node int, c *Class) (got claims.Got, why string) {
 	if t.claims == nil {
 		return claims.Got{}, noClaims
 	}
-	next, got, why := t.claims.Put(t.s.Nodes[node].object, c.Claims)
+	next, got, why := t.claims.PutOverlooking(t.s.Nodes[node].object, c.Claims, t.overlooked.Claims)
 	if why != "" {
 		return claims.Got{}, why
 	}
@@ -59,8 +59,8 @@ func (t *Txn) ClaimAs(node int, c *Class, got claims.Got) {
 }
 
 // VolumeReason says why a pod of a class could not get its volumes on a real node
-// even if it were the first to be placed, "" if it could.
-func (t *Txn) VolumeReason(n *Node, c *Class) string {
+// even if it were the first to be placed, "" if it could; over is not looked at.
+func (t *Txn) VolumeReason(n *Node, c *Class, over claims.Overlooked) string {
 	switch {
 	case c.Claims == nil:
 		return ""
@@ -68,7 +68,7 @@ func (t *Txn) VolumeReason(n *Node, c *Class) string {
 		return noClaims
 	}
 	volumes := claims.Asks{Namespace: c.Claims.Namespace, Volumes: c.Claims.Volumes, Missing: c.Claims.Missing}
-	_, _, why := t.opening.Put(n.object, &volumes)
+	_, _, why := t.opening.PutOverlooking(n.object, &volumes, over)
 	return why
 }
 

@@ -180,7 +180,9 @@ func newClassPeers(c *Class) *classPeers {
 
 // peerIndex counts, for every term in use, pods by value of the term's label.
 type peerIndex struct {
-	s     *Snapshot
+	s          *Snapshot
+	overlooked Overlooked
+
 	terms []*term
 	at    map[string]int // by id
 	// match lists, by class, the terms that select its pods.
@@ -324,8 +326,12 @@ func (x *peerIndex) concerns(c *Class) bool {
 	if x == nil {
 		return false
 	}
-	if p := c.peers; p != nil && (len(p.near) > 0 || len(p.apart) > 0 || p.spec.hardSpread()) {
+	o := x.overlooked
+	if p := c.peers; p != nil && (!o.Affinity && len(p.near)+len(p.apart) > 0 || !o.Spread && p.spec.hardSpread()) {
 		return true
+	}
+	if o.Affinity {
+		return false
 	}
 	for _, i := range x.matching(c) {
 		if x.hates[i] > 0 {
@@ -342,6 +348,20 @@ func (p *Peers) hardSpread() bool {
 // refuses says why other pods keep a pod of the class off a node, "" if they do not.
 func (x *peerIndex) refuses(node int, c *Class) string {
 	on := x.s.Nodes[node]
+	if !x.overlooked.Affinity {
+		if why := x.apartFrom(on, c); why != "" {
+			return why
+		}
+	}
+	if c.peers == nil || x.overlooked.Spread {
+		return ""
+	}
+	return x.uneven(on, c)
+}
+
+// apartFrom says which required affinity or anti-affinity, of the class or of pods that
+// are there, keeps a pod off a node.
+func (x *peerIndex) apartFrom(on *Node, c *Class) string {
 	for _, i := range x.matching(c) {
 		if x.hates[i] == 0 {
 			continue
@@ -359,9 +379,12 @@ func (x *peerIndex) refuses(node int, c *Class) string {
 			return "a pod is there that the anti-affinity rules out"
 		}
 	}
-	if why := x.lonely(on, c); why != "" {
-		return why
-	}
+	return x.lonely(on, c)
+}
+
+// uneven says which required spread one more pod on a node would break.
+func (x *peerIndex) uneven(on *Node, c *Class) string {
+	p := c.peers
 	for k, t := range p.spread {
 		spec := p.spec.Spread[k]
 		if !spec.Hard {
@@ -479,7 +502,7 @@ func (x *peerIndex) swayed(c *Class) bool {
 // selfNear lists the labels by which pods of the class want each other near while
 // no such pod is anywhere yet: which place the first takes decides for all.
 func (x *peerIndex) selfNear(c *Class) []string {
-	if x == nil || c.peers == nil {
+	if x == nil || c.peers == nil || x.overlooked.Affinity {
 		return nil
 	}
 	var out []string

@@ -20,6 +20,7 @@ type Txn struct {
 	// claims is what is promised of volumes and devices, opening what was at the
 	// beginning; nil where no pod claims any.
 	claims, opening *claims.State
+	overlooked      Overlooked
 }
 
 type change struct {
@@ -85,7 +86,7 @@ func (t *Txn) Entangled() bool { return t.peers != nil || len(t.guards) > 0 }
 // Fork returns a transaction that starts where this one is and shares nothing
 // with it from then on.
 func (t *Txn) Fork() *Txn {
-	return &Txn{s: t.s, states: slices.Clone(t.states), peers: t.peers.clone(), claims: t.claims, opening: t.opening}
+	return &Txn{s: t.s, states: slices.Clone(t.states), peers: t.peers.clone(), claims: t.claims, opening: t.opening, overlooked: t.overlooked}
 }
 
 // Guard makes the transaction answer for others as well: what is placed has to
@@ -175,7 +176,7 @@ func (t *Txn) Capacity(node int, c *Class, limit int64) int64 {
 		}
 		n = min(n, left/a)
 	}
-	if n > 0 && len(c.HostPorts) > 0 {
+	if n > 0 && len(c.HostPorts) > 0 && !t.overlooked.Ports {
 		if !st.portsFree(c) {
 			return 0
 		}

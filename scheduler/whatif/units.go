@@ -34,6 +34,8 @@ type Rules struct {
 	// MinRun is how long a pod runs at least before its place may be taken; 0 is
 	// DefaultMinRun, and anything negative no time at all.
 	MinRun time.Duration
+	// SpareWholes has no gang go as a whole, only what it has beyond its minimum.
+	SpareWholes bool
 }
 
 // DefaultMinRun is long enough that a pod which was just started is not sent
@@ -103,7 +105,7 @@ func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
 		}
 	}
 	core := slices.DeleteFunc(slices.Clone(live), func(p *snapshot.Pod) bool { return loose[p.UID] })
-	if len(core) > 0 && !fixed {
+	if len(core) > 0 && !fixed && !r.SpareWholes {
 		out = append(out, newUnit(s, Unit{Gang: g, Pods: core, Whole: true}))
 	}
 	return out

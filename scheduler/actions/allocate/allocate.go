@@ -164,7 +164,7 @@ func place(s *framework.Session, g *snapshot.Gang) {
 			waiting = append(waiting, p)
 		}
 	}
-	slices.SortStableFunc(waiting, snapshot.ComparePlacing)
+	slices.SortStableFunc(waiting, s.PlacingOrder(g))
 	have := g.Have()
 	var used []*snapshot.Pod
 	for _, a := range openAttempts(g) {

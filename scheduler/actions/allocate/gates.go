@@ -56,7 +56,7 @@ func (a *gates) of(g *snapshot.Gang) {
 			closed = append(closed, p)
 		}
 	}
-	slices.SortStableFunc(closed, snapshot.ComparePlacing)
+	slices.SortStableFunc(closed, a.s.PlacingOrder(g))
 	lacks := max(g.Minimum()-g.Have()-int64(g.Waiting), 0)
 	if lacks > int64(len(closed)) {
 		return // others hold the gang back, or its pods are yet to come

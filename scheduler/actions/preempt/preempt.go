@@ -17,6 +17,8 @@ type Action struct {
 	// MinRun is how long a pod runs at least before it can be preempted; 0 is the
 	// default of a minute.
 	MinRun time.Duration
+	// SpareWholes has no gang go as a whole, only what it has beyond its minimum.
+	SpareWholes bool
 }
 
 // Name is the action's name in configuration.
@@ -31,7 +33,7 @@ func (a Action) Run(s *framework.Session) {
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
 			Units: func() []whatif.Unit {
-				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun}, func(v *snapshot.Gang) bool {
+				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, func(v *snapshot.Gang) bool {
 					return v.Queue == g.Queue && v.Priority < g.Priority
 				})
 			},

@@ -22,6 +22,8 @@ type Action struct {
 	// MinRun is how long a pod runs at least before it can be reclaimed; 0 is the
 	// default of a minute.
 	MinRun time.Duration
+	// SpareWholes has no gang go as a whole, only what it has beyond its minimum.
+	SpareWholes bool
 }
 
 // Name is the action's name in configuration.
@@ -43,7 +45,7 @@ func (a Action) Run(s *framework.Session) {
 					return nil
 				}
 				from := map[string]bool{}
-				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun}, func(v *snapshot.Gang) bool {
+				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, func(v *snapshot.Gang) bool {
 					may, known := from[v.Queue]
 					if !known {
 						may = v.Queue != g.Queue && over(s.Ledger, g.Queue, v.Queue, need)

@@ -18,7 +18,12 @@ type Plugin struct {
 	// taints but for that of a batch system that does not answer. A kubelet refuses a
 	// pod whose node does not match, so this is for clusters in which none asks for it.
 	AnyLabels, AnyTaints bool
+	// Overlooked is what is not looked at when pods are placed.
+	Overlooked snapshot.Overlooked
 }
+
+// Overlooks says what is not looked at when pods are placed.
+func (p Plugin) Overlooks() snapshot.Overlooked { return p.Overlooked }
 
 // Open has the volumes that pods claim looked at as well, as far as a pod alone is
 // concerned: what others take of them meanwhile is seen to when it is placed. Behind
@@ -41,7 +46,7 @@ func (p claiming) Filter(c *snapshot.Class, n *snapshot.Node) string {
 	if why := p.Plugin.Filter(c, n); why != "" || n.Virtual {
 		return why
 	}
-	return p.txn.VolumeReason(n, c)
+	return p.txn.VolumeReason(n, c, p.Overlooked.Claims)
 }
 
 // Name is the plugin's name in configuration.
