@@ -91,7 +91,7 @@ spec:
 	for _, name := range []string{"bad", "again"} {
 		eventually(t, time.Minute, "the job that waited for a run that failed has ended", func() (bool, string) {
 			out, err := slurm.Run(t.Context(), "scontrol", "show", "job", ids[name], "--oneliner")
-			return strings.Contains(out, "JobState=CANCELLED") && strings.Contains(out, "RunTime=00:00:00") || err != nil && strings.Contains(err.Error(), "Invalid job id"), fmt.Sprint(out, err)
+			return strings.Contains(out, "JobState=CANCELLED") && strings.Contains(out, " NodeList= ") || strings.Contains(out, "JobState=CANCELLED") && strings.Contains(out, " NodeList=(null) ") || err != nil && strings.Contains(err.Error(), "Invalid job id"), fmt.Sprint(out, err)
 		})
 	}
 	eventually(t, 2*time.Minute, "the second of a flow that failed is taken back", func() (bool, string) {
