@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -58,7 +59,8 @@ func (b *Bridge) readGroups(ctx context.Context, pods []*corev1.Pod) {
 		}
 	}
 	b.mu.Unlock()
-	var mu sync.Mutex
+	read := map[groupRef]podGroup{}
+	var mu sync.Mutex // of read
 	var group sync.WaitGroup
 	free := make(chan struct{}, apiParallel)
 	for ref, have := range wanted {
@@ -72,10 +74,11 @@ func (b *Bridge) readGroups(ctx context.Context, pods []*corev1.Pod) {
 			got.at = now
 			mu.Lock()
 			defer mu.Unlock()
-			wanted[ref] = got
+			read[ref] = got
 		})
 	}
 	group.Wait()
+	maps.Copy(wanted, read)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.groups = wanted
