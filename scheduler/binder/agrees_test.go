@@ -98,7 +98,7 @@ func spec(g *snapshot.Gang) snapshot.GangSpec {
 func samePod(a, b *snapshot.Pod) bool {
 	p, q := *a, *b
 	p.Class, q.Class = nil, nil
-	return a.Class.Key == b.Class.Key && reflect.DeepEqual(p, q)
+	return a.Class.Key == b.Class.Key && reflect.DeepEqual(p, q) //nolint:govet // the errors of both were made from one text
 }
 
 func member(g *snapshot.Gang) string {
@@ -124,7 +124,7 @@ func shares(of []*entitlement.Queue) string {
 // more: that stays in the table of names that the cache keeps.
 func amounts(a, b *snapshot.Snapshot) func(x, y resource.Vector) bool {
 	if slices.Equal(a.Dims.Names(), b.Dims.Names()) {
-		return func(x, y resource.Vector) bool { return slices.Equal(x, y) }
+		return slices.Equal[resource.Vector]
 	}
 	var specs []snapshot.NodeSpec
 	for _, n := range b.Nodes {

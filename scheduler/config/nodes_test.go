@@ -27,9 +27,9 @@ func TestNodesAreChosenAsConfigured(t *testing.T) {
 		return out + "}}]"
 	}
 	zones := []string{"node n1 cpu=8 label.z=a label.h=1", "node n2 cpu=8 label.z=b label.h=2", "node n3 cpu=8 label.z=b label.h=3"}
-	friends := append(zones, "group f min=1", "pods f w 1 cpu=8 lab.app=db select.h=3", "cycle", "group a min=2", "pods a w 2 cpu=1 likes=z:app=db")
-	spread := append(zones, "group a min=3", "pods a w 3 cpu=1 lab.app=web softspread=h:app=web:1")
-	crowd := append(zones, "group f min=2", "pods f w 2 cpu=1 lab.app=db select.h=1", "cycle", "group a min=2", "pods a w 2 cpu=1 lab.app=web likes=z:app=db softspread=z:app=web:1")
+	friends := slices.Concat(zones, []string{"group f min=1", "pods f w 1 cpu=8 lab.app=db select.h=3", "cycle", "group a min=2", "pods a w 2 cpu=1 likes=z:app=db"})
+	spread := slices.Concat(zones, []string{"group a min=3", "pods a w 3 cpu=1 lab.app=web softspread=h:app=web:1"})
+	crowd := slices.Concat(zones, []string{"group f min=2", "pods f w 2 cpu=1 lab.app=db select.h=1", "cycle", "group a min=2", "pods a w 2 cpu=1 lab.app=web likes=z:app=db softspread=z:app=web:1"})
 	images := []string{"node n1 cpu=8", "node n2 cpu=8 image.app=900 image.base=20", "node n3 cpu=8 image.base=20", "group a min=2", "pods a w 2 cpu=1 image=app image=base"}
 	for _, tt := range []struct {
 		name, plugins string

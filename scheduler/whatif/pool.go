@@ -74,6 +74,7 @@ func (p *pool) settle() {
 		}
 		out = append(out, u)
 	}
-	p.units, p.fresh = append(out, in...), nil
+	out = append(out, in...)
+	p.units, p.fresh = out, nil
 	clear(p.stale)
 }
