@@ -18,6 +18,7 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	topology "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/certificate"
 	"github.com/isthmus-hpc/isthmus/controllers/cronjob"
 	"github.com/isthmus-hpc/isthmus/controllers/hypernode"
@@ -152,6 +153,11 @@ func (m *miniature) play(script func(*corev1.Pod) (corev1.PodPhase, int32)) {
 			p.Finalizers = nil
 		case p.Spec.NodeName == "":
 			p.Spec.NodeName = "node-0"
+			if p.Annotations[wellknown.QueueEarly] == "true" {
+				p.Annotations[wellknown.GangAttempt], p.Annotations[wellknown.GangSize] = "of "+string(p.UID), "1"
+			}
+		case p.Status.Phase == corev1.PodPending && m.behind(&p):
+			continue
 		case p.Status.Phase == corev1.PodPending:
 			p.Status.Phase = corev1.PodRunning
 			p.Status.PodIP = "127.0.0.1"
@@ -168,6 +174,14 @@ func (m *miniature) play(script func(*corev1.Pod) (corev1.PodPhase, int32)) {
 		}
 		must(m.api.Update(ctx, &p))
 	}
+}
+
+// behind reports whether a pod's batch job waits for that of another pod.
+func (m *miniature) behind(p *corev1.Pod) bool {
+	after := p.Annotations[wellknown.After]
+	return after != "" && !slices.ContainsFunc(list[corev1.PodList](m).Items, func(o corev1.Pod) bool {
+		return o.Annotations[wellknown.GangAttempt] == after && o.Status.Phase == corev1.PodSucceeded
+	})
 }
 
 // collect deletes what has lost its owner.

@@ -180,6 +180,8 @@ func scenes(t *testing.T) []scene {
 		}},
 		{name: "JobFlow, whose Jobs go at the end", with: flows, long: 17, script: forever, begin: flowOf(t),
 			steps: map[int]func(*miniature){8: succeed("f-first-w-0"), 12: succeed("f-second-w-0")}},
+		{name: "JobFlow whose second Job is queued early", with: flows, long: 14, script: forever, begin: early,
+			steps: map[int]func(*miniature){8: succeed("f-first-w-0"), 12: succeed("f-second-w-0")}},
 		{name: "CronJob that replaces", with: crons, long: 10, script: forever, begin: cronOf(batch.ReplaceConcurrent)},
 		{name: "CronJob with a history", with: crons, long: 16, begin: cronOf(batch.ForbidConcurrent)},
 		{name: "PodGroups of pods and owners", with: groups, long: 7, script: forever, begin: plainPods, steps: map[int]func(*miniature){
@@ -241,6 +243,16 @@ func flowOf(t *testing.T) func(*miniature) {
 		m.create(&flow.JobFlow{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "f"}, Spec: flow.JobFlowSpec{JobRetainPolicy: flow.Delete, Flows: []flow.Flow{
 			{Name: "first"}, {Name: "second", DependsOn: &flow.DependsOn{Targets: []string{"first"}, Probe: &flow.Probe{TcpSocketList: []flow.TcpSocket{{TaskName: "w", Port: port}}}}}}}})
 	}
+}
+
+func early(m *miniature) {
+	m.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-0", Labels: map[string]string{wellknown.Cluster: "hpc"}}})
+	for _, name := range []string{"first", "second"} {
+		m.create(&flow.JobTemplate{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Spec: batch.JobSpec{Tasks: []batch.TaskSpec{taskOf("w", 1)}}})
+	}
+	m.create(&flow.JobFlow{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "f", Annotations: map[string]string{wellknown.QueueEarly: "true"}},
+		Spec: flow.JobFlowSpec{JobRetainPolicy: flow.Retain, Flows: []flow.Flow{
+			{Name: "first"}, {Name: "second", DependsOn: &flow.DependsOn{Targets: []string{"first"}}}}}})
 }
 
 func cronOf(policy batch.ConcurrencyPolicy) func(*miniature) {
