@@ -34,28 +34,12 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	}
 	wait := s.Waits(g)
 	want := snapshot.GroupStatus{Phase: g.Status.Phase}
-	var allocated, live int64
-	for _, p := range g.Pods {
-		switch {
-		case p.Phase == snapshot.PodSucceeded:
-			want.Succeeded++
-			allocated++
-			continue
-		case p.Phase == snapshot.PodFailed:
-			want.Failed++
-			allocated++
-			continue
-		case p.Phase == snapshot.PodRunning && !p.Terminating:
-			want.Running++
-		}
-		live++
-		if p.Node != "" && !p.Assumed && !p.Terminating {
-			allocated++
-		}
-	}
+	seen := &g.Seen
+	want.Succeeded, want.Failed, want.Running = seen.Succeeded, seen.Failed, seen.Running
+	allocated := seen.Succeeded + seen.Failed + seen.Bound
 	stuck := wait != nil && !wait.Satisfied && wait.Code != plan.Held
 	switch {
-	case g.Status.Phase == snapshot.GroupCompleted && live == 0:
+	case g.Status.Phase == snapshot.GroupCompleted && seen.Live == 0:
 		// The pods of a completed gang are cleaned up in time; what it came to stays.
 		want.Succeeded, want.Failed = max(want.Succeeded, g.Status.Succeeded), max(want.Failed, g.Status.Failed)
 	case want.Running > 0 && stuck:
@@ -78,7 +62,7 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 // there is an object to write it on.
 func Quarantine(g *snapshot.Gang, message string) (plan.Status, bool) {
 	want := g.Status
-	want.Conditions = set(slices.Clone(g.Status.Conditions), snapshot.Condition{Type: unschedulable, Status: isTrue, Reason: string(plan.Quarantined), Message: plan.Bound(message)})
+	want.Conditions = set(g.Status.Conditions, snapshot.Condition{Type: unschedulable, Status: isTrue, Reason: string(plan.Quarantined), Message: plan.Bound(message)})
 	return plan.Status{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want}, !g.Plain && !g.Absent && !g.Native
 }
 
@@ -86,7 +70,7 @@ func Quarantine(g *snapshot.Gang, message string) (plan.Status, bool) {
 // whether it has been scheduled once. That it has stays true.
 func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, bool) {
 	const initially = "PodGroupInitiallyScheduled"
-	want := snapshot.GroupStatus{Conditions: slices.Clone(g.Status.Conditions)}
+	want := snapshot.GroupStatus{Conditions: g.Status.Conditions}
 	if slices.ContainsFunc(want.Conditions, func(c snapshot.Condition) bool { return c.Type == initially && c.Status == isTrue }) {
 		return want, false
 	}
@@ -126,7 +110,7 @@ func nodeCounts(s *snapshot.Snapshot) []plan.NodeCounts {
 // conditions carries the conditions over, changed by what this cycle found.
 // A gang that is neither stuck nor placed nor just let in keeps what it had.
 func conditions(g *snapshot.Gang, wait *plan.Unschedulable, stuck, placed, admitted bool) []snapshot.Condition {
-	out := slices.Clone(g.Status.Conditions)
+	out := g.Status.Conditions
 	switch {
 	case stuck:
 		out = set(out, snapshot.Condition{Type: unschedulable, Status: isTrue, Reason: groupReason(wait.Code), Message: wait.Message})
@@ -158,13 +142,18 @@ func lift(cs []snapshot.Condition, reason string) []snapshot.Condition {
 	return cs
 }
 
+// set returns conditions with c among them. Those given stay as they are: they are
+// of a snapshot, and most say so already.
 func set(cs []snapshot.Condition, c snapshot.Condition) []snapshot.Condition {
 	at, found := slices.BinarySearchFunc(cs, c.Type, func(x snapshot.Condition, t string) int { return strings.Compare(x.Type, t) })
-	if found {
-		cs[at] = c
-		return cs
+	if !found {
+		return slices.Insert(slices.Clone(cs), at, c)
 	}
-	return slices.Insert(cs, at, c)
+	if cs[at] != c {
+		cs = slices.Clone(cs)
+		cs[at] = c
+	}
+	return cs
 }
 
 // groupReason is the condition's reason: Volcano's word where it has one.

@@ -80,7 +80,7 @@ func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 		f.ranked[key] = r
 	}
 	if r == nil {
-		r = &ranked{seen: s.Txn.Changes()}
+		r = &ranked{seen: s.Txn.Changes(), list: make([]candidate, 0, len(v.real))}
 		f.ranked[key] = r
 		for _, i := range v.real {
 			if cand, ok := s.candidate(i, c, dim, roomLimit, v.likes); ok {
@@ -95,13 +95,13 @@ func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 		return r.list
 	}
 	r.seen = s.Txn.Changes()
-	again := make(map[int32]bool, len(changed))
-	var fresh []candidate
+	again := s.marked()
+	fresh := make([]candidate, 0, len(changed))
 	for _, i := range changed {
-		if again[i] {
+		if again.has(int(i)) {
 			continue
 		}
-		again[i] = true
+		again.add(int(i))
 		if s.Snapshot.Nodes[i].Virtual || v.why[i] != "" {
 			continue
 		}
@@ -114,11 +114,32 @@ func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 	return r.list
 }
 
+// marks is a set of nodes that is emptied at no cost.
+type marks struct {
+	at  []uint32
+	now uint32
+}
+
+func (m *marks) has(node int) bool { return m.at[node] == m.now }
+func (m *marks) add(node int)      { m.at[node] = m.now }
+
+// marked returns an empty set of nodes, good until the next call.
+func (s *Session) marked() *marks {
+	if len(s.marks.at) < len(s.Snapshot.Nodes) {
+		s.marks = marks{at: make([]uint32, len(s.Snapshot.Nodes))}
+	}
+	if s.marks.now++; s.marks.now == 0 {
+		clear(s.marks.at)
+		s.marks.now = 1
+	}
+	return &s.marks
+}
+
 // merge takes nodes out of the list and puts candidates, which are in order, in.
-func (r *ranked) merge(out map[int32]bool, in []candidate) {
-	to := r.spare[:0]
+func (r *ranked) merge(out *marks, in []candidate) {
+	to := slices.Grow(r.spare[:0], len(r.list)+len(in))
 	for _, c := range r.list {
-		if out[c.node] {
+		if out.has(int(c.node)) {
 			continue
 		}
 		for len(in) > 0 && in[0].compare(c) < 0 {

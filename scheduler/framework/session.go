@@ -41,6 +41,7 @@ type Session struct {
 	salt     string         // part of the key of failed: what else the answer depends on
 	follow   *follow        // over the cycle's own transaction
 	whatIf   *follow        // over the last other one, nil before the first
+	marks    marks          // see marked
 
 	blocked      []Blocked
 	kept         map[string][]keptRoom      // by gang: what is kept for it

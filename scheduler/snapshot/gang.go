@@ -250,6 +250,33 @@ type Gang struct {
 	// bound for an attempt that has not been taken up. Most gangs have none of these,
 	// and every cycle asks all of them.
 	Gated, BeforeGate, Unsettled bool
+	// Seen counts the pods as the watch shows them.
+	Seen Seen
+}
+
+// Seen counts pods of a gang by what a PodGroup's status tells of them, without what
+// is only assumed.
+type Seen struct {
+	Succeeded, Failed, Running int64
+	Live                       int64 // that have not ended
+	Bound                      int64 // of these, to a node and not terminating
+}
+
+func (s *Seen) add(p *Pod) {
+	switch {
+	case p.Phase == PodSucceeded:
+		s.Succeeded++
+		return
+	case p.Phase == PodFailed:
+		s.Failed++
+		return
+	case p.Phase == PodRunning && !p.Terminating:
+		s.Running++
+	}
+	s.Live++
+	if p.Node != "" && !p.Assumed && !p.Terminating {
+		s.Bound++
+	}
 }
 
 // NewGang compiles a gang. It takes ownership of pods.
@@ -260,6 +287,7 @@ func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 		g.Wants, _ = dims.Vector(spec.MinResources)
 	}
 	for _, p := range pods {
+		g.Seen.add(p)
 		g.peers = g.peers || p.Class.peers != nil
 		g.Gated = g.Gated || p.Gated && !p.Terminating
 		g.BeforeGate = g.BeforeGate || p.BeforeGate()
