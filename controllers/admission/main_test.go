@@ -101,7 +101,7 @@ func enforced(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		missing := ""
-		for _, r := range append(rows(), judged()[0]) {
+		for _, r := range append(rows(), judged()[0], annotationRows()[0]) {
 			if r.first || r == judged()[0] {
 				if err := dryRun(ctx, "default", r); err == nil || !strings.Contains(err.Error(), r.wants) {
 					missing = fmt.Sprintf("%s: %v", r.row, err)

@@ -165,7 +165,7 @@ var worded = regexp.MustCompile(`^(spec|metadata|target|action)[^ ]*: (Required 
 
 // Each bad object is refused with its words.
 func TestBadObjectsAreRefused(t *testing.T) {
-	for i, r := range rows() {
+	for i, r := range append(rows(), annotationRows()...) {
 		t.Run(fmt.Sprintf("%d %s", i, r.row), func(t *testing.T) {
 			err := dryRun(t.Context(), "default", r)
 			if err == nil || !strings.Contains(err.Error(), r.wants) {

@@ -46,3 +46,32 @@ spec:
   - name: new-or-changed
     expression: "request.operation == 'CREATE' || object.?spec != oldObject.?spec"
 {{- end }}
+
+{{/* What an object says of annotations of Isthmus, in itself and in what it holds. */}}
+{{- define "isthmus.volcano.said" -}}
+([{'at': dyn('metadata.annotations'), 'said': dyn({{ . }}.?metadata.?annotations.orValue(dyn({})))},
+      {'at': dyn('spec.jobTemplate.metadata.annotations'), 'said': dyn({{ . }}.?spec.?jobTemplate.?metadata.?annotations.orValue(dyn({})))}] +
+      (request.kind.kind == 'CronJob' ? {{ . }}.?spec.?jobTemplate.?spec.?tasks.orValue(dyn([])) : {{ . }}.?spec.?tasks.orValue(dyn([]))).transformList(i, t,
+      {'at': dyn(variables.tasksAt + '[' + string(i) + '].template.metadata.annotations'), 'said': dyn(t.?template.?metadata.?annotations.orValue(dyn({})))})).map(p,
+      p.said.transformList(k, v, k.startsWith('isthmus.sh/'), {'at': dyn(p.at + '[' + k + ']'), 'key': dyn(k), 'value': dyn(v)})).flatten()
+{{- end }}
+
+{{/* What policies of annotations match, with what is new of them in the variable fresh. */}}
+{{- define "isthmus.volcano.annotated" }}
+  matchConstraints:
+    matchPolicy: Equivalent
+    resourceRules:
+    - {apiGroups: [batch.volcano.sh], apiVersions: [v1alpha1], operations: [CREATE, UPDATE], resources: [jobs, cronjobs]}
+    - {apiGroups: [flow.volcano.sh], apiVersions: [v1alpha1], operations: [CREATE, UPDATE], resources: [jobtemplates, jobflows]}
+  variables:
+  - name: tasksAt
+    expression: "request.kind.kind == 'CronJob' ? 'spec.jobTemplate.spec.tasks' : 'spec.tasks'"
+  - name: said
+    expression: >-
+      {{ include "isthmus.volcano.said" "object" }}
+  - name: before
+    expression: >-
+      request.operation == 'CREATE' ? [] : {{ include "isthmus.volcano.said" "oldObject" }}
+  - name: fresh
+    expression: "variables.said.filter(s, !variables.before.exists(b, b.at == s.at && b.value == s.value))"
+{{- end }}
