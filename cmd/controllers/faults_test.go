@@ -116,7 +116,8 @@ func newWorld(t *testing.T, plane *controllertest.Plane) *world {
 		if pod.Name == "again-w-1" && pod.Annotations[batch.JobRetryCountKey] == "0" {
 			return corev1.PodFailed, 3
 		}
-		if strings.HasPrefix(pod.Name, "plain") || strings.HasPrefix(pod.Name, "replica") {
+		told := pod.Name == "told-w-0" && pod.Annotations[batch.JobRetryCountKey] == "0"
+		if told || strings.HasPrefix(pod.Name, "plain") || strings.HasPrefix(pod.Name, "replica") || strings.HasPrefix(pod.Name, "swap") {
 			return corev1.PodRunning, 0
 		}
 		return corev1.PodSucceeded, 0
@@ -138,6 +139,7 @@ func newWorld(t *testing.T, plane *controllertest.Plane) *world {
 		{Name: "first"}, {Name: "second", DependsOn: &flow.DependsOn{Targets: []string{"first"}}}}}})
 	create(&batch.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "cron"}, Spec: batch.CronJobSpec{Schedule: "@every 1s", ConcurrencyPolicy: batch.ForbidConcurrent,
 		SuccessfulJobsHistoryLimit: ptr.To[int32](1), JobTemplate: batch.JobTemplateSpec{Spec: batch.JobSpec{Tasks: task}}}})
+	w.more(t, task)
 	owned := spec
 	owned.SchedulerName = "volcano"
 	rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "rs", Annotations: map[string]string{scheduling.VolcanoGroupMinMemberAnnotationKey: "2"}},
@@ -184,6 +186,9 @@ func (w *world) lacks(ctx context.Context) string {
 	if err := get("f", f); err != nil || f.Status.State.Phase != flow.Succeed {
 		return fmt.Sprintf("flow: %v %+v", err, f.Status)
 	}
+	if lack := w.lacksMore(ctx); lack != "" {
+		return lack
+	}
 	template := &flow.JobTemplate{}
 	if err := get("second", template); err != nil || len(template.Status.JobDependsOnList) != 1 {
 		return fmt.Sprintf("template: %v %+v", err, template.Status)
@@ -218,12 +223,14 @@ func (w *world) lacks(ctx context.Context) string {
 // job made twice, no retry lost or counted twice.
 func (w *world) right(t *testing.T) {
 	t.Helper()
-	job := &batch.Job{}
-	if err := w.plane.Client.Get(t.Context(), client.ObjectKey{Namespace: w.ns, Name: "again"}, job); err != nil {
-		t.Fatal(err)
-	}
-	if job.Status.RetryCount != 1 || job.Status.Version != 1 {
-		t.Errorf("retries %d, version %d, want 1 and 1", job.Status.RetryCount, job.Status.Version)
+	for _, name := range []string{"again", "told"} {
+		job := &batch.Job{}
+		if err := w.plane.Client.Get(t.Context(), client.ObjectKey{Namespace: w.ns, Name: name}, job); err != nil {
+			t.Fatal(err)
+		}
+		if job.Status.RetryCount != 1 || job.Status.Version != 1 {
+			t.Errorf("job %s: retries %d, version %d, want 1 and 1", name, job.Status.RetryCount, job.Status.Version)
+		}
 	}
 	for name, n := range w.pods() {
 		if n != 1 {
