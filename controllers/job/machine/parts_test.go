@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 )
 
 // parted is a running job of a task "w" of two partitions of two and a task "x"
@@ -158,6 +159,37 @@ func TestCommands(t *testing.T) {
 				s.job.Status = st
 			}
 		})
+	}
+}
+
+// A Command that stays, since its deletion fails or the cache is behind, is carried
+// out once: what it led to goes on, and the job runs again.
+func TestCommandThatStays(t *testing.T) {
+	t.Parallel()
+	s := newScene(batch.Running, 1)
+	s.add("w", corev1.PodRunning, 0)
+	s.commands = []*bus.Command{command(bus.RestartJobAction, "1")}
+	step := func(want batch.JobPhase) {
+		t.Helper()
+		out := s.next()
+		s.job.Status = out.Status
+		if st := out.Status; st.State.Phase != want || st.Version != 1 || st.RetryCount != 1 || out.DeleteCommand != s.commands[0] {
+			t.Fatalf("%s, version %d, %d retries, deletes command %v; want %s, one retry", st.State.Phase, st.Version, st.RetryCount, out.DeleteCommand, want)
+		}
+	}
+	step(batch.Restarting)
+	s.pods, s.pg = nil, nil
+	step(batch.Pending)
+	s.admit(scheduling.PodGroupInqueue)
+	step(batch.Pending)
+	s.add("w", corev1.PodRunning, 0)
+	step(batch.Running)
+	step(batch.Running)
+
+	// The next one counts.
+	s.commands = []*bus.Command{command(bus.RestartJobAction, "2")}
+	if st := s.next().Status; st.State.Phase != batch.Restarting || st.Version != 2 || st.RetryCount != 2 {
+		t.Errorf("%s, version %d, %d retries after another command", st.State.Phase, st.Version, st.RetryCount)
 	}
 }
 
