@@ -187,7 +187,7 @@ func (b *Binder) seeVolume(ctx context.Context, p *preparation, node string, v c
 	case pvc == nil || string(pvc.UID) != v.UID:
 		return "", giveUp("the volume claim %s is gone", v.Claim)
 	case claims.Bound(pvc):
-		return b.seeBound(node, pvc)
+		return b.seeBound(node, v, pvc)
 	case v.Volume != "":
 		return b.prebind(ctx, v, pvc)
 	}
@@ -207,13 +207,14 @@ func (b *Binder) seeVolume(ctx context.Context, p *preparation, node string, v c
 	}
 }
 
-// seeBound looks whether what a claim was bound to can be reached.
-func (b *Binder) seeBound(node string, pvc *corev1.PersistentVolumeClaim) (string, error) {
+// seeBound looks whether what a claim was bound to can be reached, by what the
+// placement looked at: it would choose the same again.
+func (b *Binder) seeBound(node string, v claims.VolumeChoice, pvc *corev1.PersistentVolumeClaim) (string, error) {
 	pv := b.Cache.Volume(pvc.Spec.VolumeName)
 	if pv == nil {
 		return fmt.Sprintf("the volume %s of claim %s is not seen yet", pvc.Spec.VolumeName, pvc.Name), nil
 	}
-	if !claims.Reaches(pv, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Labels: b.Cache.NodeLabels(node)}}) {
+	if !claims.Reaches(pv, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Labels: b.Cache.NodeLabels(node)}}, v.AnyZone) {
 		return "", giveUp("the volume %s that claim %s was bound to cannot be reached from %s", pv.Name, pvc.Name, node)
 	}
 	return "", nil

@@ -74,6 +74,9 @@ type VolumeChoice struct {
 	UID       string `json:"uid"`
 	// Volume is a PersistentVolume that exists; "" has one made for the node.
 	Volume string `json:"volume,omitempty"`
+	// AnyZone says that the zone labels of volumes were not looked at, and are not to
+	// be.
+	AnyZone bool `json:"anyZone,omitempty"`
 }
 
 // DeviceChoice is the devices that a claim gets.

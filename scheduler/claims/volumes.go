@@ -159,8 +159,14 @@ func (s *State) reached(v *volume, node *corev1.Node) bool {
 	return v.reaches(node)
 }
 
-// Reaches reports whether a node reaches a volume.
-func Reaches(v *corev1.PersistentVolume, node *corev1.Node) bool { return newVolume(v).reaches(node) }
+// Reaches reports whether a node reaches a volume, by its zone labels too unless
+// anyZone.
+func Reaches(v *corev1.PersistentVolume, node *corev1.Node, anyZone bool) bool {
+	if anyZone {
+		return newVolume(v).admits(node)
+	}
+	return newVolume(v).reaches(node)
+}
 
 // Bound reports whether a claim has its volume.
 func Bound(c *corev1.PersistentVolumeClaim) bool {
@@ -245,7 +251,7 @@ func (s *State) putVolumes(node *corev1.Node, a *Asks) (out []VolumeChoice, why 
 	}
 	for _, pvc := range unbound {
 		c, _ := s.decided(key(pvc.Namespace, pvc.Name))
-		out = append(out, VolumeChoice{Namespace: pvc.Namespace, Claim: pvc.Name, UID: string(pvc.UID), Volume: c.volume})
+		out = append(out, VolumeChoice{Namespace: pvc.Namespace, Claim: pvc.Name, UID: string(pvc.UID), Volume: c.volume, AnyZone: s.over.Zones})
 	}
 	s.use(node.Name, &Asks{Namespace: a.Namespace, Volumes: a.Volumes}, 1)
 	if s.over.Limits {

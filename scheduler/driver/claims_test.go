@@ -25,6 +25,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
 	"github.com/isthmus-hpc/isthmus/scheduler/binder"
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
+	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
@@ -192,6 +193,50 @@ func TestLocalVolumesOfGang(t *testing.T) {
 	if first := slices.IndexFunc(writes, func(s string) bool { return strings.HasSuffix(s, "/binding") }); first < last {
 		t.Errorf("a pod was bound before all volumes were: %v", writes)
 	}
+}
+
+// TestZonesOfVolumesAreNotLookedAt: where a configuration says that zone labels of
+// volumes do not count, they don't count either once the volume is bound to its claim.
+func TestZonesOfVolumesAreNotLookedAt(t *testing.T) {
+	names := claimNodes(t, "a")
+	ns, a := names[0], names[1]
+	createClass(t, ns, "")
+	for i := range 2 {
+		createVolume(t, fmt.Sprintf("%s-%d", ns, i), ns, a, func(v *corev1.PersistentVolume) {
+			v.Labels = map[string]string{corev1.LabelTopologyZone: "elsewhere"}
+		})
+	}
+	c, warnings, err := config.Parse([]byte(`
+actions: "enqueue, allocate"
+tiers: [{plugins: [{name: gang}, {name: proportion}, {name: predicates, arguments: {predicate.VolumeZoneEnable: false}}]}]
+`))
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(warnings, err)
+	}
+	var given *refusals
+	startWith(t, &wire{}, c.Pipeline(), "", func(c *binder.Config) {
+		given = &refusals{Observer: c.Observe}
+		c.Observe = given
+	})
+	claimGang(t, ns, "g", 2, func(i int, p *corev1.Pod) { claimVolume(t, ns, "c", ns, i, p) })
+	oneAttempt(t, eventuallyBound(t, ns, "g", 2))
+	// A second placement finds its claims bound, and would succeed in any case.
+	if n := given.refused.Load(); n > 0 {
+		t.Errorf("%d placements of pods were given up on the way", n)
+	}
+}
+
+// refusals counts the bindings that were given up.
+type refusals struct {
+	binder.Observer
+	refused atomic.Int64
+}
+
+func (r *refusals) Bound(result string, took time.Duration) {
+	if result == "refused" {
+		r.refused.Add(1)
+	}
+	r.Observer.Bound(result, took)
 }
 
 // TestVolumesThatAreNotMade: a gang whose volumes nobody makes is given up whole after
