@@ -58,6 +58,7 @@ type Cache struct {
 	reservations map[string]*reservation
 	datasets     map[string]*dataset // by namespace/name
 	loads        []snapshot.Load
+	rounds       map[string]int64
 	opinions     []snapshot.Opinion
 	numa         map[string]numaEntry // by node
 	objects      *objects             // nil before Watch
@@ -425,7 +426,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
 	s.SetBudgets(c.allBudgets())
 	s.SetReservations(c.allReservations())
-	s.Loads, s.Opinions = c.loads, c.opinions
+	s.Loads, s.Opinions, s.Rounds = c.loads, c.opinions, c.rounds
 	s.SetQuotas(c.allQuotas())
 	s.Usage = c.usage()
 	s.Claims = c.world()

@@ -1,8 +1,10 @@
 package cache
 
 import (
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -19,6 +21,24 @@ func (c *Cache) SetLoads(loads []snapshot.Load) {
 	defer c.mu.Unlock()
 	c.loads = loads // never changed: snapshots share it
 	c.signal()
+}
+
+// NoteRounds remembers when plugins had their turn to send pods away. A new scheduler
+// knows of none.
+func (c *Cache) NoteRounds(plugins []string, at time.Time) {
+	if len(plugins) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rounds := maps.Clone(c.rounds) // snapshots share the one before
+	if rounds == nil {
+		rounds = map[string]int64{}
+	}
+	for _, name := range plugins {
+		rounds[name] = at.UnixNano()
+	}
+	c.rounds = rounds
 }
 
 // RealNodes lists the real nodes that are known, in the order of their names. They

@@ -85,7 +85,7 @@ func rows() (out []row) {
 			obeys: "predicate.NodeAffinityEnable: false; predicate.TaintTolerationEnable: false; predicate.NodePortsEnable: false; predicate.PodAffinityEnable: false; predicate.NodeVolumeLimitsEnable: false; predicate.VolumeZoneEnable: false; predicate.PodTopologySpreadEnable: false; predicate.VolumeBindingEnable: false; predicate.DynamicResourceAllocationEnable: false",
 			known: "predicate.CacheEnable: false; volumebinding.shape: []; volumebinding.weight: 1; dynamicresources.filterTimeoutSeconds: 10",
 		},
-		{name: "tdm", obeys: "tdm.revocable-zone.night: '20:00-06:00'; tdm.time-zone: Europe/Berlin", known: "tdm.evict.period: 1m"},
+		{name: "tdm", obeys: "tdm.revocable-zone.night: '20:00-06:00'; tdm.time-zone: Europe/Berlin; tdm.evict.period: 1m"},
 		{name: "rescheduling", instead: "nothing, and the warning says so"},
 		{name: "conformance", instead: "pods of the system are protected from every action"},
 		{name: "pdb", instead: "disruption budgets are asked by the Eviction API, and before that by the search for victims"},

@@ -118,7 +118,7 @@ var plugins = []pluginEntry{
 		return deviceshare.Plugin{Spread: p.Arguments.Text("deviceshare.SchedulePolicy", "binpack") == "spread", Weight: p.Arguments.Int("deviceshare.ScheduleWeight", 0)}
 	}},
 	{name: "network-topology-aware", arguments: topology, make: makeTopology},
-	{name: "tdm", arguments: []argument{arg(revocableZone+"*", text).checked(isWindow).obeyed(), arg("tdm.time-zone", text).checked(isLocation).obeyed(), arg("tdm.evict.period", duration).unused("a zone that has closed is cleared as fast as disruption budgets allow")}, make: makeTDM},
+	{name: "tdm", arguments: []argument{arg(revocableZone+"*", text).checked(isWindow).obeyed(), arg("tdm.time-zone", text).checked(isLocation).obeyed(), arg(evictPeriod, duration).obeyed()}, make: makeTDM},
 	{name: "usage", measures: true, arguments: load, make: makeUsage},
 	{name: "numa-aware", arguments: []argument{arg("weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin { return numaaware.Plugin{Weight: p.Arguments.weight("weight", 1)} }},
 	{name: "task-topology", arguments: []argument{arg("task-topology.weight", integer).obeyed()}, make: func(p Plugin) framework.Plugin {

@@ -10,6 +10,9 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/tdm"
 )
 
+// evictPeriod is the argument for the time between two rounds.
+const evictPeriod = "tdm.evict.period"
+
 // revocableZone is before the name of a zone.
 const revocableZone = "tdm.revocable-zone."
 
@@ -26,7 +29,7 @@ func isLocation(s string) error {
 }
 
 func makeTDM(p Plugin) framework.Plugin {
-	out := tdm.Plugin{Zones: map[string]tdm.Window{}}
+	out := tdm.Plugin{Zones: map[string]tdm.Window{}, Period: p.Arguments.Duration(evictPeriod, 0)}
 	for _, name := range p.Arguments.Names(revocableZone) {
 		if w, err := tdm.ParseWindow(p.Arguments.Text(name, "")); err == nil { // read checked it
 			out.Zones[strings.TrimPrefix(name, revocableZone)] = w

@@ -166,6 +166,7 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 	}
 	took := d.Now().Sub(start)
 	d.Binder.Carry(p)
+	d.Cache.NoteRounds(p.Rounds, start)
 	if d.Looked != nil {
 		d.Looked(s, p)
 	}

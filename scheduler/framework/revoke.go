@@ -1,6 +1,10 @@
 package framework
 
 import (
+	"math"
+	"slices"
+	"time"
+
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -35,5 +39,22 @@ func (s *Session) Revoke() {
 				s.Plan.Releases = append(s.Plan.Releases, e)
 			}
 		}
+	}
+}
+
+// SinceRound is how long ago a plugin had its last round that is known, or ever so long
+// ago where none is.
+func (s *Session) SinceRound(name string) time.Duration {
+	if at, ok := s.Snapshot.Rounds[name]; ok {
+		return s.Now.Sub(time.Unix(0, at))
+	}
+	return math.MaxInt64
+}
+
+// NoteRound has the plugin's last round be this one. Only plugins that have rounds call
+// it: what is remembered is part of every snapshot.
+func (s *Session) NoteRound(name string) {
+	if !slices.Contains(s.Plan.Rounds, name) {
+		s.Plan.Rounds = append(s.Plan.Rounds, name)
 	}
 }

@@ -26,6 +26,9 @@ type Plan struct {
 	Claims []Claim
 	// Releases are pods that are sent away for their own gang's sake.
 	Releases []Eviction
+	// Rounds name the plugins that had their turn to send pods away: the next of each
+	// is to be no sooner than it wants.
+	Rounds []string
 	// Opened are pods whose queue has room for them: the gate that kept them out of
 	// sight until then is taken away.
 	Opened []PodRef

@@ -5,6 +5,7 @@ package schedtest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +39,8 @@ type World struct {
 	Reservations []snapshot.Reservation
 	// Loads are how busy nodes were measured to be.
 	Loads []snapshot.Load
+	// Rounds say when plugins last had their turn.
+	Rounds map[string]int64
 	// Opinions are what an extender said.
 	Opinions []snapshot.Opinion
 	Quotas   []snapshot.Quota
@@ -155,7 +158,7 @@ func (w *World) Document() snapshot.Document {
 	for _, g := range w.Gangs {
 		g.noteShort(w.Now)
 	}
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Quotas: slices.Clone(w.Quotas), Usage: w.Usage, Loads: slices.Clone(w.Loads), Opinions: slices.Clone(w.Opinions), Claims: w.Claims}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Quotas: slices.Clone(w.Quotas), Usage: w.Usage, Loads: slices.Clone(w.Loads), Rounds: maps.Clone(w.Rounds), Opinions: slices.Clone(w.Opinions), Claims: w.Claims}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}
@@ -235,6 +238,12 @@ func (w *World) Apply(p plan.Plan) {
 	}
 	for _, e := range p.Releases {
 		byUID[e.UID].Terminating = true
+	}
+	for _, name := range p.Rounds {
+		if w.Rounds == nil {
+			w.Rounds = map[string]int64{}
+		}
+		w.Rounds[name] = w.Now.UnixNano()
 	}
 	for _, ref := range p.Opened {
 		byUID[ref.UID].Gated, byUID[ref.UID].Gate = false, snapshot.GateOpen

@@ -24,6 +24,8 @@ type Plugin struct {
 	Zones map[string]Window
 	// In is where the hours are meant; nil is UTC.
 	In *time.Location
+	// Period is how long after some were sent away the next are; 0 is at once.
+	Period time.Duration
 }
 
 // Window is hours of every day, in minutes from midnight: from From until just before
@@ -114,8 +116,11 @@ func revocable(g *snapshot.Gang) int {
 
 // Revoke lists what runs in zones that are closed and may be revoked: members that a
 // gang can do without, or else all of it. Disruption budgets hold; who is left goes
-// when they allow it.
+// when they allow it, a period after those before.
 func (c cycle) Revoke(s *framework.Session) []framework.Revocation {
+	if s.SinceRound(c.Name()) < c.Period {
+		return nil
+	}
 	closed := map[string]string{}
 	for _, n := range s.Snapshot.Nodes {
 		if zone := n.Labels[Label]; zone != "" {
@@ -144,6 +149,9 @@ func (c cycle) Revoke(s *framework.Session) []framework.Revocation {
 		}
 		out = append(out, framework.Revocation{Gang: u.Gang, Pods: u.Pods, Whole: whole[u.Gang],
 			Why: fmt.Sprintf("the hours of revocable zone %q are over", cmp.Or(zone, "of its gang"))})
+	}
+	if len(out) > 0 && c.Period > 0 {
+		s.NoteRound(c.Name())
 	}
 	return out
 }

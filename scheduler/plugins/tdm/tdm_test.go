@@ -154,3 +154,35 @@ func TestZonesAreClearedWhenTheyClose(t *testing.T) {
 		}
 	}
 }
+
+// TestClearingHasItsPeriod: who is left when a budget allows more goes a period after
+// those before, and at once where none is said.
+func TestClearingHasItsPeriod(t *testing.T) {
+	for more, want := range map[string]string{"": "1 2 3", ", tdm.evict.period: 1m": "1 1 2"} {
+		w := world(t, "2026-01-02T05:00:00Z",
+			"group a min=1", "pods a w 1 gpu=1 revocable=* budget=default/one",
+			"group b min=1", "pods b w 1 gpu=1 revocable=* budget=default/one",
+			"group c min=1", "pods c w 1 gpu=1 revocable=* budget=default/one")
+		for _, p := range w.Pods("") {
+			p.Node, p.Attempt, p.Size = "dark", p.Name, 1
+		}
+		w.Settle(time.Minute)
+		w.Now = w.Now.Add(3 * time.Hour)
+		var got []string
+		for _, pause := range []time.Duration{0, 59 * time.Second, time.Second} {
+			w.Now = w.Now.Add(pause)
+			w.Budgets = []snapshot.Budget{{Name: "default/one", Allowed: 1}}
+			w.Apply(scheduler.Cycle(pipeline(t, more), w.Snapshot(), w.Now))
+			gone := 0
+			for _, p := range w.Pods("") {
+				if p.Terminating {
+					gone++
+				}
+			}
+			got = append(got, fmt.Sprint(gone))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("with%q %v pods are gone after the rounds, want %s", more, got, want)
+		}
+	}
+}
