@@ -60,7 +60,7 @@ func TestImports(t *testing.T) {
 	}
 	for folder, names := range map[string][]string{
 		"./scheduler/actions/": {"enqueue", "allocate", "backfill", "elastic", "preempt", "reclaim", "repair", "consolidate", "shuffle"},
-		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "fairshare", "resourcequota", "tdm", "networktopology", "usage", "tasktopology", "extender", "numaaware"},
+		"./scheduler/plugins/": {"priority", "gang", "sla", "proportion", "capacity", "drf", "nodegroup", "overcommit", "predicates", "locality", "binpack", "nodeorder", "strategyfit", "deviceshare", "fairshare", "resourcequota", "tdm", "networktopology", "usage", "tasktopology", "extender", "numaaware", "rescheduling"},
 	} {
 		for _, name := range names {
 			var siblings []string

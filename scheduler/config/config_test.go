@@ -192,7 +192,10 @@ func TestEveryPluginOfVolcano(t *testing.T) {
 			"extender.urlPrefix": {"http://127.0.0.1", "http://127.0.0.1", "[1]"}, "extender.httpTimeout": hour, "extender.ignorable": yes,
 			"extender.predicateVerb": name, "extender.onSessionOpenVerb": name, "extender.managedResources": names,
 		},
-		"rescheduling": {"interval": hour, "metricsPeriod": hour, "strategies": {"[a]", []any{"a"}, ""}},
+		"rescheduling": {
+			"interval": hour, "metricsPeriod": hour, "queueSelector": names, "labelSelector.a": name,
+			"strategies": {"[{name: offlineOnly}]", []any{map[string]any{"name": "offlineOnly"}}, "[a]"},
+		},
 	}
 	for plugin, args := range rows {
 		text := "actions: allocate\ntiers:\n- plugins:\n  - name: " + plugin + "\n    arguments:\n"

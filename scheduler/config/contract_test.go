@@ -86,7 +86,10 @@ func rows() (out []row) {
 			known: "predicate.CacheEnable: false; volumebinding.shape: []; volumebinding.weight: 1; dynamicresources.filterTimeoutSeconds: 10",
 		},
 		{name: "tdm", obeys: "tdm.revocable-zone.night: '20:00-06:00'; tdm.time-zone: Europe/Berlin; tdm.evict.period: 1m"},
-		{name: "rescheduling", instead: "nothing, and the warning says so"},
+		{
+			name: "rescheduling", known: "labelSelector.a: b",
+			obeys: "interval: 1m; metricsPeriod: 1m; queueSelector: [a]; strategies: [{name: lowNodeUtilization, params: {targetThresholds: {cpu: 60}}}]",
+		},
 		{name: "conformance", instead: "pods of the system are protected from every action"},
 		{name: "pdb", instead: "disruption budgets are asked by the Eviction API, and before that by the search for victims"},
 		{name: "cdp", instead: "volcano.sh/cooldown-time is obeyed by the search for victims"},
@@ -118,10 +121,6 @@ func rows() (out []row) {
 				arg = strings.TrimSuffix("extender.urlPrefix: 'http://e', "+arg, ", ")
 			}
 			return ofPlugin(p.name, ", arguments: {"+arg+"}")
-		}
-		if p.name == "rescheduling" {
-			out = append(out, row{name: "plugin rescheduling", text: with("interval: 1m, metricsPeriod: 1m, strategies: []"), unused: `plugin "rescheduling"`, instead: p.instead})
-			continue
 		}
 		out = append(out, row{name: "plugin " + p.name, text: with(""), instead: p.instead})
 		all := split(p.obeys)

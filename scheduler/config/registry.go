@@ -126,7 +126,7 @@ var plugins = []pluginEntry{
 	}},
 	{name: "resource-strategy-fit", arguments: strategy, make: makeStrategyFit},
 	{name: "extender", arguments: extension, make: func(p Plugin) framework.Plugin { return makeExtender(p) }},
-	{name: "rescheduling", arguments: []argument{arg("interval", duration), arg("metricsPeriod", duration), arg("strategies", anything)}, why: "nothing is moved for the sake of the load of nodes; action consolidate moves gangs so that another has room"},
+	{name: "rescheduling", measures: true, arguments: moving, make: makeRescheduling},
 }
 
 // switches lists the switches of plugins.
@@ -208,6 +208,10 @@ var (
 	load = []argument{
 		arg("usage.weight", integer).obeyed(), arg("cpu.weight", integer).obeyed(), arg("memory.weight", integer).obeyed(),
 		arg("thresholds.cpu", number).obeyed(), arg("thresholds.mem", number).obeyed(), arg("estimator.*", anything).unused("measurements count as they are"),
+	}
+	moving = []argument{
+		arg("interval", duration).obeyed(), arg("metricsPeriod", duration).obeyed(), arg("queueSelector", words).obeyed(), arg(strategies, anything).verified(isStrategies).obeyed(),
+		arg(moveLabels+"*", text).unused("nobody is moved where it is set, since nothing is known of the labels of most pods"),
 	}
 	strategy = []argument{
 		arg("resourceStrategyFitWeight", integer).obeyed(), arg("resources.*.type", text).either("MostAllocated", "LeastAllocated").obeyed(), arg("resources.*.weight", integer).obeyed(),

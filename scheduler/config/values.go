@@ -34,6 +34,8 @@ type argument struct {
 	oneOf []string
 	// check, when set, says what is wrong with a text.
 	check func(string) error
+	// verify, when set, says what is wrong with a structure.
+	verify func(any) error
 	// used says that something here obeys it.
 	used bool
 	// why it is not used.
@@ -78,6 +80,9 @@ func only(v bool, why string, names ...string) (as []argument) {
 
 // checked has a text looked at.
 func (a argument) checked(f func(string) error) argument { a.check = f; return a }
+
+// verified has a structure looked at.
+func (a argument) verified(f func(any) error) argument { a.verify = f; return a }
 
 // matches reports whether a key is the argument.
 func (a argument) matches(key string) bool {
@@ -134,6 +139,9 @@ func (a argument) read(v any) (any, error) {
 	s, scalar := scalarText(v)
 	switch a.kind {
 	case anything:
+		if a.verify != nil {
+			return v, a.verify(v)
+		}
 		return v, nil
 	case words:
 		if list, ok := v.([]any); ok {

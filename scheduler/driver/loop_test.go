@@ -81,3 +81,31 @@ func TestPanicIsCountedAndTheLoopGoesOn(t *testing.T) {
 		}
 	}
 }
+
+// round notes that it had its turn, and keeps how long ago the one before was.
+type round struct{ since *[]time.Duration }
+
+func (round) Name() string { return "round" }
+func (r round) Run(s *framework.Session) {
+	*r.since = append(*r.since, s.SinceRound("plugin"))
+	s.NoteRound("plugin")
+}
+
+// TestRoundsAreRemembered: a cycle knows when a plugin had its turn in one before.
+func TestRoundsAreRemembered(t *testing.T) {
+	var since []time.Duration
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	d := &driver.Driver{
+		Cache: cache.New(), Pipeline: framework.Pipeline{Actions: []framework.Action{round{&since}}}, Binder: nobody{},
+		Metrics: driver.NewMetrics(prometheus.NewRegistry()), Now: func() time.Time { return now },
+	}
+	for range 3 {
+		if err := d.Cycle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Minute)
+	}
+	if since[0] < 1000*time.Hour || since[1] != time.Minute || since[2] != time.Minute {
+		t.Errorf("the rounds before were %v ago, want never, and a minute twice", since)
+	}
+}
