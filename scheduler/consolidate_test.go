@@ -133,8 +133,25 @@ func TestConsolidationLeavesInPeace(t *testing.T) {
 // TestContentionWithConsolidation plays histories in which most gangs may be moved:
 // all that holds without it holds with it, every gang that is moved is placed again,
 // and all comes to rest.
-func TestContentionWithConsolidation(t *testing.T) {
-	pipe := pipelineOf(t, consolidating)
+func TestContentionWithConsolidation(t *testing.T) { contendMoving(t, pipelineOf(t, consolidating)) }
+
+const rescheduling = `
+actions: "enqueue, allocate, backfill, preempt, reclaim, shuffle"
+tiers:
+- plugins: [{name: priority}, {name: gang}]
+- plugins:
+  - {name: proportion}
+  - name: rescheduling
+    arguments:
+      interval: 1m
+      strategies: [{name: lowNodeUtilization, params: {thresholds: {nvidia.com/gpu: 50}, targetThresholds: {nvidia.com/gpu: 70}}}]
+`
+
+// TestContentionWithRescheduling is the same where gangs leave nodes that are used too much.
+func TestContentionWithRescheduling(t *testing.T) { contendMoving(t, pipelineOf(t, rescheduling)) }
+
+func contendMoving(t *testing.T, pipe framework.Pipeline) {
+	t.Helper()
 	moves := 0
 	watched := pipe
 	watched.Actions = append(slices.Clone(pipe.Actions), counter{&moves})
@@ -207,7 +224,7 @@ func movedAreKept(after *schedtest.World, p plan.Plan) error {
 	moves := slices.ContainsFunc(p.Claims, plan.Claim.Moves)
 	for _, c := range p.Claims {
 		g := after.Gang(c.Name)
-		if want := int64(len(c.Nomination.Pods)); moves && c.Action == "consolidate" && placed(g) < want {
+		if want := int64(len(c.Nomination.Pods)); moves && (c.Action == "consolidate" || c.Action == "rescheduling") && placed(g) < want {
 			return fmt.Errorf("gang %s has %d of the %d members that a place was kept for", c.Name, placed(g), want)
 		}
 	}
