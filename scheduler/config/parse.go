@@ -247,8 +247,11 @@ func (r *reader) arguments(path string, v any, known []argument, warn bool) Argu
 			continue
 		}
 		out[key] = value
-		if warn && known[i].idle(value) {
-			r.unused(at, "the argument", known[i].why)
+		switch a := &known[i]; {
+		case warn && a.idle(value):
+			r.unused(at, "the argument", a.why)
+		case warn && a.doubt != nil && a.doubt(value) != "":
+			r.unused(at, "a part of the argument", a.doubt(value))
 		}
 	}
 	return out

@@ -210,7 +210,7 @@ var (
 		arg("thresholds.cpu", number).obeyed(), arg("thresholds.mem", number).obeyed(), arg("estimator.*", anything).unused("measurements count as they are"),
 	}
 	moving = []argument{
-		arg("interval", duration).obeyed(), arg("metricsPeriod", duration).obeyed(), arg("queueSelector", words).obeyed(), arg(strategies, anything).verified(isStrategies).obeyed(),
+		arg("interval", duration).obeyed(), arg("metricsPeriod", duration).obeyed(), arg("queueSelector", words).obeyed(), arg(strategies, anything).verified(isStrategies).obeyed().unless(unservedStrategies),
 		arg(moveLabels+"*", text).unused("nobody is moved where it is set, since nothing is known of the labels of most pods"),
 	}
 	strategy = []argument{

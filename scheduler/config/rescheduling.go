@@ -18,6 +18,15 @@ func isStrategies(v any) error {
 	return err //nolint:wrapcheck // the package says what is wrong with the list
 }
 
+// unservedStrategies says why nobody is moved by the strategies, "" when some may be.
+func unservedStrategies(v any) string {
+	said, err := rescheduling.ParseStrategies(v)
+	if err != nil {
+		return ""
+	}
+	return said.Unserved
+}
+
 func makeRescheduling(p Plugin) framework.Plugin {
 	a := p.Arguments
 	how := rescheduling.LowUse()
@@ -29,6 +38,6 @@ func makeRescheduling(p Plugin) framework.Plugin {
 	return rescheduling.Plugin{
 		Interval: a.Duration("interval", 5*time.Minute), Fresh: a.Duration("metricsPeriod", 5*time.Minute),
 		Under: how.Under, Over: how.Over, LowPriorityFirst: how.LowPriorityFirst,
-		Queues: get(a, "queueSelector", []string(nil)), Nobody: len(a.Names(moveLabels)) > 0,
+		Queues: get(a, "queueSelector", []string(nil)), Nobody: len(a.Names(moveLabels)) > 0 || how.Unserved != "",
 	}
 }

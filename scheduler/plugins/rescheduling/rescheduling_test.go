@@ -27,7 +27,7 @@ tiers:
 - plugins: [{name: priority}, {name: gang}, {name: proportion}]
 - plugins: [{name: rescheduling, arguments: {` + arguments + `}}]
 `))
-	if err != nil || len(warnings) > 0 && !strings.Contains(arguments, "labelSelector") {
+	if err != nil || len(warnings) > 0 && !strings.Contains(arguments, "labelSelector") && !strings.Contains(arguments, "ClassName") {
 		t.Fatal(warnings, err)
 	}
 	return c.Pipeline()
@@ -183,11 +183,31 @@ func TestLowPriorityFirst(t *testing.T) {
 	}
 }
 
+// What Volcano's strategy may have besides: a place is always looked for, and who keeps
+// gangs by their priority class gets a warning, and nobody is moved.
+func TestOtherParameters(t *testing.T) {
+	for param, want := range map[string]string{"nodeFit: true": "moved", "thresholdPriorityClassName: high": "warned"} {
+		arguments := "strategies: [{name: lowNodeUtilization, params: {thresholds: {cpu: 20}, targetThresholds: {cpu: 60}, " + param + "}}]"
+		_, warnings, err := config.Parse([]byte("actions: shuffle\ntiers: [{plugins: [{name: rescheduling, arguments: {" + arguments + "}}]}]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := world(t, "movable")
+		got := moves(t, scheduler.Cycle(pipeline(t, arguments), w.Snapshot(), w.Now))
+		warned := strings.Contains(strings.Join(warnings, "\n"), "thresholdPriorityClassName")
+		if (got != "") != (want == "moved") || warned != (want == "warned") {
+			t.Errorf("with %s %q is moved, and the warnings are %q; want it %s", param, got, warnings, want)
+		}
+	}
+}
+
 func TestMistakesInStrategies(t *testing.T) {
 	for list, want := range map[string]string{
 		"[{name: most}]": `must be lowNodeUtilization, lowPriorityFirst or offlineOnly`,
 		"[{params: {}}]": `must be lowNodeUtilization`, "[a]": "must have a name", "a": "must be a list",
-		"[{name: lowNodeUtilization, params: {nodeFit: true}}]":                                      "params.nodeFit is not known",
+		"[{name: lowNodeUtilization, params: {numberOfNodes: 3}}]":                                   "params.numberOfNodes is not known",
+		"[{name: lowNodeUtilization, params: {nodeFit: some}}]":                                      "params.nodeFit must be true or false",
+		"[{name: lowNodeUtilization, params: {thresholdPriorityClassName: 3}}]":                      "params.thresholdPriorityClassName must be the name",
 		"[{name: lowNodeUtilization, params: {thresholds: {cpu: 101}}}]":                             "params.thresholds has 101 for cpu, must be from 0 to 100",
 		"[{name: lowNodeUtilization, params: {thresholds: {cpu: x}}}]":                               "has x for cpu",
 		"[{name: lowNodeUtilization, params: {thresholds: [cpu]}}]":                                  "must be percentages",

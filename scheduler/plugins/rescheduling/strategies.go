@@ -11,6 +11,9 @@ type Strategies struct {
 	// Under, Over and LowPriorityFirst are as in Plugin.
 	Under, Over      map[string]int64
 	LowPriorityFirst bool
+	// Unserved is why nobody is moved, "" where the configuration says nothing that
+	// would have to be obeyed for it.
+	Unserved string
 }
 
 // The thresholds of lowNodeUtilization where it says none, in percent of processors,
@@ -62,7 +65,7 @@ func (s *Strategies) lowUse(v any) error {
 	}
 	params, ok := v.(map[string]any)
 	if !ok {
-		return fmt.Errorf("params must be thresholds and targetThresholds")
+		return fmt.Errorf("params must be thresholds, targetThresholds and the like")
 	}
 	for name, v := range params {
 		var err error
@@ -71,8 +74,17 @@ func (s *Strategies) lowUse(v any) error {
 			s.Under, err = percents(v)
 		case "targetThresholds":
 			s.Over, err = percents(v)
+		case "nodeFit": // it is so always: nobody is moved who has no other place
+			if _, ok := v.(bool); !ok {
+				err = fmt.Errorf("must be true or false")
+			}
+		case "thresholdPriorityClassName":
+			if _, ok := v.(string); !ok {
+				err = fmt.Errorf("must be the name of a PriorityClass")
+			}
+			s.Unserved = "nobody is moved where a strategy has thresholdPriorityClassName: gangs that may be moved are known by their own annotations"
 		default:
-			err = fmt.Errorf("is not known, must be thresholds or targetThresholds")
+			err = fmt.Errorf("is not known, must be thresholds, targetThresholds, nodeFit or thresholdPriorityClassName")
 		}
 		if err != nil {
 			return fmt.Errorf("params.%s %w", name, err)
