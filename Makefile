@@ -57,6 +57,7 @@ test: prepare ## everything a change must pass, with the race detector (about 40
 test-unit: ## the pure packages only, in seconds
 	go test $(PURE)
 
+test-long: FUZZTIME = 6m
 test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 100,000 pods, crash enumeration with 5 seeds, fuzzing, everything 5 times (hours)
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets"; \
 	properties="$$(go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | awk '/pgregory.net.rapid/ { print $$1 }')"; \
