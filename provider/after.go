@@ -1,9 +1,13 @@
 package provider
 
 import (
+	"context"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -15,9 +19,13 @@ import (
 
 // awaited is what the pods say of a gang that another comes after.
 type awaited struct {
+	attempt   string
 	name      string
 	succeeded bool
 	broken    string // why it will not succeed, or nobody can tell
+	missing   string // which of its pods our view lacks
+	gone      bool   // what is missing is so for good
+	alone     string // why nothing is queued behind it
 	key       backends.Key
 	job       backends.JobID // recorded on all its pods, else ""
 }
@@ -31,20 +39,80 @@ func attemptsIn(index map[string]*corev1.Pod) attempts {
 		if p.Annotations[wellknown.After] == "" {
 			continue
 		}
-		all := attempts{}
-		for _, p := range index {
-			if attempt := p.Annotations[wellknown.GangAttempt]; attempt != "" {
-				at := [2]string{p.Namespace, attempt}
-				all[at] = append(all[at], p)
-			}
-		}
-		return all
+		return sorted(maps.Values(index))
 	}
 	return nil
 }
 
+func sorted(pods iter.Seq[*corev1.Pod]) attempts {
+	all := attempts{}
+	for p := range pods {
+		if attempt := p.Annotations[wellknown.GangAttempt]; attempt != "" {
+			at := [2]string{p.Namespace, attempt}
+			all[at] = append(all[at], p)
+		}
+	}
+	return all
+}
+
+// missingGrace is how long pods that others come after have to be absent from our view
+// before the API server itself is asked. There is one watch a node, and that of their
+// node may lag, or show nothing, while that of ours does not. It is longer than what
+// the sweep takes to find that the view as a whole is wrong.
+const missingGrace = releasedGrace + lifecycle.LostGrace
+
+// absence is of an attempt that others come after, and of which pods are missing.
+type absence struct {
+	since time.Time
+	gone  bool // the API server itself has said so
+}
+
+// lookForMissing notes which attempts lack pods in our view, and asks the API server about
+// those that have for their grace. Pass alone calls it.
+func (b *Bridge) lookForMissing(ctx context.Context, index map[string]*corev1.Pod, all attempts) {
+	now := b.Clock.Now()
+	missing, ask, braked := map[[2]string]absence{}, false, b.Brake() != ""
+	for _, p := range index {
+		if p.Annotations[wellknown.After] == "" || facts(p).Finished {
+			continue
+		}
+		for attempt := range strings.SplitSeq(p.Annotations[wellknown.After], ",") {
+			at := [2]string{p.Namespace, attempt}
+			if _, done := missing[at]; done || await(p.Namespace, attempt, all).missing == "" {
+				continue
+			}
+			a, known := b.missing[at]
+			if !known || braked { // our view as a whole is wrong: nothing is gone for good
+				a = absence{since: now}
+			}
+			missing[at] = a
+			ask = ask || a.overdue(now)
+		}
+	}
+	b.missing = missing
+	if !ask {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, readDeadline)
+	defer cancel()
+	pods, err := b.Pods.ListLive(ctx)
+	if err != nil || len(pods) == 0 { // those that wait are not in it either
+		b.Log.Info("what others come after is missing, and the API server does not say whether it is gone", "pods", len(pods), "error", errText(err))
+		return
+	}
+	live := sorted(slices.Values(pods))
+	for at, a := range missing {
+		if a.overdue(now) {
+			missing[at] = absence{since: now, gone: await(at[0], at[1], live).missing != ""}
+		}
+	}
+}
+
+func (a absence) overdue(now time.Time) bool { return !a.gone && now.Sub(a.since) >= missingGrace }
+
 // awaitedBy looks up what a gang comes after among all pods of the cluster's nodes.
-func awaitedBy(g lifecycle.Gang, index map[string]*corev1.Pod, all attempts) []awaited {
+// What was known of it, which is in before, is not forgotten with its pods.
+func (b *Bridge) awaitedBy(g lifecycle.Gang, index map[string]*corev1.Pod, all attempts, before []awaited) []awaited {
 	if all == nil {
 		return nil
 	}
@@ -58,7 +126,15 @@ func awaitedBy(g lifecycle.Gang, index map[string]*corev1.Pod, all attempts) []a
 		for attempt := range strings.SplitSeq(p.Annotations[wellknown.After], ",") {
 			if !seen[attempt] {
 				seen[attempt] = true
-				out = append(out, await(p.Namespace, attempt, all))
+				a := await(p.Namespace, attempt, all)
+				if a.missing != "" {
+					a.gone = b.missing[[2]string{p.Namespace, attempt}].gone
+					i := slices.IndexFunc(before, func(was awaited) bool { return was.attempt == attempt })
+					if i >= 0 && a.job == "" {
+						a.name, a.key, a.job = before[i].name, before[i].key, before[i].job
+					}
+				}
+				out = append(out, a)
 			}
 		}
 	}
@@ -70,11 +146,11 @@ func awaitedBy(g lifecycle.Gang, index map[string]*corev1.Pod, all attempts) []a
 func await(namespace, attempt string, all attempts) awaited {
 	pods := all[[2]string{namespace, attempt}]
 	if len(pods) == 0 {
-		return awaited{name: fmt.Sprintf("gang attempt %.40q", attempt), broken: "it has no pods on this cluster, or none any more"}
+		return awaited{attempt: attempt, name: fmt.Sprintf("gang attempt %.40q", attempt), missing: "it has no pods on this cluster, or none any more"}
 	}
 	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	first := facts(pods[0])
-	a := awaited{name: "pod " + pods[0].Name, key: first.Intent, job: first.JobID}
+	a := awaited{attempt: attempt, name: "pod " + pods[0].Name, key: first.Intent, job: first.JobID}
 	if job := pods[0].Labels[batch.JobNameKey]; job != "" {
 		a.name = "Job " + job
 	}
@@ -94,12 +170,20 @@ func await(namespace, attempt string, all attempts) awaited {
 		if f.Intent != a.key || f.JobID != a.job {
 			a.job = ""
 		}
+		if p.Annotations[wellknown.QueueEarly] != "true" {
+			// Its launcher lets a program that is told to end do so with 0.
+			a.alone = fmt.Sprintf("pod %s lacks the annotation %s: \"true\", without which nothing is queued behind it", p.Name, wellknown.QueueEarly)
+		}
 		if a.broken != "" {
 			return a
 		}
 	}
-	if len(pods) != first.Size {
-		a.broken = fmt.Sprintf("%d of its %d pods are there", len(pods), first.Size)
+	switch {
+	case len(pods) > first.Size:
+		a.broken = fmt.Sprintf("it has %d pods, more than the %d of its gang", len(pods), first.Size)
+		return a
+	case len(pods) < first.Size:
+		a.missing = fmt.Sprintf("%d of its %d pods are there", len(pods), first.Size)
 		return a
 	}
 	a.succeeded = succeeded == len(pods)
@@ -116,8 +200,16 @@ func predecessors(awaits []awaited, v View, able bool) []lifecycle.Predecessor {
 		switch {
 		case a.broken != "":
 			p.State, p.Why = lifecycle.Broken, a.broken
+		case a.missing != "" && job != nil && !job.State.Terminal():
+			p.Why = fmt.Sprintf("%s, but its batch job %s has not ended", a.missing, a.job)
+		case a.missing != "" && !a.gone:
+			p.Why = fmt.Sprintf("%s; it is given up when that stays so for %d minutes", a.missing, int(missingGrace.Minutes()))
+		case a.missing != "":
+			p.State, p.Why = lifecycle.Broken, a.missing
 		case a.succeeded:
 			p.State = lifecycle.Succeeded
+		case a.alone != "":
+			p.Why = a.alone
 		case a.job == "":
 			p.Why = "its batch job is not submitted yet"
 		case job == nil:

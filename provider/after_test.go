@@ -30,13 +30,14 @@ const (
 	fails     course = "fails"
 	cancelled course = "is cancelled"
 	requeued  course = "is requeued"
+	mistaken  course = "is requeued, which is taken for a failure" // as by Slurm 22.05
 	deleted   course = "is deleted"
 	replaced  course = "is replaced"
 	forgotten course = "succeeds and is forgotten"
 	removed   course = "succeeds and is removed"
 )
 
-var courses = []course{succeeds, fails, cancelled, requeued, deleted, replaced, forgotten, removed}
+var courses = []course{succeeds, fails, cancelled, requeued, mistaken, deleted, replaced, forgotten, removed}
 
 // couple is a first gang and one that comes after it.
 type couple struct {
@@ -45,6 +46,17 @@ type couple struct {
 	first, second []types.UID
 	key           backends.Key // of the first
 	met           bool         // its course
+}
+
+// early binds a gang that others may be queued behind.
+func (w *world) early(name string, size int) []types.UID {
+	uids := w.gang(name, size)
+	for _, uid := range uids {
+		p := w.api.Get(uid).DeepCopy()
+		p.Annotations[wellknown.QueueEarly] = "true"
+		w.api.Create(p)
+	}
+	return uids
 }
 
 // after binds a gang that comes after another's attempt.
@@ -64,6 +76,7 @@ func newCouple(t *testing.T, f course, lasts time.Duration, able bool, gate *fau
 	c := &couple{course: f}
 	cfg := fake.Uniform(4, 16, 64<<10, "a100", 8)
 	cfg.MinJobAge, cfg.RequeueDelay, cfg.Capabilities.After = 20*time.Second, 10*time.Second, able
+	cfg.RequeueFails = f == mistaken
 	set := func(r fake.Run, phase manifest.Phase, code int32) {
 		c.stager.Change(r.Spec.Key, func(g *providertest.StagedGang) {
 			for rank := range g.Output.Pods {
@@ -135,13 +148,13 @@ func (c *couple) meet() {
 		if err := c.system.Cancel(c.t.Context(), backends.JobRef{ID: job.ID}); err != nil {
 			c.t.Fatal(err)
 		}
-	case c.course == requeued:
+	case c.course == requeued, c.course == mistaken:
 		c.system.Requeue(job.ID)
 	case c.course == deleted:
 		drop()
 	case c.course == replaced:
 		drop()
-		c.gang("first2", len(c.first))
+		c.early("first2", len(c.first))
 	}
 	c.met = true
 }
@@ -166,12 +179,12 @@ func (c *couple) check() {
 func lead(t *testing.T, f course, seed uint64, able, slow bool, gate *faultyGate) {
 	rng := rand.New(rand.NewPCG(seed, 11))
 	c := newCouple(t, f, time.Duration(10+rng.IntN(40))*time.Second, able, gate)
-	c.first = c.gang("first", 1+rng.IntN(2))
+	c.first = c.early("first", 1+rng.IntN(2))
 	bindAt, awayAt, away := rng.IntN(8), 2+rng.IntN(10), 0
 	if f == forgotten || rng.IntN(3) == 0 {
 		away = rng.IntN(10) // ticks, in which the batch system forgets what ended
 	}
-	for i := range 150 {
+	for i := range 400 { // what is gone is waited for during 12 minutes
 		if i == bindAt {
 			c.second = c.after("second", 1+rng.IntN(2), "first")
 		}
@@ -209,6 +222,7 @@ func lead(t *testing.T, f course, seed uint64, able, slow bool, gate *faultyGate
 				t.Errorf("pod %s is %s (%s: %s), and what it comes after succeeded", uid, p.Status.Phase, p.Status.Reason, p.Status.Message)
 			}
 		case f == removed && started:
+		case f == mistaken && p.Status.Phase == corev1.PodSucceeded: // it was queued after that
 		case p.Status.Phase != corev1.PodFailed || started:
 			t.Errorf("pod %s is %s (%s: %s, started %v), and what it comes after %s", uid, p.Status.Phase, p.Status.Reason, p.Status.Message, started, f)
 		case p.Status.Reason != wellknown.ReasonPredecessor && away == 0:

@@ -130,6 +130,8 @@ type Bridge struct {
 	groups  map[groupRef]podGroup              // of pods bound without a gang attempt
 	closed  bool
 
+	missing map[[2]string]absence // by namespace and gang attempt; of Pass alone
+
 	// inherited is by UID when pods were deleted that were being so before the first
 	// pass; nil before it.
 	inherited map[string]time.Time
@@ -236,6 +238,9 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 	b.locate(gangs, index)
 	b.slots.SetPart(b.part(gangs))
 	all := attemptsIn(index)
+	if fresh {
+		b.lookForMissing(ctx, index, all)
+	}
 	live := make(map[backends.Key]bool, len(gangs))
 	for _, g := range inTurns(gangs) {
 		if b.over(g) {
@@ -250,7 +255,7 @@ func (b *Bridge) Pass(ctx context.Context, fresh bool) {
 			continue // a step of this gang is under way
 		}
 		pods := members(g, index)
-		if awaits := awaitedBy(g, index, all); !slices.Equal(m.awaits, awaits) {
+		if awaits := b.awaitedBy(g, index, all, m.awaits); !slices.Equal(m.awaits, awaits) {
 			m.awaits, m.quiet = awaits, false
 		}
 		if !fresh && m.quiet && b.observed(m.quietSeq) && m.quietPods == versions(g, pods) {

@@ -119,7 +119,10 @@ func (b *Bridge) drive(ctx, work context.Context, g lifecycle.Gang, m *memo, pod
 		step := lifecycle.Next(g, b.knowledge(m), b.Clock.Now())
 		told := m.words()
 		m.lost = step.Lost
-		if step.Void != "" && m.refused == "" {
+		switch {
+		case step.Void == "" && m.refusedReason == wellknown.ReasonPredecessor: // it was taken for broken
+			m.refusedReason, m.refused = "", ""
+		case step.Void != "" && m.refused == "":
 			m.refusedReason, m.refused = wellknown.ReasonPredecessor, step.Void
 			b.tell(m, pods, corev1.EventTypeWarning, m.refusedReason, m.refused)
 		}

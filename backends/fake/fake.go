@@ -40,6 +40,9 @@ type Config struct {
 	MinJobAge time.Duration
 	// RequeueDelay is how long a requeued job waits at least; 0 is 120 s.
 	RequeueDelay time.Duration
+	// RequeueFails cancels what comes after a job that is requeued, as Slurm 22.05 does
+	// at times: it takes the end of the run for that of the job.
+	RequeueFails bool
 	// NoSingleton drops the rule that jobs of one key and user run one at a time.
 	NoSingleton bool
 	// Backfill lets smaller jobs pass a blocked one; without it the first job

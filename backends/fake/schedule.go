@@ -40,6 +40,8 @@ func (s *System) schedule() {
 	}
 }
 
+const neverSatisfied = "DependencyNeverSatisfied"
+
 // endUnmet ends the jobs, held ones too, that came after one that ended in another
 // way than well. Those can fail others in turn.
 func (s *System) endUnmet() {
@@ -49,9 +51,19 @@ func (s *System) endUnmet() {
 		}
 		j.awaits = slices.DeleteFunc(j.awaits, func(a *job) bool { return a.state == backends.StateCompleted })
 		if slices.ContainsFunc(j.awaits, func(a *job) bool { return a.state.Terminal() }) {
-			j.reason = "DependencyNeverSatisfied"
+			j.reason = neverSatisfied
 			s.end(j, backends.StateCancelled, 0, 0)
 			s.endUnmet()
+		}
+	}
+}
+
+// endBehind ends the jobs, held ones too, that wait for j.
+func (s *System) endBehind(j *job) {
+	for _, p := range slices.Clone(s.pending) {
+		if p.state == backends.StatePending && slices.Contains(p.awaits, j) {
+			p.reason = neverSatisfied
+			s.end(p, backends.StateCancelled, 0, 0)
 		}
 	}
 }
@@ -233,6 +245,9 @@ func (s *System) end(j *job, state backends.State, exit, signal int) {
 		j.eligible = s.now.Add(s.cfg.RequeueDelay)
 		s.enqueue(j)
 		s.plan(s.cfg.RequeueDelay, becomesEligible, j)
+		if s.cfg.RequeueFails {
+			s.endBehind(j)
+		}
 	} else {
 		j.state, j.exit, j.signal, j.ended = state, exit, signal, s.now
 		j.never = false

@@ -93,10 +93,17 @@ func (w *writer) decide() {
 	}
 }
 
+// neverSatisfied is why Slurm cancels a job that comes after one that did not succeed.
+const neverSatisfied = "DependencyNeverSatisfied"
+
 // unstarted adds to the end of a job that never started what it waited for in vain.
 func (w *writer) unstarted(o outcome) outcome {
-	if w.ev.Unmet != "" && w.ev.Job.State == backends.StateCancelled && w.ev.Job.Started.IsZero() && w.file == nil && w.end == nil {
-		o.reason, o.message = wellknown.ReasonPredecessor, clip(o.message+"; "+w.ev.Unmet)
+	why := w.ev.Unmet
+	if why == "" && w.ev.Job.Reason == neverSatisfied {
+		why = "the batch system took what it comes after for failed, as Slurm does at times with a job that is requeued"
+	}
+	if why != "" && w.ev.Job.State == backends.StateCancelled && w.ev.Job.Started.IsZero() && w.file == nil && w.end == nil {
+		o.reason, o.message = wellknown.ReasonPredecessor, clip(o.message+"; "+why)
 	}
 	return o
 }
