@@ -20,3 +20,8 @@ func WatchPods(ctx context.Context, client kubernetes.Interface, node string) (p
 
 // AddEphemerals is one look of the refresh loop at added containers.
 func AddEphemerals(ctx context.Context, b *Bridge) { b.addEphemerals(ctx) }
+
+// ReadPodGroup asks a real client for the minimum of a PodGroup.
+func ReadPodGroup(ctx context.Context, client kubernetes.Interface, namespace, name string) (int32, error) {
+	return (&kubeObjects{client: client}).PodGroup(ctx, namespace, name)
+}

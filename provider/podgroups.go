@@ -1,14 +1,17 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,10 +21,11 @@ import (
 )
 
 const (
-	// groupFresh is how long what a PodGroup said is taken for true: its minimum
-	// may change while its members wait.
+	// groupFresh is how long what a PodGroup said is taken for true at first: its
+	// minimum may change while its members wait. It doubles while nothing changes.
 	groupFresh = 5 * time.Second
-	// groupDeadline bounds one look at a PodGroup: a pass waits for it.
+	groupStale = time.Minute
+	// groupDeadline bounds one round of looks at PodGroups: a pass waits for it.
 	groupDeadline = 3 * time.Second
 )
 
@@ -35,9 +39,12 @@ func (g groupRef) String() string { return g.namespace + "/" + g.name }
 
 // podGroup is what is known of one.
 type podGroup struct {
+	ref    groupRef
 	min    int32  // members that make a gang; 1 and less: every pod is alone
 	untold string // why the minimum is not known, "" when it is
 	at     time.Time
+	fresh  time.Duration // how long it is taken for true
+	pods   string        // that waited for it
 }
 
 // groupOf is the PodGroup of a pod that a scheduler bound without a gang attempt.
@@ -47,46 +54,70 @@ func groupOf(pod *corev1.Pod) (groupRef, bool) {
 }
 
 // readGroups looks at the PodGroups that decide about pods which have no job yet.
-// Those of pods with one are not read: what is recorded stands.
+// Those of pods with one are not read: what is recorded stands. What a slow API
+// server does not tell in time stays as it was and is asked for again.
 func (b *Bridge) readGroups(ctx context.Context, pods []*corev1.Pod) {
-	now := b.Clock.Now()
-	b.mu.Lock()
-	wanted := map[groupRef]podGroup{}
+	waiting := map[groupRef][]string{}
 	for _, p := range pods {
 		f := facts(p)
 		if ref, ok := groupOf(p); ok && f.Attempt == "" && f.JobID == "" && !f.Finished && !f.Deleting {
-			wanted[ref] = b.groups[ref]
+			waiting[ref] = append(waiting[ref], f.UID)
+		}
+	}
+	now := b.Clock.Now()
+	known := map[groupRef]podGroup{}
+	var due []podGroup
+	b.mu.Lock()
+	for ref, uids := range waiting {
+		slices.Sort(uids)
+		g, ok := b.groups[ref]
+		if ok {
+			known[ref] = g
+		}
+		g.ref = ref
+		if all := strings.Join(uids, " "); g.pods != all {
+			g.pods, g.fresh = all, 0
+		}
+		if age := now.Sub(g.at); !ok || age < 0 || age >= max(g.fresh, groupFresh) {
+			due = append(due, g)
 		}
 	}
 	b.mu.Unlock()
-	read := map[groupRef]podGroup{}
-	var mu sync.Mutex // of read
-	var group sync.WaitGroup
-	free := make(chan struct{}, apiParallel)
-	for ref, have := range wanted {
-		if age := now.Sub(have.at); !have.at.IsZero() && age >= 0 && age < groupFresh {
-			continue
-		}
-		group.Go(func() {
-			free <- struct{}{}
-			defer func() { <-free }()
-			got := b.readGroup(ctx, ref)
-			got.at = now
+	// Those that were read longest ago first: none starves.
+	slices.SortFunc(due, func(x, y podGroup) int {
+		return cmp.Or(x.at.Compare(y.at), cmp.Compare(x.ref.String(), y.ref.String()))
+	})
+	round, cancel := context.WithTimeout(ctx, groupDeadline)
+	defer cancel()
+	var mu sync.Mutex // of known
+	var group errgroup.Group
+	group.SetLimit(apiParallel)
+	for _, g := range due {
+		group.Go(func() error {
+			if round.Err() != nil {
+				return nil
+			}
+			got := b.readGroup(round, g.ref)
+			if round.Err() != nil && !g.at.IsZero() {
+				got.min, got.untold = g.min, g.untold
+			}
+			got.ref, got.pods, got.fresh, got.at = g.ref, g.pods, groupFresh, b.Clock.Now()
+			if g.fresh > 0 && got.min == g.min && got.untold == g.untold {
+				got.fresh = min(2*g.fresh, groupStale)
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			read[ref] = got
+			known[g.ref] = got
+			return nil
 		})
 	}
-	group.Wait()
-	maps.Copy(wanted, read)
+	_ = group.Wait() // none fails
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.groups = wanted
+	b.groups = known
 }
 
 func (b *Bridge) readGroup(ctx context.Context, ref groupRef) podGroup {
-	ctx, cancel := context.WithTimeout(ctx, groupDeadline)
-	defer cancel()
 	least, err := b.Objects.PodGroup(ctx, ref.namespace, ref.name)
 	switch {
 	case errors.Is(err, ErrNoPodGroups):
@@ -143,13 +174,17 @@ func (b *Bridge) grouped(list []lifecycle.Pod, pods []*corev1.Pod) {
 
 // PodGroup reads the minimum of a PodGroup of Volcano's kind.
 func (k *kubeObjects) PodGroup(ctx context.Context, namespace, name string) (int32, error) {
-	raw, err := k.client.CoreV1().RESTClient().Get().AbsPath("/apis/scheduling.volcano.sh/v1beta1").
-		Namespace(namespace).Resource("podgroups").Name(name).DoRaw(ctx)
-	if err != nil {
-		// The path itself is unknown, rather than the object.
-		if _, unknown := apierrors.StatusCause(err, metav1.CauseTypeUnexpectedServerResponse); unknown && apierrors.IsNotFound(err) {
+	result := k.client.CoreV1().RESTClient().Get().AbsPath("/apis/scheduling.volcano.sh/v1beta1").
+		Namespace(namespace).Resource("podgroups").Name(name).SetHeader("Accept", "application/json").Do(ctx)
+	// Raw takes every refusal for an unexpected one; Error reads what it says.
+	if err := result.Error(); err != nil {
+		if apierrors.IsNotFound(err) && !names(err) {
 			return 0, ErrNoPodGroups
 		}
+		return 0, err
+	}
+	raw, err := result.Raw()
+	if err != nil {
 		return 0, err
 	}
 	var group struct {
@@ -161,4 +196,15 @@ func (k *kubeObjects) PodGroup(ctx context.Context, namespace, name string) (int
 		return 0, fmt.Errorf("read PodGroup %s/%s: %w", namespace, name, err)
 	}
 	return group.Spec.MinMember, nil
+}
+
+// names reports whether a refusal is about an object rather than about its path,
+// which the API server answers with plain text.
+func names(err error) bool {
+	var told apierrors.APIStatus
+	if _, plain := apierrors.StatusCause(err, metav1.CauseTypeUnexpectedServerResponse); plain || !errors.As(err, &told) {
+		return false
+	}
+	details := told.Status().Details
+	return details != nil && details.Name != ""
 }

@@ -63,9 +63,11 @@ func newForeign(t *testing.T, gate *faultyGate) *foreign {
 }
 
 // begin starts a daemon that remembers nothing.
-func (f *foreign) begin() {
+func (f *foreign) begin() { f.beginWith(f.groups) }
+
+func (f *foreign) beginWith(objects provider.Objects) {
 	f.bridge = provider.NewBridge(provider.Options{
-		Cluster: f.cluster(), Owner: owner, Launcher: "slurm", Backend: f.system, Stager: f.stager, Pods: f.api, Objects: f.groups,
+		Cluster: f.cluster(), Owner: owner, Launcher: "slurm", Backend: f.system, Stager: f.stager, Pods: f.api, Objects: objects,
 		Gate: f.gate, Clock: f.clock, Log: logr.Discard(),
 	})
 	f.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{
