@@ -266,9 +266,28 @@ func forged(g *lifecycle.Gang, m *memo) bool {
 	return true
 }
 
+// strayed names a live pod that the gang's job would run although the pod is a
+// member no more: another daemon, which saw other members of its PodGroup, wrote
+// another intent on it. "" when there is none.
+func (b *Bridge) strayed(g *lifecycle.Gang, m *memo) string {
+	for _, p := range b.Pods.List() {
+		f := facts(p)
+		if _, staged := m.ranks[f.UID]; !staged || f.Deleting || f.Finished {
+			continue
+		}
+		if !slices.ContainsFunc(g.Members, func(mem lifecycle.Pod) bool { return mem.UID == f.UID }) {
+			return f.Namespace + "/" + f.Name
+		}
+	}
+	return ""
+}
+
 func (b *Bridge) release(ctx context.Context, g *lifecycle.Gang, m *memo, id backends.JobID) error {
 	if forged(g, m) {
 		return &waiting{"ForeignJob", fmt.Sprintf("batch job %s is not the job of this pod", id)}
+	}
+	if name := b.strayed(g, m); name != "" {
+		return &waiting{"MemberElsewhere", fmt.Sprintf("batch job %s stays held: it would run pod %s too, which another batch job runs; delete this pod or that one", id, name)}
 	}
 	tracing.SetJob(ctx, id)
 	err := b.Gate.Do(ctx, string(lifecycle.Release), func(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -14,7 +15,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/effect"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 // What an API server answers about a PodGroup that it doesn't have is told from
@@ -109,5 +113,60 @@ func TestPodGroupsAreReadLessOften(t *testing.T) {
 	f.ticks(3)
 	if ja, jb := f.jobOf(a), f.jobOf(b); ja == "" || ja != jb {
 		t.Errorf("the gang has jobs %q and %q, want one", ja, jb)
+	}
+}
+
+// between does something before one effect.
+type between struct {
+	effect.Gate
+	effect string
+	nth    atomic.Int32
+	then   func()
+}
+
+func (g *between) Do(ctx context.Context, effect string, fn func(context.Context) error) error {
+	if effect == g.effect && g.nth.Add(-1) == 0 {
+		g.then()
+	}
+	return g.Gate.Do(ctx, effect, fn)
+}
+
+// A daemon that sees further members writes another intent on a pod whose rank is
+// staged already: the first job, which would run it too, stays held.
+func TestMemberTakenBeforeRelease(t *testing.T) {
+	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f.groups.set("ring", 2)
+	a, b := f.bind("ring-1", "ring", "node-main"), f.bind("ring-2", "ring", "node-main")
+	gate := &between{Gate: f.gate, effect: "record", then: func() {
+		if _, err := f.api.WriteIntent(t.Context(), f.api.Get(b.UID), "iotherdaemon"); err != nil {
+			t.Error(err)
+		}
+	}}
+	gate.nth.Store(2) // the first member is recorded
+	f.beginThrough(gate, f.groups)
+	f.ticks(6)
+	if gate.nth.Load() > 0 {
+		t.Fatal("the second member was never to be recorded")
+	}
+	ran := map[string][]backends.JobID{}
+	for _, j := range f.system.Jobs() {
+		if !j.Held {
+			f.stager.Change(j.Key, func(g *providertest.StagedGang) {
+				for _, p := range g.Output.Pods {
+					ran[p.Pod.Name] = append(ran[p.Pod.Name], j.ID)
+				}
+			})
+		}
+	}
+	for name, jobs := range ran {
+		if len(jobs) > 1 {
+			t.Errorf("pod %s runs in jobs %v", name, jobs)
+		}
+	}
+	if f.jobOf(b) == "" || f.jobOf(a) == f.jobOf(b) {
+		t.Errorf("the members have jobs %q and %q, want two", f.jobOf(a), f.jobOf(b))
+	}
+	if events := strings.Join(f.api.Events(), "\n"); !strings.Contains(events, "MemberElsewhere") || !strings.Contains(events, "batch job 1 stays held") {
+		t.Errorf("nothing tells why the first job stays held: %s; waits for %s", events, f.waits(a))
 	}
 }

@@ -20,6 +20,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
@@ -65,10 +66,12 @@ func newForeign(t *testing.T, gate *faultyGate) *foreign {
 // begin starts a daemon that remembers nothing.
 func (f *foreign) begin() { f.beginWith(f.groups) }
 
-func (f *foreign) beginWith(objects provider.Objects) {
+func (f *foreign) beginWith(objects provider.Objects) { f.beginThrough(f.gate, objects) }
+
+func (f *foreign) beginThrough(gate effect.Gate, objects provider.Objects) {
 	f.bridge = provider.NewBridge(provider.Options{
 		Cluster: f.cluster(), Owner: owner, Launcher: "slurm", Backend: f.system, Stager: f.stager, Pods: f.api, Objects: objects,
-		Gate: f.gate, Clock: f.clock, Log: logr.Discard(),
+		Gate: gate, Clock: f.clock, Log: logr.Discard(),
 	})
 	f.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{
 		{Name: "node-main", Partition: "main", MaxPodsPending: 1000}, {Name: "node-other", Partition: "main", MaxPodsPending: 1000},
