@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -268,8 +269,12 @@ func forged(g *lifecycle.Gang, m *memo) bool {
 
 // strayed names a live pod that the gang's job would run although the pod is a
 // member no more: another daemon, which saw other members of its PodGroup, wrote
-// another intent on it. "" when there is none.
+// another intent on it. "" when there is none. Only there members may change: an
+// attempt of a Binding has the same for ever.
 func (b *Bridge) strayed(g *lifecycle.Gang, m *memo) string {
+	if !strings.Contains(g.Attempt, ofPodGroup) {
+		return ""
+	}
 	for _, p := range b.Pods.List() {
 		f := facts(p)
 		if _, staged := m.ranks[f.UID]; !staged || f.Deleting || f.Finished {

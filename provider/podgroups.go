@@ -32,6 +32,9 @@ const (
 // ErrNoPodGroups says that the API server knows no PodGroups at all.
 var ErrNoPodGroups = errors.New("the API server has no PodGroups")
 
+// ofPodGroup is in the attempt of a gang that a PodGroup makes.
+const ofPodGroup = "/podgroup/"
+
 // groupRef names a PodGroup.
 type groupRef struct{ namespace, name string }
 
@@ -156,7 +159,7 @@ func (b *Bridge) grouped(list []lifecycle.Pod, pods []*corev1.Pod) {
 			continue // alone
 		}
 		p.Group = ref.String()
-		p.Attempt = ref.namespace + "/" + node + "/podgroup/" + ref.name
+		p.Attempt = ref.namespace + "/" + node + ofPodGroup + ref.name
 		if !open {
 			continue
 		}
