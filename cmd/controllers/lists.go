@@ -104,7 +104,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 	if err := crons.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
-	flows := &jobflow.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(jobflow.Name), Now: o.now}
+	flows := &jobflow.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(jobflow.Name), Now: o.now}
 	if err := flows.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}

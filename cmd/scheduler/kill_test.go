@@ -198,6 +198,23 @@ func (r *runner) tail() string {
 	return string(text[max(0, len(text)-2000):])
 }
 
+// leads waits until the scheduler has the lease.
+func (r *runner) leads(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		if text, err := os.ReadFile(r.log); err == nil && strings.Contains(string(text), "Successfully acquired lease") {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("it never has the lease:\n%s", r.tail())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // world is a cluster that its gangs fill to the last GPU, so that one pod that is
 // out of its place keeps a gang from ever being whole.
 type world struct {
@@ -501,6 +518,7 @@ func TestStoppedLeaderSendsNothingMore(t *testing.T) {
 		t.Fatal("nothing was left to do for the second scheduler")
 	}
 	second := start(t, plane, fate{}, flags[:4]...)
+	second.leads(t) // also where what the first had under way completes all gangs
 	w.whole(t, first, second)
 	before := first.sent()
 	if err := first.cmd.Process.Signal(syscall.SIGCONT); err != nil {

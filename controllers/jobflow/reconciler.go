@@ -36,6 +36,8 @@ const probePause = 5 * time.Second
 type Reconciler struct {
 	// Client reads from a cache that has seen the client's own writes.
 	Client client.Client
+	// Live reads nodes without a cache: few flows need few nodes.
+	Live client.Reader
 	// Events tells users what happened.
 	Events events.EventRecorder
 	// Now is the clock.
@@ -185,7 +187,7 @@ func (r *Reconciler) placement(ctx context.Context, in *Input) error {
 				continue
 			}
 			node := &corev1.Node{}
-			if err := r.Client.Get(ctx, client.ObjectKey{Name: p.Spec.NodeName}, node); client.IgnoreNotFound(err) != nil {
+			if err := r.Live.Get(ctx, client.ObjectKey{Name: p.Spec.NodeName}, node); client.IgnoreNotFound(err) != nil {
 				return fmt.Errorf("read node %s: %w", p.Spec.NodeName, err)
 			}
 			in.Clusters[p.Spec.NodeName] = node.Labels[wellknown.Cluster]

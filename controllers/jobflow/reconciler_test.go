@@ -35,7 +35,7 @@ func TestMain(m *testing.M) { os.Exit(controllertest.Main(m, &plane)) }
 func TestJobFlow(t *testing.T) {
 	ns := plane.Namespace(t)
 	plane.Run(t, ctrl.Options{}, func(ctx context.Context, mgr ctrl.Manager) error {
-		r := &jobflow.Reconciler{Client: mgr.GetClient(), Events: mgr.GetEventRecorder(jobflow.Name), Now: time.Now}
+		r := &jobflow.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(jobflow.Name), Now: time.Now}
 		if err := r.SetupWithManager(ctx, mgr); err != nil {
 			return err
 		}

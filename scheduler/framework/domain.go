@@ -63,10 +63,10 @@ func (s *Session) DomainsFor(g *snapshot.Gang) []Domain {
 }
 
 // Stranded names a node that does not exist and that a member of the gang is bound to,
-// "" when there is none.
+// "" when there is none. One that terminates does not come back.
 func (s *Session) Stranded(g *snapshot.Gang) string {
 	for _, p := range g.Pods {
-		if p.Node != "" && !p.Terminal() {
+		if p.Node != "" && !p.Terminal() && !p.Terminating {
 			if _, ok := s.Snapshot.Node(p.Node); !ok {
 				return p.Node
 			}

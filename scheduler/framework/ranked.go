@@ -67,6 +67,7 @@ func (s *Session) before(f *follow, fn func()) {
 	was := s.Txn
 	s.Txn = f.from.txn
 	defer func() { s.Txn = was }()
+	s.Txn.Overlook(s.scope.overlooked) // it was forked for a gang of perhaps another profile
 	fn()
 }
 
