@@ -256,6 +256,7 @@ var lacks = []struct {
 	{"ExcludeHosts", func(c backends.Capabilities) bool { return c.ExcludeHosts }, "includeHosts and excludeHosts cannot leave several hosts out of many"},
 	{"Licenses", func(c backends.Capabilities) bool { return c.Licenses }, "licences cannot be asked for"},
 	{"Switches", func(c backends.Capabilities) bool { return c.Switches }, "hosts at one switch cannot be asked for"},
+	{"After", func(c backends.Capabilities) bool { return c.After }, "no job waits there for another one, only here"},
 	// One host is what is left when all others are left out.
 	{"OneHost", func(c backends.Capabilities) bool { return c.OneHost || c.ExcludeHosts }, "nor a single one"},
 }
