@@ -74,7 +74,7 @@ test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 10
 	  ISTHMUS_TRIALS=50 go test -timeout 60m -count=1 -json -run TestConvergence ./test/e2e; \
 	  ISTHMUS_TRIALS=1000 go test -timeout 120m -count=1 -json -run TestDownWhileJobsEnd ./test/e2e; \
 	  ISTHMUS_TRIALS=50 go test -timeout 60m -count=1 -json -run TestDaemonEndsInOrder ./test/e2e; \
-	  ISTHMUS_UPGRADE=200 go test -timeout 60m -count=1 -json ./test/upgrade; \
+	  ISTHMUS_UPGRADE=200 go test -tags upgrade -timeout 60m -count=1 -json ./test/upgrade; \
 	  ISTHMUS_SEEDS=5 go test -race -timeout 60m -count=1 -json ./test/crash; \
 	  go test -race -timeout 60m -count=1 -json $$properties -rapid.checks=2000; \
 	  go test -race -timeout 120m -count=5 -json $$(go list ./... | grep -v /test/crash); } | go run ./test/testbed/summary
@@ -132,6 +132,7 @@ verify: ## generated files, formatting and go.mod are as they should be
 	go mod tidy -diff
 	go mod verify
 	go vet -tags record ./backends/slurm
+	go vet -tags upgrade ./test/upgrade
 
 clean: ## remove what the other targets built in this folder (the cache in ~/.cache/isthmus stays)
 	rm -rf bin $(OUT)

@@ -1,10 +1,14 @@
+//go:build upgrade
+
 // Package upgrade has no code of its own: its test goes from the previous version of
-// Isthmus to the present one and back while jobs run on a real Slurm.
+// Isthmus to the present one and back while jobs run on a real Slurm. It builds another
+// version's programs and plays for ten minutes, so it has a build tag of its own:
+//
+//	ISTHMUS_UPGRADE=200 go test -tags upgrade -timeout 60m ./test/upgrade
 package upgrade_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,14 +34,15 @@ const jobsOf = "ISTHMUS_UPGRADE"
 // retries stay as they are; what a version began is looked into, told to end and
 // finished by the other; each version runs new jobs meanwhile.
 func TestUpgradeAndBack(t *testing.T) {
-	jobs, err := strconv.Atoi(os.Getenv(jobsOf))
-	if err != nil || jobs < 1 {
-		t.Skipf("SKIP: it builds another version's programs and plays for minutes: `make test-long` does, or %s=<number of jobs> with a time limit", jobsOf)
+	jobs := 40
+	if text := os.Getenv(jobsOf); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			t.Fatalf("%s is %q, must be a number of jobs", jobsOf, text)
+		}
+		jobs = n
 	}
 	previous, err := buildPrevious(t.Context(), t.Output())
-	if errors.Is(err, errNoHistory) {
-		t.Skipf("SKIP: %v", err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +53,7 @@ func TestUpgradeAndBack(t *testing.T) {
 	marks := openMarks(t)
 	w := newWorld(t, marks, previous)
 	if w.env.Slurm() == nil {
-		t.Skip("SKIP: this machine runs the local batch system, and this is about jobs of a Slurm")
+		t.Fatal("this machine runs the local batch system, and this is about jobs of a Slurm")
 	}
 
 	w.begin("a", jobs)
