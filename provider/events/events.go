@@ -41,6 +41,7 @@ var Reasons = map[string]string{
 	"InvalidImageName":                "the name of an image is none",
 	"InvalidSpec":                     "the pod can never run here as it is: the field that is in the way",
 	"Killing":                         "a container is killed, and why",
+	"MemberElsewhere":                 "the gang's batch job stays held, for it holds a pod that another batch job runs",
 	"NamespaceUnknown":                "the namespace is not known yet",
 	"NoAccount":                       "no account of the BatchCluster matches the namespace",
 	"Note":                            "something is harmless and different from a kubelet",
