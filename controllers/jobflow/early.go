@@ -42,6 +42,7 @@ type behind struct {
 	runs     []string // of the Jobs, see runOf
 	cluster  string   // BatchCluster
 	first    []*batch.Job
+	queues   []string // that these are in
 }
 
 // runOf names the present run of a Job: a restart of it, or of a part of it, is another.
@@ -50,7 +51,8 @@ func runOf(job *batch.Job) string {
 }
 
 // early says what a step would wait for at the batch system, and why it does not:
-// waits for what may pass, never for what the flow is to hear of.
+// waits for what may pass, never for what the flow is to hear of. What may pass is seen
+// in Jobs and pods, and the flow is looked at again with each of them that changes.
 func (o *Output) early(in Input, step *flow.Flow) (b behind, waits bool, never string) {
 	d := step.DependsOn
 	if d.Probe != nil {
@@ -85,7 +87,7 @@ func (o *Output) early(in Input, step *flow.Flow) (b behind, waits bool, never s
 		default:
 			b.cluster = cluster
 		}
-		b.first = append(b.first, job)
+		b.first, b.queues = append(b.first, job), append(b.queues, in.queueOf(job, in.Pods[name]))
 		b.attempts, b.runs = append(b.attempts, attempt), append(b.runs, runOf(job))
 	}
 	return b, len(b.attempts) == 0, ""
@@ -183,11 +185,25 @@ func placed(job *batch.Job, pods []*corev1.Pod) (attempt, node string) {
 	return attempt, node
 }
 
-// rivals says why a Job could be given the room of one that it waits for, "" when it
-// could not: it is of another queue or priority.
-func rivals(job, first *batch.Job) string {
-	// An empty queue may be that of the namespace: then it is not known to be the same.
-	if own, other := cmp.Or(job.Spec.Queue, scheduling.DefaultQueue), cmp.Or(first.Spec.Queue, scheduling.DefaultQueue); own != other {
+// queueOf is the queue that a Job is in, or would be. One that names none, or the default
+// one, is in that of its namespace; where it has pods, they say which that was when it
+// began.
+func (in Input) queueOf(job *batch.Job, pods []*corev1.Pod) string {
+	if own := job.Spec.Queue; own != "" && own != scheduling.DefaultQueue {
+		return own
+	}
+	for _, p := range pods {
+		if own := p.Annotations[batch.QueueNameKey]; own != "" {
+			return own
+		}
+	}
+	return cmp.Or(in.NamespaceQueue, scheduling.DefaultQueue)
+}
+
+// rivals says why a Job of a queue could be given the room of one that it waits for, ""
+// when it could not: it is of another queue or priority.
+func rivals(job *batch.Job, own string, first *batch.Job, other string) string {
+	if own != other {
 		return fmt.Sprintf("it is of queue %s, and job %s of queue %s, which may have to make room for it", own, first.Name, other)
 	}
 	for _, j := range []*batch.Job{job, first} {
@@ -202,9 +218,10 @@ func rivals(job, first *batch.Job) string {
 }
 
 // queueBehind makes a Job one that waits.
-func queueBehind(job *batch.Job, b behind) (why string) {
-	for _, first := range b.first {
-		if why := rivals(job, first); why != "" {
+func (in Input) queueBehind(job *batch.Job, b behind) (why string) {
+	own := in.queueOf(job, nil)
+	for i, first := range b.first {
+		if why := rivals(job, own, first, b.queues[i]); why != "" {
 			return why
 		}
 	}
@@ -225,48 +242,67 @@ func queueBehind(job *batch.Job, b behind) (why string) {
 
 // voids finds the Jobs that were made early and have to be taken back: what they wait
 // for was restarted, ended badly, or did not succeed as the batch system sees it. None
-// of them has started. Those that have nothing to wait for any more are settled.
+// of them has started, as far as its pods tell. Those that have nothing to wait for any
+// more are settled.
 func voids(in Input) (void map[string]bool, settled []*batch.Job) {
 	void = map[string]bool{}
 	if !concerned(in.Flow, in.Jobs) {
 		return void, nil
 	}
 	for name, job := range in.Jobs {
-		if slices.ContainsFunc(in.Pods[name], func(p *corev1.Pod) bool { return p.Status.Reason == wellknown.ReasonPredecessor }) {
-			void[name] = true
-			continue
-		}
 		waits := job.Annotations[wellknown.AfterJobs]
-		if waits == "" {
-			continue
-		}
-		over := true
-		for line := range strings.SplitSeq(waits, "\n") {
-			first, _, _ := strings.Cut(line, " ")
-			switch other := in.Jobs[first]; {
-			case other == nil:
-				// One that completed has completed, whoever deleted it.
-				if !completed(in.Flow, first) {
-					void[name] = true
-				}
-			case runOf(other) != line:
-				void[name] = true
-			case other.Status.State.Phase == batch.Completed:
-			case other.Status.State.Phase == batch.Pending, other.Status.State.Phase == batch.Running, other.Status.State.Phase == "":
-				over = false
-			default:
-				void[name] = true
-			}
-		}
-		if over && !void[name] {
+		switch pods := in.Pods[name]; {
+		case slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return p.Status.Reason == wellknown.ReasonPredecessor }):
+			void[name] = true
+		case waits == "":
+		case slices.ContainsFunc(pods, started):
+			// The batch system let it start, so all that it waited for has ended well
+			// there, whatever has become of the objects that told of it.
 			settled = append(settled, job)
+		default:
+			over, lost := true, false
+			for run := range strings.SplitSeq(waits, "\n") {
+				goesOn, completed := in.asItWas(run)
+				over, lost = over && completed, lost || !goesOn && !completed
+			}
+			switch {
+			case lost:
+				void[name] = true
+			case over:
+				settled = append(settled, job)
+			}
 		}
 	}
 	slices.SortFunc(settled, func(a, b *batch.Job) int { return strings.Compare(a.Name, b.Name) })
 	return void, settled
 }
 
-// completed says that a Job's completion is on record.
-func completed(f *flow.JobFlow, name string) bool {
-	return slices.Contains(f.Status.CompletedJobs, name)
+// asItWas looks at the run of a Job that another waits for, see runOf: whether it goes
+// on, or has completed. It does neither when it was restarted, ended badly, or is gone.
+func (in Input) asItWas(run string) (goesOn, completed bool) {
+	name, _, _ := strings.Cut(run, " ")
+	job := in.Jobs[name]
+	if job == nil {
+		// One that completed has completed, whoever deleted it.
+		return false, slices.Contains(in.Flow.Status.CompletedJobs, name)
+	}
+	if runOf(job) != run {
+		return false, false
+	}
+	switch job.Status.State.Phase {
+	case "", batch.Pending, batch.Running:
+		return true, false
+	case batch.Completed:
+		return false, true
+	}
+	return false, false
+}
+
+// started says that some container of a pod has run on its virtual node: it does not
+// say so of one that waits in the queue of the batch system.
+func started(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodSucceeded ||
+		slices.ContainsFunc(slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses), func(c corev1.ContainerStatus) bool {
+			return c.State.Running != nil || c.State.Terminated != nil && !c.State.Terminated.StartedAt.IsZero() || c.LastTerminationState.Terminated != nil
+		})
 }

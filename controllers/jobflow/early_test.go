@@ -39,6 +39,10 @@ func (in Input) bound(name string, change ...func(*corev1.Pod)) Input {
 	for _, c := range change {
 		c(pods[1])
 	}
+	// What a Job's pods say of its queue, each of them says.
+	if queue, ok := pods[1].Annotations[batch.QueueNameKey]; ok {
+		pods[0].Annotations[batch.QueueNameKey] = queue
+	}
 	in.Pods[job.Name] = pods
 	return in
 }
@@ -109,11 +113,15 @@ func TestEarly(t *testing.T) {
 		"tasks that are different": {spec(func(s *batch.JobSpec) {
 			s.Tasks = append(s.Tasks, batch.TaskSpec{Name: "v", Replicas: 1, Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "i"}}}}})
 		}), "", "different resources"},
-		"a task that waits": {spec(func(s *batch.JobSpec) { s.Tasks[0].DependsOn = &batch.DependsOn{Name: []string{"v"}} }), "", "depends on another"},
-		"another priority":  {running().bound("a").edit("b", func(s *batch.JobSpec) { s.PriorityClassName = "high" }), "f-c", "other priorities"},
-		"a task of another": {spec(func(s *batch.JobSpec) { s.Tasks[0].Template.Spec.PriorityClassName = "low" }), "", "other priorities"},
-		"another queue":     {running().bound("a").edit("b", func(s *batch.JobSpec) { s.Queue = "p" }), "f-c", "of queue p"},
-		"no queue, and one": {running().bound("a").edit("b", func(s *batch.JobSpec) { s.Queue = "" }), "f-c", "of queue default"},
+		"a task that waits":                      {spec(func(s *batch.JobSpec) { s.Tasks[0].DependsOn = &batch.DependsOn{Name: []string{"v"}} }), "", "depends on another"},
+		"another priority":                       {running().bound("a").edit("b", func(s *batch.JobSpec) { s.PriorityClassName = "high" }), "f-c", "other priorities"},
+		"a task of another":                      {spec(func(s *batch.JobSpec) { s.Tasks[0].Template.Spec.PriorityClassName = "low" }), "", "other priorities"},
+		"another queue":                          {running().bound("a").edit("b", func(s *batch.JobSpec) { s.Queue = "p" }), "f-c", "of queue p"},
+		"no queue, and one":                      {running().bound("a").edit("b", func(s *batch.JobSpec) { s.Queue = "" }), "f-c", "of queue default"},
+		"the namespace's queue, and the same":    {running().bound("a").edit("b", func(s *batch.JobSpec) { s.Queue = "" }).inNamespaceOf("q"), "f-b f-c", ""},
+		"the namespace's queue, and another":     {running().bound("a").edit("b", func(s *batch.JobSpec) { s.Queue = "default" }).inNamespaceOf("p"), "f-c", "of queue p, and job f-a of queue q"},
+		"both the namespace's":                   {running().edit("a", func(s *batch.JobSpec) { s.Queue = "" }).bound("a", inQueue("p")).edit("b", func(s *batch.JobSpec) { s.Queue = "" }).edit("c", func(s *batch.JobSpec) { s.Queue = "p" }).inNamespaceOf("p"), "f-b f-c", ""},
+		"it began before the namespace had that": {running().edit("a", func(s *batch.JobSpec) { s.Queue = "" }).bound("a", inQueue("old")).edit("b", func(s *batch.JobSpec) { s.Queue = "" }).inNamespaceOf("p"), "", "job f-a of queue old"},
 		"the step is for elsewhere": {running().bound("a").edit("b", func(s *batch.JobSpec) {
 			s.Tasks[0].Template.Spec.NodeSelector = map[string]string{wellknown.Cluster: "hpc2"}
 		}), "f-c", "to run on cluster hpc2"},
@@ -135,6 +143,17 @@ func TestEarly(t *testing.T) {
 		job.Spec.Tasks[0].Template.Spec.NodeSelector[wellknown.Cluster] != "hpc" {
 		t.Errorf("the job is %+v", job)
 	}
+}
+
+// inNamespaceOf says which queue is the namespace's.
+func (in Input) inNamespaceOf(queue string) Input {
+	in.NamespaceQueue = queue
+	return in
+}
+
+// inQueue says of a Job's pods which queue they were made in.
+func inQueue(queue string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Annotations[batch.QueueNameKey] = queue }
 }
 
 // elsewhere moves a Job's pods to another cluster.
@@ -166,18 +185,30 @@ func TestTakenBack(t *testing.T) {
 		settle bool
 		phase  flow.Phase
 	}{
-		"nothing happened":       {func(Input, *batch.Job, *batch.Job) {}, false, false, flow.Running},
-		"it completed":           {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase = batch.Completed }, false, true, flow.Running},
-		"it failed":              {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase = batch.Failed }, true, false, flow.Failed},
-		"it is ended":            {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase = batch.Terminating }, true, false, flow.Running},
-		"it restarts":            {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase, a.Status.RetryCount = batch.Restarting, 1 }, true, false, flow.Running},
-		"it was restarted":       {func(_ Input, a, _ *batch.Job) { a.Status.Version = 1 }, true, false, flow.Running},
-		"a pod was":              {func(_ Input, a, _ *batch.Job) { a.Status.RetryCount = 1 }, true, false, flow.Running},
-		"another of its name":    {func(_ Input, a, _ *batch.Job) { a.UID = "u-y" }, true, false, flow.Running},
-		"it was deleted":         {func(in Input, a, _ *batch.Job) { delete(in.Jobs, a.Name) }, true, false, flow.Pending},
-		"deleted when done":      {func(in Input, a, _ *batch.Job) { done(in, a); delete(in.Jobs, a.Name) }, false, true, flow.Running},
-		"its own pods gave up":   {func(in Input, _, b *batch.Job) { gaveUp(in, b) }, true, false, flow.Running},
-		"also when settled":      {func(in Input, a, b *batch.Job) { done(in, a); b.Annotations = nil; gaveUp(in, b) }, true, false, flow.Running},
+		"nothing happened":              {func(Input, *batch.Job, *batch.Job) {}, false, false, flow.Running},
+		"it completed":                  {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase = batch.Completed }, false, true, flow.Running},
+		"it failed":                     {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase = batch.Failed }, true, false, flow.Failed},
+		"it is ended":                   {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase = batch.Terminating }, true, false, flow.Running},
+		"it restarts":                   {func(_ Input, a, _ *batch.Job) { a.Status.State.Phase, a.Status.RetryCount = batch.Restarting, 1 }, true, false, flow.Running},
+		"it was restarted":              {func(_ Input, a, _ *batch.Job) { a.Status.Version = 1 }, true, false, flow.Running},
+		"a pod was":                     {func(_ Input, a, _ *batch.Job) { a.Status.RetryCount = 1 }, true, false, flow.Running},
+		"another of its name":           {func(_ Input, a, _ *batch.Job) { a.UID = "u-y" }, true, false, flow.Running},
+		"it was deleted":                {func(in Input, a, _ *batch.Job) { delete(in.Jobs, a.Name) }, true, false, flow.Pending},
+		"deleted when done":             {func(in Input, a, _ *batch.Job) { done(in, a); delete(in.Jobs, a.Name) }, false, true, flow.Running},
+		"its own pods gave up":          {func(in Input, _, b *batch.Job) { gaveUp(in, b) }, true, false, flow.Running},
+		"also when settled":             {func(in Input, a, b *batch.Job) { done(in, a); b.Annotations = nil; gaveUp(in, b) }, true, false, flow.Running},
+		"deleted when it had started":   {func(in Input, a, b *batch.Job) { delete(in.Jobs, a.Name); begun(in, b, corev1.PodRunning) }, false, true, flow.Pending},
+		"deleted when it had succeeded": {func(in Input, a, b *batch.Job) { delete(in.Jobs, a.Name); begun(in, b, corev1.PodSucceeded) }, false, true, flow.Pending},
+		"restarted when it had started": {func(in Input, a, b *batch.Job) { a.Status.Version = 1; begun(in, b, corev1.PodRunning) }, false, true, flow.Running},
+		"deleted when it had failed by itself": {func(in Input, a, b *batch.Job) {
+			delete(in.Jobs, a.Name)
+			begun(in, b, corev1.PodFailed)
+		}, false, true, flow.Pending},
+		"deleted before it started": {func(in Input, a, b *batch.Job) {
+			delete(in.Jobs, a.Name)
+			in.Pods[b.Name] = []*corev1.Pod{{Status: corev1.PodStatus{Phase: corev1.PodPending,
+				ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "Pending"}}}}}}}
+		}, true, false, flow.Pending},
 		"not asked for any more": {func(in Input, a, _ *batch.Job) { in.Flow.Annotations, a.Status.Version = nil, 1 }, true, false, flow.Running},
 		"failed by itself": {func(_ Input, a, b *batch.Job) {
 			a.Status.State.Phase, b.Status.State.Phase = batch.Completed, batch.Failed
@@ -212,14 +243,24 @@ func done(in Input, a *batch.Job) {
 	in.Flow.Status.JobStatusList = []flow.JobStatus{{Name: a.Name, State: batch.Completed}}
 }
 
+// begun has one of a Job's pods started.
+func begun(in Input, b *batch.Job, phase corev1.PodPhase) {
+	state := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	if phase != corev1.PodRunning {
+		state = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{StartedAt: metav1.Unix(1, 0)}}
+	}
+	in.Pods[b.Name] = []*corev1.Pod{{Status: corev1.PodStatus{Phase: corev1.PodPending}}, {Status: corev1.PodStatus{Phase: phase,
+		ContainerStatuses: []corev1.ContainerStatus{{State: state}}}}}
+}
+
 func gaveUp(in Input, b *batch.Job) {
 	b.Status.State.Phase = batch.Failed
 	in.Pods[b.Name] = []*corev1.Pod{{Status: corev1.PodStatus{Phase: corev1.PodFailed, Reason: wellknown.ReasonPredecessor}}}
 }
 
 // Whatever the Jobs come to: one that was made early stays only while what it waits
-// for is the run that it was made for, or completed as that; and none is both taken
-// back and settled.
+// for is the run that it was made for, or completed as that; none that has started is
+// taken back; and none is both taken back and settled.
 func TestEarlyModel(t *testing.T) {
 	t.Parallel()
 	phases := []batch.JobPhase{"", batch.Pending, batch.Running, batch.Restarting, batch.Completing, batch.Completed, batch.Terminating, batch.Terminated, batch.Aborting, batch.Aborted, batch.Failed}
@@ -228,8 +269,18 @@ func TestEarlyModel(t *testing.T) {
 		a := in.Jobs["f-a"]
 		a.Status.State.Phase = rapid.SampledFrom(phases).Draw(t, "phase")
 		a.Status.Version, a.Status.RetryCount = int32(rapid.IntRange(0, 1).Draw(t, "version")), int32(rapid.IntRange(0, 1).Draw(t, "retry"))
-		if rapid.Bool().Draw(t, "gave up") {
+		switch rapid.IntRange(0, 2).Draw(t, "its pods") {
+		case 1:
 			gaveUp(in, in.Jobs["f-b"])
+		case 2:
+			begun(in, in.Jobs["f-b"], rapid.SampledFrom([]corev1.PodPhase{corev1.PodRunning, corev1.PodSucceeded, corev1.PodFailed}).Draw(t, "pod"))
+			if rapid.Bool().Draw(t, "gone") {
+				delete(in.Jobs, "f-a")
+			}
+			if out := Next(in); len(out.Delete) > 0 || len(out.Settle) != 1 {
+				t.Fatalf("it has started, and a is %+v: taken back %v, settled %v", a.Status, out.Delete, out.Settle)
+			}
+			return
 		}
 		same := a.Status.Version == 0 && a.Status.RetryCount == 0
 		goesOn := a.Status.State.Phase == "" || a.Status.State.Phase == batch.Pending || a.Status.State.Phase == batch.Running

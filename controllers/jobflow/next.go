@@ -38,7 +38,10 @@ type Input struct {
 	// nodes that they are bound to, by node; only for a flow that queues its steps early.
 	Pods     map[string][]*corev1.Pod
 	Clusters map[string]string
-	Now      time.Time
+	// NamespaceQueue is the queue that the namespace gives to Jobs that name none, "" when
+	// it gives none; it is read with the pods.
+	NamespaceQueue string
+	Now            time.Time
 
 	void map[string]bool // Jobs that are to be taken back, see voids
 }
@@ -60,9 +63,7 @@ type Output struct {
 	// annotations After and AfterJobs go.
 	Settle []*batch.Job
 	// Ask are questions that are open; the caller asks them, and decides again.
-	Ask []Question
-	// Soon says that a step may be made early before any Job changes.
-	Soon    bool
+	Ask     []Question
 	Status  flow.JobFlowStatus
 	Notices []Notice
 }
@@ -130,10 +131,10 @@ func (o *Output) start(in Input, step *flow.Flow) {
 			return
 		}
 		b, waits, never := o.early(in, step)
-		if o.Soon = o.Soon || waits; waits {
+		switch {
+		case waits:
 			return
-		}
-		if never != "" {
+		case never != "":
 			o.notEarly(name, never)
 			return
 		}
@@ -172,7 +173,7 @@ func (o *Output) start(in Input, step *flow.Flow) {
 		Spec: *spec,
 	}
 	if len(first.attempts) > 0 {
-		if why := queueBehind(job, first); why != "" {
+		if why := in.queueBehind(job, first); why != "" {
 			o.notEarly(name, why)
 			return
 		}

@@ -12,12 +12,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
@@ -61,6 +65,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		For(&flow.JobFlow{}).
 		Owns(&batch.Job{}).
 		Watches(&flow.JobTemplate{}, handler.EnqueueRequestsFromMapFunc(r.flowsOf)).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.flowOfPod), builder.WithPredicates(placedOrEnded())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2, ReconciliationTimeout: 2 * time.Minute}).
 		Complete(r)
 	if err != nil {
@@ -87,6 +92,41 @@ func (r *Reconciler) flowsOf(ctx context.Context, template client.Object) []reco
 	return out
 }
 
+// flowOfPod is the flow that a pod's Job is of.
+func (r *Reconciler) flowOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
+	owner := metav1.GetControllerOfNoCopy(pod)
+	if owner == nil || owner.Kind != "Job" || owner.APIVersion != batch.SchemeGroupVersion.String() {
+		return nil
+	}
+	job := &batch.Job{}
+	if err := r.Client.Get(ctx, client.ObjectKey{Namespace: pod.GetNamespace(), Name: owner.Name}, job); err != nil || job.UID != owner.UID {
+		return nil // what it was of is gone, which the flow hears of by its Job
+	}
+	of := metav1.GetControllerOfNoCopy(job)
+	if of == nil || of.Kind != "JobFlow" || of.APIVersion != flow.SchemeGroupVersion.String() {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: job.Namespace, Name: of.Name}}}
+}
+
+// placedOrEnded lets pass what early and voids read of pods that are queued early, or may
+// have others queued behind them. Jobs do not change when a pod is bound.
+func placedOrEnded() predicate.Predicate {
+	early := func(o client.Object) bool { return o.GetAnnotations()[wellknown.QueueEarly] == "true" }
+	return predicate.Funcs{
+		CreateFunc:  func(e event.CreateEvent) bool { return early(e.Object) },
+		DeleteFunc:  func(e event.DeleteEvent) bool { return early(e.Object) },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			was, ok := e.ObjectOld.(*corev1.Pod)
+			is, too := e.ObjectNew.(*corev1.Pod)
+			return ok && too && early(is) && (was.Spec.NodeName != is.Spec.NodeName || was.Status.Phase != is.Status.Phase ||
+				was.Status.Reason != is.Status.Reason || was.DeletionTimestamp.IsZero() != is.DeletionTimestamp.IsZero() ||
+				was.Annotations[wellknown.GangAttempt] != is.Annotations[wellknown.GangAttempt] || started(was) != started(is))
+		},
+	}
+}
+
 // Reconcile handles one JobFlow.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	f := &flow.JobFlow{}
@@ -103,7 +143,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		err := r.writeStatus(ctx, f, &out.Status)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	waits := out.Soon
+	waits := false
 	if len(out.Ask) > 0 {
 		for _, q := range out.Ask {
 			if in.Answers[q], err = r.ask(ctx, f.Namespace, in.Jobs[q.Job], q); err != nil {
@@ -112,7 +152,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			waits = waits || in.Answers[q] != ""
 		}
 		out = Next(in)
-		waits = waits || out.Soon
 	}
 	for _, n := range out.Notices {
 		kind := corev1.EventTypeNormal
@@ -169,9 +208,15 @@ func (r *Reconciler) read(ctx context.Context, f *flow.JobFlow) (Input, error) {
 	return in, nil
 }
 
-// placement reads where the pods of a flow's Jobs are.
+// placement reads where the pods of a flow's Jobs are, and which queue is that of their
+// namespace.
 func (r *Reconciler) placement(ctx context.Context, in *Input) error {
 	in.Pods, in.Clusters = map[string][]*corev1.Pod{}, map[string]string{}
+	namespace := &corev1.Namespace{}
+	if err := r.Client.Get(ctx, client.ObjectKey{Name: in.Flow.Namespace}, namespace); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get namespace: %w", err)
+	}
+	in.NamespaceQueue = namespace.Annotations[scheduling.QueueNameAnnotationKey]
 	for name, job := range in.Jobs {
 		var pods corev1.PodList
 		if err := r.Client.List(ctx, &pods, client.InNamespace(job.Namespace), client.MatchingLabels{batch.JobNameKey: name}); err != nil {
