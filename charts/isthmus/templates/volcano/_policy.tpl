@@ -69,9 +69,11 @@ spec:
   - name: said
     expression: >-
       {{ include "isthmus.volcano.said" "object" }}
+  # By where it is said: what an object may say is bounded by the cost of a search then,
+  # not by its square.
   - name: before
     expression: >-
-      request.operation == 'CREATE' ? [] : {{ include "isthmus.volcano.said" "oldObject" }}
+      request.operation == 'CREATE' ? {} : {{ include "isthmus.volcano.said" "oldObject" }}.transformMapEntry(i, s, {s.at: s.value})
   - name: fresh
-    expression: "variables.said.filter(s, !variables.before.exists(b, b.at == s.at && b.value == s.value))"
+    expression: "variables.said.filter(s, !(s.at in variables.before) || variables.before[s.at] != s.value)"
 {{- end }}
