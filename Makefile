@@ -102,6 +102,7 @@ bench: prepare ## measure what the README calls figures, each beside a reference
 	go run ./test/perf/bind
 	go run ./test/perf/tenants
 	go run ./test/perf/latency
+	go run ./test/perf/runners
 	go run ./test/perf/jobs
 	go run ./test/perf/backfill
 	go test -run '^$$' -bench . -benchmem -benchtime 5x -count=3 ./scheduler

@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -41,6 +42,9 @@ const usage = `usage:
   podrun agent stage|pull|refresh|collect|stop|remove|logs --root DIR [flags]
 `
 
+// mostProcessors is how many processors this program uses at once.
+const mostProcessors = 4
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
@@ -49,6 +53,9 @@ func run(args []string) int {
 		return agent.ExitInvalid
 	}
 	name, args := args[0], args[1:]
+	// A runner waits most of the time. On a host of many processors Go would wake as
+	// many threads for each thing that happens.
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), mostProcessors))
 	if name == stage.StageCommand {
 		return stage.Enter()
 	}

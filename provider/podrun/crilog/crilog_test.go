@@ -249,3 +249,33 @@ func TestFollowEndsWithContext(t *testing.T) {
 		t.Errorf("err = %v, want Canceled", err)
 	}
 }
+
+// The last lines of a container that falls silent reach the disk without another
+// line and without its end.
+func TestSilentLogIsSynced(t *testing.T) {
+	at := time.Unix(1000, 0)
+	w := NewWriter(openRoot(t), "c", 0, KubeletLimits(), func() time.Time { return at })
+	defer w.Close()
+	dirty := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.dirty
+	}
+	for round := range 2 {
+		w.Copy("stdout", strings.NewReader("last words\n"))
+		if !dirty() {
+			t.Fatalf("round %d: synced with the line, which a busy container could not afford", round)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		tick := time.NewTicker(10 * time.Millisecond)
+		for dirty() {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatalf("round %d: nothing syncs what was written", round)
+			}
+		}
+		tick.Stop()
+		cancel()
+	}
+}

@@ -44,6 +44,7 @@ type Writer struct {
 	cause  error
 	dirty  bool
 	synced time.Time
+	later  *time.Timer // runs once there is something to sync, so that a silent container wakes nobody
 }
 
 // NewWriter opens the log of the given run in dir beneath root, which it makes
@@ -153,7 +154,10 @@ func (w *Writer) append(b []byte) bool {
 		return false
 	}
 	w.size += int64(len(b))
-	w.dirty = true
+	if !w.dirty {
+		w.dirty = true
+		w.soon()
+	}
 	return true
 }
 
@@ -182,18 +186,29 @@ func (w *Writer) sync(now time.Time) {
 	w.dirty, w.synced = false, now
 }
 
-// Flush makes what was written visible to other hosts. It is called now and
-// then, so that a silent container's last lines appear.
-func (w *Writer) Flush() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.sync(w.now())
+// soon has what was written synced, so that the last lines of a container that
+// falls silent appear on other hosts.
+func (w *Writer) soon() {
+	if w.later != nil {
+		w.later.Reset(syncEvery)
+		return
+	}
+	w.later = time.AfterFunc(syncEvery, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.dirty {
+			w.sync(w.now())
+		}
+	})
 }
 
 // Close syncs and closes the log. Its error is the last one that lost output.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.later != nil {
+		w.later.Stop() // one that runs already finds nothing to do
+	}
 	w.sync(w.now())
 	var err error
 	if w.lost > 0 {

@@ -269,7 +269,7 @@ func (c *container) once() outcome {
 		s.Usage = nil // what the run before has used
 	})
 
-	note := c.watch(child, mark, log)
+	note := c.watch(child, mark)
 
 	c.mu.Lock()
 	c.now = nil // from here on nothing more is started in it
@@ -342,43 +342,37 @@ func (c *container) lastOutput() string {
 // watch stays with a running container until its main process has ended. It
 // runs hooks and probes and stops the container when asked to. The note says
 // why the container was stopped by its own settings.
-func (c *container) watch(child *stage.Process, mark process.Mark, log *crilog.Writer) (note string) {
+func (c *container) watch(child *stage.Process, mark process.Mark) (note string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer cancel()
 	kill := make(chan killing, 4)
 	helpers.Go(func() { c.attend(ctx, kill) })
-	flush := time.NewTicker(2 * time.Second)
-	defer flush.Stop()
-	for {
-		select {
-		case <-child.Done():
-			return note
-		case <-flush.C:
-			log.Flush()
-		case <-c.stop.requested:
-			cancel()
-			c.terminate(child, mark, c.stop)
-			return note
-		case k := <-kill:
-			cancel()
-			note = k.note
-			c.pod.event("Normal", "Killing", fmt.Sprintf("Container %s is killed: %s", c.spec.Name, note))
-			own := newStopper()
-			own.request(k.grace, cause{})
-			done := make(chan struct{})
-			helpers.Go(func() { // the pod's own stop may come meanwhile, with less patience
-				select {
-				case <-c.stop.requested:
-					own.request(c.stop.left(), cause{})
-				case <-done:
-				}
-			})
-			c.terminate(child, mark, own)
-			close(done)
-			return note
-		}
+	select {
+	case <-child.Done():
+		return note
+	case <-c.stop.requested:
+		cancel()
+		c.terminate(child, mark, c.stop)
+		return note
+	case k := <-kill:
+		cancel()
+		note = k.note
+		c.pod.event("Normal", "Killing", fmt.Sprintf("Container %s is killed: %s", c.spec.Name, note))
+		own := newStopper()
+		own.request(k.grace, cause{})
+		done := make(chan struct{})
+		helpers.Go(func() { // the pod's own stop may come meanwhile, with less patience
+			select {
+			case <-c.stop.requested:
+				own.request(c.stop.left(), cause{})
+			case <-done:
+			}
+		})
+		c.terminate(child, mark, own)
+		close(done)
+		return note
 	}
 }
 

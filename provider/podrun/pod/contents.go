@@ -36,7 +36,7 @@ func (c *contents) live(name string) string { return path.Join(c.dir, "live", na
 // that is news. A hand-over that cannot be read is passed over for the one
 // before it.
 func (c *contents) update() (now manifest.Contents, news bool, err error) {
-	serials, err := serials(c.gang, path.Join(c.dir, "updates"))
+	serials, err := serials(c.gang, path.Join(c.dir, updatesName))
 	if err != nil {
 		return now, false, fmt.Errorf("look for new contents of volumes: %w", err)
 	}
@@ -49,7 +49,7 @@ func (c *contents) update() (now manifest.Contents, news bool, err error) {
 		from := c.dir
 		next := manifest.Update{Contents: c.spec.Contents, Volumes: c.spec.Volumes}
 		if serial > 0 {
-			from = path.Join(c.dir, "updates", strconv.Itoa(serial))
+			from = path.Join(c.dir, updatesName, strconv.Itoa(serial))
 			err = atomicfile.ReadJSON(c.gang, path.Join(from, "update.json"), maxPod, &next)
 			if err == nil && next.Version != manifest.Version {
 				err = fmt.Errorf("update %d has version %d, this runner knows %d", serial, next.Version, manifest.Version)

@@ -56,25 +56,22 @@ func keepEphemerals(before []manifest.Container) []manifest.Container {
 
 // watchEphemerals looks for added containers until quit is closed.
 func (r *runner) watchEphemerals(quit <-chan struct{}) {
-	tick := time.NewTicker(r.opts.Poll)
-	defer tick.Stop()
 	for {
-		r.addEphemerals()
-		select {
-		case <-tick.C:
-		case <-quit:
+		failed := r.addEphemerals()
+		if !r.extended.wait(r.retry(failed), quit) {
 			return
 		}
 	}
 }
 
-// addEphemerals starts what the provider has added since the last look.
-func (r *runner) addEphemerals() {
+// addEphemerals starts what the provider has added since the last look. It reports
+// whether that could not be read.
+func (r *runner) addEphemerals() (failed bool) {
 	e := r.added
 	name := path.Join(r.dir, manifest.EphemeralFile)
 	st, err := r.gang.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && st.ModTime().Equal(e.stamp) {
-		return
+		return false
 	}
 	var list manifest.Ephemeral
 	if err == nil {
@@ -88,12 +85,13 @@ func (r *runner) addEphemerals() {
 			e.told = err.Error()
 			r.warn(fmt.Errorf("read added containers: %w", err))
 		}
-		return
+		return true
 	}
 	e.stamp = st.ModTime()
 	for i := range list.Containers {
 		r.addEphemeral(i, &list.Containers[i])
 	}
+	return false
 }
 
 // addEphemeral starts one that is new.

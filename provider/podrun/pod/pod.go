@@ -97,6 +97,8 @@ type runner struct {
 	mains     []*container
 	warnMu    sync.Mutex
 
+	handedOver bell // there may be newer contents of volumes
+	extended   bell // there may be more added containers
 	requests   *server
 	listMu     sync.Mutex // of the lists, once requests are served
 	ephemerals []*container
@@ -107,7 +109,8 @@ type runner struct {
 // the pod lives. A pod that has already ended in this run of the batch job is
 // not run again: that is success.
 func Run(o Options) int {
-	r := &runner{opts: o, dir: path.Join("pods", strconv.Itoa(o.Rank)), stop: newStopper(), added: &ephemerals{stop: newStopper()}}
+	r := &runner{opts: o, dir: path.Join("pods", strconv.Itoa(o.Rank)), stop: newStopper(), added: &ephemerals{stop: newStopper()},
+		handedOver: newBell(), extended: newBell()}
 	code, err := r.start()
 	if err != nil {
 		r.warn(err)

@@ -88,26 +88,22 @@ func (w *watcher) deadline(in time.Duration) {
 	}
 }
 
-// files looks at the control files until the pod has ended: a later stop may
-// shorten the grace of an earlier one.
+// files looks for orders until the pod has ended: a later stop may shorten the
+// grace of an earlier one. It is the one that looks, for all: an idle runner wakes
+// once a Poll, since a host may have hundreds of them.
 func (w *watcher) files() {
+	o := newOrders(w.r.gang, w.r.dir, orderDirs(&w.r.spec)...)
+	defer o.close()
 	tick := time.NewTicker(w.r.opts.Poll)
 	defer tick.Stop()
-	told := false
+	told, again := false, false
 	for {
-		var stop manifest.Stop
-		err := atomicfile.ReadJSON(w.r.gang, path.Join(w.r.dir, "ctl/stop"), maxControl, &stop)
-		switch {
-		case err == nil:
-			grace := time.Duration(min(max(stop.GraceSeconds, 0), int64(maxGrace/time.Second))) * time.Second
-			w.r.stop.request(grace, cause{reason: stop.Reason, message: "the pod was stopped"})
-		case !errors.Is(err, fs.ErrNotExist) && !told:
-			told = true
-			w.r.warn(fmt.Errorf("read stop order: %w", err))
-		}
-		var t Termination
-		if atomicfile.ReadJSON(w.r.gang, TerminateFile, maxControl, &t) == nil && t.Restart == w.r.opts.Restart {
-			w.terminate(t)
+		if o.due() {
+			w.r.handedOver.ring()
+			w.r.extended.ring()
+			again = w.orders(&told)
+		} else if again {
+			again = w.orders(&told)
 		}
 		select {
 		case <-tick.C:
@@ -117,22 +113,50 @@ func (w *watcher) files() {
 	}
 }
 
+// orderDirs are the directories of a pod that orders for it come to.
+func orderDirs(p *manifest.Pod) []string {
+	dirs := []string{controlName}
+	for _, v := range p.Volumes {
+		if v.Kind == "files" {
+			return append(dirs, updatesName)
+		}
+	}
+	return dirs
+}
+
+// orders reads what asks the pod to end; told keeps one failure from being said
+// with every look. It reports whether that is to be read again whether or not
+// anything changes: what is there may be replaced, and what cannot be read may be
+// read later.
+func (w *watcher) orders(told *bool) (again bool) {
+	var stop manifest.Stop
+	err := atomicfile.ReadJSON(w.r.gang, path.Join(w.r.dir, controlName, "stop"), maxControl, &stop)
+	again = !errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err == nil:
+		grace := time.Duration(min(max(stop.GraceSeconds, 0), int64(maxGrace/time.Second))) * time.Second
+		w.r.stop.request(grace, cause{reason: stop.Reason, message: "the pod was stopped"})
+	case again && !*told:
+		*told = true
+		w.r.warn(fmt.Errorf("read stop order: %w", err))
+	}
+	var t Termination
+	err = atomicfile.ReadJSON(w.r.gang, TerminateFile, maxControl, &t)
+	if err == nil && t.Restart == w.r.opts.Restart {
+		w.terminate(t)
+	}
+	return again || !errors.Is(err, fs.ErrNotExist)
+}
+
 // contents keeps files of volumes up to date until the pod has ended.
 func (w *watcher) contents() {
 	if w.r.contents == nil {
 		return
 	}
 	w.wg.Go(func() {
-		tick := time.NewTicker(w.r.opts.Poll)
-		defer tick.Stop()
 		told := ""
-		for {
-			select {
-			case <-tick.C:
-				w.r.freshen(&told)
-			case <-w.quit:
-				return
-			}
+		for w.r.handedOver.wait(w.r.retry(told != ""), w.quit) {
+			w.r.freshen(&told)
 		}
 	})
 }

@@ -155,9 +155,12 @@ func (r *Reaper) fork(s Spec) (*Child, error) {
 	return c, nil
 }
 
-// collect waits for children. The ticker is for a signal that was lost in a stop.
+// lookAgain is the time between looks for children whose signal was lost in a stop.
+const lookAgain = 10 * time.Second
+
+// collect waits for children.
 func (r *Reaper) collect() {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	for {
 		r.reap()

@@ -32,19 +32,14 @@ const tick = time.Second / 100
 // Sample measures what the processes of each container use now. A process that
 // bears two marks counts for the first.
 func Sample(marks []Mark) ([]Usage, error) {
-	all, err := living()
+	all, err := family()
 	if err != nil {
 		return nil, err
-	}
-	self := os.Getpid()
-	mine := map[int]bool{}
-	for _, pid := range descend(all, func(p info) bool { return p.parent == self }) {
-		mine[pid] = true
 	}
 	out := make([]Usage, len(marks))
 	taken := map[int]bool{}
 	for i, m := range marks {
-		for _, pid := range descend(all, func(p info) bool { return mine[p.pid] && m.bears(p) }) {
+		for _, pid := range descend(all, m.bears) {
 			if taken[pid] {
 				continue
 			}
