@@ -25,6 +25,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
@@ -116,10 +117,14 @@ type world struct {
 	clock  *clocktesting.FakePassiveClock
 	gate   *faultyGate
 	bridge *provider.Bridge
-	starts int
 	change func(*hpcv1alpha1.BatchCluster) // of what boot serves; nil is nothing
 	// namespace of gangs to come, "ns" when empty.
 	namespace string
+	objects   provider.Objects // of what boot serves; nil has nothing
+	through   effect.Gate      // instead of gate, unless nil
+
+	mu  sync.Mutex
+	ran map[string]map[backends.JobID]bool // jobs that started, by UID of a pod
 }
 
 // newWorld has four hosts with 16 CPUs and 8 GPUs, and the pod runner's files
@@ -137,6 +142,7 @@ func newWorld(t *testing.T, duration time.Duration, gate *faultyGate) *world {
 			Duration: lasts,
 			OnStart: func(r fake.Run) {
 				w.stager.Change(r.Spec.Key, func(g *providertest.StagedGang) {
+					w.runs(g, r.Job)
 					for rank := range g.Output.Pods {
 						g.Pods[rank] = status(g, rank, r.Restart, manifest.PhaseRunning, 0)
 					}
@@ -168,7 +174,7 @@ func newWorldOf(t *testing.T, gate *faultyGate, program func(backends.JobSpec) f
 
 // newWorldIn is newWorld with the batch system given.
 func newWorldIn(t *testing.T, gate *faultyGate, cfg fake.Config) *world {
-	w := &world{t: t, api: providertest.NewAPI(), stager: providertest.NewStager(), gate: gate}
+	w := &world{t: t, api: providertest.NewAPI(), stager: providertest.NewStager(), gate: gate, objects: providertest.Objects{}, ran: map[string]map[backends.JobID]bool{}}
 	w.system = fake.New(cfg)
 	w.clock = clocktesting.NewFakePassiveClock(w.system.Now())
 	w.boot()
@@ -194,13 +200,48 @@ func (w *world) cluster() *hpcv1alpha1.BatchCluster {
 
 // boot starts a daemon that remembers nothing.
 func (w *world) boot() {
-	w.starts++
+	var gate effect.Gate = w.gate
+	if w.through != nil {
+		gate = w.through
+	}
 	w.bridge = provider.NewBridge(provider.Options{
 		Cluster: w.cluster(),
-		Owner:   owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},
-		Gate: w.gate, Clock: w.clock, Log: logr.Discard(),
+		Owner:   owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: w.objects,
+		Gate: gate, Clock: w.clock, Log: logr.Discard(),
 	})
-	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: "node-main", Partition: "main", MaxPodsPending: 1000}})
+	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{
+		{Name: "node-main", Partition: "main", MaxPodsPending: 1000}, {Name: "node-other", Partition: "main", MaxPodsPending: 1000},
+	})
+}
+
+// runs notes that the pods of a gang were started by a job, but those that were told
+// to end before.
+func (w *world) runs(g *providertest.StagedGang, id backends.JobID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for rank, p := range g.Output.Pods {
+		if _, told := g.Stops[rank]; told {
+			continue
+		}
+		uid := string(p.Pod.UID)
+		if w.ran[uid] == nil {
+			w.ran[uid] = map[backends.JobID]bool{}
+		}
+		w.ran[uid][id] = true
+	}
+}
+
+// twice lists what must never happen: a gang or a pod that two jobs ran.
+func (w *world) twice() []string {
+	out := w.system.Violations()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uid, jobs := range w.ran {
+		if len(jobs) > 1 {
+			out = append(out, fmt.Sprintf("pod %s ran in jobs %v", uid, slices.Sorted(maps.Keys(jobs))))
+		}
+	}
+	return out
 }
 
 // tick is one poll interval: a fresh pass, passes for its follow-ups, time.
@@ -217,14 +258,22 @@ func (w *world) tick() {
 	}
 	w.system.Advance(tickTime)
 	w.clock.SetTime(w.system.Now())
-	if v := w.system.Violations(); len(v) > 0 {
+	if v := w.twice(); len(v) > 0 {
 		w.t.Fatalf("double run: %v", v)
 	}
 }
 
 // gang binds size pods as one attempt.
-func (w *world) gang(name string, size int) []types.UID {
-	var uids []types.UID
+func (w *world) gang(name string, size int) (uids []types.UID) {
+	for _, p := range w.pods(name, size) {
+		w.api.Create(p)
+		uids = append(uids, p.UID)
+	}
+	return uids
+}
+
+// pods makes those of one attempt, and binds none.
+func (w *world) pods(name string, size int) (pods []*corev1.Pod) {
 	for rank := range size {
 		p := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
@@ -244,10 +293,9 @@ func (w *world) gang(name string, size int) []types.UID {
 			},
 			Status: corev1.PodStatus{Phase: corev1.PodPending},
 		}
-		w.api.Create(p)
-		uids = append(uids, p.UID)
+		pods = append(pods, p)
 	}
-	return uids
+	return pods
 }
 
 func status(g *providertest.StagedGang, rank, restart int, phase manifest.Phase, code int32) manifest.Status {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -89,11 +88,30 @@ func (b *Bridge) writeIntent(ctx context.Context, g *lifecycle.Gang, m *memo, po
 	for _, mem := range g.Members {
 		fresh = fresh && mem.Intent != g.Key
 	}
-	written := make([]*corev1.Pod, len(missing))
+	order, err := b.claimOrder(ctx, g, missing)
+	if err != nil {
+		return false, err
+	}
+	for _, part := range order {
+		if err := b.writeIntents(ctx, g, pods, part); err != nil {
+			return true, err
+		}
+	}
+	m.never = fresh
+	return true, nil
+}
+
+// writeIntents writes the gang's key on members at once.
+func (b *Bridge) writeIntents(ctx context.Context, g *lifecycle.Gang, pods map[string]*corev1.Pod, members []lifecycle.Pod) error {
+	written := make([]*corev1.Pod, len(members))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(apiParallel)
-	for i, mem := range missing {
+	for i, mem := range members {
 		group.Go(func() error {
+			// As in record: the version alone is no lock.
+			if have := pods[mem.UID].Annotations[wellknown.BatchJobID]; have != "" {
+				return fmt.Errorf("write intent %s: pod %s/%s has job %s: %w", g.Key, mem.Namespace, mem.Name, have, ErrConflict)
+			}
 			return b.Gate.Do(tracing.OnPod(gctx, mem.UID), string(lifecycle.WriteIntent), func(ctx context.Context) error {
 				p, err := b.Pods.WriteIntent(ctx, pods[mem.UID], g.Key)
 				written[i] = p
@@ -103,11 +121,7 @@ func (b *Bridge) writeIntent(ctx context.Context, g *lifecycle.Gang, m *memo, po
 	}
 	err := group.Wait()
 	b.replace(g, pods, written)
-	if err != nil {
-		return true, err
-	}
-	m.never = fresh
-	return true, nil
+	return err
 }
 
 func (b *Bridge) stage(ctx context.Context, g *lifecycle.Gang, m *memo, pods map[string]*corev1.Pod) (bool, error) {
@@ -211,6 +225,9 @@ func (b *Bridge) record(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		if have := pods[mem.UID].Annotations[wellknown.BatchJobID]; have != "" && have != string(a.JobID) {
 			return nil, fmt.Errorf("record job %s: pod %s/%s has job %s: %w", a.JobID, mem.Namespace, mem.Name, have, ErrConflict)
 		}
+		if has := pods[mem.UID].Annotations[wellknown.SubmitIntent]; has != string(g.Key) {
+			return nil, fmt.Errorf("record job %s: pod %s/%s has the intent %q, not %s: %w", a.JobID, mem.Namespace, mem.Name, has, g.Key, ErrConflict)
+		}
 		var p *corev1.Pod
 		err := b.Gate.Do(tracing.OnPod(ctx, mem.UID), string(lifecycle.Record), func(ctx context.Context) error {
 			var err error
@@ -267,32 +284,12 @@ func forged(g *lifecycle.Gang, m *memo) bool {
 	return true
 }
 
-// strayed names a live pod that the gang's job would run although the pod is a
-// member no more: another daemon, which saw other members of its PodGroup, wrote
-// another intent on it. "" when there is none. Only there members may change: an
-// attempt of a Binding has the same for ever.
-func (b *Bridge) strayed(g *lifecycle.Gang, m *memo) string {
-	if !strings.Contains(g.Attempt, ofPodGroup) {
-		return ""
-	}
-	for _, p := range b.Pods.List() {
-		f := facts(p)
-		if _, staged := m.ranks[f.UID]; !staged || f.Deleting || f.Finished {
-			continue
-		}
-		if !slices.ContainsFunc(g.Members, func(mem lifecycle.Pod) bool { return mem.UID == f.UID }) {
-			return f.Namespace + "/" + f.Name
-		}
-	}
-	return ""
-}
-
 func (b *Bridge) release(ctx context.Context, g *lifecycle.Gang, m *memo, id backends.JobID) error {
 	if forged(g, m) {
 		return &waiting{"ForeignJob", fmt.Sprintf("batch job %s is not the job of this pod", id)}
 	}
-	if name := b.strayed(g, m); name != "" {
-		return &waiting{"MemberElsewhere", fmt.Sprintf("batch job %s stays held: it would run pod %s too, which another batch job runs; delete this pod or that one", id, name)}
+	if err := b.complete(ctx, g, m, id); err != nil {
+		return err
 	}
 	tracing.SetJob(ctx, id)
 	err := b.Gate.Do(ctx, string(lifecycle.Release), func(ctx context.Context) error {
@@ -347,6 +344,9 @@ func (b *Bridge) cancel(ctx context.Context, g *lifecycle.Gang, m *memo, id back
 func (b *Bridge) forget(ctx context.Context, g *lifecycle.Gang, pods map[string]*corev1.Pod, going []lifecycle.Pod) error {
 	for _, mem := range going {
 		pod := pods[mem.UID]
+		if pod == nil {
+			continue // gone since the step was decided on
+		}
 		err := b.Gate.Do(ctx, string(lifecycle.Forget), func(ctx context.Context) error {
 			return b.Pods.Forget(ctx, pod)
 		})

@@ -50,6 +50,11 @@ type podGroup struct {
 	pods   string        // that waited for it
 }
 
+// attemptOn names the gang that a PodGroup makes on a node.
+func attemptOn(ref groupRef, node string) string {
+	return ref.namespace + "/" + node + ofPodGroup + ref.name
+}
+
 // groupOf is the PodGroup of a pod that a scheduler bound without a gang attempt.
 func groupOf(pod *corev1.Pod) (groupRef, bool) {
 	ref := groupRef{pod.Namespace, pod.Annotations[wellknown.PodGroupName]}
@@ -155,11 +160,13 @@ func (b *Bridge) grouped(list []lifecycle.Pod, pods []*corev1.Pod) {
 		p, node := &list[i], pods[i].Spec.NodeName
 		g, known := b.groups[ref]
 		open := p.JobID == "" && !p.Finished && !p.Deleting
-		if open && known && g.untold == "" && g.min <= 1 {
+		// One that a daemon has claimed with others stays with them, whatever the
+		// PodGroup says by now.
+		if open && known && g.untold == "" && g.min <= 1 && (p.Intent == "" || p.Intent == lifecycle.KeyAlone(b.Owner, p.UID)) {
 			continue // alone
 		}
 		p.Group = ref.String()
-		p.Attempt = ref.namespace + "/" + node + ofPodGroup + ref.name
+		p.Attempt = attemptOn(ref, node)
 		if !open {
 			continue
 		}

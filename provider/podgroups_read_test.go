@@ -143,7 +143,8 @@ func TestMemberTakenBeforeRelease(t *testing.T) {
 		}
 	}}
 	gate.nth.Store(2) // the first member is recorded
-	f.beginThrough(gate, f.groups)
+	f.through = gate
+	f.boot()
 	f.ticks(6)
 	if gate.nth.Load() > 0 {
 		t.Fatal("the second member was never to be recorded")

@@ -10,17 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/isthmus-hpc/isthmus/backends"
-	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider"
-	"github.com/isthmus-hpc/isthmus/provider/effect"
 	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
@@ -31,6 +29,8 @@ type groups struct {
 	min map[string]int32
 	err error
 }
+
+func newGroups() *groups { return &groups{min: map[string]int32{}} }
 
 func (g *groups) set(name string, least int32) {
 	g.mu.Lock()
@@ -58,53 +58,36 @@ type foreign struct {
 }
 
 func newForeign(t *testing.T, gate *faultyGate) *foreign {
-	f := &foreign{world: newWorld(t, time.Hour, gate), groups: &groups{min: map[string]int32{}}}
-	f.begin()
+	f := &foreign{world: newWorld(t, time.Hour, gate), groups: newGroups()}
+	f.beginWith(f.groups)
 	return f
 }
 
-// begin starts a daemon that remembers nothing.
-func (f *foreign) begin() { f.beginWith(f.groups) }
+// beginWith starts a daemon that remembers nothing.
+func (f *foreign) beginWith(objects provider.Objects) {
+	f.objects = objects
+	f.boot()
+}
 
-func (f *foreign) beginWith(objects provider.Objects) { f.beginThrough(f.gate, objects) }
-
-func (f *foreign) beginThrough(gate effect.Gate, objects provider.Objects) {
-	f.bridge = provider.NewBridge(provider.Options{
-		Cluster: f.cluster(), Owner: owner, Launcher: "slurm", Backend: f.system, Stager: f.stager, Pods: f.api, Objects: objects,
-		Gate: gate, Clock: f.clock, Log: logr.Discard(),
-	})
-	f.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{
-		{Name: "node-main", Partition: "main", MaxPodsPending: 1000}, {Name: "node-other", Partition: "main", MaxPodsPending: 1000},
-	})
+// bound binds pods of a PodGroup as a scheduler does that knows nothing of us.
+func (w *world) bound(pods []*corev1.Pod, group, node string) (uids []types.UID) {
+	for _, p := range pods {
+		p.Annotations = map[string]string{wellknown.PodGroupName: group}
+		p.Spec.NodeName = node
+		w.api.Create(p)
+		uids = append(uids, p.UID)
+	}
+	return uids
 }
 
 // bind makes a pod of a PodGroup on a node.
 func (f *foreign) bind(name, group, node string) *corev1.Pod {
-	uid := f.gang(name, 1)[0]
-	p := f.api.Get(uid).DeepCopy()
-	p.Annotations = map[string]string{wellknown.PodGroupName: group}
-	p.Spec.NodeName = node
-	f.api.Create(p)
-	return p
+	return f.api.Get(f.bound(f.pods(name, 1), group, node)[0])
 }
 
 func (f *foreign) ticks(n int) {
 	for range n {
-		for i := range 4 {
-			f.bridge.Pass(f.t.Context(), i == 0 || i == 2)
-			f.bridge.Wait()
-			if f.gate.dead() {
-				f.gate.mu.Lock()
-				f.gate.crashed, f.gate.target = false, ""
-				f.gate.mu.Unlock()
-				f.begin()
-			}
-		}
-		f.system.Advance(tickTime)
-		f.clock.SetTime(f.system.Now())
-		if v := f.system.Violations(); len(v) > 0 {
-			f.t.Fatalf("double run: %v", v)
-		}
+		f.tick()
 	}
 }
 

@@ -39,17 +39,18 @@ const (
 )
 
 // storm is one random history: gangs come and go while the batch system, the
-// API and the daemon fail.
+// API and the daemon fail. Another scheduler, which knows PodGroups alone, binds some.
 type storm struct {
 	*world
-	rng   *rand.Rand
-	codes map[string]int // exit code by gang
-	kept  map[types.UID]string
-	gone  []types.UID
-	n     int
-	large bool
-	said  []string
-	late  string // what was not said in time
+	groups *groups
+	rng    *rand.Rand
+	codes  map[string]int // exit code by gang
+	kept   map[types.UID]string
+	gone   []types.UID
+	n      int
+	large  bool
+	said   []string
+	late   string // what was not said in time
 }
 
 func (s *storm) note(format string, args ...any) {
@@ -62,7 +63,15 @@ func (s *storm) arrive() {
 	if s.rng.IntN(4) == 0 {
 		s.codes[name] = 1 + s.rng.IntN(100)
 	}
-	for _, uid := range s.gang(name, 1+s.rng.IntN(s.of(gangSize, largeGang))) {
+	size := 1 + s.rng.IntN(s.of(gangSize, largeGang))
+	var uids []types.UID
+	if s.rng.IntN(3) > 0 {
+		uids = s.gang(name, size)
+	} else {
+		s.groups.set(name, int32(size)) //nolint:gosec // a few
+		uids = s.bound(s.pods(name, size), name, "node-main")
+	}
+	for _, uid := range uids {
 		s.kept[uid] = name
 	}
 }
@@ -97,7 +106,10 @@ func (s *storm) program(spec backends.JobSpec) fake.Behaviour {
 	return fake.Behaviour{
 		Duration: time.Duration(5+s.rng.IntN(s.of(runTime, longRun))) * time.Second,
 		ExitCode: code,
-		OnStart:  func(r fake.Run) { set(r, manifest.PhaseRunning, 0) },
+		OnStart: func(r fake.Run) {
+			s.stager.Change(r.Spec.Key, func(g *providertest.StagedGang) { s.runs(g, r.Job) })
+			set(r, manifest.PhaseRunning, 0)
+		},
 		OnEnd: func(r fake.Run, state backends.State) {
 			switch state {
 			case backends.StateCompleted:
@@ -350,6 +362,9 @@ func TestSimulatedFaults(t *testing.T) {
 					rng: rand.New(rand.NewPCG(uint64(seed), 11)), codes: map[string]int{}, kept: map[types.UID]string{}, large: seed%16 == 0, //nolint:gosec // reproducible on purpose
 				}
 				s.world = newWorldOf(t, &faultyGate{mode: none, count: map[string]int{}}, func(spec backends.JobSpec) fake.Behaviour { return s.program(spec) })
+				s.groups = newGroups()
+				s.objects = s.groups
+				s.boot()
 				d := s.run()
 				if s.late != "" {
 					t.Log(s.late)

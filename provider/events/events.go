@@ -48,6 +48,7 @@ var Reasons = map[string]string{
 	"PartitionNotFound":               "the node stands for no partition any more",
 	"PartitionNotKnown":               "the hosts of the partition are not known yet",
 	"PartitionNotUsable":              "the partition takes no jobs now, or leaves no host",
+	"StagingUnread":                   "the job stays held until the directory that tells which pods it runs has been read",
 	"SubmitRejected":                  "the batch system refused the job, in its own words",
 	"Unhealthy":                       "a probe of a container failed",
 }

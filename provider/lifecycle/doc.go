@@ -5,7 +5,8 @@
 // The protocol makes a double run impossible without any token from the batch
 // system:
 //
-//  1. intent: the gang's key is written on every member, with the finalizer;
+//  1. intent: the gang's key is written on every member, with the finalizer; where
+//     a PodGroup makes the gang, on the lowest of them first, see claim.go;
 //  2. observe by key, and adopt what is found;
 //  3. submit HELD, with the gang's directory staged and, where the cluster asks
 //     for that, its images pulled;

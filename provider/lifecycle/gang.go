@@ -46,6 +46,9 @@ type Gang struct {
 	Attempt string
 	Size    int
 	Members []Pod // by rank, then name
+	// Live is how many members were neither being deleted nor finished when the key
+	// was made of them.
+	Live int
 	// JobID is the recorded job: that of the lowest-ranked member with a record.
 	JobID backends.JobID
 }
@@ -73,7 +76,7 @@ func Gangs(owner string, pods []Pod) []Gang {
 	for _, p := range pods {
 		attempt := p.Attempt
 		if attempt == "" {
-			attempt = "pod/" + p.UID
+			attempt = alone + p.UID
 		}
 		byAttempt[attempt] = append(byAttempt[attempt], p)
 	}
@@ -102,27 +105,33 @@ func Gangs(owner string, pods []Pod) []Gang {
 		if stands(recorded) {
 			for _, p := range open {
 				p.Size, p.Untold = 1, ""
-				out = append(out, gang(KeyFor(owner, attempt, []string{p.UID}), attempt, []Pod{p}))
+				out = append(out, gang(keyOf(owner, attempt, []Pod{p}), attempt, []Pod{p}))
 			}
 			continue
 		}
 		if len(open) > 0 {
-			var uids []string
-			for _, p := range open {
-				if !p.Deleting && !p.Finished {
-					uids = append(uids, p.UID)
-				}
-			}
-			if len(uids) == 0 { // all going: keep the key they may have been submitted under
-				for _, p := range open {
-					uids = append(uids, p.UID)
-				}
-			}
-			out = append(out, gang(KeyFor(owner, attempt, uids), attempt, open))
+			out = append(out, gang(keyOf(owner, attempt, open), attempt, open))
 		}
 	}
 	slices.SortFunc(out, func(a, b Gang) int { return cmp.Compare(a.Key, b.Key) })
 	return out
+}
+
+// keyOf is the key of pods without a record. Of pods that are all going it is the one
+// that they may have been submitted under.
+func keyOf(owner, attempt string, open []Pod) backends.Key {
+	members := living(open)
+	if len(members) == 0 {
+		members = slices.SortedFunc(slices.Values(open), Order)
+	}
+	if members[0].Group != "" {
+		return claim(owner, attempt, members)
+	}
+	uids := make([]string, 0, len(members))
+	for _, p := range members {
+		uids = append(uids, p.UID)
+	}
+	return KeyFor(owner, attempt, uids)
 }
 
 // stands reports whether a recorded job is that of the attempt.
@@ -138,12 +147,12 @@ func stands(recorded map[backends.Key][]Pod) bool {
 }
 
 func gang(key backends.Key, attempt string, members []Pod) Gang {
-	slices.SortFunc(members, func(a, b Pod) int {
-		// Members by their PodGroup have no ranks: worker-10 comes after worker-9.
-		return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
-	})
+	slices.SortFunc(members, Order)
 	g := Gang{Key: key, Attempt: attempt, Members: members, Size: 1}
 	for _, m := range members {
+		if !m.Deleting && !m.Finished {
+			g.Live++
+		}
 		g.Size = max(g.Size, m.Size)
 		if g.JobID == "" {
 			g.JobID = m.JobID

@@ -148,6 +148,9 @@ func unrecorded(g Gang, k Knowledge) Step {
 		step.Void = broken.Words() // also of what is left when some of it has failed so
 		return step
 	}
+	if live[0].Group != "" && len(live) != g.Live {
+		return step // the key is of more members, and its lead may be gone: the rest is a gang of its own
+	}
 	if first := live[0]; first.Untold != "" {
 		step.Reason, step.Message = "WaitingForPodGroup", first.Untold
 		return step

@@ -1,0 +1,133 @@
+package provider_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+)
+
+// A daemon that does not know yet which pods a recorded job would run does not let it
+// go: another daemon may have given one of them another job.
+func TestRestartBeforeTheRanksAreRead(t *testing.T) {
+	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f.groups.set("ring", 2)
+	a, b := f.bind("ring-1", "ring", "node-main"), f.bind("ring-2", "ring", "node-main")
+	var once sync.Once
+	blind := false
+	f.through = &openGate{
+		before: func(effect string) {
+			if effect == "record" { // as a daemon of an older version does
+				once.Do(func() {
+					if _, err := f.api.WriteIntent(t.Context(), f.api.Get(b.UID), "iotherdaemon"); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		},
+		fail: func(effect string) error {
+			if blind && effect == "collect" {
+				return &backends.Error{Op: "collect", Kind: backends.KindTransient, Err: errors.New("the file system hangs")}
+			}
+			return nil
+		},
+	}
+	f.boot()
+	f.ticks(3)
+	job := f.jobOf(a)
+	held := func(when string) {
+		t.Helper()
+		for _, j := range f.system.Jobs() {
+			if string(j.ID) == job && !j.Held {
+				t.Fatalf("%s: job %s is let go", when, job)
+			}
+		}
+	}
+	if job == "" || f.jobOf(b) == job {
+		t.Fatalf("the members have jobs %q and %q", job, f.jobOf(b))
+	}
+	held("by the daemon that submitted it")
+	blind = true
+	f.boot()
+	f.ticks(6)
+	held("by one that cannot read the staging area")
+	told := func(reason string) {
+		t.Helper()
+		if events := strings.Join(f.api.Events(), "\n"); !strings.Contains(events, reason+": batch job "+job+" stays held") {
+			t.Errorf("no event %s tells why job %s stays held: %s", reason, job, events)
+		}
+	}
+	told("StagingUnread")
+	blind = false
+	f.ticks(20)
+	held("by one that has read it")
+	told("MemberElsewhere")
+	f.vanish(b.UID)
+	f.ticks(20)
+	if p := f.api.Get(a.UID); p.Status.Phase != corev1.PodRunning {
+		t.Errorf("once the other is gone: pod is %s, %s", p.Status.Phase, f.waits(a))
+	}
+}
+
+// A member that is being deleted vanishes while its gang is submitted.
+func TestMemberVanishesDuringSubmission(t *testing.T) {
+	for nth := range 8 {
+		t.Run(fmt.Sprint(nth), func(t *testing.T) {
+			f := newForeign(t, &faultyGate{target: "stage", nth: 1, mode: failBefore, count: map[string]int{}})
+			f.groups.set("ring", 2)
+			a := f.bind("ring-1", "ring", "node-main")
+			f.bind("ring-2", "ring", "node-main")
+			f.ticks(1)
+			c := f.pods("ring-3", 1)
+			c[0].DeletionTimestamp, c[0].DeletionGracePeriodSeconds = new(metav1.NewTime(f.clock.Now())), new(int64(30))
+			c[0].Finalizers = []string{wellknown.FinalizerBatchJob}
+			f.bound(c, "ring", "node-main")
+			var mu sync.Mutex
+			n := 0
+			f.gate.meanwhile = func(effect string) {
+				mu.Lock()
+				defer mu.Unlock()
+				if effect == "patch-status" {
+					if n++; n == nth+1 {
+						f.vanish(c[0].UID)
+					}
+				}
+			}
+			f.ticks(6)
+			if p := f.api.Get(a.UID); p.Status.Phase != corev1.PodRunning {
+				t.Errorf("pod is %s: %s", p.Status.Phase, f.waits(a))
+			}
+		})
+	}
+}
+
+// The lead's claim is written before any other, and no further one when it is lost.
+func TestTheLeadIsClaimedFirst(t *testing.T) {
+	f := newForeign(t, &faultyGate{target: "write-intent", nth: 1, mode: failBefore, count: map[string]int{}})
+	f.groups.set("ring", 3)
+	for i := range 3 {
+		f.bind(fmt.Sprintf("ring-%d", i), "ring", "node-main")
+	}
+	f.bridge.Pass(t.Context(), true)
+	f.bridge.Wait()
+	for _, p := range f.api.List() {
+		if key := p.Annotations[wellknown.SubmitIntent]; key != "" {
+			t.Errorf("pod %s has the intent %s although the lead was not claimed", p.Name, key)
+		}
+	}
+	f.ticks(4)
+	keys := map[string]bool{}
+	for _, p := range f.api.List() {
+		keys[p.Annotations[wellknown.SubmitIntent]] = true
+	}
+	if len(keys) != 1 || strings.Contains(fmt.Sprint(keys), "[:") {
+		t.Errorf("the members have the intents %v", keys)
+	}
+}
