@@ -59,15 +59,19 @@ type Cache struct {
 	datasets     map[string]*dataset // by namespace/name
 	loads        []snapshot.Load
 	rounds       map[string]int64
+	turns        map[string]string // who had the last turn in a round, by plugin
 	opinions     []snapshot.Opinion
 	numa         map[string]numaEntry // by node
 	objects      *objects             // nil before Watch
 	// selected says that some pod selects others, by labels of these keys.
 	selected  bool
 	labelKeys map[string]bool
-	// imaged says that images matter, asked are those of pods.
-	imaged bool
-	asked  map[string]bool
+	// imaged says that images matter, asked are those of pods, at most askedMost of them.
+	imaged    bool
+	asked     map[string]bool
+	askedMost int
+	// picks says which pods plugins have to know of, nil for none.
+	picks *snapshot.Picks
 
 	claimed claimed
 	// spaces says that some pod selects namespaces by their labels; told is what
@@ -402,6 +406,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 		c.recompile()
 	}
 	c.expireEvictions(now)
+	c.forgetImages()
 	nodes := make([]*snapshot.Node, 0, len(c.nodes))
 	for _, e := range c.ordered() {
 		if e.snap == nil {
@@ -426,7 +431,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
 	s.SetBudgets(c.allBudgets())
 	s.SetReservations(c.allReservations())
-	s.Loads, s.Opinions, s.Rounds = c.loads, c.opinions, c.rounds
+	s.Loads, s.Opinions, s.Rounds, s.Turns = c.loads, c.opinions, c.rounds, c.turns
 	s.SetQuotas(c.allQuotas())
 	s.Usage = c.usage()
 	s.Claims = c.world()
@@ -454,6 +459,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		if e.group != nil && e.group.protected != "" && p.Protected == "" {
 			p.Protected = e.group.protected
 		}
+		p.Picked = c.picked(pe)
 		p.Movable = p.Protected == "" && (p.Movable || pe.remade && e.group != nil && e.group.yields)
 		pods = append(pods, &p)
 		priority = max(priority, pe.priority)

@@ -101,7 +101,7 @@ func (c *Cache) Unnominate(gang string, since int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.gangs[gang]; e != nil && e.nominated != nil && e.nominated.Since == since {
-		e.nominated, e.snap = &snapshot.Nomination{Since: since + 1}, nil // newer than the annotation, and over
+		e.nominated, e.snap = &snapshot.Nomination{Since: since + 1, Moved: e.nominated.Moved}, nil // newer than the annotation, and over
 		c.signal()
 	}
 }

@@ -45,7 +45,7 @@ func (c *Cache) WantImages(want bool) {
 	if c.imaged == want {
 		return
 	}
-	c.imaged, c.asked = want, map[string]bool{}
+	c.imaged, c.asked, c.askedMost = want, map[string]bool{}, leastAsked
 	for _, e := range c.pods {
 		c.ask(e)
 		c.visible(e)
@@ -76,6 +76,27 @@ func (c *Cache) ask(e *podEntry) {
 				n.snap = nil
 			}
 		}
+	}
+}
+
+// leastAsked is how many images are remembered at the least before some are forgotten.
+const leastAsked = 1024
+
+// forgetImages forgets the images that no pod asks for any more, once there are twice as
+// many as when that was done last.
+func (c *Cache) forgetImages() {
+	if len(c.asked) <= c.askedMost {
+		return
+	}
+	c.asked = map[string]bool{}
+	for _, e := range c.pods {
+		for _, name := range e.spec.Images {
+			c.asked[name] = true
+		}
+	}
+	c.askedMost = 2*len(c.asked) + leastAsked
+	for _, n := range c.nodes {
+		n.snap = nil
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -23,22 +24,25 @@ func (c *Cache) SetLoads(loads []snapshot.Load) {
 	c.signal()
 }
 
-// NoteRounds remembers when plugins had their turn to send pods away. A new scheduler
-// knows of none.
-func (c *Cache) NoteRounds(plugins []string, at time.Time) {
-	if len(plugins) == 0 {
+// NoteRounds remembers when plugins had their turn to send pods away, and who was looked
+// at last. A new scheduler knows of none.
+func (c *Cache) NoteRounds(rounds []plan.Round, at time.Time) {
+	if len(rounds) == 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rounds := maps.Clone(c.rounds) // snapshots share the one before
-	if rounds == nil {
-		rounds = map[string]int64{}
+	times, turns := maps.Clone(c.rounds), maps.Clone(c.turns) // snapshots share those before
+	if times == nil {
+		times, turns = map[string]int64{}, map[string]string{}
 	}
-	for _, name := range plugins {
-		rounds[name] = at.UnixNano()
+	for _, r := range rounds {
+		times[r.Plugin] = at.UnixNano()
+		if r.After != "" {
+			turns[r.Plugin] = r.After
+		}
 	}
-	c.rounds = rounds
+	c.rounds, c.turns = times, turns
 }
 
 // RealNodes lists the real nodes that are known, in the order of their names. They

@@ -87,8 +87,8 @@ func rows() (out []row) {
 		},
 		{name: "tdm", obeys: "tdm.revocable-zone.night: '20:00-06:00'; tdm.time-zone: Europe/Berlin; tdm.evict.period: 1m"},
 		{
-			name: "rescheduling", known: "labelSelector.a: b",
-			obeys: "interval: 1m; metricsPeriod: 1m; queueSelector: [a]; strategies: [{name: lowNodeUtilization, params: {targetThresholds: {cpu: 60}}}]",
+			name:  "rescheduling",
+			obeys: "labelSelector.a: b; interval: 1m; metricsPeriod: 1m; queueSelector: [a]; strategies: [{name: lowNodeUtilization, params: {targetThresholds: {cpu: 60}}}]",
 		},
 		{name: "conformance", instead: "pods of the system are protected from every action"},
 		{name: "pdb", instead: "disruption budgets are asked by the Eviction API, and before that by the search for victims"},

@@ -247,11 +247,8 @@ func (r *reader) arguments(path string, v any, known []argument, warn bool) Argu
 			continue
 		}
 		out[key] = value
-		switch a := &known[i]; {
-		case warn && a.idle(value):
+		if a := &known[i]; warn && a.idle(value) {
 			r.unused(at, "the argument", a.why)
-		case warn && a.doubt != nil && a.doubt(value) != "":
-			r.unused(at, "a part of the argument", a.doubt(value))
 		}
 	}
 	return out

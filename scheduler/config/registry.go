@@ -210,8 +210,8 @@ var (
 		arg("thresholds.cpu", number).obeyed(), arg("thresholds.mem", number).obeyed(), arg("estimator.*", anything).unused("measurements count as they are"),
 	}
 	moving = []argument{
-		arg("interval", duration).obeyed(), arg("metricsPeriod", duration).obeyed(), arg("queueSelector", words).obeyed(), arg(strategies, anything).verified(isStrategies).obeyed().unless(unservedStrategies),
-		arg(moveLabels+"*", text).unused("nobody is moved where it is set, since nothing is known of the labels of most pods"),
+		arg("interval", duration).obeyed(), arg("metricsPeriod", duration).obeyed(), arg("queueSelector", words).obeyed(), arg(strategies, anything).verified(isStrategies).obeyed(),
+		arg(moveLabels+"*", text).obeyed(),
 	}
 	strategy = []argument{
 		arg("resourceStrategyFitWeight", integer).obeyed(), arg("resources.*.type", text).either("MostAllocated", "LeastAllocated").obeyed(), arg("resources.*.weight", integer).obeyed(),

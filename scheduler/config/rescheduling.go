@@ -1,10 +1,12 @@
 package config
 
 import (
+	"strings"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/rescheduling"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // Names of arguments of plugin rescheduling; moveLabels is before a label's.
@@ -18,15 +20,6 @@ func isStrategies(v any) error {
 	return err //nolint:wrapcheck // the package says what is wrong with the list
 }
 
-// unservedStrategies says why nobody is moved by the strategies, "" when some may be.
-func unservedStrategies(v any) string {
-	said, err := rescheduling.ParseStrategies(v)
-	if err != nil {
-		return ""
-	}
-	return said.Unserved
-}
-
 func makeRescheduling(p Plugin) framework.Plugin {
 	a := p.Arguments
 	how := rescheduling.LowUse()
@@ -35,9 +28,19 @@ func makeRescheduling(p Plugin) framework.Plugin {
 			how = said
 		}
 	}
-	return rescheduling.Plugin{
+	out := rescheduling.Plugin{
 		Interval: a.Duration("interval", 5*time.Minute), Fresh: a.Duration("metricsPeriod", 5*time.Minute),
 		Under: how.Under, Over: how.Over, LowPriorityFirst: how.LowPriorityFirst,
-		Queues: get(a, "queueSelector", []string(nil)), Nobody: len(a.Names(moveLabels)) > 0 || how.Unserved != "",
+		Queues: get(a, "queueSelector", []string(nil)),
 	}
+	if names := a.Names(moveLabels); len(names) > 0 || how.Below != "" {
+		out.Only = &snapshot.Picks{Below: how.Below}
+		for _, name := range names {
+			if out.Only.Labels == nil {
+				out.Only.Labels = map[string]string{}
+			}
+			out.Only.Labels[strings.TrimPrefix(name, moveLabels)] = a.Text(name, "")
+		}
+	}
+	return out
 }

@@ -40,8 +40,6 @@ type argument struct {
 	used bool
 	// why it is not used.
 	why string
-	// doubt, when set, says why a value is not obeyed though others are, "" when it is.
-	doubt func(any) string
 	// always, when set, is the one value that is obeyed, since it is what always is.
 	always any
 }
@@ -57,9 +55,6 @@ func (a argument) unused(why string) argument { a.why = why; return a }
 // only marks an argument of which one value is what always is, and says why no other is
 // obeyed.
 func (a argument) only(v any, why string) argument { a.always, a.why = v, why; return a }
-
-// unless marks an argument of which some values are not obeyed.
-func (a argument) unless(doubt func(any) string) argument { a.doubt = doubt; return a }
 
 // idle reports whether a value is not obeyed.
 func (a argument) idle(v any) bool { return !a.used && (a.always == nil || a.always != v) }

@@ -160,6 +160,7 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 	pipeline := d.pipeline()
 	pipeline.Watch = d.Metrics.watch(d.Now)
 	d.Cache.WantImages(pipeline.WantsImages())
+	d.Cache.Pick(pipeline.Picks())
 	s, p, err := d.decide(ctx, pipeline, start)
 	if err != nil {
 		return err

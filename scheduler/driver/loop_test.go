@@ -88,7 +88,7 @@ type round struct{ since *[]time.Duration }
 func (round) Name() string { return "round" }
 func (r round) Run(s *framework.Session) {
 	*r.since = append(*r.since, s.SinceRound("plugin"))
-	s.NoteRound("plugin")
+	s.NoteRound("plugin", "")
 }
 
 // TestRoundsAreRemembered: a cycle knows when a plugin had its turn in one before.

@@ -29,11 +29,12 @@ type Backfiller interface{ Backfill() Backfill }
 // head is a gang with a planned start, and the cluster as it will be then with
 // the gang in it. A gang that would still run then has to fit that as well.
 type head struct {
-	gang *snapshot.Gang
-	at   int64
-	fit  *Fit
-	job  string
-	then *snapshot.Txn
+	gang    *snapshot.Gang
+	at      int64
+	guessed bool
+	fit     *Fit
+	job     string
+	then    *snapshot.Txn
 	// reservation, when set, stands there in place of a gang, and pieces are what it keeps.
 	reservation *snapshot.Reservation
 	pieces      *pieces
@@ -74,13 +75,18 @@ func (s *Session) Guard(g *snapshot.Gang) {
 	if len(s.heads) == 0 || s.Nominated(g) {
 		return
 	}
+	s.guard(g, s.heads)
+}
+
+// guard makes what is placed next, for g, fit the starts that it would still run at.
+func (s *Session) guard(g *snapshot.Gang, heads []head) {
 	until := int64(math.MaxInt64)
 	if g.Estimate > 0 {
 		until = s.Now.UnixNano() + g.Estimate
 	}
 	var guards []*snapshot.Txn
 	var salt strings.Builder
-	for i, h := range s.heads {
+	for i, h := range heads {
 		passes := h.mine(g) || h.reservation == nil && g.Estimate <= 0 && s.backfill != nil && s.backfill.PassUnknown
 		if until > h.at && !passes {
 			guards = append(guards, h.then)
@@ -125,6 +131,7 @@ func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
 	if h == nil {
 		return
 	}
+	h.guessed = guessed
 	s.heads = append(s.heads, *h)
 	s.Plan.Heads = append(s.Plan.Heads, plan.Head{Gang: b.Gang.Key, Domain: h.fit.Domain.Name, At: h.at, Guessed: guessed, For: why})
 	about := "at"
@@ -232,15 +239,35 @@ func (s *Session) endings() []end {
 				s.ends = append(s.ends, end{at, guessed, g.Key, i, p.Item(g.Key)})
 			}
 		}
+		s.keptEnds()
 		s.sortEnds()
 	}
-	if len(s.fresh) > 0 {
+	if s.merged < len(s.started) {
 		s.addFresh()
 	}
 	return s.ends
 }
 
-// starting is what this cycle has placed and nobody has asked the end of yet.
+// keptEnds lists when those end that room is kept for: they start when it is given up at
+// the latest, so what is planned after them never slides while they wait.
+func (s *Session) keptEnds() {
+	for key, rooms := range s.kept {
+		if key == s.unheld {
+			continue
+		}
+		for _, r := range rooms {
+			it := snapshot.Item{Class: r.pod.Class, Job: key + newJobSuffix, Count: 1, Kept: true}
+			s.ends = append(s.ends, end{r.at, r.guessed, key, r.node, it})
+		}
+	}
+}
+
+// forgetEnds has what ends worked out anew, since what is kept for others has changed.
+func (s *Session) forgetEnds() {
+	s.ends, s.endsOn, s.views, s.endsKnown, s.merged = nil, nil, nil, false, 0
+}
+
+// starting is what this cycle has placed.
 type starting struct {
 	gang     *snapshot.Gang
 	job      string
@@ -251,7 +278,7 @@ func (s *Session) addFresh() {
 	now := s.Now.UnixNano()
 	before := s.ends
 	s.ends = nil
-	for _, f := range s.fresh {
+	for _, f := range s.started[s.merged:] {
 		for _, a := range f.assigned {
 			for i, p := range a.Pods {
 				at, guessed := expected(f.gang, p, now)
@@ -263,7 +290,7 @@ func (s *Session) addFresh() {
 			}
 		}
 	}
-	s.fresh, s.endsOn = nil, nil
+	s.merged, s.endsOn = len(s.started), nil
 	s.sortEnds()
 	fresh := s.ends
 	s.ends = make([]end, 0, len(before)+len(fresh))

@@ -22,6 +22,7 @@ type points struct {
 	mateScorers []MateScorer
 	admission   []Admitter
 	revokers    []Revoker
+	rearrangers []Rearranger
 
 	actions []string // the actions that serve the queue; nil is all
 }
@@ -106,6 +107,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		}
 		if x, ok := pl.(Revoker); ok && !off.Revoking {
 			out.revokers = append(out.revokers, x)
+		}
+		if x, ok := pl.(Rearranger); ok && !off.Revoking {
+			out.rearrangers = append(out.rearrangers, x)
 		}
 		if x, ok := pl.(Admitter); ok && !off.Admission {
 			out.admission = append(out.admission, x)

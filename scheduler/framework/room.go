@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -30,10 +31,15 @@ func (s *Session) BlockedGangs() []Blocked {
 type keptRoom struct {
 	node int
 	pod  *snapshot.Pod
+	// at is when the pod has ended at the latest, and guessed says that nobody knows.
+	at      int64
+	guessed bool
 }
 
+const newJobSuffix = "/new"
+
 // newJob is the batch job of members that are not placed yet.
-func newJob(g *snapshot.Gang) string { return g.Key + "/new" }
+func newJob(g *snapshot.Gang) string { return g.Key + newJobSuffix }
 
 // NewJob is the batch job that these members will be: the same for all that are
 // placed in one cycle, but one for each of a loose gang.
@@ -53,23 +59,28 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
 	if n == nil || n.Until <= s.Now.UnixNano() {
 		return
 	}
+	at, guessed := resource.Add(n.Until, g.Estimate), g.Estimate <= 0
+	if guessed {
+		at = resource.Add(n.Until, int64(unknownRun))
+	}
 	var rooms []keptRoom
 	for _, np := range n.Pods {
-		at, ok := s.Snapshot.Node(np.Node)
+		node, ok := s.Snapshot.Node(np.Node)
 		if ok && np.Name != "" {
 			if p := s.standIn(g, np); p != nil {
-				rooms = append(rooms, keptRoom{at, p})
+				rooms = append(rooms, keptRoom{node, p, at, guessed})
 			}
 			continue
 		}
 		i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.UID == np.UID && p.Waits() })
 		if ok && i >= 0 {
-			rooms = append(rooms, keptRoom{at, g.Pods[i]})
+			rooms = append(rooms, keptRoom{node, g.Pods[i], at, guessed})
 		}
 	}
 	if len(rooms) > 0 {
 		s.kept[g.Key] = rooms
 		s.Rehold(g)
+		s.forgetEnds()
 	}
 }
 
@@ -78,6 +89,8 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
 func (s *Session) Unhold(g *snapshot.Gang) {
 	s.openReserved(g)
 	if s.Nominated(g) {
+		s.unheld = g.Key
+		s.forgetEnds()
 		s.salt = g.Key + " "
 		s.fillRooms(g, false)
 		s.countRooms(g, -1)
@@ -89,6 +102,10 @@ func (s *Session) Rehold(g *snapshot.Gang) {
 	s.kept[g.Key] = slices.DeleteFunc(s.kept[g.Key], func(r keptRoom) bool { return s.placed[r.pod.UID] })
 	s.fillRooms(g, true)
 	s.countRooms(g, 1)
+	if s.unheld == g.Key {
+		s.unheld = ""
+		s.forgetEnds()
+	}
 	s.salt = ""
 	s.closeReserved(g)
 }
@@ -182,6 +199,7 @@ func (s *Session) Sent(g *snapshot.Gang) int { return s.sent[g] }
 // Evict notes that a pod goes and returns the entry for the plan.
 func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
 	s.leaving() // what goes by itself is listed before what is sent
+	s.startWithout(g, p)
 	s.evicted[p.UID] = true
 	s.sent[g]++
 	s.leave(g, p)
@@ -196,14 +214,20 @@ func (s *Session) Claim(b Blocked, f *Fit, until int64, c plan.Claim) {
 }
 
 func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byName bool) {
+	s.unplan(g)
+	s.startWith(g, false)
 	s.Unhold(g)
-	s.kept[g.Key] = nil
+	s.kept[g.Key], s.unheld = nil, ""
 	n := nomination(s, f, byName)
-	n.Since, n.Until, n.Evicted = s.Now.UnixNano(), until, len(c.Evictions)
+	n.Since, n.Until, n.Evicted, n.Moved = s.Now.UnixNano(), until, len(c.Evictions), g.MovedBy(s.Now)
+	if byName {
+		n.Moved = n.Moved.Again(s.Now, left(c, n))
+	}
 	c.Gang, c.GangUID, c.Namespace, c.Name, c.Plain, c.Nomination = g.Key, g.UID, g.Namespace, g.Name, g.Plain, n
 	s.Plan.Claims = append(s.Plan.Claims, c)
 	s.claimed[g.Key] = true
 	s.keep(g, &n)
+	s.startWith(g, true)
 }
 
 // Move makes a fit for the members of a gang that this cycle sends away the room that
@@ -211,6 +235,18 @@ func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byN
 // the future that the evictions of c make.
 func (s *Session) Move(g *snapshot.Gang, f *Fit, until int64, c plan.Claim) {
 	s.claim(g, f, until, c, true)
+}
+
+// left lists the nodes that those who are moved leave, each once.
+func left(c plan.Claim, n snapshot.Nomination) []string {
+	var out []string
+	for _, e := range c.Evictions {
+		stays := slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Node == e.Node })
+		if !stays && !slices.Contains(out, e.Node) {
+			out = append(out, e.Node)
+		}
+	}
+	return out
 }
 
 // standIn is who room is kept for in place of a pod that was moved: the pod that took

@@ -63,8 +63,10 @@ type Session struct {
 
 	backfill *Backfill
 	heads    []head
-	ends     []end // valid once endsKnown; fresh are not in it yet
-	fresh    []starting
+	ends     []end // valid once endsKnown, with the first merged of those that are started
+	started  []starting
+	merged   int
+	unheld   string          // the gang that uses what is kept for it
 	endsOn   map[int][]int32 // positions in ends by node, nil when not worked out
 	views    []*view         // at times when some have ended, by time
 	asked    int             // how often one was asked for
@@ -279,7 +281,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 		for _, b := range all {
 			pods = append(pods, b.pod)
 		}
-		s.fresh = append(s.fresh, starting{g, cmp.Or(attempt, NewJob(g, pods)), assigned})
+		s.started = append(s.started, starting{g, cmp.Or(attempt, NewJob(g, pods)), assigned})
 	}
 	slices.SortFunc(all, func(a, b bound) int { return snapshot.ComparePods(a.pod, b.pod) })
 	for i, b := range all {

@@ -26,9 +26,9 @@ type Plan struct {
 	Claims []Claim
 	// Releases are pods that are sent away for their own gang's sake.
 	Releases []Eviction
-	// Rounds name the plugins that had their turn to send pods away: the next of each
+	// Rounds are those of plugins that had their turn to send pods away: the next of each
 	// is to be no sooner than it wants.
-	Rounds []string
+	Rounds []Round
 	// Opened are pods whose queue has room for them: the gate that kept them out of
 	// sight until then is taken away.
 	Opened []PodRef
@@ -61,6 +61,13 @@ type Eviction struct {
 	Whole bool
 	// Reason is one word, Message one sentence for people.
 	Reason, Message string
+}
+
+// Round is a plugin's turn to send pods away.
+type Round struct {
+	Plugin string
+	// After is who was looked at last where not all were: others are first next time.
+	After string
 }
 
 // Head is a gang whose start is planned.

@@ -41,6 +41,8 @@ type World struct {
 	Loads []snapshot.Load
 	// Rounds say when plugins last had their turn.
 	Rounds map[string]int64
+	// Turns say who was looked at last in such a round.
+	Turns map[string]string
 	// Opinions are what an extender said.
 	Opinions []snapshot.Opinion
 	Quotas   []snapshot.Quota
@@ -158,7 +160,7 @@ func (w *World) Document() snapshot.Document {
 	for _, g := range w.Gangs {
 		g.noteShort(w.Now)
 	}
-	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Quotas: slices.Clone(w.Quotas), Usage: w.Usage, Loads: slices.Clone(w.Loads), Rounds: maps.Clone(w.Rounds), Opinions: slices.Clone(w.Opinions), Claims: w.Claims}
+	d := snapshot.Document{Version: 1, Nodes: slices.Clone(w.Nodes), Queues: slices.Clone(w.Queues), HyperNodes: slices.Clone(w.HyperNodes), Levels: w.Levels, Budgets: slices.Clone(w.Budgets), Reservations: slices.Clone(w.Reservations), Quotas: slices.Clone(w.Quotas), Usage: w.Usage, Loads: slices.Clone(w.Loads), Rounds: maps.Clone(w.Rounds), Turns: maps.Clone(w.Turns), Opinions: slices.Clone(w.Opinions), Claims: w.Claims}
 	index := map[string]int{}
 	for _, g := range w.Gangs {
 		gd := snapshot.GangDoc{GangSpec: g.GangSpec}
@@ -239,11 +241,14 @@ func (w *World) Apply(p plan.Plan) {
 	for _, e := range p.Releases {
 		byUID[e.UID].Terminating = true
 	}
-	for _, name := range p.Rounds {
+	for _, r := range p.Rounds {
 		if w.Rounds == nil {
-			w.Rounds = map[string]int64{}
+			w.Rounds, w.Turns = map[string]int64{}, map[string]string{}
 		}
-		w.Rounds[name] = w.Now.UnixNano()
+		w.Rounds[r.Plugin] = w.Now.UnixNano()
+		if r.After != "" {
+			w.Turns[r.Plugin] = r.After
+		}
 	}
 	for _, ref := range p.Opened {
 		byUID[ref.UID].Gated, byUID[ref.UID].Gate = false, snapshot.GateOpen
@@ -277,7 +282,7 @@ func (w *World) Replace(p *Pod) {
 	old, _, _ := strings.Cut(p.UID, "#")
 	p.Pod = snapshot.Pod{
 		UID: fmt.Sprintf("%s#%d", old, w.replaced), Namespace: p.Namespace, Name: p.Name, Task: p.Task, Index: p.Index,
-		Phase: snapshot.PodPending, Protected: p.Protected, Cooldown: p.Cooldown, Budgets: p.Budgets, Movable: p.Movable,
+		Phase: snapshot.PodPending, Protected: p.Protected, Cooldown: p.Cooldown, Budgets: p.Budgets, Movable: p.Movable, Picked: p.Picked,
 	}
 }
 
@@ -322,6 +327,7 @@ func (w *World) Finish(name string) {
 func (w *World) Clone() *World {
 	out := *w
 	out.Nodes, out.Queues, out.Budgets = slices.Clone(w.Nodes), slices.Clone(w.Queues), slices.Clone(w.Budgets)
+	out.Rounds, out.Turns = maps.Clone(w.Rounds), maps.Clone(w.Turns)
 	out.Gangs = nil
 	for _, g := range w.Gangs {
 		c := *g

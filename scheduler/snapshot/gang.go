@@ -76,6 +76,8 @@ type Pod struct {
 	// Movable says that the pod may be ended to run elsewhere: its owner wants it to be
 	// preemptable, and makes it anew under its name.
 	Movable bool `json:"movable,omitempty"`
+	// Picked says that the pod is one of those that a plugin asked to know of.
+	Picked bool `json:"picked,omitempty"`
 	// Lost says of a failed pod that its place was taken from it: it did not end by itself.
 	Lost bool `json:"lost,omitempty"`
 }
@@ -211,6 +213,8 @@ type Nomination struct {
 	Until  int64          `json:"until"`
 	// Evicted is how many pods had to make room.
 	Evicted int `json:"evicted,omitempty"`
+	// Moved is what became of the gang before, nil when nobody ever moved it.
+	Moved *Moved `json:"moved,omitempty"`
 }
 
 // NominatedPod is a pod and the node where room is kept for it.

@@ -22,6 +22,9 @@ func (t *Txn) Mirror(node int, of *Txn, gone []Item) {
 // free takes pods off a state of the node.
 func (n *Node) free(st *nodeState, it Item) {
 	st.remove(n, it)
+	if it.Kept {
+		return // neither GPUs nor processors were given
+	}
 	for i := int64(0); n.gpus != nil && i < it.Count; i++ {
 		n.gpus.release(st.gpus, it.Class, it.devices(i))
 	}

@@ -18,6 +18,8 @@ type Item struct {
 	Devices [][]string
 	// Cells are the processors of each pod by NUMA node, where they are known.
 	Cells [][]CellShare
+	// Kept says that nobody is there yet and room is only kept, as by Txn.Keep.
+	Kept bool
 
 	from string // the node the pods are bound to, where it is another that shares hosts
 }

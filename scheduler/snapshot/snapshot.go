@@ -32,6 +32,9 @@ type Snapshot struct {
 	// Rounds say when plugins last had their turn to send pods away, in nanoseconds
 	// since 1970. Nobody changes them.
 	Rounds map[string]int64
+	// Turns say who was looked at last in the rounds of a plugin that does not look at
+	// all. Nobody changes them.
+	Turns map[string]string
 	// Opinions are what an extender said, ordered by class.
 	Opinions []Opinion
 	// Quotas are ordered by namespace, then name.
@@ -146,10 +149,11 @@ type Document struct {
 	// Reservations keep nodes or amounts for some.
 	Reservations []Reservation `json:"reservations,omitempty"`
 	Loads        []Load        `json:"loads,omitempty"`
-	// Rounds is as in Snapshot.
-	Rounds   map[string]int64 `json:"rounds,omitempty"`
-	Opinions []Opinion        `json:"opinions,omitempty"`
-	Quotas   []Quota          `json:"quotas,omitempty"`
+	// Rounds and Turns are as in Snapshot.
+	Rounds   map[string]int64  `json:"rounds,omitempty"`
+	Turns    map[string]string `json:"turns,omitempty"`
+	Opinions []Opinion         `json:"opinions,omitempty"`
+	Quotas   []Quota           `json:"quotas,omitempty"`
 	// Usage is as in Snapshot.
 	Usage *Usage `json:"usage,omitempty"`
 	// Claims and Namespaces are as in Snapshot.
@@ -248,7 +252,7 @@ func (d Document) Build() (*Snapshot, error) {
 	s.SetLoads(d.Loads)
 	s.SetOpinions(d.Opinions)
 	s.SetQuotas(d.Quotas)
-	s.Usage, s.Rounds = d.Usage, d.Rounds
+	s.Usage, s.Rounds, s.Turns = d.Usage, d.Rounds, d.Turns
 	s.Namespaces = d.Namespaces
 	claimed := d.Claims
 	if claimed == nil && slices.ContainsFunc(classes, func(c *Class) bool { return c.Claims != nil }) {
@@ -269,7 +273,7 @@ func (s *Snapshot) SetBudgets(budgets []Budget) {
 // Document turns the snapshot back into data, in a canonical order. Pods bound
 // to nodes that the snapshot does not have are kept with their gangs.
 func (s *Snapshot) Document() Document {
-	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Rounds: s.Rounds, Opinions: s.Opinions, Quotas: s.Quotas, Usage: s.Usage, HyperNodes: s.HyperNodes, Levels: s.Levels, Namespaces: s.Namespaces}
+	d := Document{Version: version, Budgets: s.Budgets, Reservations: s.Reservations, Loads: s.Loads, Rounds: s.Rounds, Turns: s.Turns, Opinions: s.Opinions, Quotas: s.Quotas, Usage: s.Usage, HyperNodes: s.HyperNodes, Levels: s.Levels, Namespaces: s.Namespaces}
 	if s.Claims != nil {
 		spec := s.Claims.Spec()
 		d.Claims = &spec

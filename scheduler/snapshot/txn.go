@@ -123,8 +123,13 @@ func (t *Txn) countPeers(node int, items []Item, off bool) {
 	}
 }
 
-// Remove takes pods off a node. The caller knows that they are there.
+// Remove takes pods off a node, or gives up room that is kept for some. The caller
+// knows that they are there.
 func (t *Txn) Remove(node int, it Item) {
+	if it.Kept {
+		t.Unkeep(node, it)
+		return
+	}
 	t.change(node, []Item{it}, true, func(st *nodeState) { t.s.Nodes[node].free(st, it) })
 	t.visit(node, []Item{it}, true)
 	t.leaveClaims(node, it)

@@ -68,8 +68,8 @@ type move struct {
 }
 
 // Rearrange moves gangs so that one without room has some, if everybody that is moved
-// has a place again, and reports whether room is made. Who waits for pods that go by
-// themselves has it already.
+// has a place again and nobody's planned start is put off, and reports whether room is
+// made. Who waits for pods that go by themselves has it already.
 func Rearrange(s *framework.Session, b framework.Blocked, movers []Mover, action string) bool {
 	var fit *framework.Fit
 	var moves []move
@@ -77,6 +77,7 @@ func Rearrange(s *framework.Session, b framework.Blocked, movers []Mover, action
 	if len(real) == 0 {
 		return false
 	}
+	starts := s.Starts(b.Gang)
 	txn := s.Future(b.Gang)
 	s.WhatIf(txn, func() {
 		mark := txn.Checkpoint()
@@ -88,10 +89,11 @@ func Rearrange(s *framework.Session, b framework.Blocked, movers []Mover, action
 			if !allowed(budgets(s), set) {
 				continue
 			}
-			if fit, moves = rearranged(s, txn, b, set, real); fit != nil {
+			if fit, moves = rearranged(s, txn, b, set, real, starts); fit != nil {
 				return
 			}
 			txn.Rollback(mark)
+			starts.Back()
 		}
 	})
 	if fit == nil {
@@ -146,19 +148,31 @@ func allowed(budgets map[string]int64, set []Mover) bool {
 
 // rearranged tries the gang with a set of others gone, and then these again. On
 // success all are in the transaction.
-func rearranged(s *framework.Session, txn *snapshot.Txn, b framework.Blocked, set []Mover, real []framework.Domain) (fit *framework.Fit, moves []move) {
+func rearranged(s *framework.Session, txn *snapshot.Txn, b framework.Blocked, set []Mover, real []framework.Domain, starts *framework.Starts) (fit *framework.Fit, moves []move) {
 	for _, m := range set {
 		take(s, txn, m)
+		starts.Without(m.Gang, m.Pods)
 	}
 	s.WhatIf(txn, func() { // there is more room than before
-		if fit, _ = s.FindDomain(b.Gang, b.Job, b.Must, real); fit == nil {
+		defer s.Unguard()
+		g := *b.Gang
+		late(&g.GangSpec)
+		starts.Guard(&g)
+		if fit, _ = s.FindDomain(&g, b.Job, b.Must, real); fit == nil {
 			return
 		}
-		if moves = placeAgain(s, set, real); moves == nil {
+		if moves = placeAgain(s, set, real, starts); moves == nil {
 			fit = nil
 		}
 	})
 	return fit, moves
+}
+
+// late has the gang end as late as it may if it starts when those in its way have gone.
+func late(g *snapshot.GangSpec) {
+	if g.Estimate > 0 {
+		g.Estimate += int64(Keep)
+	}
 }
 
 func take(s *framework.Session, txn *snapshot.Txn, m Mover) {
@@ -169,8 +183,9 @@ func take(s *framework.Session, txn *snapshot.Txn, m Mover) {
 	}
 }
 
-// placeAgain finds places for all of a set, the largest first; nil when one has none.
-func placeAgain(s *framework.Session, set []Mover, real []framework.Domain) []move {
+// placeAgain finds places for all of a set beside the planned starts, the largest first;
+// nil when one has none.
+func placeAgain(s *framework.Session, set []Mover, real []framework.Domain, starts *framework.Starts) []move {
 	out := make([]move, 0, len(set))
 	for _, m := range set {
 		out = append(out, move{Mover: m})
@@ -182,6 +197,7 @@ func placeAgain(s *framework.Session, set []Mover, real []framework.Domain) []mo
 	slices.SortStableFunc(out, func(a, b move) int { return cmp.Compare(size(b), size(a)) })
 	for i := range out {
 		g := unplaced(s, out[i].Mover)
+		starts.Guard(g)
 		if out[i].fit, _ = s.FindDomain(g, g.Key+"/moved", g.Pods, real); out[i].fit == nil {
 			return nil
 		}
@@ -197,5 +213,7 @@ func unplaced(s *framework.Session, m Mover) *snapshot.Gang {
 		c.Phase, c.Node, c.Attempt, c.Devices = snapshot.PodPending, "", "", nil
 		pods = append(pods, &c)
 	}
-	return snapshot.NewGang(m.Gang.GangSpec, pods, s.Snapshot.Dims)
+	spec := m.Gang.GangSpec
+	late(&spec)
+	return snapshot.NewGang(spec, pods, s.Snapshot.Dims)
 }

@@ -233,7 +233,11 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 		return false
 	}
 	job := framework.NewJob(g, must)
-	fit, reasons := s.FindDomain(g, job, must, nil)
+	var reasons []plan.DomainReason
+	fit := s.FindKept(g, job, must)
+	if fit == nil {
+		fit, reasons = s.FindDomain(g, job, must, nil)
+	}
 	if fit == nil {
 		u := noFit(g, reasons)
 		if node := s.Stranded(g); node != "" && len(reasons) == 0 && !g.Loose {

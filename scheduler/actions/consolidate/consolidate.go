@@ -4,7 +4,8 @@
 // whose owners say that they are preemptable are moved.
 //
 // Whatever it does, one more gang is placed afterwards and nobody less, so nothing goes
-// in circles.
+// in circles. No planned start is put off: neither by those who are moved, who begin anew
+// and end later, nor by the gang that has its room earlier than others.
 package consolidate
 
 import (
@@ -40,8 +41,8 @@ func (a Action) Run(s *framework.Session) {
 	var movers []whatif.Mover
 	known := false
 	for _, b := range s.BlockedGangs() {
-		if b.Gang.Patient || len(failed) >= mostTried {
-			continue
+		if b.Gang.Patient || len(failed) >= mostTried || s.StartsWithin(b.Gang, whatif.Keep) {
+			continue // who starts as soon by itself is not worth the work of others
 		}
 		like := whatif.Likeness(s, b)
 		if failed[like] {

@@ -1,5 +1,6 @@
-// Package shuffle sends away the pods that plugins do not want to be where they are.
-// It decides nothing itself; preempt does the same before its own work.
+// Package shuffle sends away the pods that plugins do not want to be where they are, and
+// has plugins move gangs. It decides nothing itself. Preempt does the first as well,
+// before its own work, and moves nobody.
 package shuffle
 
 import "github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -11,4 +12,7 @@ type Action struct{}
 func (Action) Name() string { return "shuffle" }
 
 // Run asks the plugins.
-func (Action) Run(s *framework.Session) { s.Revoke() }
+func (Action) Run(s *framework.Session) {
+	s.Revoke()
+	s.Rearrange()
+}

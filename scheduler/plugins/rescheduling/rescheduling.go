@@ -1,14 +1,19 @@
 // Package rescheduling moves gangs from nodes that are used too much to nodes that are
 // hardly used: Volcano's rescheduling with its strategy lowNodeUtilization. A gang is
 // moved as a whole, only if its owner says that it may be, and only if all of it has a
-// place again by which less is used too much; so nothing is evicted in vain and nothing
-// goes in circles.
+// place again by which less is used too much; so nothing is evicted in vain. By what pods
+// ask for nothing goes in circles then, since what is used too much of all nodes together
+// only becomes less. What is measured follows the pods, and may be other than was thought:
+// so no gang comes back to a node that it was moved away from, for a day, and each stays
+// longer after every move.
 package rescheduling
 
 import (
 	"cmp"
 	"maps"
+	"math/bits"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -26,6 +31,8 @@ const (
 	minRun = 5 * time.Minute
 	// bonus is what an underused node is better by.
 	bonus = 100
+	// rest is how long a gang stays where it was moved to; the time doubles with each move.
+	rest = 2 * whatif.Keep
 )
 
 // Plugin moves gangs. It is configuration alone.
@@ -43,17 +50,20 @@ type Plugin struct {
 	LowPriorityFirst bool
 	// Queues are those whose gangs are moved; nil is all.
 	Queues []string
-	// Nobody has nobody moved.
-	Nobody bool
+	// Only are the pods that may be moved, besides; nil is any.
+	Only *snapshot.Picks
 }
 
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "rescheduling" }
 
+// Picks are the pods that may be moved.
+func (p Plugin) Picks() *snapshot.Picks { return p.Only }
+
 // Open tells the plugin how much nodes are used.
 func (p Plugin) Open(s *framework.Session) framework.Plugin {
-	c := cycle{Plugin: p, loads: map[string]load{}, under: map[string]bool{}}
-	if p.Nobody || len(p.Over) == 0 {
+	c := cycle{Plugin: p, loads: map[string]load{}, under: map[string]bool{}, measured: map[string]measured{}}
+	if len(p.Over) == 0 {
 		return c
 	}
 	for _, n := range s.Snapshot.Nodes {
@@ -62,6 +72,14 @@ func (p Plugin) Open(s *framework.Session) framework.Plugin {
 		}
 		l := p.loadOf(s, n)
 		c.loads[n.Name] = l
+		if m, ok := p.measuredOf(s, n); ok {
+			c.measured[n.Name] = m
+			for name := range l {
+				if v, ok := m.load[name]; ok {
+					l[name] = v
+				}
+			}
+		}
 		if n.Ready && !n.Unschedulable && below(l, p.Under) {
 			c.under[n.Name] = true
 		}
@@ -85,14 +103,47 @@ func (p Plugin) loadOf(s *framework.Session, n *snapshot.Node) load {
 			}
 		}
 	}
-	if l, ok := s.Snapshot.Load(n.Name); ok && s.Now.UnixNano()-l.At <= int64(p.Fresh) {
-		for name, v := range map[string]int64{"cpu": l.CPU, "memory": l.Memory} {
-			if _, ok := out[name]; ok {
-				out[name] = v
-			}
-		}
-	}
 	return out
+}
+
+// measured is what was measured of a node, and what its pods ask for together.
+type measured struct {
+	load  load
+	asked resource.Vector
+	pods  int64
+}
+
+func (p Plugin) measuredOf(s *framework.Session, n *snapshot.Node) (m measured, ok bool) {
+	l, ok := s.Snapshot.Load(n.Name)
+	if !ok || s.Now.UnixNano()-l.At > int64(p.Fresh) {
+		return m, false
+	}
+	m = measured{load: load{"cpu": l.CPU, "memory": l.Memory}, asked: make(resource.Vector, s.Snapshot.Dims.Len()), pods: int64(len(n.Residents))}
+	for _, r := range n.Residents {
+		m.asked.AddScaled(r.Class.Request, 1)
+	}
+	return m, true
+}
+
+// share is the part of what was measured that a pod of the class is taken to use, as an
+// amount: who asks for twice as much uses twice as much, and where nobody asks for any all
+// use the same. It is 0 where nothing was measured.
+func (m measured) share(name string, dim int, class *snapshot.Class, total int64) int64 {
+	v, ok := m.load[name]
+	switch {
+	case !ok || m.pods == 0:
+		return 0
+	case m.asked[dim] <= 0:
+		return resource.Mul(v, total) / whole / m.pods
+	}
+	return scaled(resource.Mul(v, total)/whole, class.Request[dim], m.asked[dim])
+}
+
+// scaled is a times b by c, for b up to c, without more than 64 bits.
+func scaled(a, b, c int64) int64 {
+	hi, lo := bits.Mul64(uint64(max(a, 0)), uint64(max(min(b, c), 0))) //nolint:gosec // neither is negative
+	q, _ := bits.Div64(hi, lo, uint64(c))                              //nolint:gosec // positive, and the quotient is at most a
+	return int64(q)                                                    //nolint:gosec // at most a
 }
 
 func part(used, total int64) int64 { return resource.Mul(used, whole) / total }
@@ -117,8 +168,9 @@ func excess(l load, most map[string]int64) (sum int64) {
 // cycle is the plugin in one cycle.
 type cycle struct {
 	Plugin
-	loads map[string]load // of real nodes
-	under map[string]bool // those that are underused
+	loads    map[string]load     // of real nodes
+	under    map[string]bool     // those that are underused
+	measured map[string]measured // of those that were measured, before anybody is moved
 }
 
 // Score puts pods on underused nodes first: what was moved there goes there.
@@ -129,22 +181,54 @@ func (c cycle) Score(_ *snapshot.Class, n *snapshot.Node) int64 {
 	return 0
 }
 
-// Revoke moves gangs, once in an interval. What is moved is in the plan with its new
-// places, and nobody is sent away besides.
-func (c cycle) Revoke(s *framework.Session) []framework.Revocation {
+// Rearrange moves gangs, once in an interval.
+func (c cycle) Rearrange(s *framework.Session) {
 	if len(c.under) == 0 || s.SinceRound(c.Name()) < c.Interval || !c.overused() {
-		return nil
+		return
 	}
-	s.NoteRound(c.Name())
 	movers := whatif.Movers(s, whatif.Rules{MinRun: minRun}, func(g *snapshot.Gang) bool {
-		return c.Queues == nil || slices.Contains(c.Queues, g.Queue)
+		return (c.Queues == nil || slices.Contains(c.Queues, g.Queue)) && !g.MovedBy(s.Now).Rests(s.Now, rest)
 	})
-	movers = slices.DeleteFunc(movers, func(m whatif.Mover) bool { return !slices.ContainsFunc(m.Pods, c.suffers) })
+	movers = slices.DeleteFunc(movers, func(m whatif.Mover) bool {
+		return !slices.ContainsFunc(m.Pods, c.suffers) || c.Only != nil && slices.ContainsFunc(m.Pods, func(p *snapshot.Pod) bool { return !p.Picked })
+	})
 	if c.LowPriorityFirst {
 		slices.SortStableFunc(movers, func(a, b whatif.Mover) int { return cmp.Compare(a.Gang.Priority, b.Gang.Priority) })
 	}
-	moved := 0
-	for _, m := range movers[:min(len(movers), mostTried)] {
+	first, others := turns(movers, s.Turn(c.Name()))
+	moved := c.move(s, first, 0)
+	last := ""
+	for i := range others {
+		if moved == mostMoved {
+			break
+		}
+		last = others[i].Gang.Key
+		moved = c.move(s, others[i:i+1], moved)
+	}
+	s.NoteRound(c.Name(), last)
+}
+
+// turns picks whom a round looks at: the first in order, and of the others those whose
+// turn it is after the last of the round before, by their names.
+func turns(movers []whatif.Mover, last string) (first, others []whatif.Mover) {
+	if len(movers) <= mostTried {
+		return movers, nil
+	}
+	const half = mostTried / 2
+	first, others = movers[:half], slices.Clone(movers[half:])
+	byKey := func(m whatif.Mover, key string) int { return strings.Compare(m.Gang.Key, key) }
+	slices.SortFunc(others, func(a, b whatif.Mover) int { return byKey(a, b.Gang.Key) })
+	at, found := slices.BinarySearchFunc(others, last, byKey)
+	if found {
+		at++
+	}
+	return first, slices.Concat(others[at:], others[:at])[:half]
+}
+
+// move moves those of movers that have a better place and still suffer, and counts them.
+func (c cycle) move(s *framework.Session, movers []whatif.Mover, moved int) int {
+	const why = "from nodes that are used too much to nodes that are hardly used"
+	for _, m := range movers {
 		if moved == mostMoved {
 			break
 		}
@@ -152,7 +236,6 @@ func (c cycle) Revoke(s *framework.Session) []framework.Revocation {
 			continue // others have gone, and that was enough
 		}
 		var after map[string]load
-		why := "from nodes that are used too much to nodes that are hardly used"
 		if whatif.Relocate(s, m, c.Name(), why, func(fit *framework.Fit) bool {
 			after = c.after(s, m, fit)
 			return after != nil
@@ -161,7 +244,7 @@ func (c cycle) Revoke(s *framework.Session) []framework.Revocation {
 			maps.Copy(c.loads, after)
 		}
 	}
-	return nil
+	return moved
 }
 
 func (c cycle) overused() bool {
@@ -178,7 +261,8 @@ func (c cycle) suffers(p *snapshot.Pod) bool { return excess(c.loads[p.Node], c.
 
 // after is how much the nodes that a move touches are used after it, nil where the move
 // is no good: it has to make less overused, and nobody may come to a node but an
-// underused one, which must not be overused then. A pod takes along what it asks for.
+// underused one that the gang has not left before, which must not be overused then. A pod
+// takes along what it is taken to use where it is, and at least what it asks for.
 func (c cycle) after(s *framework.Session, m whatif.Mover, fit *framework.Fit) map[string]load {
 	out := map[string]load{}
 	at := func(n *snapshot.Node) load {
@@ -188,24 +272,27 @@ func (c cycle) after(s *framework.Session, m whatif.Mover, fit *framework.Fit) m
 		return out[n.Name]
 	}
 	net := map[string]int64{} // pods that come
+	most := map[*snapshot.Class]map[string]int64{}
 	for _, p := range m.Pods {
 		if i, ok := s.Snapshot.Node(p.Node); ok {
 			n := s.Snapshot.Nodes[i]
-			change(s, at(n), n, p.Class, -1)
+			c.leave(s, at(n), n, p.Class, most)
 			net[n.Name]--
 		}
 	}
 	for _, a := range fit.Assigned {
 		n := s.Snapshot.Nodes[a.Node]
 		for _, p := range a.Pods {
-			change(s, at(n), n, p.Class, 1)
+			arrive(s, at(n), n, p.Class, most)
 			net[n.Name]++
 		}
 	}
+	left := m.Gang.MovedBy(s.Now)
 	var before, then int64
 	for name, l := range out {
 		before, then = before+excess(c.loads[name], c.Over), then+excess(l, c.Over)
-		if net[name] > 0 && (!c.under[name] || excess(l, c.Over) > 0) {
+		been := left != nil && slices.Contains(left.From, name)
+		if net[name] > 0 && (!c.under[name] || been || excess(l, c.Over) > 0) {
 			return nil
 		}
 	}
@@ -215,10 +302,31 @@ func (c cycle) after(s *framework.Session, m whatif.Mover, fit *framework.Fit) m
 	return out
 }
 
-func change(s *framework.Session, l load, n *snapshot.Node, class *snapshot.Class, sign int64) {
+// leave takes off a node what a pod is taken to use there, and notes the most that one of
+// its class uses anywhere.
+func (c cycle) leave(s *framework.Session, l load, n *snapshot.Node, class *snapshot.Class, most map[*snapshot.Class]map[string]int64) {
+	if most[class] == nil {
+		most[class] = map[string]int64{}
+	}
+	measured, known := c.measured[n.Name]
+	for name := range l {
+		d, ok := s.Snapshot.Dims.Index(name)
+		if !ok || n.Total[d] <= 0 {
+			continue
+		}
+		use := class.Request[d]
+		if _, ok := measured.load[name]; known && ok {
+			use = measured.share(name, d, class, n.Total[d])
+		}
+		most[class][name] = max(most[class][name], use, class.Request[d])
+		l[name] = max(0, l[name]-part(use, n.Total[d]))
+	}
+}
+
+func arrive(s *framework.Session, l load, n *snapshot.Node, class *snapshot.Class, most map[*snapshot.Class]map[string]int64) {
 	for name := range l {
 		if d, ok := s.Snapshot.Dims.Index(name); ok && n.Total[d] > 0 {
-			l[name] = max(0, l[name]+sign*part(class.Request[d], n.Total[d]))
+			l[name] += part(max(most[class][name], class.Request[d]), n.Total[d])
 		}
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/rescheduling"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -27,7 +29,7 @@ tiers:
 - plugins: [{name: priority}, {name: gang}, {name: proportion}]
 - plugins: [{name: rescheduling, arguments: {` + arguments + `}}]
 `))
-	if err != nil || len(warnings) > 0 && !strings.Contains(arguments, "labelSelector") && !strings.Contains(arguments, "ClassName") {
+	if err != nil || len(warnings) > 0 {
 		t.Fatal(warnings, err)
 	}
 	return c.Pipeline()
@@ -103,7 +105,9 @@ func TestWhoIsMoved(t *testing.T) {
 		{name: "just started", options: movable, change: func(w *schedtest.World) { w.Now = w.Now.Add(-10*time.Minute + 4*time.Minute) }},
 		{name: "another queue", options: movable, arguments: "queueSelector: [other]"},
 		{name: "its queue", options: movable, arguments: "queueSelector: [other, default]", want: "b=n2 c=n2"},
-		{name: "labels", options: movable, arguments: "labelSelector.a: b"},
+		{name: "labels that they do not have", options: movable, arguments: "labelSelector.a: b"},
+		{name: "labels of one", options: movable, arguments: "labelSelector: {a: b}", change: func(w *schedtest.World) { w.Pods("c")[0].Picked = true }, want: "c=n2"},
+		{name: "labels of a part", options: movable, arguments: "labelSelector: {a: b}", change: func(w *schedtest.World) { w.Pods("a")[0].Picked = true }},
 		{name: "no node to go to", options: movable, change: func(w *schedtest.World) { w.Nodes[1].Unschedulable = true }},
 		{name: "a virtual node", options: movable, change: func(w *schedtest.World) { w.Nodes[1].Virtual = true }},
 		{name: "measured: nobody is busy", options: movable, change: loads(400, 100, time.Minute)},
@@ -167,6 +171,88 @@ func TestRoundsAndRest(t *testing.T) {
 	}
 }
 
+// TestPreemptMovesNobody: it sends away who has to go, and this is not that.
+func TestPreemptMovesNobody(t *testing.T) {
+	w := world(t, "movable")
+	pipe := pipeline(t, lowUse)
+	for i, a := range pipe.Actions {
+		if a.Name() == "shuffle" {
+			pipe.Actions[i] = preempt.Action{}
+		}
+	}
+	if p := scheduler.Cycle(pipe, w.Snapshot(), w.Now); len(p.Claims)+len(p.Rounds) > 0 {
+		t.Errorf("somebody is moved:\n%s", p)
+	}
+}
+
+// TestThoseWhoUseMoreThanTheyAskFor: a pod counts with its part of what was measured where
+// it is, by what pods ask for, and goes only where there is as much below the threshold.
+func TestThoseWhoUseMoreThanTheyAskFor(t *testing.T) {
+	for _, c := range []struct {
+		n1, n2 int64
+		want   string
+	}{
+		// 7 of 10 are asked for on n1, and 9 are used: 3.9 of them are those of b, 2.6 of c.
+		{n1: 900, n2: 100, want: "b=n2"}, // with 4.9 of 5
+		{n1: 900, n2: 150, want: "c=n2"}, // b would make it 5.4
+		{n1: 600, n2: 190, want: "b=n2"}, // with the three that it asks for, though it uses less
+	} {
+		w := world(t, "movable")
+		w.Gang("a").Pods[0].Movable = false
+		w.Loads = []snapshot.Load{{Node: "n1", CPU: c.n1, At: w.Now.UnixNano()}, {Node: "n2", CPU: c.n2, At: w.Now.UnixNano()}}
+		for _, p := range w.Pods("b") { // it is the first that is looked at
+			p.StartedAt = w.Now.Add(-6 * time.Minute).UnixNano()
+		}
+		for _, p := range w.Pods("a") {
+			p.Needs.Requests = resource.MakeList(resource.Quantity{Name: "cpu", Amount: 1000}, resource.Quantity{Name: "pods", Amount: 1})
+		}
+		if got := moves(t, scheduler.Cycle(pipeline(t, lowUse), w.Snapshot(), w.Now)); got != c.want {
+			t.Errorf("with %d and %d thousandths in use %q is moved, want %q", c.n1, c.n2, got, c.want)
+		}
+	}
+}
+
+// TestAllHaveTheirTurn: of many that would be moved each is looked at in some round, though
+// none of them can be.
+func TestAllHaveTheirTurn(t *testing.T) {
+	w := schedtest.NewWorld()
+	lines := []string{"node n1 cpu=200 mem=10", "node n2 cpu=10 mem=10"}
+	const gangs = 150
+	for i := range gangs {
+		lines = append(lines, fmt.Sprintf("group g%03d min=1", i), fmt.Sprintf("pods g%03d w 1 cpu=1 movable select.at=n1", i))
+	}
+	for _, line := range lines {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Nodes[0].Labels = map[string]string{"at": "n1"}
+	for _, p := range w.Pods("") {
+		p.Node, p.Attempt, p.Size = "n1", p.Name, 1
+	}
+	w.Settle(10 * time.Minute)
+	pipe := pipeline(t, "interval: 1m, "+lowUse)
+	for round := range 8 {
+		free := fmt.Sprintf("g%03d", gangs-1-round*7)
+		next := w.Clone()
+		for _, p := range next.Pods(free) { // it alone could go
+			p.Needs.NodeSelector = nil
+		}
+		for range 6 {
+			p := scheduler.Cycle(pipe, next.Snapshot(), next.Now)
+			if moves(t, p) != "" {
+				free = ""
+				break
+			}
+			next.Apply(p)
+			next.Now = next.Now.Add(time.Minute)
+		}
+		if free != "" {
+			t.Errorf("gang %s did not have its turn in 6 rounds", free)
+		}
+	}
+}
+
 // TestLowPriorityFirst: the order in which gangs are moved.
 func TestLowPriorityFirst(t *testing.T) {
 	for list, want := range map[string]string{"": "b=n2", ", {name: lowPriorityFirst}": "a=n2+n2"} {
@@ -183,20 +269,16 @@ func TestLowPriorityFirst(t *testing.T) {
 	}
 }
 
-// What Volcano's strategy may have besides: a place is always looked for, and who keeps
-// gangs by their priority class gets a warning, and nobody is moved.
+// What Volcano's strategy may have besides: a place is always looked for, and gangs of a
+// priority from that of a class on stay.
 func TestOtherParameters(t *testing.T) {
-	for param, want := range map[string]string{"nodeFit: true": "moved", "thresholdPriorityClassName: high": "warned"} {
-		arguments := "strategies: [{name: lowNodeUtilization, params: {thresholds: {cpu: 20}, targetThresholds: {cpu: 60}, " + param + "}}]"
-		_, warnings, err := config.Parse([]byte("actions: shuffle\ntiers: [{plugins: [{name: rescheduling, arguments: {" + arguments + "}}]}]\n"))
-		if err != nil {
-			t.Fatal(err)
-		}
+	for param, want := range map[string]string{"nodeFit: true": "c=n2", "thresholdPriorityClassName: high": "b=n2"} {
+		arguments := "strategies: [{name: lowNodeUtilization, params: {thresholds: {cpu: 20}, targetThresholds: {cpu: 70}, " + param + "}}]"
 		w := world(t, "movable")
-		got := moves(t, scheduler.Cycle(pipeline(t, arguments), w.Snapshot(), w.Now))
-		warned := strings.Contains(strings.Join(warnings, "\n"), "thresholdPriorityClassName")
-		if (got != "") != (want == "moved") || warned != (want == "warned") {
-			t.Errorf("with %s %q is moved, and the warnings are %q; want it %s", param, got, warnings, want)
+		w.Pods("b")[0].Picked = true // the only one below the class
+		w.Pods("c")[0].StartedAt += int64(time.Minute)
+		if got := moves(t, scheduler.Cycle(pipeline(t, arguments), w.Snapshot(), w.Now)); got != want {
+			t.Errorf("with %s %q is moved, want %q", param, got, want)
 		}
 	}
 }

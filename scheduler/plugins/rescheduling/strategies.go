@@ -11,9 +11,8 @@ type Strategies struct {
 	// Under, Over and LowPriorityFirst are as in Plugin.
 	Under, Over      map[string]int64
 	LowPriorityFirst bool
-	// Unserved is why nobody is moved, "" where the configuration says nothing that
-	// would have to be obeyed for it.
-	Unserved string
+	// Below is the priority class below whose priority gangs are moved; "" is any.
+	Below string
 }
 
 // The thresholds of lowNodeUtilization where it says none, in percent of processors,
@@ -79,10 +78,10 @@ func (s *Strategies) lowUse(v any) error {
 				err = fmt.Errorf("must be true or false")
 			}
 		case "thresholdPriorityClassName":
-			if _, ok := v.(string); !ok {
+			var ok bool
+			if s.Below, ok = v.(string); !ok {
 				err = fmt.Errorf("must be the name of a PriorityClass")
 			}
-			s.Unserved = "nobody is moved where a strategy has thresholdPriorityClassName: gangs that may be moved are known by their own annotations"
 		default:
 			err = fmt.Errorf("is not known, must be thresholds, targetThresholds, nodeFit or thresholdPriorityClassName")
 		}

@@ -151,7 +151,7 @@ func (c cycle) Revoke(s *framework.Session) []framework.Revocation {
 			Why: fmt.Sprintf("the hours of revocable zone %q are over", cmp.Or(zone, "of its gang"))})
 	}
 	if len(out) > 0 && c.Period > 0 {
-		s.NoteRound(c.Name())
+		s.NoteRound(c.Name(), "")
 	}
 	return out
 }
