@@ -129,7 +129,7 @@ type Daemon struct {
 // BatchCluster; the kubelet API and its streams live through that. It returns
 // nil after a graceful stop.
 func (c Config) Run(ctx context.Context) error {
-	d := &Daemon{Config: c, board: &switchboard{}, life: ctx}
+	d := &Daemon{Config: c, board: newSwitchboard(), life: ctx}
 	if c.Certificates != nil {
 		d.API.Certificate = c.Certificates.Get
 	}
@@ -255,7 +255,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 
 	streams := newPodStreams(bridge, system, connection.Runner)
 	defer func() { streams.retire(parent.Err() != nil) }()
-	d.board.connect(kubeletapi.Sources{
+	settled := d.board.connect(kubeletapi.Sources{
 		Pods: podSource{pods}, Logs: &logReader{bridge: bridge, client: stager}, Streams: streams, Usage: newPodUsage(bridge, podSource{pods}),
 	})
 
@@ -275,7 +275,12 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	loop := make(chan struct{})
 	group.Go(func() {
 		defer close(loop)
-		bridge.Run(ctx, interval(cluster.Spec.Poll.Tick, defaultTick), interval(cluster.Spec.Poll.Idle, defaultIdle), f.after)
+		bridge.Run(ctx, interval(cluster.Spec.Poll.Tick, defaultTick), interval(cluster.Spec.Poll.Idle, defaultIdle), func(ctx context.Context, fresh bool) {
+			if fresh {
+				settled()
+			}
+			f.after(ctx, fresh)
+		})
 	})
 	<-ctx.Done()
 	<-loop

@@ -5,25 +5,66 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/provider/kubeletapi"
 )
 
+// settling bounds how long a request waits for a configuration that has just
+// begun to know its pods and their files.
+const settling = 15 * time.Second
+
 // switchboard connects the kubelet API, which lives as long as the daemon, with
 // the configuration that is served now. A stream keeps what it was connected to.
 type switchboard struct {
-	mu  sync.RWMutex
-	to  kubeletapi.Sources
-	set bool
+	mu      sync.RWMutex
+	to      kubeletapi.Sources
+	set     bool
+	settled chan struct{}   // closed once all pods and what their jobs left are known
+	limit   <-chan struct{} // closed once nobody waits for that any more
 }
 
-// connect makes new requests go to another configuration.
-func (s *switchboard) connect(to kubeletapi.Sources) {
+// newSwitchboard is one that is connected to nothing yet: requests wait for the
+// first configuration.
+func newSwitchboard() *switchboard {
+	s := &switchboard{}
+	s.unsettle()
+	return s
+}
+
+func (s *switchboard) unsettle() {
+	limit := make(chan struct{})
+	s.settled, s.limit = make(chan struct{}), limit
+	time.AfterFunc(settling, func() { close(limit) })
+}
+
+// connect makes new requests go to another configuration. Those for pods that it
+// does not know yet wait until settled is called, which may be called again, or
+// for a while: each change of a BatchCluster begins anew, and a pod that has been
+// there for long is not to be denied in between.
+func (s *switchboard) connect(to kubeletapi.Sources) (settled func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.set { // those that wait for the first wait on
+		s.unsettle()
+	}
 	s.to, s.set = to, true
+	done := s.settled
+	return sync.OnceFunc(func() { close(done) })
+}
+
+// wait blocks until the configuration that is served knows its pods, but not for
+// long after it began.
+func (s *switchboard) wait() {
+	s.mu.RLock()
+	settled, limit := s.settled, s.limit
+	s.mu.RUnlock()
+	select {
+	case <-settled:
+	case <-limit:
+	}
 }
 
 func (s *switchboard) now() (to kubeletapi.Sources, ok bool) {
@@ -50,8 +91,9 @@ func (s *switchboard) Pods() []*corev1.Pod {
 	return nil
 }
 
-// Pod implements kubeletapi.PodSource.
+// Pod implements kubeletapi.PodSource. Every request for a pod asks here first.
 func (s *switchboard) Pod(namespace, name string) (*corev1.Pod, bool) {
+	s.wait()
 	if to, ok := s.now(); ok {
 		return to.Pods.Pod(namespace, name)
 	}

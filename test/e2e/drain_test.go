@@ -172,6 +172,10 @@ func TestDaemonEndsInOrder(t *testing.T) {
 				n := served(t)
 				return n >= before, fmt.Sprintf("%d configurations, want %d", n, before)
 			})
+			// At once: what is served anew may not have read its pods yet.
+			if out := kubectl(t, "logs", "-n", ns, "talks"); !strings.HasPrefix(out, "tick 1\n") {
+				t.Errorf("after the change the log is %q", out)
+			}
 			say("after " + value)
 		}
 		now := ""
