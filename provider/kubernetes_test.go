@@ -67,6 +67,16 @@ func livePod(t *testing.T, client kubernetes.Interface, namespace, name, node st
 	return p
 }
 
+// bounded lists the taints of absent nodes that a pod endures for a while only.
+func bounded(pod *corev1.Pod) (keys []string) {
+	for _, t := range pod.Spec.Tolerations {
+		if t.TolerationSeconds != nil {
+			keys = append(keys, t.Key)
+		}
+	}
+	return keys
+}
+
 func testKubePods(t *testing.T, client kubernetes.Interface, namespace string) {
 	ctx := t.Context()
 	api := &kubePods{client: client, recorder: record.NewFakeRecorder(10), nodes: func() []string { return []string{"node-a"} }}
@@ -77,6 +87,12 @@ func testKubePods(t *testing.T, client kubernetes.Interface, namespace string) {
 	if err != nil || withIntent.Annotations[wellknown.SubmitIntent] != "ikey" ||
 		!slices.Equal(withIntent.Finalizers, []string{"example.org/other", wellknown.FinalizerBatchJob}) {
 		t.Fatalf("intent: %v, %+v", err, withIntent)
+	}
+	if bounds := bounded(read); len(bounds) != 2 {
+		t.Errorf("the API server bounds %v, want the two that it adds by default", bounds)
+	}
+	if bounds := bounded(withIntent); len(bounds) != 0 {
+		t.Errorf("still bound to its node's absence: %v", bounds)
 	}
 	if out, err := api.WriteIntent(ctx, read, "iother"); !errors.Is(err, ErrConflict) || out != nil {
 		t.Errorf("an intent over an old version: %v, %v", err, out)

@@ -26,7 +26,8 @@ type PodAPI interface {
 	// ListLive asks the API server itself. It is the check before anything that
 	// looks ownerless is cancelled.
 	ListLive(ctx context.Context) ([]*corev1.Pod, error)
-	// WriteIntent records the key and adds the finalizer, in one write.
+	// WriteIntent records the key, adds the finalizer and lifts the bounds on how
+	// long the pod outlasts its node's absence, in one write.
 	WriteIntent(ctx context.Context, pod *corev1.Pod, key backends.Key) (*corev1.Pod, error)
 	// Record writes the job's id and user.
 	Record(ctx context.Context, pod *corev1.Pod, id backends.JobID, user string) (*corev1.Pod, error)

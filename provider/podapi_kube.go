@@ -52,10 +52,31 @@ func (k *kubePods) WriteIntent(ctx context.Context, pod *corev1.Pod, key backend
 	if !slices.Contains(finalizers, wellknown.FinalizerBatchJob) {
 		finalizers = append(finalizers, wellknown.FinalizerBatchJob)
 	}
-	return k.patchMeta(ctx, pod, map[string]any{
+	patch := map[string]any{}
+	if lasting, changed := outlasting(pod.Spec.Tolerations); changed {
+		patch["spec"] = map[string]any{"tolerations": lasting}
+	}
+	return k.patch(ctx, pod, map[string]any{
 		"annotations": map[string]any{wellknown.SubmitIntent: string(key)},
 		"finalizers":  finalizers,
-	})
+	}, patch)
+}
+
+// outlasting gives a pod's tolerations such that it outlasts its node's absence,
+// however long that is. The API server adds 300 s to every pod; a node is absent
+// when its daemon is, which says nothing of the batch job: that goes on, and its
+// pod would be deleted, and the job with it, once the daemon is back. Of a
+// toleration that is there Kubernetes lets only the seconds change.
+func outlasting(tolerations []corev1.Toleration) (out []corev1.Toleration, changed bool) {
+	out = slices.Clone(tolerations)
+	for i := range out {
+		t := &out[i]
+		absent := t.Key == corev1.TaintNodeNotReady || t.Key == corev1.TaintNodeUnreachable
+		if absent && t.Effect == corev1.TaintEffectNoExecute && t.TolerationSeconds != nil {
+			t.TolerationSeconds, changed = nil, true
+		}
+	}
+	return out, changed
 }
 
 func (k *kubePods) Record(ctx context.Context, pod *corev1.Pod, id backends.JobID, user string) (*corev1.Pod, error) {
@@ -64,11 +85,18 @@ func (k *kubePods) Record(ctx context.Context, pod *corev1.Pod, id backends.JobI
 	})
 }
 
-// patchMeta writes metadata only if the pod is still the version that was read.
+// patchMeta writes metadata if the pod is still the version that was read.
 func (k *kubePods) patchMeta(ctx context.Context, pod *corev1.Pod, meta map[string]any) (*corev1.Pod, error) {
+	return k.patch(ctx, pod, meta, map[string]any{})
+}
+
+// patch writes metadata and what rest has beside it, only if the pod is still the
+// version that was read.
+func (k *kubePods) patch(ctx context.Context, pod *corev1.Pod, meta, rest map[string]any) (*corev1.Pod, error) {
 	meta["uid"] = pod.UID
 	meta["resourceVersion"] = pod.ResourceVersion
-	body, err := json.Marshal(map[string]any{"metadata": meta})
+	rest["metadata"] = meta
+	body, err := json.Marshal(rest)
 	if err != nil {
 		return nil, fmt.Errorf("encode patch of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}

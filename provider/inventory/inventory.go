@@ -186,14 +186,17 @@ func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with 
 	for _, h := range usable {
 		whole := v.amounts(h.CPUs, h.MemoryMiB, h.GPUs)
 		net := maps.Clone(whole)
+		var foreign map[string]int64
 		if !uses[name].Unsettled[h.Name] {
 			// What is allocated is known since a while ago, our jobs since now: what
 			// both know of counts once, and nobody's less than nothing.
-			foreign := v.of(h.Allocated)
+			foreign = v.of(h.Allocated)
 			for _, a := range t.ours[h.Name] {
 				foreign = minus(foreign, v.of(a))
 			}
-			net = minus(whole, foreign)
+			if v.VirtualNode.ForeignUse != hpcv1alpha1.ForeignUseIgnore {
+				net, foreign = minus(whole, foreign), nil
+			}
 		}
 		for other, a := range t.ours[h.Name] {
 			if other != name {
@@ -208,7 +211,7 @@ func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with 
 		for _, name := range slices.Sorted(maps.Keys(whole)) {
 			capacity[name] += whole[name]
 			free[name] += net[name]
-			taken[name] += whole[name] - net[name]
+			taken[name] += whole[name] - net[name] + min(foreign[name], net[name])
 		}
 		for _, f := range h.Features {
 			features[f]++

@@ -33,6 +33,8 @@ func clusterOf(hosts ...backends.Host) backends.Inventory {
 
 var gpuNode = []hpcv1alpha1.VirtualNode{{Name: "c-gpu", Partition: "gpu", MaxPodsPending: 10}}
 
+var busyNode = []hpcv1alpha1.VirtualNode{{Name: "c-gpu", Partition: "gpu", MaxPodsPending: 10, ForeignUse: hpcv1alpha1.ForeignUseIgnore}}
+
 func TestViews(t *testing.T) {
 	tests := map[string]struct {
 		inv      backends.Inventory
@@ -44,14 +46,16 @@ func TestViews(t *testing.T) {
 		unusable int
 		problem  bool
 	}{
-		"all free":                         {inv: clusterOf(host("a", true, 0, 0), host("b", true, 0, 0)), capacity: 16, free: 16, shapes: 1},
-		"a drained host is out":            {inv: clusterOf(host("a", true, 0, 0), host("b", false, 0, 0)), capacity: 8, free: 8, shapes: 1, unusable: 1},
-		"foreign use is taken off":         {inv: clusterOf(host("a", true, 4, 3), host("b", true, 0, 0)), capacity: 16, free: 13, shapes: 2},
-		"our own use is not foreign":       {inv: clusterOf(host("a", true, 4, 3)), use: inventory.Use{ByHost: map[string]backends.Amounts{"a": {CPUs: 4, GPUs: map[string]int64{"a100": 3}}}}, capacity: 8, free: 8, shapes: 1},
-		"more ours than allocated is zero": {inv: clusterOf(host("a", true, 1, 1)), use: inventory.Use{ByHost: map[string]backends.Amounts{"a": {CPUs: 9, GPUs: map[string]int64{"a100": 5}}}}, capacity: 8, free: 8, shapes: 1},
-		"a job that has not reported":      {inv: clusterOf(host("a", true, 4, 3)), use: inventory.Use{Unsettled: map[string]bool{"a": true}}, capacity: 8, free: 8, shapes: 1},
-		"excluded host":                    {inv: clusterOf(host("a", true, 0, 0), host("b", true, 0, 0)), nodes: []hpcv1alpha1.VirtualNode{{Name: "n", Partition: "gpu", ExcludeHosts: []string{"b"}}}, capacity: 8, free: 8, shapes: 1},
-		"unknown partition":                {inv: clusterOf(host("a", true, 0, 0)), nodes: []hpcv1alpha1.VirtualNode{{Name: "n", Partition: "nope"}}, problem: true},
+		"all free":                           {inv: clusterOf(host("a", true, 0, 0), host("b", true, 0, 0)), capacity: 16, free: 16, shapes: 1},
+		"a drained host is out":              {inv: clusterOf(host("a", true, 0, 0), host("b", false, 0, 0)), capacity: 8, free: 8, shapes: 1, unusable: 1},
+		"foreign use is taken off":           {inv: clusterOf(host("a", true, 4, 3), host("b", true, 0, 0)), capacity: 16, free: 13, shapes: 2},
+		"our own use is not foreign":         {inv: clusterOf(host("a", true, 4, 3)), use: inventory.Use{ByHost: map[string]backends.Amounts{"a": {CPUs: 4, GPUs: map[string]int64{"a100": 3}}}}, capacity: 8, free: 8, shapes: 1},
+		"more ours than allocated is zero":   {inv: clusterOf(host("a", true, 1, 1)), use: inventory.Use{ByHost: map[string]backends.Amounts{"a": {CPUs: 9, GPUs: map[string]int64{"a100": 5}}}}, capacity: 8, free: 8, shapes: 1},
+		"a job that has not reported":        {inv: clusterOf(host("a", true, 4, 3)), use: inventory.Use{Unsettled: map[string]bool{"a": true}}, capacity: 8, free: 8, shapes: 1},
+		"foreign use waits its turn with us": {inv: clusterOf(host("a", true, 64, 8), host("b", true, 0, 0)), nodes: busyNode, capacity: 16, free: 16, shapes: 1},
+		"a drained host is out all the same": {inv: clusterOf(host("a", true, 64, 8), host("b", false, 0, 0)), nodes: busyNode, capacity: 8, free: 8, shapes: 1, unusable: 1},
+		"excluded host":                      {inv: clusterOf(host("a", true, 0, 0), host("b", true, 0, 0)), nodes: []hpcv1alpha1.VirtualNode{{Name: "n", Partition: "gpu", ExcludeHosts: []string{"b"}}}, capacity: 8, free: 8, shapes: 1},
+		"unknown partition":                  {inv: clusterOf(host("a", true, 0, 0)), nodes: []hpcv1alpha1.VirtualNode{{Name: "n", Partition: "nope"}}, problem: true},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -176,5 +180,19 @@ func TestNodeKeepsItsPodsInAnOutage(t *testing.T) {
 	}
 	if status[corev1.NodeReady] != corev1.ConditionTrue || status[wellknown.NodeBatchSystemReachable] != corev1.ConditionFalse {
 		t.Errorf("conditions are %v", status)
+	}
+}
+
+// Where foreign use is left to the batch queue, the status tells of it still, and
+// what our other node on the hosts holds is taken off as ever.
+func TestForeignUseIsTold(t *testing.T) {
+	inv := clusterOf(host("a", true, 64, 8), host("b", true, 16, 5))
+	inv.Partitions = append(inv.Partitions, backends.Partition{Name: "other", Up: true, MaxWalltime: time.Hour, Hosts: []string{"b"}})
+	nodes := []hpcv1alpha1.VirtualNode{busyNode[0], {Name: "c-other", Partition: "other", MaxPodsPending: 10}}
+	use := map[string]inventory.Use{"c-other": {ByHost: map[string]backends.Amounts{"b": {CPUs: 4, GPUs: map[string]int64{"a100": 2}}}}}
+	v := inventory.Views(nodes, inv, use, backends.Capabilities{ExclusiveComponents: true})[0]
+	gpu := func(l corev1.ResourceList) int64 { q := l[wellknown.ResourceNvidiaGPU]; return q.Value() }
+	if gpu(v.Capacity) != 16 || gpu(v.Allocatable) != 14 || gpu(v.Foreign) != 13 {
+		t.Errorf("capacity %d, free %d, held by others %d; want 16, 14 and 13", gpu(v.Capacity), gpu(v.Allocatable), gpu(v.Foreign))
 	}
 }

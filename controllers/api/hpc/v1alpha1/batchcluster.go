@@ -191,6 +191,16 @@ type VolumeClass struct {
 	ReadOnly bool `json:"readOnly,omitempty"`
 }
 
+// ForeignUse is what becomes of what other jobs hold of a virtual node's hosts.
+type ForeignUse string
+
+const (
+	// ForeignUseSubtract offers what is free now.
+	ForeignUseSubtract ForeignUse = "Subtract"
+	// ForeignUseIgnore offers all, and lets the batch queue decide.
+	ForeignUseIgnore ForeignUse = "Ignore"
+)
+
 // VirtualNode is one Kubernetes node that stands for one partition.
 type VirtualNode struct {
 	// Name of the Kubernetes node.
@@ -221,6 +231,15 @@ type VirtualNode struct {
 	// +kubebuilder:default=1000
 	// +optional
 	MaxPodsPending int32 `json:"maxPodsPending,omitempty"`
+	// ForeignUse says what becomes of hosts that other jobs hold. Subtract: the
+	// node offers what is free now, and gangs that need more wait in Kubernetes.
+	// Ignore: the node offers its hosts whole, less what our own jobs take, and
+	// gangs that fit wait in the batch queue, where they gain age and share with
+	// all others. A site that is always full needs Ignore.
+	// +kubebuilder:validation:Enum=Subtract;Ignore
+	// +kubebuilder:default=Subtract
+	// +optional
+	ForeignUse ForeignUse `json:"foreignUse,omitempty"`
 	// GPUResources maps a GRES type to an extended resource. A type that is not
 	// listed, and GPUs without a type, are nvidia.com/gpu.
 	// +optional

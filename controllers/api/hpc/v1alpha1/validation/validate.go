@@ -107,6 +107,9 @@ func nodes(s *hpc.BatchClusterSpec, at *field.Path) field.ErrorList {
 		if n.MaxPodsPending < 1 {
 			errs = append(errs, field.Invalid(at.Child("maxPodsPending"), n.MaxPodsPending, "must be at least 1"))
 		}
+		if n.ForeignUse != "" && n.ForeignUse != hpc.ForeignUseSubtract && n.ForeignUse != hpc.ForeignUseIgnore {
+			errs = append(errs, field.NotSupported(at.Child("foreignUse"), n.ForeignUse, []hpc.ForeignUse{hpc.ForeignUseSubtract, hpc.ForeignUseIgnore}))
+		}
 		for _, gres := range sets.List(sets.KeySet(n.GPUResources)) {
 			at, resource := at.Child("gpuResources").Key(gres), n.GPUResources[gres]
 			errs = append(errs, required(at, gres, token)...)

@@ -150,6 +150,7 @@ var mistakes = []mistake{
 		c.Spec.Nodes[0].Taints = []corev1.Taint{{Key: "isthmus.sh/x", Effect: "NoSchedule"}}
 	}},
 	{"spec.nodes[0].taints[0].effect", func(c *hpc.BatchCluster) { c.Spec.Nodes[0].Taints = []corev1.Taint{{Key: "a", Effect: "NoExecute"}} }},
+	{"spec.nodes[0].foreignUse", func(c *hpc.BatchCluster) { c.Spec.Nodes[0].ForeignUse = "ignore" }},
 	{"spec.nodes[0].maxPodsPending", func(c *hpc.BatchCluster) { c.Spec.Nodes[0].MaxPodsPending = -1 }},
 	{"spec.nodes[0].gpuResources[a100]", func(c *hpc.BatchCluster) { c.Spec.Nodes[0].GPUResources = map[string]string{"a100": "gpu"} }},
 	{"spec.nodes[0].includeHosts[0]", func(c *hpc.BatchCluster) { c.Spec.Nodes[0].IncludeHosts = []string{"a b"} }},
