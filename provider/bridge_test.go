@@ -122,6 +122,9 @@ func TestBackOff(t *testing.T) {
 	if n := gate.calls()["patch-status"]; n > 4 {
 		t.Errorf("%d status writes", n)
 	}
+	if told := w.api.Events(); len(told) != 1 || !strings.Contains(told[0], "Retrying") || !strings.Contains(told[0], "too many jobs") {
+		t.Errorf("what lasts is told once, with its cause: %q", told)
+	}
 }
 
 // An API server that refuses a status is not asked again with every pass.

@@ -205,6 +205,9 @@ func (b *Bridge) want(m *memo, fresh bool) {
 // maxConflicts is how many lost preconditions in a row are tried again at once.
 const maxConflicts = 3
 
+// lasting is how many failures in a row are told to the user.
+const lasting = 3
+
 // backOff is how long to wait after so many failures in a row.
 func backOff(failures int) time.Duration {
 	return min(time.Second<<min(failures, 6), time.Minute)
@@ -250,6 +253,12 @@ func (b *Bridge) settle(g lifecycle.Gang, m *memo, pods map[string]*corev1.Pod, 
 	default:
 		m.reason = "Retrying"
 		m.message = fmt.Sprintf("trying again: %v", err)
+		// What is over soon is told by the log, and that the batch system is away by
+		// the node. One that answers and refuses time and again, be it by a site's
+		// own rules or a limit, needs somebody who looks at the pod.
+		if kind != backends.KindTransient && m.failures >= lasting && b.View().Reachable {
+			b.tell(m, pods, corev1.EventTypeWarning, m.reason, m.message)
+		}
 	}
 	b.Log.Info("step failed", "key", g.Key, "jobID", g.JobID, "error", err.Error(), "retryIn", pause.String())
 }

@@ -144,6 +144,17 @@ type reader interface {
 // kubelet.
 const renewAfter = 0.8
 
+// unreadable words why an object that a pod needs cannot be read. Rights end at the
+// namespaces that the administrator named, and the API server's words say nothing
+// of where that is.
+func unreadable(kind string, pod *corev1.Pod, name string, err error) error {
+	if apierrors.IsForbidden(err) {
+		return &waiting{"CreateContainerConfigError", fmt.Sprintf(
+			"%s %s cannot be read: the virtual node has no rights in namespace %s; the administrator adds it to vnode.namespaces of the chart", kind, name, pod.Namespace)}
+	}
+	return fmt.Errorf("read %s %s/%s: %w", kind, pod.Namespace, name, err)
+}
+
 // resolve reads every object the pod refers to. One that is missing is left out:
 // the translation knows which field needs it, and whether the pod can do without.
 func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account, rank int, pod *corev1.Pod, configMaps, secrets []translate.Ref) (translate.Member, error) {
@@ -152,7 +163,7 @@ func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account,
 	for _, ref := range configMaps {
 		cm, err := from.ConfigMap(ctx, pod.Namespace, ref.Name)
 		if err != nil && !apierrors.IsNotFound(err) {
-			return out, fmt.Errorf("read ConfigMap %s/%s: %w", pod.Namespace, ref.Name, err)
+			return out, unreadable("ConfigMap", pod, ref.Name, err)
 		}
 		if err == nil {
 			out.ConfigMaps[ref.Name] = cm
@@ -161,7 +172,7 @@ func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account,
 	for _, ref := range secrets {
 		s, err := from.Secret(ctx, pod.Namespace, ref.Name)
 		if err != nil && !apierrors.IsNotFound(err) {
-			return out, fmt.Errorf("read Secret %s/%s: %w", pod.Namespace, ref.Name, err)
+			return out, unreadable("Secret", pod, ref.Name, err)
 		}
 		if err == nil {
 			out.Secrets[ref.Name] = s
@@ -170,7 +181,7 @@ func (b *Bridge) resolve(ctx context.Context, from reader, acct account.Account,
 	for _, ref := range translate.Claims(pod) {
 		claim, err := b.Objects.Claim(ctx, pod.Namespace, ref.Name)
 		if err != nil && !apierrors.IsNotFound(err) {
-			return out, fmt.Errorf("read PersistentVolumeClaim %s/%s: %w", pod.Namespace, ref.Name, err)
+			return out, unreadable("PersistentVolumeClaim", pod, ref.Name, err)
 		}
 		if err == nil {
 			out.Claims[ref.Name] = claim

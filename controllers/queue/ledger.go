@@ -13,7 +13,9 @@ import (
 // many PodGroups are in which phase, and what the pods that hold a place on a
 // node request. What a queue has allocated counts for its ancestors as well.
 // The state is kept, except that an unset one becomes Open and a closing queue
-// without PodGroups becomes Closed. Only queues that exist are in the result.
+// whose PodGroups have all completed becomes Closed: those of finished Jobs stay as
+// long as the Jobs do, where Volcano deletes them. Only queues that exist are in
+// the result.
 func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []corev1.Pod) map[string]scheduling.QueueStatus {
 	statuses := make(map[string]*scheduling.QueueStatus, len(queues))
 	parents := make(map[string]string, len(queues))
@@ -26,7 +28,7 @@ func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []core
 		}
 		parents[q.Name] = queuetree.Parent(q)
 	}
-	members := map[string]int{}
+	unfinished := map[string]bool{} // queues with work, present or to come
 	queueOf := make(map[string]string, len(groups))
 	for i := range groups {
 		pg := &groups[i]
@@ -39,7 +41,7 @@ func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []core
 		if !ok {
 			continue
 		}
-		members[name]++
+		unfinished[name] = unfinished[name] || pg.Status.Phase != scheduling.PodGroupCompleted
 		switch pg.Status.Phase {
 		case scheduling.PodGroupPending, "":
 			st.Pending++
@@ -82,7 +84,7 @@ func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []core
 		switch {
 		case st.State == "":
 			st.State = scheduling.QueueStateOpen
-		case st.State == scheduling.QueueStateClosing && members[name] == 0:
+		case st.State == scheduling.QueueStateClosing && !unfinished[name]:
 			st.State = scheduling.QueueStateClosed
 		}
 		out[name] = *st

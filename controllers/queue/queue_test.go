@@ -49,10 +49,10 @@ func TestLedger(t *testing.T) {
 	plain.Annotations = map[string]string{scheduling.QueueNameAnnotationKey: "b"}
 	got := ledger(
 		[]scheduling.Queue{queueNamed("root", "", ""), queueNamed("default", "root", "Open"), queueNamed("team", "", ""),
-			queueNamed("a", "team", "Closing"), queueNamed("b", "team", "Closed"), queueNamed("c", "", "Closing"),
+			queueNamed("a", "team", "Closing"), queueNamed("b", "team", "Closed"), queueNamed("c", "", "Closing"), queueNamed("e", "", "Closing"),
 			queueNamed("x", "y", ""), queueNamed("y", "x", "")},
 		[]scheduling.PodGroup{groupIn("a1", "a", "Running"), groupIn("a2", "a", "Pending"), groupIn("a3", "a", "Inqueue"), groupIn("a4", "a", "Completed"),
-			groupIn("a5", "a", "Unknown"), groupIn("d1", "", ""), groupIn("x1", "x", "Running"), groupIn("z1", "absent", "Running")},
+			groupIn("a5", "a", "Unknown"), groupIn("d1", "", ""), groupIn("e1", "e", "Completed"), groupIn("x1", "x", "Running"), groupIn("z1", "absent", "Running")},
 		[]corev1.Pod{podIn("a1", "n", corev1.PodRunning), podIn("a1", "n", corev1.PodPending), podIn("a1", "", corev1.PodPending),
 			podIn("a1", "n", corev1.PodSucceeded), podIn("d1", "n", corev1.PodRunning), podIn("x1", "n", corev1.PodRunning), foreign, plain})
 	want := map[string]string{
@@ -62,7 +62,8 @@ func TestLedger(t *testing.T) {
 		"a":       "Closing 1/1/1/1/1 4",
 		"b":       "Closed 0/0/0/0/0 2",
 		"c":       "Closed 0/0/0/0/0 0",
-		"x":       "Open 0/0/1/0/0 8", // a loop is counted round, not for ever
+		"e":       "Closed 0/0/0/1/0 0", // its Jobs have ended and are kept
+		"x":       "Open 0/0/1/0/0 10",  // a loop is counted round, not for ever
 		"y":       "Open 0/0/0/0/0 8",
 	}
 	for name, text := range want {

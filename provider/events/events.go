@@ -48,6 +48,7 @@ var Reasons = map[string]string{
 	"PartitionNotFound":               "the node stands for no partition any more",
 	"PartitionNotKnown":               "the hosts of the partition are not known yet",
 	"PartitionNotUsable":              "the partition takes no jobs now, or leaves no host",
+	"Retrying":                        "what the pod waits for failed several times, in the words of the batch system or the API server; it is tried again each minute",
 	"StagingUnread":                   "the job stays held until the directory that tells which pods it runs has been read",
 	"SubmitRejected":                  "the batch system refused the job, in its own words",
 	"Unhealthy":                       "a probe of a container failed",

@@ -23,7 +23,7 @@ var written = []*regexp.Regexp{
 	regexp.MustCompile(`\bevent\("(?:Normal|Warning)", "(\w+)"`),
 	regexp.MustCompile(`\bp\.event\("(\w+)"`),
 	regexp.MustCompile(`\btell\([^\n]*corev1\.EventType\w+, "(\w+)"`),
-	regexp.MustCompile(`m\.reason = "(SubmitRejected)"`),
+	regexp.MustCompile(`m\.reason = "(SubmitRejected|Retrying)"`),
 	regexp.MustCompile(`step\.Reason = "(EvidenceUnreadable)"`), // the only step that is told
 	regexp.MustCompile(`\bwait\("(\w+)"`),
 	regexp.MustCompile(`\tReason(?:InvalidSpec|Config|ImageName|Mount) += "(\w+)"`),

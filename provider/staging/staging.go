@@ -37,7 +37,7 @@ const maxCollected = 64 << 20
 const imageRetention = 720 * time.Hour
 
 var (
-	userPattern = regexp.MustCompile(`\A[a-z_][a-z0-9_-]{0,31}\z`)
+	userPattern = regexp.MustCompile(`\A([A-Za-z_]|[0-9]+[A-Za-z_.@-])[A-Za-z0-9_.@-]{0,255}\z`)
 	keyPattern  = regexp.MustCompile(`\A[a-z][a-z0-9]{0,14}\z`)
 	namePattern = regexp.MustCompile(`\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\z`)
 )

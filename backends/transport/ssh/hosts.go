@@ -39,11 +39,11 @@ func parseAddress(s string) (string, error) {
 
 // parseHop reads [user@]host[:port].
 func parseHop(s string) (hop, error) {
-	user, rest, found := strings.Cut(s, "@")
-	if !found {
-		user, rest = "", s
-	} else if !userForm.MatchString(user) {
-		return hop{}, fmt.Errorf("%q: %q is not a user name", s, user)
+	user, rest := "", s
+	if at := strings.LastIndexByte(s, '@'); at >= 0 { // a user's name may have one
+		if user, rest = s[:at], s[at+1:]; !userForm.MatchString(user) {
+			return hop{}, fmt.Errorf("%q: %q is not a user name", s, user)
+		}
 	}
 	address, err := parseAddress(rest)
 	return hop{user: user, address: address}, err

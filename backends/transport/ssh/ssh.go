@@ -37,7 +37,7 @@ const (
 	maxArgument      = 128<<10 - 1 // bytes, Linux' MAX_ARG_STRLEN
 )
 
-var userForm = regexp.MustCompile(`\A[a-z_][a-z0-9_.-]{0,31}\z`)
+var userForm = regexp.MustCompile(`\A([A-Za-z_]|[0-9]+[A-Za-z_.@-])[A-Za-z0-9_.@-]{0,255}\z`)
 
 // Config of a Runner.
 type Config struct {

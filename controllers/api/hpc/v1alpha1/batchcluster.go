@@ -264,8 +264,8 @@ type Account struct {
 	// NamespaceSelector selects namespaces by their labels; an empty selector
 	// selects all. Every namespace carries kubernetes.io/metadata.name.
 	NamespaceSelector metav1.LabelSelector `json:"namespaceSelector"`
-	// User that jobs run as. Never root.
-	// +kubebuilder:validation:Pattern=`^[a-z_][a-z0-9_-]{0,31}$`
+	// User that jobs run as. Never root, and a name, not a number.
+	// +kubebuilder:validation:Pattern=`^([A-Za-z_]|[0-9]+[A-Za-z_.@-])[A-Za-z0-9_.@-]{0,63}$`
 	// +kubebuilder:validation:XValidation:rule="self != 'root'",message="jobs never run as root"
 	User string `json:"user"`
 	// Account to charge (Slurm --account).

@@ -107,7 +107,8 @@ func ssh(s *hpc.SSHConnection, at *field.Path) field.ErrorList {
 	}
 	for i, j := range s.ProxyJump {
 		at := at.Child("proxyJump").Index(i)
-		if user, host, ok := strings.Cut(j, "@"); ok {
+		if last := strings.LastIndexByte(j, '@'); last >= 0 { // a user's name may have one
+			user, host := j[:last], j[last+1:]
 			errs = append(errs, required(at, user, userName)...)
 			if user == "root" {
 				errs = append(errs, field.Invalid(at, j, "nobody logs in as root, and a jump host needs no rights"))

@@ -30,9 +30,10 @@ type Served struct {
 var (
 	// token bounds names that reach the batch system as option values.
 	token = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,127}$`)
-	// userName is what useradd takes. A leading dash or digit would be read as an
-	// option or a number by the tools that take a user's name.
-	userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	// userName is what directories have beside useradd's own, such as john.doe and
+	// u1234567@site.example. A leading dash would be read as an option, and digits
+	// alone as a number, by the tools that take a user's name.
+	userName = regexp.MustCompile(`^([A-Za-z_]|[0-9]+[A-Za-z_.@-])[A-Za-z0-9_.@-]{0,63}$`)
 	hostName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,252}$`)
 	envName  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	// constraint is a feature expression: names joined by &, |, !, with counts,

@@ -111,7 +111,7 @@ var mistakes = []mistake{
 	}},
 	{"spec.connection.ssh.knownHostsSecretRef.namespace", func(c *hpc.BatchCluster) { ssh(c).KnownHostsSecretRef = &hpc.KeySelector{Name: "a", Namespace: "."} }},
 	{"spec.connection.ssh.knownHostsSecretRef.key", func(c *hpc.BatchCluster) { ssh(c).KnownHostsSecretRef = &hpc.KeySelector{Name: "a", Key: "/"} }},
-	{"spec.connection.ssh.proxyJump[0]", func(c *hpc.BatchCluster) { ssh(c).ProxyJump = []string{"Bad@jump"} }},
+	{"spec.connection.ssh.proxyJump[0]", func(c *hpc.BatchCluster) { ssh(c).ProxyJump = []string{"-b@jump"} }},
 	{"spec.connection.ssh.proxyJump[0]", func(c *hpc.BatchCluster) { ssh(c).ProxyJump = []string{"u@-x"} }},
 	{"spec.connection.ssh.proxyJump[0]", func(c *hpc.BatchCluster) { ssh(c).ProxyJump = []string{"root@jump"} }},
 	{"spec.connection.ssh.maxSessions", func(c *hpc.BatchCluster) { ssh(c).MaxSessions = 1 }},
@@ -163,6 +163,9 @@ var mistakes = []mistake{
 	}},
 	{"spec.accounts[0].user", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].User = "root" }},
 	{"spec.accounts[0].user", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].User = "" }},
+	{"spec.accounts[0].user", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].User = "1234" }},
+	{"spec.accounts[0].user", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].User = "-u" }},
+	{"spec.accounts[0].user", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].User = "../alice" }},
 	{"spec.accounts[0].account", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].Account = "a b" }},
 	{"spec.accounts[0].qos", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].QOS = "-q" }},
 	{"spec.accounts[0].partitions[0]", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].Partitions = []string{""} }},
@@ -354,4 +357,15 @@ func FuzzDecode(f *testing.F) {
 			_ = validation.BatchCluster(c, all) // no input may end the daemon
 		}
 	})
+}
+
+// What the directories of sites call their users is taken.
+func TestUserNames(t *testing.T) {
+	for _, name := range []string{"alice", "john.doe", "u1234567@site.example", "Z001", "12345abc", "a-b_c"} {
+		c := decode(t)
+		c.Spec.Accounts[0].User = name
+		if errs := validation.BatchCluster(c, all); len(errs) > 0 {
+			t.Errorf("%s: %v", name, errs)
+		}
+	}
 }
