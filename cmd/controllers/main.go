@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 	_ "time/tzdata" // CronJobs name time zones, and an image may have none
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -49,6 +51,7 @@ type options struct {
 	hyperLabels     []string
 	slurmTopology   string
 	webhook         webhookOptions
+	volcano         volcanoFlags
 	verbosity       int
 	now             func() time.Time // the clock of what waits for times
 }
@@ -66,12 +69,18 @@ func command(install func(logr.Logger)) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "controllers",
 		Short:         "Run the controllers of the Volcano API",
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.Level(-o.verbosity)}))
 			install(log)
+			cmd.Flags().Visit(func(f *pflag.Flag) {
+				if f.Hidden {
+					log.Info("flag is known and not used by these controllers", "flag", "--"+f.Name)
+				}
+			})
+			o.volcano.resolve(&o)
 			return run(cmd.Context(), o, log)
 		},
 	}
@@ -91,8 +100,15 @@ func command(install func(logr.Logger)) *cobra.Command {
 	f.StringSliceVar(&o.hyperLabels, "hypernode-labels", nil, "labels of nodes from whose values HyperNodes are made, of tier 1 first; without one none are made")
 	f.StringVar(&o.slurmTopology, "hypernode-slurm-topology", "", "file in the form of Slurm's topology.conf or of scontrol show topology, read again and again, from whose switches HyperNodes are made")
 	o.webhook.addFlags(f)
+	o.volcano.addFlags(f, &o)
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 for operators, 1 for developers")
 	return cmd
+}
+
+// noArgs refuses arguments that are no flags, but for the one with which Volcano's
+// own chart ends the list: it means nothing there either, since no shell reads it.
+func noArgs(c *cobra.Command, args []string) error {
+	return cobra.NoArgs(c, slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "2>&1" }))
 }
 
 func run(ctx context.Context, o options, log logr.Logger) error {

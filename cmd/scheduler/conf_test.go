@@ -72,9 +72,15 @@ func TestVolcanosFlagsAreTaken(t *testing.T) {
 	if err := c.ParseFlags([]string{
 		"--logtostderr", "--scheduler-conf=/volcano.scheduler/volcano-scheduler.conf", "--enable-healthz=true", "--enable-metrics=true",
 		"--leader-elect=false", "--kube-api-qps=2000", "--kube-api-burst=2000", "--schedule-period=1s", "--node-worker-threads=20",
-		"--feature-gates=VolcanoJobSupport=true", "--scheduler-name=volcano", "--scheduler-name=mine", "--lock-object-namespace=volcano-system", "-v=3",
+		"--feature-gates=VolcanoJobSupport=true", "--scheduler-name=volcano", "--scheduler-name=mine", "--lock-object-namespace=volcano-system", "--scheduler-sharding-mode=none", "-v=3", "2>&1",
 	}); err != nil {
 		t.Fatal(err)
+	}
+	if err := c.ValidateArgs(c.Flags().Args()); err != nil {
+		t.Error(err)
+	}
+	if err := c.ValidateArgs([]string{"again"}); err == nil {
+		t.Error("any argument is taken")
 	}
 	o.resolve()
 	if o.metrics != ":8080" || o.health != ":11251" || o.pprof != "0" || o.leaderElect || o.qps != 2000 || o.leaseNS != "volcano-system" ||

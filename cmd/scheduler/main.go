@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -63,7 +64,7 @@ func command() (*cobra.Command, *options) {
 	c := &cobra.Command{
 		Use:           "scheduler",
 		Short:         "Place gangs of pods whole, on one virtual node or on the real nodes",
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -77,6 +78,12 @@ func command() (*cobra.Command, *options) {
 	}
 	o.register(c.Flags())
 	return c, o
+}
+
+// noArgs refuses arguments that are no flags, but for the one with which Volcano's
+// own chart ends the list: it means nothing there either, since no shell reads it.
+func noArgs(c *cobra.Command, args []string) error {
+	return cobra.NoArgs(c, slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "2>&1" }))
 }
 
 func run(ctx context.Context, o options) error {

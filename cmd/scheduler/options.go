@@ -93,7 +93,7 @@ var unused = map[string]string{
 	"plugins-dir": "-", "minimum-feasible-nodes": "100", "minimum-percentage-nodes-to-find": "5", "percentage-nodes-to-find": "0",
 	"node-selector": "-", "node-worker-threads": "20", "cache-dumper": "true", "cache-dump-dir": "-", "ignored-provisioners": "-",
 	"feature-gates": "-", "leader-elect-resource-lock": "leases", "leader-elect-resource-name": "volcano", "ca-cert-file": "-", "tls-cert-file": "-",
-	"tls-private-key-file": "-", "disable-default-scheduler-config": "false", "sharding-mode": "-", "shard-name": "-",
+	"tls-private-key-file": "-", "disable-default-scheduler-config": "false", "sharding-mode": "-", "scheduler-sharding-mode": "-", "scheduler-sharding-name": "-", "shard-name": "-",
 	"resync-period": "0s", "logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "vmodule": "-",
 }
 

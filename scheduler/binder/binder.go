@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -274,10 +275,27 @@ func (b *Binder) settle(ctx context.Context, t bindTask, err error) (result stri
 	return "retried", false
 }
 
+// live reads a pod from the API server. It lists by name, since a scheduler has the
+// right to list pods anyway and needs no other.
+func (b *Binder) live(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	list, err := b.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for pod %s/%s: %w", namespace, name, err)
+	}
+	for i := range list.Items {
+		if list.Items[i].Name == name {
+			return &list.Items[i], nil
+		}
+	}
+	return nil, apierrors.NewNotFound(corev1.Resource("pods"), name)
+}
+
 // look finds out why a binding conflicts: it may have been accepted before, by
 // us, with the answer lost; or the pod is another one, or bound elsewhere.
 func (b *Binder) look(ctx context.Context, t bindTask) (string, bool) {
-	p, err := b.Client.CoreV1().Pods(t.bind.Namespace).Get(ctx, t.bind.Name, metav1.GetOptions{})
+	p, err := b.live(ctx, t.bind.Namespace, t.bind.Name)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && string(p.UID) != t.bind.UID, err == nil && p.DeletionTimestamp != nil && p.Spec.NodeName == "":
 		b.Cache.Forget(t.bind.UID)

@@ -170,7 +170,7 @@ func (b *Binder) settleEviction(ctx context.Context, t evictTask, err error) (re
 	case apierrors.IsNotFound(err):
 		return "gone", true
 	case apierrors.IsConflict(err):
-		p, err := b.Client.CoreV1().Pods(t.namespace).Get(ctx, t.name, metav1.GetOptions{})
+		p, err := b.live(ctx, t.namespace, t.name)
 		if apierrors.IsNotFound(err) || err == nil && (string(p.UID) != t.uid || p.DeletionTimestamp != nil) {
 			return "gone", true
 		}

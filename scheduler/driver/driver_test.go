@@ -95,6 +95,9 @@ func TestLostAnswersBindOnce(t *testing.T) {
 	virtualNode(t, ns+"-v", 4)
 	var lost atomic.Int32
 	w := &wire{fault: func(r *http.Request, next http.RoundTripper) (*http.Response, error, bool) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/pods/") {
+			t.Errorf("GET %s: the chart gives no right to get a pod", r.URL.Path)
+		}
 		if !isBinding(r) || lost.Add(1) > 3 {
 			return nil, nil, false
 		}
