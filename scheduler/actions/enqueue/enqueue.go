@@ -19,14 +19,22 @@ type Action struct{}
 // Name is the action's name in configuration.
 func (Action) Name() string { return "enqueue" }
 
-// Run admits every pending PodGroup whose queue is open and whose minimum some
-// domain and the queue could hold if they were empty, unless a plugin is against it.
+// Run admits, in the order in which gangs are placed, every pending PodGroup whose
+// queue is open and whose minimum some domain and the queue could hold if they were
+// empty, unless a plugin is against it.
 func (Action) Run(s *framework.Session) {
+	var pending []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {
-		s.Look(g)
-		if g.Plain || g.Native || g.Absent || g.Status.Phase != snapshot.GroupPending {
-			continue
+		if !g.Plain && !g.Native && !g.Absent && g.Status.Phase == snapshot.GroupPending {
+			pending = append(pending, g)
 		}
+	}
+	if len(pending) == 0 {
+		return
+	}
+	slices.SortStableFunc(pending, s.CompareGangs)
+	for _, g := range pending {
+		s.Look(g)
 		if u, ok := framework.QueueReason(s, g); !ok {
 			s.Wait(g, u)
 			continue

@@ -60,3 +60,21 @@ func TestALoneGangIsLetIn(t *testing.T) {
 		t.Errorf("plan is:\n%s", got)
 	}
 }
+
+// TestTheFirstIsLetIn: gangs are let in in their order, not in that of their names.
+func TestTheFirstIsLetIn(t *testing.T) {
+	w := schedtest.NewWorld()
+	w.SetNode(schedtest.Real("n", resource.Quantity{Name: "gpu", Amount: 10}, resource.Quantity{Name: "pods", Amount: 100}))
+	for i, name := range []string{"a", "b", "c", "d"} {
+		g := w.AddGang(name, 1)
+		g.Status.Phase, g.Priority = snapshot.GroupPending, int32(i)
+		g.MinResources = resource.MakeList(resource.Quantity{Name: "gpu", Amount: 10})
+	}
+	p := schedtest.Pipeline()
+	p.Plugins = append(p.Plugins, overcommit.Plugin{Percent: 100})
+	for _, s := range scheduler.Cycle(p, w.Snapshot(), w.Now).Statuses {
+		if in := s.Want.Phase == snapshot.GroupInqueue; in != (s.Name == "d") {
+			t.Errorf("%s: let in %v", s.Name, in)
+		}
+	}
+}
