@@ -183,6 +183,9 @@ type Inventory struct {
 	// Licenses are what jobs may ask for as JobSpec.Licenses, ordered by name; empty
 	// where there are none or the implementation cannot tell.
 	Licenses []License
+	// LicensesUnread says why the licences could not be read this time: Licenses are
+	// then those that were read last, if any. "" when they were read.
+	LicensesUnread string
 	// Reservations are the hosts of each reservation that is in force; nil where
 	// the implementation cannot tell.
 	Reservations map[string][]string

@@ -114,9 +114,7 @@ func (b *Bridge) addEphemeral(ctx context.Context, pod *corev1.Pod, p lifecycle.
 	}
 	in := translate.Input{Cluster: b.Cluster, Node: vnode, Account: acct, Capabilities: b.Backend.Capabilities(), APIServer: b.APIServer}
 	b.identify(&in)
-	if view, ok := b.partition(pod.Spec.NodeName); ok {
-		in.Partition, in.GPUTypes, in.Licenses = view.Partition, view.GPUTypes, view.LicenseNames()
-	}
+	b.offered(pod.Spec.NodeName, &in)
 	configMaps, secrets := translate.References(translate.EphemeralOnly(pod), false)
 	member, err := b.resolve(ctx, b.Objects, acct, rank, translate.EphemeralOnly(pod), configMaps, secrets)
 	if err != nil {

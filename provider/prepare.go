@@ -57,11 +57,8 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 				return false, err
 			}
 			in.Node, in.Account, m.account = vnode, acct, acct
-			if view, ok := b.partition(pod.Spec.NodeName); ok {
-				if view.Problem != "" {
-					return false, &waiting{"PartitionNotUsable", fmt.Sprintf("node %s: %s", pod.Spec.NodeName, view.Problem)}
-				}
-				in.Partition, in.GPUTypes, in.Licenses = view.Partition, view.GPUTypes, view.LicenseNames()
+			if problem := b.offered(pod.Spec.NodeName, &in); problem != "" {
+				return false, &waiting{"PartitionNotUsable", fmt.Sprintf("node %s: %s", pod.Spec.NodeName, problem)}
 			}
 			if m.user == "" { // else it is where an earlier life staged the gang
 				m.user = acct.User
@@ -217,6 +214,18 @@ func (b *Bridge) partition(node string) (inventory.View, bool) {
 	defer b.mu.Unlock()
 	v, ok := b.views[node]
 	return v, ok
+}
+
+// offered puts into in what the batch system has for the jobs of the node, where that
+// is known; problem says why they cannot be served.
+func (b *Bridge) offered(node string, in *translate.Input) (problem string) {
+	view, ok := b.partition(node)
+	if !ok {
+		return ""
+	}
+	in.Partition, in.GPUTypes = view.Partition, view.GPUTypes
+	in.Licenses, in.LicensesUnread = view.LicenseNames(), view.LicensesUnread != ""
+	return view.Problem
 }
 
 func (b *Bridge) partitionOf(g *lifecycle.Gang, pods map[string]*corev1.Pod) string {

@@ -287,9 +287,7 @@ func (b *Bridge) freshContents(ctx context.Context, pod *corev1.Pod, p lifecycle
 	}
 	in := translate.Input{Cluster: b.Cluster, Node: vnode, Account: acct}
 	b.identify(&in)
-	if view, ok := b.partition(pod.Spec.NodeName); ok {
-		in.Partition, in.GPUTypes, in.Licenses = view.Partition, view.GPUTypes, view.LicenseNames()
-	}
+	b.offered(pod.Spec.NodeName, &in)
 	configMaps, secrets := translate.VolumeReferences(pod, acct.ServiceAccountTokens)
 	translated := func(from reader) (translate.Refresh, error) {
 		member, err := b.resolve(ctx, from, acct, rank, pod, configMaps, secrets)

@@ -42,12 +42,8 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 	if inv.Partitions, err = parsePartitions(partitions); err != nil {
 		return fail(fmt.Errorf("read the list of partitions: %w", err))
 	}
-	licenses, _, err := b.query(ctx, op, "scontrol", "--oneliner", "show", "licenses")
-	if err != nil {
+	if err := b.readLicenses(ctx, &inv); err != nil {
 		return backends.Inventory{}, err
-	}
-	if inv.Licenses, err = parseLicenses(licenses); err != nil {
-		return fail(fmt.Errorf("read the list of licences: %w", err))
 	}
 	// Where no host is reserved there is nothing to ask for.
 	reservations := ""
@@ -80,6 +76,28 @@ func parseReservations(out string) (map[string][]string, error) {
 		reservations[r["ReservationName"]] = hosts
 	}
 	return reservations, nil
+}
+
+// readLicenses asks for what jobs may hold of each. Nothing else waits for it: when the
+// list cannot be had the last one holds, and inv says so.
+func (b *Backend) readLicenses(ctx context.Context, inv *backends.Inventory) error {
+	out, _, err := b.query(ctx, "inventory", "scontrol", "--oneliner", "show", "licenses")
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	var now []backends.License
+	if err == nil {
+		now, err = parseLicenses(out)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		inv.LicensesUnread = err.Error()
+	} else {
+		b.licenses = now
+	}
+	inv.Licenses = slices.Clone(b.licenses)
+	return nil
 }
 
 // parseLicenses gives what jobs may hold of each, in the order of the names.

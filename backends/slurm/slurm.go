@@ -63,16 +63,17 @@ type Config struct {
 }
 
 // Backend is a backends.Backend for one Slurm cluster. It holds no state but
-// the version it read, the requests under way and, where the cluster keeps books,
-// which jobs it has seen.
+// the version and the licences it read, the requests under way and, where the
+// cluster keeps books, which jobs it has seen.
 type Backend struct {
 	config   Config
 	submits  chan struct{}
 	releases *groupcommit.Committer[backends.JobRef]
 	cancels  *groupcommit.Committer[backends.JobRef]
 
-	mu      sync.Mutex
-	version string
+	mu       sync.Mutex
+	version  string
+	licenses []backends.License
 
 	history    *slurmhistory.History
 	booksKnown atomic.Bool // whether there is a database was read

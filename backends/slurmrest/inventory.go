@@ -32,7 +32,7 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 		if err := s.partitions(ctx, &inv); err != nil {
 			return err
 		}
-		if err := s.licenses(ctx, &inv); err != nil {
+		if err := b.readLicenses(ctx, s, &inv); err != nil {
 			return err
 		}
 		b.findBooks(ctx, s)
@@ -44,9 +44,27 @@ func (b *Backend) Inventory(ctx context.Context) (backends.Inventory, error) {
 	return inv, nil
 }
 
-// licenses asks for what jobs may hold of each.
-func (s *session) licenses(ctx context.Context, inv *backends.Inventory) error {
-	_, err := s.read(ctx, "licenses", func(dec *json.Decoder) error {
+// readLicenses asks for what jobs may hold of each. Nothing else waits for it: when the
+// list cannot be had the last one holds, and inv says so. A token that is refused is
+// another matter.
+func (b *Backend) readLicenses(ctx context.Context, s *session, inv *backends.Inventory) error {
+	now, err := s.licenses(ctx)
+	if err != nil && (ctx.Err() != nil || backends.KindOf(err) == backends.KindDenied) {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		inv.LicensesUnread = err.Error()
+	} else {
+		b.licenses = now
+	}
+	inv.Licenses = slices.Clone(b.licenses)
+	return nil
+}
+
+func (s *session) licenses(ctx context.Context) (all []backends.License, err error) {
+	_, err = s.read(ctx, "licenses", func(dec *json.Decoder) error {
 		var raw struct {
 			Name     text   `json:"LicenseName"`
 			Total    number `json:"Total"`
@@ -56,18 +74,18 @@ func (s *session) licenses(ctx context.Context, inv *backends.Inventory) error {
 		if err := dec.Decode(&raw); err != nil {
 			return err
 		}
-		if len(inv.Licenses) >= slurmjob.MaxHosts {
+		if len(all) >= slurmjob.MaxHosts {
 			return fmt.Errorf("more than %d licences", slurmjob.MaxHosts)
 		}
 		if backends.ValidLicense(raw.Name.v) { // none of another form can be asked for
-			inv.Licenses = append(inv.Licenses, backends.License{
+			all = append(all, backends.License{
 				Name: raw.Name.v, Total: max(0, raw.Total.n-raw.Reserved.n), Used: max(0, raw.Used.n),
 			})
 		}
 		return nil
 	})
-	slices.SortFunc(inv.Licenses, func(a, b backends.License) int { return strings.Compare(a.Name, b.Name) })
-	return err
+	slices.SortFunc(all, func(a, b backends.License) int { return strings.Compare(a.Name, b.Name) })
+	return all, err
 }
 
 // rawNode is one host. Only v0.0.38 has state_flags, only later ones have

@@ -63,7 +63,7 @@ type Config struct {
 }
 
 // Backend is a backends.Backend for one Slurm cluster. It remembers the version
-// it agreed on, tokens it made, and which users' tokens were refused.
+// it agreed on, tokens it made, which users' tokens were refused, and the licences.
 type Backend struct {
 	config  Config
 	client  *http.Client
@@ -72,11 +72,12 @@ type Backend struct {
 
 	history *slurmhistory.History
 
-	mu      sync.Mutex
-	dialect *dialect // nil before the first agreement
-	proven  map[string]string
-	cluster string    // Slurm's name of it, as jobs tell it
-	noBooks time.Time // when slurmrestd said last that it has no plugin for them
+	mu       sync.Mutex
+	dialect  *dialect // nil before the first agreement
+	proven   map[string]string
+	cluster  string             // Slurm's name of it, as jobs tell it
+	noBooks  time.Time          // when slurmrestd said last that it has no plugin for them
+	licenses []backends.License // as read last
 }
 
 var (

@@ -59,9 +59,11 @@ type View struct {
 	Foreign  corev1.ResourceList
 	Features []string // that all usable hosts have, sorted
 	Missing  []string // what the connection to the batch system cannot do
-	// Licenses of the batch system, which all its nodes share.
-	Licenses []backends.License
-	GPUTypes []string // GRES types of the usable hosts, sorted
+	// Licenses of the batch system, which all its nodes share. LicensesUnread says why
+	// these are not of now, and may lack some.
+	Licenses       []backends.License
+	LicensesUnread string
+	GPUTypes       []string // GRES types of the usable hosts, sorted
 	// Overlaps names virtual nodes that share hosts with this one.
 	Overlaps []string
 	// Problem says why the node cannot be served; empty when it can.
@@ -159,7 +161,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 	with := sharing(nodes, members)
 	for i := range nodes {
 		out[i].sum(usableOf[i], use, t, with, caps)
-		out[i].license(inv.Licenses, use)
+		out[i].license(inv, use)
 		out[i].Shapes.Counted, out[i].Shapes.CountedMore = counted(out[i].Overlaps, use)
 	}
 	return out

@@ -14,12 +14,12 @@ import (
 // its partitions share them, less what others hold. They are no part of the shapes, as
 // no host has them. One whose name cannot be that of a resource is not offered, and
 // pods ask for it by annotation.
-func (v *View) license(all []backends.License, uses map[string]Use) {
-	v.Licenses = all
+func (v *View) license(inv backends.Inventory, uses map[string]Use) {
+	v.Licenses, v.LicensesUnread = inv.Licenses, inv.LicensesUnread
 	if v.Problem != "" {
 		return
 	}
-	for _, l := range all {
+	for _, l := range inv.Licenses {
 		name := wellknown.LicensePrefix + l.Name
 		if len(validation.IsQualifiedName(name)) > 0 {
 			continue

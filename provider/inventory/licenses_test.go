@@ -1,6 +1,7 @@
 package inventory_test
 
 import (
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -8,6 +9,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 )
 
@@ -45,6 +47,25 @@ func TestLicenses(t *testing.T) {
 		for _, s := range v.Shapes.Shapes {
 			if _, has := s.Resources["licenses.isthmus.sh/fluent"]; has {
 				t.Error("no host has licences")
+			}
+		}
+	}
+}
+
+// TestUnreadLicenses: a node goes on to offer what it did, and its condition Limited says
+// why that is not of now, beside what is missing anyway.
+func TestUnreadLicenses(t *testing.T) {
+	whole := backends.Capabilities{History: true, Heterogeneous: true, StartEstimate: true, Enter: true, Reservation: true, ExcludeHosts: true, Licenses: true, Switches: true, After: true}
+	inv := clusterOf(host("a", true, 0, 0))
+	inv.Licenses, inv.LicensesUnread = []backends.License{{Name: "fluent", Total: 10}}, "permission denied"
+	for reason, caps := range map[string]backends.Capabilities{"LicensesNotRead": whole, "NotSupported": {Licenses: true}} {
+		v := inventory.Views(gpuNode, inv, nil, caps)[0]
+		if n := v.Allocatable["licenses.isthmus.sh/fluent"]; n.Value() != 10 {
+			t.Errorf("%s: %s licences are offered, want 10", reason, n.String())
+		}
+		for _, c := range inventory.Node(v, inventory.State{Cluster: "c", Reachable: true}).Status.Conditions {
+			if c.Type == wellknown.NodeLimited && (c.Status != corev1.ConditionTrue || c.Reason != reason || !strings.HasSuffix(c.Message, "the licences are as they were read last: permission denied")) {
+				t.Errorf("want %s: %+v", reason, c)
 			}
 		}
 	}

@@ -190,9 +190,14 @@ func conditions(v View, s State) []corev1.NodeCondition {
 	} else {
 		out = append(out, cond(wellknown.NodeServingCertificate, true, "CertificateValid", "the kubelet API has a serving certificate"))
 	}
-	if len(v.Missing) > 0 {
+	switch unread := "the licences are as they were read last: " + v.LicensesUnread; {
+	case len(v.Missing) > 0 && v.LicensesUnread != "":
+		out = append(out, cond(wellknown.NodeLimited, true, "NotSupported", "with this batch system and configuration "+limits(v.Missing)+"; "+unread))
+	case len(v.Missing) > 0:
 		out = append(out, cond(wellknown.NodeLimited, true, "NotSupported", "with this batch system and configuration "+limits(v.Missing)))
-	} else {
+	case v.LicensesUnread != "":
+		out = append(out, cond(wellknown.NodeLimited, true, "LicensesNotRead", unread))
+	default:
 		out = append(out, cond(wellknown.NodeLimited, false, "AllSupported", "the batch system has all that can be asked for"))
 	}
 	for _, t := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeNetworkUnavailable} {

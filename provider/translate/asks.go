@@ -114,6 +114,7 @@ func (g *gang) noLicense(name string) string {
 		return "the batch system of node " + g.in.Node.Name + " counts no licences; leave the request out"
 	case !backends.ValidLicense(name):
 		return "the name of a licence has letters, digits, '.', '_', '-' and '@', and starts with a letter or digit"
+	case g.in.LicensesUnread: // the batch system judges
 	case g.in.Partition.Name != "" && !slices.Contains(g.in.Licenses, name):
 		// Only with the partition is the rest of the inventory known.
 		if len(g.in.Licenses) == 0 {

@@ -72,6 +72,7 @@ func TestAsksAreRefused(t *testing.T) {
 		"unknown":              {resource("matlab", "1"), nil, "spec.containers[0].resources.limits[licenses.isthmus.sh/matlab]", "it has fluent"},
 		"unknown, annotation":  {annotation(wellknown.Licenses, "matlab"), nil, licenses, "it has fluent"},
 		"none there":           {resource("fluent", "1"), func(in *translate.Input) { in.Licenses = nil }, "spec.containers[0].resources.limits[licenses.isthmus.sh/fluent]", "has no licences"},
+		"odd name, unread":     {annotation(wellknown.Licenses, "--uid=0"), func(in *translate.Input) { in.LicensesUnread = true }, licenses, "no name"},
 		"not counted":          {resource("fluent", "1"), func(in *translate.Input) { in.Capabilities.Licenses = false }, "spec.containers[0].resources.limits[licenses.isthmus.sh/fluent]", "counts no licences"},
 		"half a licence":       {resource("fluent", "500m"), nil, "spec.containers[0].resources.limits[licenses.isthmus.sh/fluent]", "whole"},
 		"too many":             {resource("fluent", "2G"), nil, "spec.containers[0].resources.limits[licenses.isthmus.sh/fluent]", "more than"},
@@ -96,5 +97,21 @@ func TestAsksAreRefused(t *testing.T) {
 			}
 			refused(t, in, tc.field, tc.words)
 		})
+	}
+}
+
+// TestUnreadLicenses: where the list of licences could not be read, names that it lacked
+// last are left to the batch system, rather than refused for good.
+func TestUnreadLicenses(t *testing.T) {
+	p := newPod(0)
+	p.Annotations[wellknown.Licenses] = "matlab:2"
+	in := input(p)
+	in.Capabilities.Licenses, in.Partition.Name, in.Licenses = true, "gpu", []string{"fluent"}
+	_, err := translate.Gang(in)
+	wantRefusal(t, err, "metadata.annotations[isthmus.sh/licenses]", true)
+	in.LicensesUnread = true
+	out, err := translate.Gang(in)
+	if err != nil || out.Spec.Licenses["matlab"] != 2 {
+		t.Errorf("licences %v, %v", out.Spec.Licenses, err)
 	}
 }

@@ -45,6 +45,9 @@ type Input struct {
 	Partition backends.Partition
 	// Licenses are the names of the batch system's licences, where the partition is known.
 	Licenses []string
+	// LicensesUnread: the batch system has not told its licences of late, so that there
+	// may be others.
+	LicensesUnread bool
 	// UID and GID are the account's numeric ids on the cluster when they are known
 	// (not 0), and Groups its further groups: a pod that asks for just these has
 	// what it asks for.
