@@ -2,42 +2,133 @@ package slurm
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// memoryCgroups is where the memory controller of cgroups of version 1 is mounted. With
-// version 2 Slurm 22.05 wants systemd, or the top of the tree to itself.
-const memoryCgroups = "/sys/fs/cgroup/memory"
+// cgroups is where machines mount their control groups, of version 1 with a folder for
+// each controller, of version 2 as they are.
+const cgroups = "/sys/fs/cgroup"
+
+// hierarchy is where Slurm finds the memory controller.
+type hierarchy struct {
+	version int
+	top     string // the directory of the root group
+}
+
+// memoryHierarchy finds the memory controller, which is of one version or the other.
+func memoryHierarchy() (hierarchy, error) {
+	v1 := hierarchy{1, filepath.Join(cgroups, "memory")}
+	if _, err := os.Stat(filepath.Join(v1.top, "memory.limit_in_bytes")); err == nil {
+		return v1, nil
+	}
+	v2 := hierarchy{2, cgroups}
+	controllers, err := os.ReadFile(filepath.Join(v2.top, "cgroup.controllers"))
+	if err != nil {
+		return hierarchy{}, fmt.Errorf("this machine has no memory controller of control groups: %w", err)
+	}
+	if !slices.Contains(strings.Fields(string(controllers)), "memory") {
+		return hierarchy{}, fmt.Errorf("%s offers no memory controller, but %s", cgroups, strings.TrimSpace(string(controllers)))
+	}
+	return v2, nil
+}
 
 // MemoryLimited returns nil where a cluster can keep jobs to their memory, or says why
-// it cannot.
+// it cannot: as root on a machine that is no container it can.
 func MemoryLimited() error {
-	if _, err := os.Stat(filepath.Join(memoryCgroups, "memory.limit_in_bytes")); err != nil {
-		return errors.New("this machine has no memory controller of cgroups of version 1, which Slurm could use beside another manager")
+	h, err := memoryHierarchy()
+	if err != nil {
+		return err
 	}
-	if err := unix.Access(memoryCgroups, unix.W_OK); err != nil {
-		return &fs.PathError{Op: "make groups in", Path: memoryCgroups, Err: err}
+	if err := unix.Access(h.top, unix.W_OK); err != nil {
+		return &fs.PathError{Op: "make groups in", Path: h.top, Err: err}
 	}
 	return nil
 }
 
-// cgroupConf keeps steps to what their job asked for.
-func cgroupConf() string {
-	return "CgroupPlugin=cgroup/v1\nCgroupMountpoint=" + filepath.Dir(memoryCgroups) + "\nConstrainRAMSpace=yes\n"
+// prepare makes what Slurm expects of a machine with version 2: without systemd's help,
+// which the daemons of a testbed do without, it makes the last group of a path only. Slurm
+// 22.05 overlooks the last controller of a group (measured), so that the memory's is
+// handed on with one that comes after it, as systemd does.
+func (h hierarchy) prepare() error {
+	if h.version == 1 {
+		return nil
+	}
+	slice := filepath.Join(h.top, "system.slice")
+	if err := os.MkdirAll(slice, 0o755); err != nil {
+		return err
+	}
+	for _, group := range []string{h.top, slice} {
+		if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte("+memory +pids"), 0o644); err != nil {
+			return fmt.Errorf("hand the controllers of memory and processes on: %w", err)
+		}
+	}
+	return nil
+}
+
+// conf keeps steps to what their job asked for, also where what is too much for them
+// could go to swap space.
+func (h hierarchy) conf() string {
+	lines := []string{fmt.Sprintf("CgroupPlugin=cgroup/v%d", h.version), "CgroupMountpoint=" + cgroups, "ConstrainRAMSpace=yes"}
+	if h.version == 2 {
+		// The testbed's daemons are no services of systemd.
+		lines = append(lines, "IgnoreSystemd=yes", "CgroupAutomount=yes")
+	}
+	if h.swaps() {
+		lines = append(lines, "ConstrainSwapSpace=yes")
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// swaps reports whether there is swap space that groups can be kept from.
+func (h hierarchy) swaps() bool {
+	list, err := os.ReadFile("/proc/swaps")
+	if err != nil || strings.Count(string(list), "\n") < 2 { // the first line is a heading
+		return false
+	}
+	_, err = os.Stat(filepath.Join(h.top, "memory.memsw.limit_in_bytes"))
+	return h.version == 2 || err == nil
+}
+
+// groupOf is the group that Slurm makes for all that runs on a host.
+func (h hierarchy) groupOf(host string) string {
+	if h.version == 1 {
+		return filepath.Join(h.top, "slurm_"+host)
+	}
+	return filepath.Join(h.top, "system.slice", host+"_slurmstepd.scope")
+}
+
+// cgroupConf is read by every daemon.
+func (c Config) cgroupConf() (string, error) {
+	if !c.LimitMemory {
+		// The plugin for version 1 does nothing until it is asked to, wherever it is; that
+		// for version 2 moves daemons to other groups.
+		return "CgroupPlugin=cgroup/v1\n", nil
+	}
+	h, err := memoryHierarchy()
+	if err == nil {
+		err = h.prepare()
+	}
+	return h.conf(), err
 }
 
 // removeCgroups removes the groups that the daemons of hosts leave, which are named
 // after the hosts. There is nothing to remove when no job was kept to its memory.
 func (c *Cluster) removeCgroups() error {
+	h, err := memoryHierarchy()
+	if err != nil {
+		return err
+	}
 	deadline := time.Now().Add(stopGrace)
 	for {
-		err := c.tryRemoveCgroups()
+		err := c.tryRemoveCgroups(h)
 		if err == nil || time.Now().After(deadline) {
 			return err
 		}
@@ -45,12 +136,11 @@ func (c *Cluster) removeCgroups() error {
 	}
 }
 
-func (c *Cluster) tryRemoveCgroups() error {
+func (c *Cluster) tryRemoveCgroups(in hierarchy) error {
 	var errs []error
 	for _, h := range c.record.Hosts {
 		var found []string
-		top := filepath.Join(memoryCgroups, "slurm_"+h.Name)
-		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(in.groupOf(h.Name), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				found = append(found, path)
 			}

@@ -233,6 +233,10 @@ func (c *Cluster) write(config Config) error {
 	if err != nil {
 		return err
 	}
+	cgroup, err := config.cgroupConf()
+	if err != nil {
+		return err
+	}
 	known := "127.0.0.1\tlocalhost\n"
 	for _, h := range c.record.Hosts {
 		known += h.Address + "\t" + h.Name + "\n"
@@ -242,7 +246,7 @@ func (c *Cluster) write(config Config) error {
 		os.WriteFile(l.munge("key"), key, 0o400),
 		os.WriteFile(l.conf(), []byte(config.slurmConf(l, c.record.Place)), 0o644),
 		os.WriteFile(l.gres(), []byte(config.gresConf(l)), 0o644),
-		os.WriteFile(l.cgroup(), []byte(cgroupConf()), 0o644),
+		os.WriteFile(l.cgroup(), []byte(cgroup), 0o644),
 		os.WriteFile(l.topology(), []byte(config.topologyConf()), 0o644),
 		os.WriteFile(l.record(), raw, 0o644),
 	)
