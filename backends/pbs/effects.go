@@ -23,8 +23,12 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	}
 	// Torque takes -l select for a resource that it does not know, and PBS
 	// takes nodes= for something else than we mean.
-	if _, err := b.settled(ctx, "submit"); err != nil {
+	settings, err := b.settled(ctx, "submit")
+	if err != nil {
 		return fail(backends.KindTransient, unwrapped(err))
+	}
+	if len(spec.After) > 0 && !b.Capabilities().After {
+		return fail(backends.KindInvalid, fmt.Errorf("after: %s and others: this version of PBS may start a job although one before it was deleted; submit it when they have ended", spec.After[0]))
 	}
 	gpuType, err := b.gpuTypeFor(ctx, spec)
 	if err != nil {
@@ -50,6 +54,9 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 		return fail(backends.KindUnknownOutcome, err)
 	}
 	b.past.expect(id, spec.User)
+	if len(spec.After) > 0 && !settings.history {
+		b.recordAfter(ctx, spec, id, records)
+	}
 	return id, nil
 }
 

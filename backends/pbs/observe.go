@@ -199,6 +199,7 @@ func (b *Backend) settle(ctx context.Context, l *listing) error {
 func (b *Backend) remember(ctx context.Context, l *listing) {
 	byUser, complete := b.readRecords(ctx, l.users)
 	l.complete = l.complete && complete
+	defer l.giveUp(byUser)
 	for _, user := range l.users {
 		for id, n := range byUser[user] {
 			if seen, listed := l.jobs[id]; listed {
@@ -234,8 +235,8 @@ func fill(j *backends.Job, dialect Dialect, r *block) error {
 		j.Reason = oneLine(r.get("comment"))
 		j.Never = never(j.Reason)
 		if letter == "H" {
-			if held, reason := holdReason(r.get("hold_types")); held {
-				j.Held, j.Reason = true, reason
+			if held, reason := holdReason(r.get("hold_types"), behindOthers(r)); reason != "" {
+				j.Held, j.Reason = held, reason
 			}
 		}
 		j.Estimated = parseTime(r.get("estimated.start_time"))

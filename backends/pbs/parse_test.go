@@ -109,7 +109,7 @@ func TestRecordedJobs(t *testing.T) {
 		"13.pbs": {"unlike", backends.StateCompleted, "", false, false, 0, "pbs", "0:0", "sSe"},
 		"14.pbs": {"run", backends.StateRunning, "", false, false, 0, "pbs", "0:0", "sS"},
 		"15.pbs": {"rerun", backends.StateRunning, "", false, false, 1, "pbs", "0:0", "sS"},
-		"19.pbs": {"depend", backends.StatePending, "JobHeldAdmin", true, false, 0, "", "0:0", "s"},
+		"19.pbs": {"depend", backends.StatePending, "Dependency", false, false, 0, "", "0:0", "s"},
 	}
 	var ids []string
 	for _, j := range o.Jobs {

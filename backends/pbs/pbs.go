@@ -125,6 +125,7 @@ func (b *Backend) Capabilities() backends.Capabilities {
 		StartEstimate: b.config.Dialect == Pro,
 		Reservation:   true,
 		OneHost:       true,
+		After:         servesAfter(b.config.Dialect, b.version),
 	}
 }
 

@@ -21,7 +21,8 @@ import (
 //   - <id>.run, written by the batch script when it starts, with a line more at
 //     every terminate signal;
 //   - <id>.end, written by the batch script in its place, with the exit code;
-//   - <id>.cancel, written by Cancel before it asks for the end.
+//   - <id>.cancel, written by Cancel before it asks for the end;
+//   - <id>.after, written by Submit for a job that comes after others.
 //
 // The user may write there what he likes: a record counts only for jobs of its
 // own user, and only when the queue no longer lists the job. What ended is kept
@@ -35,9 +36,9 @@ const recordsParallel = 8
 // Nothing is ever written into the script: the directory is its argument.
 const readScript = `cd "$1" 2>/dev/null || exit 0
 find . -maxdepth 1 -type f \( -name '*.end' -o -name '*.cancel' -o -name '*.new' \) -mmin +1440 -exec rm -f {} +
-find . -maxdepth 1 -type f -name '*.run' -mtime +30 -exec rm -f {} +
+find . -maxdepth 1 -type f \( -name '*.run' -o -name '*.after' \) -mtime +30 -exec rm -f {} +
 for try in 1 2 3 4 5 6 7 8; do
-	complaint=$(find . -maxdepth 1 -type f \( -name '*.run' -o -name '*.end' -o -name '*.cancel' \) -exec cat {} + 2>&1 >&3) && exit 0
+	complaint=$(find . -maxdepth 1 -type f \( -name '*.run' -o -name '*.end' -o -name '*.cancel' -o -name '*.after' \) -exec cat {} + 2>&1 >&3) && exit 0
 done 3>&1
 printf '%s\n' "$complaint" >&2
 exit 1
@@ -45,8 +46,12 @@ exit 1
 
 // writeScript puts its input into a file of the records, by renaming.
 const writeScript = `umask 077
-mkdir -p "$1" && cat >"$1/$2.cancel.new" && mv -f "$1/$2.cancel.new" "$1/$2.cancel"
+mkdir -p "$1" && cat >"$1/$2.$3.new" && mv -f "$1/$2.$3.new" "$1/$2.$3"
 `
+
+// limitLead is how much earlier than the batch script a run may have begun for the server,
+// which counts the run-time limit from there.
+const limitLead = 2 * time.Second
 
 // records gives the user's directory.
 func (b *Backend) records(user string) (string, error) {
@@ -62,7 +67,7 @@ func (b *Backend) records(user string) (string, error) {
 
 // note is what the records say of one job.
 type note struct {
-	run, end, cancel *block
+	run, end, cancel, after *block
 }
 
 // readRecords reads the records of all users. An account that cannot be used
@@ -110,6 +115,8 @@ func (b *Backend) readUserRecords(ctx context.Context, user string) (map[backend
 			n.run = rec
 		case "end":
 			n.end = rec
+		case "after":
+			n.after = rec
 		case "":
 			n.cancel = rec // qstat's own words
 		}
@@ -165,7 +172,7 @@ func (n *note) job(dialect Dialect, id backends.JobID, user, owner string) (j ba
 	}
 	limit, _ := strconv.ParseInt(last.get("limit"), 10, 64)
 	term := epoch(last.get("term"))
-	overran := limit > 0 && !term.IsZero() && !term.Before(j.Started.Add(time.Duration(limit)*time.Second))
+	overran := limit > 0 && !term.IsZero() && !term.Before(j.Started.Add(time.Duration(limit)*time.Second-limitLead))
 	if n.end == nil {
 		// The shell was killed too.
 		switch {
@@ -231,7 +238,7 @@ func (b *Backend) recordCancel(ctx context.Context, job backends.JobRef) (gone b
 	text := string(res.Stdout)
 	text = strings.TrimRight(text, "\n") + fmt.Sprintf("\n    cancelled = %d\n", b.config.Now().Unix())
 	res, err = b.ask(ctx, "cancel", command{
-		argv: []string{"/bin/sh", "-c", writeScript, "sh", dir, id}, user: job.User, stdin: strings.NewReader(text),
+		argv: []string{"/bin/sh", "-c", writeScript, "sh", dir, id, "cancel"}, user: job.User, stdin: strings.NewReader(text),
 	})
 	if err == nil && res.Exit != 0 {
 		err = fmt.Errorf("write the record of job %s into %s: exit %d: %s", job.ID, dir, res.Exit, said(res))

@@ -53,8 +53,8 @@ func check(dialect Dialect, s backends.JobSpec) error {
 	if err := s.Unserved(backends.Capabilities{}); err != nil {
 		return fmt.Errorf("%w; the constraint of a node may name resources of the site", err)
 	}
-	if len(s.After) > 0 {
-		return errors.New("after: a job of PBS is not made to wait for others; submit it when they have ended")
+	if err := checkAfter(dialect, s.After); err != nil {
+		return err
 	}
 	if s.Host != "" && (!nameForm.MatchString(s.Host) || strings.Trim(s.Host, "0123456789") == "") { // digits are a count
 		return fmt.Errorf("host: %.80q: want letters, digits, '_', '.' and '-'", s.Host)
@@ -214,6 +214,7 @@ func qsubArgs(dialect Dialect, s backends.JobSpec, records, gpuType string) ([]s
 		"-r", "y",
 		"-v", strings.Join(vars, ","),
 	}
+	args = append(args, dependOn(s.After)...)
 	queue := s.Partition
 	if s.Reservation != "" && dialect == Pro {
 		// A reservation is a queue, called as the reservation is without the server.

@@ -115,6 +115,8 @@ func ending(dialect Dialect, b *block) outcome {
 	text := b.get("exit_status")
 	status, err := strconv.Atoi(text)
 	switch {
+	case givenUp(b):
+		return outcome{state: backends.StateCancelled, reason: reasonDependency}
 	case text == "" || err != nil:
 		// Ended without a run: deleted while it waited.
 		o := outcome{state: backends.StateCancelled}
@@ -138,14 +140,20 @@ func ending(dialect Dialect, b *block) outcome {
 // was submitted: the scheduler writes so of what no host could ever give.
 func never(comment string) bool { return strings.HasPrefix(comment, "Can Never Run") }
 
+// reasonDependency is why a job waits, or ended, that comes after others, in Slurm's word.
+const reasonDependency = "Dependency"
+
 // holdReason names who holds a job, in words that are the same for all batch
-// systems: only a job that its own user holds may be released by him.
-func holdReason(types string) (held bool, reason string) {
+// systems: only a job that its own user holds may be released by him. The system's hold
+// of one that comes after others is none that anybody has to take off.
+func holdReason(types string, behindOthers bool) (held bool, reason string) {
 	switch {
-	case strings.ContainsAny(types, "os"):
+	case strings.Contains(types, "o"), strings.Contains(types, "s") && !behindOthers:
 		return true, "JobHeldAdmin"
-	case strings.ContainsAny(types, "u"):
+	case strings.Contains(types, "u"):
 		return true, "JobHeldUser"
+	case behindOthers:
+		return false, reasonDependency
 	}
 	return false, ""
 }

@@ -88,7 +88,7 @@ func (s *server) qsub(r *request) reply {
 	if len(rest) > 0 {
 		j.name = rest[0][strings.LastIndexByte(rest[0], '/')+1:]
 	}
-	var lists []string
+	var lists, after []string
 	variables := ""
 	for _, o := range opts {
 		switch o.name {
@@ -130,7 +130,13 @@ func (s *server) qsub(r *request) reply {
 			variables = o.value
 		case "J":
 			j.array = true
-		case "a", "c", "C", "f", "M", "p", "R", "u", "W", "z", "V":
+		case "W":
+			ids, f := s.afterOK(o.value)
+			if f != nil {
+				return reply{Err: "qsub: " + f.text + "\n" + qsubUsage, Code: f.code}
+			}
+			after = append(after, ids...)
+		case "a", "c", "C", "f", "M", "p", "R", "u", "z", "V":
 		default:
 			return reply{Err: "qsub: invalid option -- '" + o.name + "'\n" + qsubUsage, Code: 2}
 		}
@@ -164,6 +170,7 @@ func (s *server) qsub(r *request) reply {
 		j.etime = now
 	}
 	s.jobs[j.seq] = j
+	s.depend(j, after)
 	return reply{Out: j.id() + "\n"}
 }
 

@@ -49,6 +49,7 @@ type job struct {
 	estimated     time.Time
 	submitHost    string
 	keepCompleted time.Time // when Torque forgets it
+	after, before []*job    // which it waits for, and which wait for it
 }
 
 // placement is where one chunk runs.

@@ -170,6 +170,74 @@ func TestHeldJobIsAsRecorded(t *testing.T) {
 	}
 }
 
+// A job that waits for another, and one that waits no more.
+func TestDependencyIsAsRecorded(t *testing.T) {
+	s := testServer(t, `{"history":true,`+oneHost+`}`)
+	s.next = 18
+	if got := ask(s, "qsub -N d1 -l select=1:ncpus=1 hold.sh"); got.Out != "18.pbs\n" {
+		t.Fatalf("%+v", got)
+	}
+	if got := ask(s, "qsub -N d2 -W depend=afterok:18.pbs -l select=1:ncpus=1 hold.sh"); got.Out != "19.pbs\n" {
+		t.Fatalf("%+v", got)
+	}
+	at := time.Date(2026, 11, 24, 3, 20, 0, 0, time.UTC)
+	j := s.jobs[19]
+	j.ctime, j.mtime, j.qtime = at, at, at
+	want := `Job Id: 19.pbs
+    Job_Name = d2
+    Job_Owner = pbsuser@pbs
+    job_state = H
+    queue = workq
+    server = pbs
+    Checkpoint = u
+    ctime = Tue Nov 24 03:20:00 2026
+    depend = afterok:18.pbs@pbs
+    Error_Path = pbs:/home/pbsuser/d2.e19
+    Hold_Types = s
+    Join_Path = n
+    Keep_Files = n
+    Mail_Points = a
+    mtime = Tue Nov 24 03:20:00 2026
+    Output_Path = pbs:/home/pbsuser/d2.o19
+    Priority = 0
+    qtime = Tue Nov 24 03:20:00 2026
+    Rerunable = True
+    Resource_List.ncpus = 1
+    Resource_List.nodect = 1
+    Resource_List.place = free
+    Resource_List.select = 1:ncpus=1
+    substate = 22
+    Variable_List = PBS_O_HOME=/home/pbsuser,PBS_O_LANG=C.UTF-8,
+	PBS_O_WORKDIR=/home/pbsuser,PBS_O_SYSTEM=Linux,PBS_O_QUEUE=workq,
+	PBS_O_HOST=pbs
+    Submit_arguments = -N d2 -W depend=afterok:18.pbs -l select=1:ncpus=1 hold.
+	sh
+    project = _pbs_project_default
+    Submit_Host = pbs
+
+`
+	if got := ask(s, "qstat -f 19.pbs").Out; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	// By the manual: what comes after a job that is deleted is deleted, also through others.
+	if got := ask(s, "qsub -W depend=afterok:19.pbs hold.sh"); got.Out != "20.pbs\n" {
+		t.Fatalf("%+v", got)
+	}
+	ask(s, "qdel 18.pbs")
+	for _, id := range []string{"19.pbs", "20.pbs"} {
+		if got := s.find(id); got == nil || got.state != "F" || got.runs != 0 {
+			t.Errorf("job %s behind one that was deleted is %+v", id, got)
+		}
+	}
+	// What comes after one that is not known, or has ended badly, is deleted at once.
+	for _, first := range []string{"99999.pbs", "18.pbs"} {
+		id := strings.TrimSpace(ask(s, "qsub -W depend=afterok:"+first+" hold.sh").Out)
+		if got := s.find(id); got == nil || got.state != "F" {
+			t.Errorf("behind %s: %+v", first, got)
+		}
+	}
+}
+
 // JSON as recorded, with the flaw that a variable of digits becomes a number,
 // and one that was reported of it: leading zeros stay.
 func TestJSONIsAsRecorded(t *testing.T) {

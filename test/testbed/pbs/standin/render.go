@@ -108,6 +108,9 @@ func (s *server) write(w *writer, j *job, r *request) {
 	}
 	w.attr("Checkpoint", "u")
 	w.attr("ctime", at(j.ctime))
+	if text := j.dependText(); text != "" {
+		w.attr("depend", text)
+	}
 	w.attr("Error_Path", s.Name+":"+j.stderr)
 	if len(j.placed) > 0 {
 		w.attr("exec_host", j.hostText(s.Torque))

@@ -261,6 +261,7 @@ func (s *server) finish(j *job) {
 			j.comment += " and failed"
 		}
 	}
+	s.settleAfter(j)
 	switch {
 	case s.Torque && s.KeepCompleted > 0:
 		j.state = "C"
