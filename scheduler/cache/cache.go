@@ -443,7 +443,7 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 	out := make([]snapshot.Resident, 0, len(n.pods))
 	for uid, e := range n.pods {
 		p := c.seat(e)
-		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang), Devices: p.Devices, Cells: p.Cells, Running: p.Phase == snapshot.PodRunning})
+		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang), Devices: p.Devices, Cells: p.Cells, Running: p.Phase == snapshot.PodRunning, Leaving: p.Terminating})
 	}
 	return out
 }

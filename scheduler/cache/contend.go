@@ -71,6 +71,9 @@ func (c *Cache) touch(e *podEntry) {
 	if e.gang != "" {
 		c.gang(e.gang).snap = nil
 	}
+	if n := c.nodes[e.on]; n != nil && c.selected { // who goes counts for less there
+		n.snap = nil
+	}
 }
 
 // expireEvictions ends what is over; the watch shows what became of the pods.

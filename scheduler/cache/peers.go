@@ -38,7 +38,8 @@ func peersOf(p *corev1.Pod, ours bool) *snapshot.Peers {
 		s := snapshot.SpreadTerm{
 			PeerTerm: snapshot.PeerTerm{Key: t.TopologyKey, Selector: withKeys(t.LabelSelector, t.MatchLabelKeys, p.Labels), Namespaces: []string{p.Namespace}},
 			MaxSkew:  int64(t.MaxSkew), MinDomains: 1, Hard: t.WhenUnsatisfiable == corev1.DoNotSchedule,
-			AllNodes: t.NodeAffinityPolicy != nil && *t.NodeAffinityPolicy == corev1.NodeInclusionPolicyIgnore,
+			AllNodes:    t.NodeAffinityPolicy != nil && *t.NodeAffinityPolicy == corev1.NodeInclusionPolicyIgnore,
+			HonorTaints: t.NodeTaintsPolicy != nil && *t.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
 		}
 		if t.MinDomains != nil {
 			s.MinDomains = int64(*t.MinDomains)

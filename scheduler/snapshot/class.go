@@ -9,6 +9,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
@@ -124,6 +125,19 @@ func (c *Class) ClaimsDevices() bool {
 // rule logs only what those gate; the discarding logger keeps this package silent.
 func (c *Class) Tolerates(t *corev1.Taint) bool {
 	return schedulingv1.TolerationsTolerateTaint(klog.Logger{}, c.Tolerations, t, false)
+}
+
+// bears reports whether the pods tolerate all taints of a node that keep pods off. They
+// tolerate that of virtual nodes without saying so, unless a DaemonSet owns them.
+func (c *Class) bears(n *Node) bool {
+	for i := range n.Taints {
+		t := &n.Taints[i]
+		keeps := t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectNoExecute
+		if keeps && (t.Key != wellknown.TaintVirtualNode || c.DaemonSet) && !c.Tolerates(t) {
+			return false
+		}
+	}
+	return true
 }
 
 // Preference is the sum of the weights of the preferred node affinity's terms

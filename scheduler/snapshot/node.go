@@ -55,6 +55,8 @@ type Resident struct {
 	// Cells are the processors that it was given by NUMA node.
 	Cells   []CellShare
 	Running bool
+	// Leaving says that it terminates.
+	Leaving bool
 }
 
 // Node is a compiled NodeSpec with what is on it.
@@ -81,6 +83,8 @@ type Node struct {
 type classCount struct {
 	class *Class
 	count int64
+	// leaving are those of count that terminate.
+	leaving int64
 }
 
 // NewNode compiles a node. It takes ownership of residents.
@@ -119,6 +123,9 @@ func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 			n.classes = append(n.classes, classCount{class: r.Class})
 		}
 		n.classes[i].count++
+		if r.Leaving {
+			n.classes[i].leaving++
+		}
 		st.add(n, Item{Class: r.Class, Job: r.Job, Count: 1})
 		if n.gpus != nil {
 			n.gpus.hold(st.gpus, r.Class, r.Devices)

@@ -18,6 +18,8 @@ type Item struct {
 	Devices [][]string
 	// Cells are the processors of each pod by NUMA node, where they are known.
 	Cells [][]CellShare
+	// Leaving says that the pods terminate.
+	Leaving bool
 	// Kept says that nobody is there yet and room is only kept, as by Txn.Keep.
 	Kept bool
 

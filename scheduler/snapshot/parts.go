@@ -72,5 +72,5 @@ func (p *Pod) PartOf() string {
 
 // Item is the pod as what it holds of its node, its GPUs included.
 func (p *Pod) Item(gangKey string) Item {
-	return Item{Class: p.Class, Job: p.Job(gangKey), Count: 1, Devices: [][]string{p.Devices}, Cells: [][]CellShare{p.Cells}}
+	return Item{Class: p.Class, Job: p.Job(gangKey), Count: 1, Devices: [][]string{p.Devices}, Cells: [][]CellShare{p.Cells}, Leaving: p.Terminating}
 }

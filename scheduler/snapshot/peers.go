@@ -36,6 +36,8 @@ type SpreadTerm struct {
 	Hard bool `json:"hard,omitempty"`
 	// AllNodes counts nodes that the pod's own node selector rules out as well.
 	AllNodes bool `json:"allNodes,omitempty"`
+	// HonorTaints counts no nodes with a taint that the pod does not tolerate.
+	HonorTaints bool `json:"honorTaints,omitempty"`
 }
 
 // Peers is what a pod demands and prefers about other pods.
@@ -101,11 +103,21 @@ type term struct {
 	// only, for spread, restricts the nodes that count to those of this class.
 	only *Class
 	keys []string // and to those that have all these labels
+	// bearing, for spread, restricts them to those whose taints this class tolerates.
+	bearing *Class
+	// lasting leaves pods out that terminate, as spread does.
+	lasting bool
+	// also are terms that have to select a pod as well: one that is to be near others by
+	// several terms is near pods that all of them select.
+	also []*term
 }
 
 // matches reports whether a term selects the pods of a class.
 func (x *peerIndex) matches(t *term, c *Class) bool {
-	return x.covers(t, c.Namespace) && t.selector.Matches(labels.Set(c.Labels))
+	if !x.covers(t, c.Namespace) || !t.selector.Matches(labels.Set(c.Labels)) {
+		return false
+	}
+	return !slices.ContainsFunc(t.also, func(o *term) bool { return !x.matches(o, c) })
 }
 
 func (x *peerIndex) covers(t *term, namespace string) bool {
@@ -126,7 +138,7 @@ func (t *term) counts(n *Node) (value string, ok bool) {
 			return "", false
 		}
 	}
-	return value, t.only == nil || t.only.Selects(n)
+	return value, (t.only == nil || t.only.Selects(n)) && (t.bearing == nil || t.bearing.bears(n))
 }
 
 func newTerm(p PeerTerm) *term {
@@ -150,9 +162,7 @@ func newClassPeers(c *Class) *classPeers {
 		return nil
 	}
 	out := &classPeers{spec: c.Peers}
-	for _, p := range c.Peers.Near {
-		out.near = append(out.near, newTerm(p))
-	}
+	out.near = nearTerms(c.Peers.Near)
 	for _, p := range c.Peers.Apart {
 		out.apart = append(out.apart, newTerm(p))
 	}
@@ -167,13 +177,42 @@ func newClassPeers(c *Class) *classPeers {
 	}
 	for _, p := range c.Peers.Spread {
 		t := newTerm(p.PeerTerm)
-		t.keys = keys
+		t.keys, t.lasting = keys, true
 		t.id += fmt.Sprint(" spread ", keys)
+		if t.selector.Empty() { // as in Kubernetes, where it could as well select all
+			t.selector = labels.Nothing()
+		}
+		if p.HonorTaints {
+			t.bearing = c
+			t.id += " bearing " + c.Key
+		}
 		if !p.AllNodes && (len(c.NodeSelector) > 0 || c.Affinity != nil) {
 			t.only = c
 			t.id += " " + c.Key
 		}
 		out.spread = append(out.spread, t)
+	}
+	return out
+}
+
+// nearTerms makes the terms of required affinity, each of which selects what all do.
+func nearTerms(specs []PeerTerm) []*term {
+	out := make([]*term, 0, len(specs))
+	for _, p := range specs {
+		out = append(out, newTerm(p))
+	}
+	if len(out) < 2 {
+		return out
+	}
+	var all []*term
+	ids := ""
+	for _, t := range out {
+		one := *t
+		all, ids = append(all, &one), ids+" near "+t.id
+	}
+	for _, t := range out {
+		t.also = all
+		t.id += ids
 	}
 	return out
 }
@@ -239,7 +278,8 @@ func newPeerIndex(s *Snapshot) *peerIndex {
 	}
 	for i, n := range s.Nodes {
 		for _, c := range n.classes {
-			x.add(i, c.class, c.count)
+			x.add(i, c.class, c.count-c.leaving, false)
+			x.add(i, c.class, c.leaving, true)
 		}
 	}
 	return x
@@ -281,11 +321,18 @@ func (x *peerIndex) matching(c *Class) []int {
 	return m
 }
 
-// add counts n pods of a class more on a node; n may be negative.
-func (x *peerIndex) add(node int, c *Class, n int64) {
+// add counts n pods of a class more on a node, which terminate if leaving; n may be
+// negative.
+func (x *peerIndex) add(node int, c *Class, n int64, leaving bool) {
+	if n == 0 {
+		return
+	}
 	on := x.s.Nodes[node]
 	x.stamp++
 	for _, i := range x.matching(c) {
+		if leaving && x.terms[i].lasting {
+			continue
+		}
 		if v, ok := x.terms[i].counts(on); ok {
 			x.pods[i][v] += n
 			x.total[i] += n
@@ -561,10 +608,10 @@ func (t *Txn) PeersAllow(node int, items []Item) (why string) {
 			if why = x.refuses(node, it.Class); why != "" {
 				break
 			}
-			x.add(node, it.Class, 1)
+			x.add(node, it.Class, 1, false)
 		}
 		if why == "" && n < it.Count {
-			x.add(node, it.Class, it.Count-n)
+			x.add(node, it.Class, it.Count-n, false)
 			n = it.Count
 		}
 		added = append(added, done{it.Class, n})
@@ -573,7 +620,7 @@ func (t *Txn) PeersAllow(node int, items []Item) (why string) {
 		}
 	}
 	for _, d := range added {
-		x.add(node, d.class, -d.count)
+		x.add(node, d.class, -d.count, false)
 	}
 	return why
 }

@@ -185,6 +185,7 @@ type ResidentDoc struct {
 	// Devices are as in Resident.
 	Devices []string `json:"devices,omitempty"`
 	Running bool     `json:"running,omitempty"`
+	Leaving bool     `json:"leaving,omitempty"`
 }
 
 // version is the document format written and the only one read.
@@ -225,7 +226,7 @@ func (d Document) Build() (*Snapshot, error) {
 			p.Class = c
 			pods = append(pods, &p)
 			if p.Node != "" && !p.Terminal() {
-				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key), Devices: p.Devices, Cells: p.Cells, Running: p.Phase == PodRunning})
+				residents[p.Node] = append(residents[p.Node], Resident{UID: p.UID, Class: c, Job: p.Job(gd.Key), Devices: p.Devices, Cells: p.Cells, Running: p.Phase == PodRunning, Leaving: p.Terminating})
 			}
 		}
 		gangs = append(gangs, NewGang(gd.GangSpec, pods, dims))
@@ -235,7 +236,7 @@ func (d Document) Build() (*Snapshot, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pod %s: %w", r.UID, err)
 		}
-		residents[r.Node] = append(residents[r.Node], Resident{UID: r.UID, Class: c, Job: r.Job, Devices: r.Devices, Running: r.Running})
+		residents[r.Node] = append(residents[r.Node], Resident{UID: r.UID, Class: c, Job: r.Job, Devices: r.Devices, Running: r.Running, Leaving: r.Leaving})
 	}
 	nodes := make([]*Node, 0, len(d.Nodes))
 	for _, n := range d.Nodes {
@@ -308,7 +309,7 @@ func (s *Snapshot) Document() Document {
 		d.Nodes = append(d.Nodes, n.NodeSpec)
 		for _, r := range n.Residents {
 			if !members[r.UID] {
-				d.Others = append(d.Others, ResidentDoc{UID: r.UID, Node: n.Name, Class: index[r.Class.Key], Job: r.Job, Devices: r.Devices, Running: r.Running})
+				d.Others = append(d.Others, ResidentDoc{UID: r.UID, Node: n.Name, Class: index[r.Class.Key], Job: r.Job, Devices: r.Devices, Running: r.Running, Leaving: r.Leaving})
 			}
 		}
 	}

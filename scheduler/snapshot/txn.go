@@ -119,7 +119,7 @@ func (t *Txn) countPeers(node int, items []Item, off bool) {
 		if off {
 			n = -n
 		}
-		t.peers.add(node, it.Class, n)
+		t.peers.add(node, it.Class, n, it.Leaving)
 	}
 }
 
