@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	certificates "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -31,7 +32,7 @@ var update = flag.Bool("update", false, "write testdata/effects.golden anew")
 func play(t *testing.T, s *scene, decide func(write) mishap) *miniature {
 	t.Helper()
 	m := newMiniature(t, options{podGroups: true, inherit: true, schedulers: []string{"volcano"}, workers: 1,
-		hyperLabels: []string{"rack", "zone"}, webhook: webhookOptions{address: "0"}, vnodeUsers: []string{vnodeUser}})
+		hyperLabels: []string{"rack", "zone"}, webhook: webhookOptions{address: "0"}, vnodeUsers: []string{vnodeUser}, certSigner: certificates.KubeletServingSignerName})
 	m.decide = decide
 	m.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}})
 	if !slices.Contains(s.with, "isthmus-queue") {

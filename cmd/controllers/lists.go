@@ -118,7 +118,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 		return nil // without a virtual kubelet there is nobody to approve for
 	}
 	certificates := &certificate.Reconciler{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Requesters: o.vnodeUsers, Now: o.now,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Requesters: o.vnodeUsers, Signer: o.certSigner, Now: o.now,
 	}
 	return certificates.SetupWithManager(mgr)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -45,6 +46,7 @@ type options struct {
 	burst           int
 	workers         int
 	vnodeUsers      []string
+	certSigner      string
 	podGroups       bool
 	schedulers      []string
 	inherit         bool
@@ -94,6 +96,7 @@ func command(install func(logr.Logger)) *cobra.Command {
 	f.IntVar(&o.burst, "kube-api-burst", 200, "requests to the API server at once")
 	f.IntVar(&o.workers, "workers", 8, "jobs that are handled in parallel")
 	f.StringSliceVar(&o.vnodeUsers, "vnode-user", nil, "users that virtual kubelets are: their requests for serving certificates of virtual nodes are approved; without one, none are looked at")
+	f.StringVar(&o.certSigner, "cert-signer", certificatesv1.KubeletServingSignerName, "signer of the serving certificates of virtual nodes, as virtual kubelets are told")
 	f.BoolVar(&o.podGroups, "pod-groups", true, "give PodGroups to pods that come without one, alone or by their owner")
 	f.StringSliceVar(&o.schedulers, "scheduler-name", []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus}, "schedulerName of the pods that get PodGroups, may be given more than once")
 	f.BoolVar(&o.inherit, "inherit-owner-annotations", true, "PodGroups take annotations of the owners of their pods")

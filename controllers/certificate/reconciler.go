@@ -27,7 +27,9 @@ type Reconciler struct {
 	Live client.Reader
 	// Requesters are the users that virtual kubelets are.
 	Requesters []string
-	Now        func() time.Time
+	// Signer is the one that virtual kubelets ask; requests to others are left alone.
+	Signer string
+	Now    func() time.Time
 }
 
 // SetupWithManager registers the controller.
@@ -44,7 +46,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, key.NamespacedName, csr); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if csr.Spec.SignerName != certificates.KubeletServingSignerName || decided(csr) {
+	if csr.Spec.SignerName != r.Signer || decided(csr) {
 		return ctrl.Result{}, nil
 	}
 	node, err := r.nodeOf(ctx, csr)

@@ -90,7 +90,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.approver = &certificate.Reconciler{Client: plane.Client, Live: plane.Client, Requesters: []string{me.Status.UserInfo.Username}, Now: time.Now}
+	s.approver = &certificate.Reconciler{Client: plane.Client, Live: plane.Client, Requesters: []string{me.Status.UserInfo.Username}, Signer: certificatesv1.KubeletServingSignerName, Now: time.Now}
 	object := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{wellknown.VirtualNode: "true"}},
 		Spec:       corev1.NodeSpec{ProviderID: wellknown.ProviderIDScheme + "hpc/" + node},

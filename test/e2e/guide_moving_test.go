@@ -47,3 +47,20 @@ webhooks:
 		g.t.Errorf("Volcano's webhooks are there yet: %s", out)
 	}
 }
+
+// takeOver gives the scheduler of the chart the configuration that Volcano's had, on
+// the API server that config names.
+func (g *guide) takeOver(config string) {
+	g.t.Helper()
+	conf := g.yaml("actions: ")
+	g.write("of-volcano.conf", conf)
+	if out, err := g.try("kubectl create namespace volcano-system && kubectl -n volcano-system create configmap volcano-scheduler-configmap --from-file=volcano-scheduler.conf=of-volcano.conf", config); err != nil {
+		g.t.Fatal(out, err)
+	}
+	g.run("kubectl -n volcano-system get configmap", "", config)
+	g.run("helm upgrade isthmus", "STATUS: deployed", config)
+	out, err := g.try(`kubectl get configmap isthmus-scheduler-config -n isthmus-system -o go-template='{{index .data "volcano-scheduler.conf"}}'`, config)
+	if err != nil || out != conf {
+		g.t.Errorf("the scheduler's configuration is %q, %v, and was %q", out, err, conf)
+	}
+}

@@ -130,6 +130,7 @@ func (g *guide) setUp() {
 		g.t.Errorf("the chart made %q, %v", out, err)
 	}
 	g.upgrade(config)
+	g.takeOver(config)
 	if err := other.Stop(); err != nil {
 		g.t.Error(err)
 	}

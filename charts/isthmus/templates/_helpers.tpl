@@ -22,6 +22,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 system:serviceaccount:{{ $top.Release.Namespace }}:isthmus-{{ index . 1 }}
 {{- end }}
 
+{{/* Where a pod may run, of the values of its program or cluster. */}}
+{{- define "isthmus.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* What no container of ours may do. */}}
 {{- define "isthmus.containerSecurity" -}}
 allowPrivilegeEscalation: false
