@@ -43,6 +43,7 @@ type flags struct {
 	listen, nodeIP                      string
 	certFile, keyFile, clientCA         string
 	certDir, signer, auditLog, metrics  string
+	pprof                               string
 	stateDir, otlp                      string
 	qps                                 float64
 	burst                               int
@@ -66,7 +67,8 @@ func main() {
 	flag.StringVar(&f.clientCA, "client-ca-file", "", "authority of the client certificates that are accepted (default: the one that the API server publishes)")
 	flag.StringVar(&f.certDir, "cert-dir", "/var/lib/isthmus/pki", "where certificates from the cluster's signer are kept")
 	flag.StringVar(&f.auditLog, "audit-log", "", "file that gets a JSON line for every submission: who in Kubernetes made which job run as whom (default: the log)")
-	flag.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:0", `loopback HOST:PORT of /metrics and /debug/pprof; "0" turns them off`)
+	flag.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:0", `HOST:PORT of /metrics; "0" turns them off there, and the kubelet API has them`)
+	flag.StringVar(&f.pprof, "pprof-bind-address", off, `loopback HOST:PORT of /debug/pprof; "0" turns them off`)
 	flag.StringVar(&f.otlp, "otlp-endpoint", "", "http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of every gang; nothing is traced without it")
 	flag.StringVar(&f.signer, "cert-signer", certificatesv1.KubeletServingSignerName, "signer of the serving certificates")
 	flag.StringVar(&f.stateDir, "local-state-dir", "/var/lib/isthmus/local", "where a batch system of type local keeps its jobs")
@@ -119,11 +121,12 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 	if err != nil {
 		return err
 	}
-	registry, closeMetrics, err := serveMetrics(ctx, f.metrics, log)
+	registry := newRegistry()
+	closeMeasures, err := serveMeasures(ctx, f.metrics, f.pprof, registry, log)
 	if err != nil {
 		return err
 	}
-	defer closeMetrics()
+	defer closeMeasures()
 	audit, closeAudit, err := auditTo(f.auditLog, log)
 	if err != nil {
 		return err
@@ -162,7 +165,7 @@ func run(ctx context.Context, f flags, log logr.Logger) error {
 		Connect: connector{secrets: secrets{kube}, podrun: podrun, log: log}.connect, Podrun: podrun,
 		Listener: listener, NodeIP: f.nodeIP, APIServer: hostPort(rc.Host), Certificates: certs, Audit: audit, Metrics: registry, Tracer: tracer,
 		API: kubeletapi.Config{
-			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"),
+			CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Client: kube, Log: log.WithName("kubelet-api"), Metrics: metricsOf(registry),
 		},
 		Version: provider.Version, Log: log,
 	}.Run(ctx)

@@ -216,6 +216,7 @@ func serve(t *testing.T, logs kubeletapi.Logs) *fixture {
 	dir := t.TempDir()
 	certPEM, keyPEM := f.ca.issue(t, "", time.Now().Add(time.Hour))
 	f.config = kubeletapi.Config{
+		Metrics:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "measured 1\n") }),
 		CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), ClientCAFile: filepath.Join(dir, "ca.crt"), Client: client,
 	}
 	for path, body := range map[string][]byte{f.config.CertFile: certPEM, f.config.KeyFile: keyPEM, f.config.ClientCAFile: f.ca.pem()} {

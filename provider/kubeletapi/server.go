@@ -29,6 +29,8 @@ type Config struct {
 	// Client reviews tokens and access.
 	Client kubernetes.Interface
 	Log    logr.Logger
+	// Metrics, when set, answers GET /metrics.
+	Metrics http.Handler
 }
 
 // Server is the HTTPS server. Make it with New.
@@ -129,6 +131,11 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /pods", s.podList)
 	mux.HandleFunc("GET /runningpods/", s.podList)
 	mux.HandleFunc("GET /stats/summary", s.summary)
+	mux.HandleFunc("GET /metrics", s.metrics)
+	// Prometheus' usual job for kubelets takes a node for down that does not have these.
+	// Containers are told of below resource, and probes are the pods' own there.
+	mux.HandleFunc("GET /metrics/cadvisor", noMetrics)
+	mux.HandleFunc("GET /metrics/probes", noMetrics)
 	mux.HandleFunc("GET /metrics/resource", s.resource)
 	mux.HandleFunc("GET /metrics/resource/{node}", s.resource)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
@@ -137,6 +144,20 @@ func (s *Server) Handler() http.Handler {
 		http.Error(w, "run is not served by this virtual node: use exec", http.StatusNotImplemented)
 	})
 	return s.access.guard(mux, s.pods)
+}
+
+// metrics are those of the process, which all its nodes have.
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Metrics == nil {
+		noMetrics(w, r)
+		return
+	}
+	s.cfg.Metrics.ServeHTTP(w, r)
+}
+
+// noMetrics says that there are none, in Prometheus' text format.
+func noMetrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 }
 
 func (s *Server) podList(w http.ResponseWriter, _ *http.Request) {

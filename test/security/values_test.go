@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -142,5 +143,53 @@ func TestPlacement(t *testing.T) {
 	budgets := as[policyv1.PodDisruptionBudget](t, objects, "PodDisruptionBudget")
 	if len(budgets) != 1 || budgets[0].Name != "isthmus-scheduler" || budgets[0].Spec.MaxUnavailable.IntValue() != 1 {
 		t.Errorf("budgets %+v", budgets)
+	}
+}
+
+// TestMetrics: each pod of ours has a port that its Service and the network policy
+// name; without the value there is none of the three, and TestPods holds that they
+// are on loopback.
+func TestMetrics(t *testing.T) {
+	objects := render(t, full+"metrics: {enabled: true, port: 9100, from: [10.0.0.0/8]}\n")
+	services := map[string]corev1.Service{}
+	for _, s := range as[corev1.Service](t, objects, "Service") {
+		if s.Annotations["prometheus.io/scrape"] == "true" {
+			services[s.Spec.Selector["app.kubernetes.io/component"]] = s
+		}
+	}
+	pods := deployments(t, objects)
+	for name, pod := range pods {
+		s, ok := services[pod.Labels["app.kubernetes.io/component"]]
+		if !ok || s.Spec.ClusterIP != corev1.ClusterIPNone || s.Annotations["prometheus.io/port"] != "9100" || s.Spec.Ports[0].TargetPort.StrVal != "metrics" {
+			t.Errorf("%s has the service %+v", name, s)
+		}
+		port := slices.ContainsFunc(pod.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == "metrics" && p.ContainerPort == 9100 })
+		if flagOf(pod, "metrics-bind-address") != ":9100" || !port {
+			t.Errorf("%s: %q, ports %+v", name, pod.Spec.Containers[0].Args, pod.Spec.Containers[0].Ports)
+		}
+	}
+	if len(services) != 3 || len(pods) != 4 {
+		t.Errorf("%d services for %d deployments", len(services), len(pods))
+	}
+	found := 0
+	for _, p := range as[networkingv1.NetworkPolicy](t, objects, "NetworkPolicy") {
+		for _, in := range p.Spec.Ingress {
+			for _, port := range in.Ports {
+				if port.Port.StrVal == "metrics" {
+					found++
+					if len(in.From) != 1 || in.From[0].IPBlock.CIDR != "10.0.0.0/8" || len(in.Ports) != 1 {
+						t.Errorf("%s lets in %+v", p.Name, in)
+					}
+				}
+			}
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d policies let Prometheus in", found)
+	}
+	for _, o := range render(t, full) {
+		if strings.Contains(o.GetName(), "metrics") {
+			t.Errorf("%s %s without the value", o.GetKind(), o.GetName())
+		}
 	}
 }
