@@ -37,7 +37,9 @@ func (a Action) Run(s *framework.Session) {
 		for _, p := range b.Must {
 			need.AddScaled(p.Class.Request, 1)
 		}
+		s.Unhold(g) // what is kept for it already is part of what it needs
 		entitled := s.Ledger.Entitled(g.Queue, need)
+		s.Rehold(g)
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %v", g.Queue, entitled),
 			Units: func() []whatif.Unit {
