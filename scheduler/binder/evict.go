@@ -75,6 +75,9 @@ func (b *Binder) claim(ctx context.Context, t claimTask) bool {
 	if !ok {
 		return true
 	}
+	if len(c.Evictions) > 0 && b.roomsOpen(t.since) {
+		return false
+	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := b.writeNomination(call, c)
@@ -103,6 +106,19 @@ func (b *Binder) claim(ctx context.Context, t claimTask) bool {
 		})
 	}
 	return true
+}
+
+// roomsOpen reports whether a place of the same plan is not written down yet that nobody
+// is sent away from: who is moved goes once everybody's place is known to all.
+func (b *Binder) roomsOpen(since int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for t, c := range b.claimed {
+		if t.since == since && len(c.Evictions) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *Binder) writeNomination(ctx context.Context, c plan.Claim) error {

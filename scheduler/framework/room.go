@@ -59,6 +59,9 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
 	if n == nil || n.Until <= s.Now.UnixNano() {
 		return
 	}
+	if begun, _ := s.moving(g, n); !begun {
+		return
+	}
 	at, guessed := resource.Add(n.Until, g.Estimate), g.Estimate <= 0
 	if guessed {
 		at = resource.Add(n.Until, int64(unknownRun))

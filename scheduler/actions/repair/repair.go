@@ -4,6 +4,8 @@
 // it is; when that has not been possible for the grace, what is left goes, and the
 // gang is placed anew as a whole, wherever that is, or waits as a whole.
 //
+// What is left at its old place of a gang whose move was begun follows the rest of it.
+//
 // A gang is sent back once for each time it loses members: it comes back whole or
 // not at all, so nothing goes in circles.
 package repair
@@ -40,6 +42,7 @@ func (Action) Name() string { return "repair" }
 func (a Action) Run(s *framework.Session) {
 	for _, g := range s.Snapshot.Gangs {
 		s.Look(g)
+		s.FinishMove(g)
 		if g.ShortSince == 0 || s.Placing(g) || s.Nominated(g) {
 			continue
 		}
