@@ -215,6 +215,7 @@ func (b *Binder) Carry(p plan.Plan) {
 		}
 	}
 	b.makeRoom(p, now)
+	b.takeBack()
 	b.note(p, now)
 }
 

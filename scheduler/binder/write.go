@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -26,6 +27,7 @@ type wish struct {
 	pod    *podWish
 	booked *plan.Reservation
 	gate   *plan.PodRef
+	idle   *resourcev1.ResourceClaim // whose devices are to be taken back
 }
 
 type podWish struct {
@@ -139,6 +141,8 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	switch {
 	case w.gate != nil:
 		kind, err = "pod", b.openGate(call, w.gate)
+	case w.idle != nil:
+		kind, err = "resourceclaim", b.takeDevices(call, w.idle)
 	case w.booked != nil:
 		kind, err = "reservation", b.writeReservation(call, w.booked)
 	case w.nodes != nil:

@@ -215,3 +215,51 @@ func asksOf(p *corev1.Pod) *claims.Asks {
 	}
 	return out
 }
+
+// IdleClaims lists the resource claims that have devices which nobody uses: all pods
+// that are entered in them are ours and wait for a place, and none is promised one.
+func (c *Cache) IdleClaims() []*resourcev1.ResourceClaim {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.claimed.claimants == 0 {
+		return nil
+	}
+	var out []*resourcev1.ResourceClaim
+	for _, r := range c.claimed.resourceClaims {
+		if c.idle(r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// IdleClaim is the resource claim of a name if it is one of IdleClaims, or nil.
+func (c *Cache) IdleClaim(namespace, name string) *resourcev1.ResourceClaim {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.claimed.resourceClaims[namespace+"/"+name]; r != nil && c.idle(r) {
+		return r
+	}
+	return nil
+}
+
+func (c *Cache) idle(r *resourcev1.ResourceClaim) bool {
+	if r.Status.Allocation == nil || len(r.Status.ReservedFor) == 0 {
+		return false
+	}
+	for _, user := range r.Status.ReservedFor {
+		e := c.pods[string(user.UID)]
+		if e == nil || e.gang == "" {
+			return false
+		}
+		if p := c.seat(e); !p.Waits() {
+			return false
+		}
+	}
+	for _, a := range c.assumed { // of a pod that is not entered yet
+		if a.Claims != nil && slices.ContainsFunc(a.Claims.Devices, func(d claims.DeviceChoice) bool { return d.Namespace == r.Namespace && d.Claim == r.Name }) {
+			return false
+		}
+	}
+	return true
+}
