@@ -44,7 +44,7 @@ type since struct {
 // for too long.
 func (p *partials) look(now []string) error {
 	r := p.by.Load()
-	if r == nil || r.sent() == 0 {
+	if r == nil || r.Sent() == 0 {
 		p.since = nil
 		return nil
 	}
@@ -61,7 +61,7 @@ func (p *partials) look(now []string) error {
 		next[g] = was
 		p.oldest = max(p.oldest, at-was.at)
 		if at-was.at > mostPartial {
-			return fmt.Errorf("gang %s has been partial for %v of the scheduler's work:\n%s", g, at-was.at, r.tail())
+			return fmt.Errorf("gang %s has been partial for %v of the scheduler's work:\n%s", g, at-was.at, r.Tail())
 		}
 	}
 	p.since = next
@@ -70,7 +70,7 @@ func (p *partials) look(now []string) error {
 
 // processor is the processor time that the scheduler has taken.
 func (r *runner) processor() (time.Duration, bool) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.Process().Pid))
 	if err != nil {
 		return 0, false
 	}
@@ -113,7 +113,7 @@ func (r *runner) metrics(ctx context.Context) (map[string]float64, error) {
 
 // serving is the address that the scheduler's log says it serves something on.
 func (r *runner) serving(what string) (string, error) {
-	f, err := os.Open(r.log)
+	f, err := os.Open(r.Log)
 	if err != nil {
 		return "", err
 	}
@@ -151,7 +151,7 @@ func (w *world) agrees(t *testing.T, r *runner) {
 				}
 			}
 			if m[differences] != 0 {
-				t.Fatalf("the scheduler's ledger differs from its pods in %v ways:\n%s", m[differences], r.tail())
+				t.Fatalf("the scheduler's ledger differs from its pods in %v ways:\n%s", m[differences], r.Tail())
 			}
 			switch {
 			case m[held] != float64(there):
@@ -169,5 +169,5 @@ func (w *world) agrees(t *testing.T, r *runner) {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	t.Fatalf("%v: %s\n%s", context.Cause(ctx), said, r.tail())
+	t.Fatalf("%v: %s\n%s", context.Cause(ctx), said, r.Tail())
 }

@@ -6,15 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
@@ -71,131 +64,22 @@ const (
 
 // fate is what becomes of a scheduler at one of its writes.
 type fate struct {
-	at     int  // the write, counted from 1
-	after  bool // the API server has it already, and nobody hears so
+	of     string // the kind of write, as kindOf says; "" for any
+	at     int    // the write, counted from 1 among those of the kind
+	after  bool   // the API server has it already, and nobody hears so
 	signal syscall.Signal
 }
 
 // runner is one scheduler process, whose requests pass through the test.
-type runner struct {
-	cmd     *exec.Cmd
-	front   *httptest.Server
-	log     string
-	exited  chan struct{}
-	started chan struct{} // closed once cmd has its process
+type runner struct{ *controllertest.Program }
 
-	mu     sync.Mutex
-	writes int
-	fate   fate
-	struck chan struct{} // closed when the fate has come
-}
-
-// start starts a scheduler. Its requests pass a proxy, which sends the signal of
-// the fate at the write that it is due at: before that write reaches the API
-// server, or after.
+// start starts a scheduler, which has its fate at the write that it is due at: before
+// that write reaches the API server, or after.
 func start(t *testing.T, plane *controllertest.Plane, f fate, flags ...string) *runner {
 	t.Helper()
-	r := &runner{fate: f, struck: make(chan struct{}), exited: make(chan struct{}), started: make(chan struct{})}
-	target, err := url.Parse(plane.Config.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport, err := rest.TransportFor(plane.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := &httputil.ReverseProxy{
-		Rewrite:       func(p *httputil.ProxyRequest) { p.SetURL(target) },
-		Transport:     transport,
-		FlushInterval: -1, // watches
-		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	r.front = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if q.Method == http.MethodGet || strings.Contains(q.URL.Path, "/leases") {
-			proxy.ServeHTTP(w, q)
-			return
-		}
-		r.mu.Lock()
-		r.writes++
-		mine := r.writes == r.fate.at
-		dead := r.fate.signal == syscall.SIGKILL && r.fate.at > 0 && r.writes > r.fate.at
-		r.mu.Unlock()
-		if dead {
-			panic(http.ErrAbortHandler) // it was sent by nobody any more
-		}
-		if mine && !r.fate.after {
-			r.strike()
-		}
-		if mine && !r.fate.after && r.fate.signal == syscall.SIGKILL {
-			panic(http.ErrAbortHandler)
-		}
-		proxy.ServeHTTP(w, q)
-		if mine && r.fate.after {
-			r.strike()
-			panic(http.ErrAbortHandler)
-		}
-	}))
-	dir := t.TempDir()
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	text := fmt.Sprintf("apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: c, cluster: {server: %q}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n", r.front.URL)
-	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r.log = filepath.Join(dir, "log")
-	out, err := os.Create(r.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.cmd = exec.Command(self, append([]string{"--kubeconfig=" + kubeconfig, "--metrics-bind-address=127.0.0.1:0"}, flags...)...)
-	r.cmd.Env = append(os.Environ(), asScheduler+"=1")
-	r.cmd.Stdout, r.cmd.Stderr = out, out
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	close(r.started)
-	go func() {
-		defer close(r.exited)
-		_ = r.cmd.Wait() // how it ended is the test's doing
-		_ = out.Close()
-	}()
-	t.Cleanup(r.kill)
-	return r
-}
-
-func (r *runner) strike() {
-	<-r.started
-	_ = r.cmd.Process.Signal(r.fate.signal) // it may have ended
-	if r.fate.signal == syscall.SIGKILL {
-		<-r.exited
-	}
-	close(r.struck)
-}
-
-func (r *runner) kill() {
-	_ = r.cmd.Process.Kill() // it may have ended
-	<-r.exited
-	r.front.CloseClientConnections()
-	r.front.Close()
-}
-
-func (r *runner) sent() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.writes
-}
-
-// tail is the end of the scheduler's log.
-func (r *runner) tail() string {
-	text, err := os.ReadFile(r.log)
-	if err != nil {
-		return err.Error()
-	}
-	return string(text[max(0, len(text)-2000):])
+	of := func(q *http.Request) bool { return f.of == "" || f.of == kindOf(q) }
+	return &runner{plane.StartProgram(t, controllertest.Fate{Of: of, At: f.at, After: f.after, Signal: f.signal}, asScheduler,
+		append([]string{"--metrics-bind-address=127.0.0.1:0"}, flags...)...)}
 }
 
 // leads waits until the scheduler has the lease.
@@ -204,12 +88,12 @@ func (r *runner) leads(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
-		if text, err := os.ReadFile(r.log); err == nil && strings.Contains(string(text), "Successfully acquired lease") {
+		if text, err := os.ReadFile(r.Log); err == nil && strings.Contains(string(text), "Successfully acquired lease") {
 			return
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("it never has the lease:\n%s", r.tail())
+			t.Fatalf("it never has the lease:\n%s", r.Tail())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -387,7 +271,7 @@ func (w *world) whole(t *testing.T, rs ...*runner) {
 		select {
 		case <-ctx.Done():
 			for _, r := range rs {
-				t.Logf("log of a scheduler that sent %d writes:\n%s", r.sent(), r.tail())
+				t.Logf("log of a scheduler that sent %d writes:\n%s", r.Sent(), r.Tail())
 			}
 			t.Fatalf("%v: %s", context.Cause(ctx), open)
 		case <-time.After(100 * time.Millisecond):
@@ -448,17 +332,16 @@ func TestKilledSchedulers(t *testing.T) {
 			r := start(t, plane, f, "--leader-elect=false", "--bind-workers="+strconv.Itoa(1+random.IntN(8)))
 			w.partials.by.Store(r)
 			select {
-			case <-r.exited:
-				if r.sent() >= f.at { // killed
-					break
+			case <-r.Exited():
+				if !r.Fated() {
+					t.Fatalf("seed %d, round %d: a scheduler ended by itself:\n%s", seed, round, r.Tail())
 				}
-				t.Fatalf("seed %d, round %d: a scheduler ended by itself:\n%s", seed, round, r.tail())
 			case <-w.done(t):
 				// Nothing was left to write.
 			case <-time.After(patience):
-				t.Fatalf("seed %d, round %d: a scheduler has sent %d writes of %d and stands still:\n%s", seed, round, r.sent(), f.at, r.tail())
+				t.Fatalf("seed %d, round %d: a scheduler has sent %d writes of %d and stands still:\n%s", seed, round, r.Sent(), f.at, r.Tail())
 			}
-			r.kill()
+			r.Kill()
 		}
 		last := start(t, plane, fate{}, "--leader-elect=false", "--audit-interval=100ms")
 		w.partials.by.Store(last)
@@ -466,7 +349,7 @@ func TestKilledSchedulers(t *testing.T) {
 		w.agrees(t, last)
 		stop()
 		t.Logf("round %d: no gang was partial for longer than %v of a scheduler's work", round, w.partials.oldest)
-		last.kill()
+		last.Kill()
 		w.remove(t)
 		if t.Failed() {
 			t.Fatalf("seed %d, round %d", seed, round)
@@ -508,11 +391,11 @@ func TestStoppedLeaderSendsNothingMore(t *testing.T) {
 	// Its writes are slow, so that many are left when it is stopped at a binding.
 	first := start(t, plane, fate{at: w.gangs + 10, signal: syscall.SIGSTOP}, flags...)
 	select {
-	case <-first.struck:
-	case <-first.exited:
-		t.Fatalf("the first scheduler ended:\n%s", first.tail())
+	case <-first.Struck():
+	case <-first.Exited():
+		t.Fatalf("the first scheduler ended:\n%s", first.Tail())
 	case <-time.After(patience):
-		t.Fatalf("the first scheduler has sent %d writes and stands still:\n%s", first.sent(), first.tail())
+		t.Fatalf("the first scheduler has sent %d writes and stands still:\n%s", first.Sent(), first.Tail())
 	}
 	if open, _ := w.look(t.Context()); open == "" {
 		t.Fatal("nothing was left to do for the second scheduler")
@@ -520,17 +403,17 @@ func TestStoppedLeaderSendsNothingMore(t *testing.T) {
 	second := start(t, plane, fate{}, flags[:4]...)
 	second.leads(t) // also where what the first had under way completes all gangs
 	w.whole(t, first, second)
-	before := first.sent()
-	if err := first.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+	before := first.Sent()
+	if err := first.Process().Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case <-first.exited:
+	case <-first.Exited():
 	case <-time.After(patience):
-		t.Fatalf("the first scheduler goes on without its lease:\n%s", first.tail())
+		t.Fatalf("the first scheduler goes on without its lease:\n%s", first.Tail())
 	}
-	if n := first.sent() - before; n > 0 {
-		t.Errorf("the first scheduler sent %d more writes after it had lost its lease:\n%s", n, first.tail())
+	if n := first.Sent() - before; n > 0 {
+		t.Errorf("the first scheduler sent %d more writes after it had lost its lease:\n%s", n, first.Tail())
 	}
 	w.whole(t, second)
 	stop()

@@ -122,7 +122,7 @@ func (s scene) placed(t *testing.T, r *runner, name string, size int) map[string
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("%d of %d pods of %s are bound, %v; the log ends with\n%s", len(out), size, name, err, r.tail())
+			t.Fatalf("%d of %d pods of %s are bound, %v; the log ends with\n%s", len(out), size, name, err, r.Tail())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -176,10 +176,10 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 	}
 	r := start(t, plane, fate{}, "--leader-elect=false", "--scheduler-conf="+conf)
 	// Until nodes are measured a pod may go to the busy one.
-	for deadline := time.After(patience); !strings.Contains(r.tail(), "scheduler runs"); {
+	for deadline := time.After(patience); !strings.Contains(r.Tail(), "scheduler runs"); {
 		select {
 		case <-deadline:
-			t.Fatalf("the scheduler does not run:\n%s", r.tail())
+			t.Fatalf("the scheduler does not run:\n%s", r.Tail())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -221,7 +221,7 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 			break // the one that is measured and idle
 		}
 		if i > 200 {
-			t.Fatalf("the loads of nodes do not count; the log ends with\n%s", r.tail())
+			t.Fatalf("the loads of nodes do not count; the log ends with\n%s", r.Tail())
 		}
 	}
 	var d corev1.Node
@@ -246,7 +246,7 @@ metrics: {type: prometheus, address: %q, interval: 1s}
 			break
 		}
 		if i > 200 {
-			t.Fatalf("pods are not where their image is but on %s; the log ends with\n%s", node, r.tail())
+			t.Fatalf("pods are not where their image is but on %s; the log ends with\n%s", node, r.Tail())
 		}
 	}
 	s.gang(t, "idle", nil, "w", "w")
