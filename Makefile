@@ -64,10 +64,11 @@ test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 10
 	{ ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run SimulatedFaults ./provider; \
 	  ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run 'Contention|ReservationsAreKept|PlannedStartsAreKept' ./scheduler; \
 	  ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run CacheInHistories ./scheduler/binder; \
-	  ISTHMUS_SCHEDULER_KILLS=300 go test -timeout 120m -count=1 -json -run KilledSchedulers ./cmd/scheduler; \
+	  ISTHMUS_SCHEDULER_KILLS=300 go test -timeout 120m -count=1 -json -run 'KilledSchedulers|KilledInScenes' ./cmd/scheduler; \
 	  ISTHMUS_SOAK=100000 go test -timeout 120m -count=1 -json ./test/soak; \
 	  ISTHMUS_SEEDS=20 go test -timeout 90m -count=1 -json -run 'TestKilledAtWrites|TestEveryEffect' ./cmd/controllers; \
 	  ISTHMUS_JOBS=10000 go test -timeout 90m -count=1 -json -run TestShortJobs ./cmd/controllers; \
+	  ISTHMUS_CONTROLLER_KILLS=300 go test -timeout 60m -count=1 -json -run TestKilledProgram ./cmd/controllers; \
 	  ISTHMUS_TRIALS=500 go test -timeout 60m -count=1 -json -run TwoDaemonsForOneNode ./provider; \
 	  ISTHMUS_KILLS=200 go test -timeout 120m -count=1 -json -run Kill ./test/e2e; \
 	  ISTHMUS_TRIALS=500 go test -timeout 120m -count=1 -json -run 'TestTwoDaemons$$' ./test/e2e; \

@@ -10,6 +10,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asControllers) != "" {
+		main()
+		os.Exit(0)
+	}
 	ctrl.SetLogger(logr.Discard())
 	code := m.Run()
 	stopPlane()
