@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,7 @@ func topCommand() *cobra.Command {
 	var once bool
 	c := &cobra.Command{
 		Use: "top", Args: cobra.NoArgs,
-		Short: "Show queues, GPUs and gangs, with why they wait, as tables that follow the cluster",
+		Short: "Show queues, GPUs and gangs, with why they wait, as tables that follow the cluster; q ends it",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if interval < leastInterval {
 				return fmt.Errorf("--interval: %s is too short, want at least %s", interval, leastInterval)
@@ -35,8 +34,8 @@ func topCommand() *cobra.Command {
 			if choice.Rows < 0 {
 				return errors.New("--rows: want 0 (all) or more")
 			}
-			screen, live := c.OutOrStdout().(*os.File)
-			live = live && !once && s.file == "" && term.IsTerminal(int(screen.Fd()))
+			out, follows := c.OutOrStdout().(*os.File)
+			follows = follows && !once && s.file == "" && term.IsTerminal(int(out.Fd()))
 			view, err := s.open(c.Context())
 			if err != nil {
 				return err
@@ -50,29 +49,13 @@ func topCommand() *cobra.Command {
 				state, p, ses := view.decide(now)
 				return overview.Write(w, state, p, ses, choice)
 			}
-			if !live {
+			if !follows {
 				return show(c.OutOrStdout())
 			}
-			tick := time.NewTicker(interval)
-			defer tick.Stop()
-			for {
-				var page bytes.Buffer
-				page.WriteString("\x1b[H\x1b[2J") // from the top, on an empty screen
-				if width, _, err := term.GetSize(int(screen.Fd())); err == nil {
-					choice.Width = width
-				}
-				if err := show(&page); err != nil {
-					return err
-				}
-				if _, err := screen.Write(page.Bytes()); err != nil {
-					return fmt.Errorf("print: %w", err)
-				}
-				select {
-				case <-c.Context().Done():
-					return nil
-				case <-tick.C:
-				}
-			}
+			return live(c.Context(), os.Stdin, out, interval, func(w io.Writer, columns int) error {
+				choice.Width = columns
+				return show(w)
+			})
 		},
 	}
 	s.flags(c)
