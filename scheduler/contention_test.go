@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
-	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
@@ -279,15 +278,18 @@ func drains(pipe framework.Pipeline, start *schedtest.World) error {
 // of those, every other with what queues declare in the place of weights. A failure
 // is shown as the shortest script that still fails, to be kept in testdata.
 func TestContention(t *testing.T) {
-	declared := pipelineOf(t, strings.Replace(config.Standard, "proportion", "capacity", 1))
+	declared, near := capacityWith(t, ""), capacityWith(t, ", arguments: {ancestorReclaimLevel: 0}")
 	cycles, trees, taken := 0, 0, 0
 	for seed := range seeds(t) {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
 		queues, pipe := flat, schedtest.Pipeline()
 		if seed%3 == 2 {
 			queues, trees = tree, trees+1
-			if seed%2 == 0 {
+			switch seed % 4 {
+			case 0:
 				pipe = declared
+			case 2:
+				pipe = near
 			}
 			pipe.Actions = append(slices.Clip(pipe.Actions), mutant{func(s *framework.Session) {
 				taken += len(slices.DeleteFunc(slices.Clone(s.Plan.Claims), func(c plan.Claim) bool { return c.Action != "reclaim" }))

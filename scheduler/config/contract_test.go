@@ -78,7 +78,7 @@ func rows() (out []row) {
 	}
 	for _, p := range []struct{ name, obeys, known, instead string }{
 		{name: "gang"}, {name: "priority"}, {name: "drf", obeys: "drf.by: namespace"}, {name: "proportion"}, {name: "resourcequota"}, {name: "locality"},
-		{name: "capacity", known: "capacity.DynamicResourceAllocationEnable: true; capacity.DRAConsumableCapacityEnable: true; enableHierarchy: false; ancestorReclaimLevel: 1"},
+		{name: "capacity", known: "capacity.DynamicResourceAllocationEnable: true; capacity.DRAConsumableCapacityEnable: true", obeys: "enableHierarchy: false; ancestorReclaimLevel: 1"},
 		{name: "fairshare", obeys: "fairshare.halfLife: 24h; fairshare.by: namespace"},
 		{
 			name:  "predicates",

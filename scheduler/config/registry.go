@@ -13,7 +13,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/repair"
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/shuffle"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
-	"github.com/isthmus-hpc/isthmus/scheduler/plugins/capacity"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/deviceshare"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/drf"
 	"github.com/isthmus-hpc/isthmus/scheduler/plugins/fairshare"
@@ -93,9 +92,7 @@ var plugins = []pluginEntry{
 	}},
 	{name: "proportion", make: func(Plugin) framework.Plugin { return proportion.Plugin{} }},
 	{name: "capacity", arguments: append(only(false, queueDRA, "capacity.DynamicResourceAllocationEnable", "capacity.DRAConsumableCapacityEnable"),
-		arg("enableHierarchy", boolean).only(true, "queues are below their parents whatever is said"),
-		arg("ancestorReclaimLevel", integer).unused("reclaiming looks at every queue up to the one that both are below")),
-		make: func(Plugin) framework.Plugin { return capacity.Plugin{} }},
+		arg("enableHierarchy", boolean).obeyed(), arg("ancestorReclaimLevel", integer).obeyed()), make: makeCapacity},
 	{name: "overcommit", arguments: []argument{arg("overcommit-factor", number).atLeast(1).obeyed()}, make: func(p Plugin) framework.Plugin {
 		return overcommit.Plugin{Percent: int64(math.Round(min(p.Arguments.Float("overcommit-factor", 1.2), 1e6) * 100))}
 	}},

@@ -183,7 +183,7 @@ func (e *emitter) queues(l *entitlement.Ledger) {
 		}
 		name := pair{"queue_name", q.Name}
 		e.gauge("volcano_queue_weight", "Weight of a queue.", float64(q.Spec.Weight), name)
-		e.gauge("volcano_queue_share", "Largest part that a queue holds of what it deserves.", part(q.Held, q.Deserved), name)
+		e.gauge("volcano_queue_share", "Largest part that a queue holds of what it deserves.", float64(q.Share())/resource.ShareUnit, name)
 		e.gauge("volcano_queue_overused", "Whether a queue holds more than it deserves.", boolean(q.Over()), name)
 		if e.s.Usage != nil {
 			e.gauge("isthmus_scheduler_queue_recent_share", "Part of the cluster that a queue has held on average, the more so the more recently.", float64(recent.Queue(q))/resource.ShareUnit, name)

@@ -27,6 +27,11 @@ type Options struct {
 	Mode Mode
 	// Annotations takes Volcano's hierarchy annotations of queues without parent.
 	Annotations bool
+	// Flat has all queues below the root, whatever they say of their parents.
+	Flat bool
+	// Levels is how many of the queues above a queue it takes and gives by when one
+	// reclaims from another, besides its own; nil is all of them.
+	Levels *int64
 }
 
 // Queue is a queue in the tree. Fields are read only.
@@ -53,8 +58,14 @@ type Queue struct {
 	path     []int  // from the root to itself
 	limits   []bool // the resources that its own capability names; nil for none
 	binds    []bool // those of them that it bounds closer than those above and what there is
+	counts   []bool // see Counts; nil for all
 	stop     *Fault
 }
+
+// Counts reports whether a resource has a say in what the queue deserves. Where queues
+// declare what they deserve only what one of them declares does: of anything else, such
+// as pods, nobody deserves more or less than another.
+func (q *Queue) Counts(dim int) bool { return q.counts == nil || q.counts[dim] }
 
 // Root reports whether all others are below it.
 func (q *Queue) Root() bool { return q.parent < 0 }
@@ -70,7 +81,9 @@ func (q *Queue) Leaf() bool { return len(q.children) == 0 }
 func (q *Queue) Excess() resource.Vector {
 	out := make(resource.Vector, len(q.Held))
 	for d, a := range q.Held {
-		out[d] = max(resource.Sub(a, q.Deserved[d]), 0)
+		if q.Counts(d) {
+			out[d] = max(resource.Sub(a, q.Deserved[d]), 0)
+		}
 	}
 	return out
 }
@@ -86,7 +99,7 @@ func (q *Queue) Binds(dim int) bool { return q.binds != nil && q.binds[dim] }
 // Over reports whether the queue holds more than it deserves of some resource.
 func (q *Queue) Over() bool {
 	for d, a := range q.Held {
-		if a > q.Deserved[d] {
+		if a > q.Deserved[d] && q.Counts(d) {
 			return true
 		}
 	}
@@ -94,10 +107,14 @@ func (q *Queue) Over() bool {
 }
 
 // Share is the largest part that the queue holds of what it deserves, in any
-// resource, in units of 1/resource.ShareUnit.
-func (q *Queue) Share() int64 {
-	s, _ := q.Held.Dominant(q.Deserved)
-	return s
+// resource that counts, in units of 1/resource.ShareUnit.
+func (q *Queue) Share() (most int64) {
+	for d, a := range q.Held {
+		if a > 0 && q.Counts(d) {
+			most = max(most, resource.Share(a, q.Deserved[d]))
+		}
+	}
+	return most
 }
 
 // Ledger is the tree with what everybody holds. It is for one goroutine.
@@ -119,8 +136,9 @@ func New(s *snapshot.Snapshot, o Options) *Ledger {
 	l.build(s)
 	l.limits()
 	n := s.Dims.Len()
+	counts := l.counts(s)
 	for _, q := range l.queues {
-		q.Held, q.Wanted = make(resource.Vector, n), make(resource.Vector, n)
+		q.Held, q.Wanted, q.counts = make(resource.Vector, n), make(resource.Vector, n), counts
 	}
 	for _, g := range s.Gangs {
 		i, ok := l.byName[g.Queue]
@@ -140,6 +158,23 @@ func New(s *snapshot.Snapshot, o Options) *Ledger {
 	l.share()
 	slices.SortStableFunc(l.Faults, func(a, b Fault) int { return compareStrings(a.Queue, b.Queue, a.Message, b.Message) })
 	return l
+}
+
+// counts are the resources that some queue declares to deserve, or to be guaranteed; nil
+// is all, where what is deserved is no matter of what is declared.
+func (l *Ledger) counts(s *snapshot.Snapshot) []bool {
+	if l.options.Mode != Declared {
+		return nil
+	}
+	out := make([]bool, s.Dims.Len())
+	for _, q := range s.Queues {
+		for _, a := range slices.Concat(q.Deserved, q.Guarantee) {
+			if d, ok := s.Dims.Index(a.Name); ok && a.Amount > 0 {
+				out[d] = true
+			}
+		}
+	}
+	return out
 }
 
 func compareStrings(pairs ...string) int {
@@ -437,16 +472,30 @@ func (l *Ledger) Real(q *Queue) resource.Vector {
 	return out
 }
 
+// Near leaves those of queues from the root down to one that count when it reclaims, or
+// is reclaimed from: itself and as many above it as the options say.
+func (l *Ledger) Near(down []*Queue) []*Queue {
+	if l.options.Levels == nil {
+		return down
+	}
+	return down[max(0, int64(len(down))-1-*l.options.Levels):]
+}
+
 // Entitled reports whether a queue would still hold no more than it deserves of
-// what it asks for if it took need: it and every queue above it. Only then may it
-// take from others.
+// what it asks for if it took need: it and every queue above it, of every resource that
+// counts, and there has to be one. Only then may it take from others.
 func (l *Ledger) Entitled(queue string, need resource.Vector) bool {
-	for _, q := range l.Above(queue) {
+	some := false
+	for _, q := range l.Near(l.Above(queue)) {
 		for d, a := range need {
-			if a > 0 && resource.Add(q.Held[d], a) > q.Deserved[d] {
+			if a <= 0 || !q.Counts(d) {
+				continue
+			}
+			if resource.Add(q.Held[d], a) > q.Deserved[d] {
 				return false
 			}
+			some = true
 		}
 	}
-	return true
+	return some
 }

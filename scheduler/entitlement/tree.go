@@ -99,6 +99,8 @@ func (q *Queue) rank(l *Ledger, path []int) {
 // parentOf finds or makes the queue above q.
 func (l *Ledger) parentOf(q *Queue) int {
 	switch {
+	case l.options.Flat:
+		return 0
 	case q.Spec.Parent != "":
 		if at, ok := l.byName[q.Spec.Parent]; ok {
 			return at

@@ -76,13 +76,14 @@ func (a Action) Run(s *framework.Session) {
 }
 
 // branch lists the queues that have to do with the excess: from where the way to
-// the victim leaves that of the claimant down to the victim's own.
+// the victim leaves that of the claimant, or as far up as the configuration goes, down to
+// the victim's own.
 func branch(l *entitlement.Ledger, claimant, victim string) []*entitlement.Queue {
 	_, y := l.Branches(claimant, victim)
 	above := l.Above(victim)
 	for i, q := range above {
 		if q == y {
-			return above[i:]
+			return l.Near(above[i:])
 		}
 	}
 	return nil
@@ -98,7 +99,7 @@ func over(l *entitlement.Ledger, claimant, victim string, need resource.Vector) 
 	for d, a := range need {
 		all := a > 0
 		for _, q := range queues {
-			all = all && q.Reclaimable() && q.Held[d] > q.Deserved[d]
+			all = all && q.Reclaimable() && q.Counts(d) && q.Held[d] > q.Deserved[d]
 		}
 		if all {
 			return true
@@ -117,7 +118,7 @@ func take(l *entitlement.Ledger, queues []*entitlement.Queue, u whatif.Unit, nee
 		}
 		excess := true
 		for _, q := range queues {
-			if q.Held[d] <= q.Deserved[d] {
+			if !q.Counts(d) || q.Held[d] <= q.Deserved[d] {
 				excess = false
 				continue
 			}

@@ -10,14 +10,18 @@ import (
 )
 
 // Plugin orders queues and takes what they declare. It holds no state.
-type Plugin struct{}
+type Plugin struct {
+	// Flat and Levels are as in entitlement.Options.
+	Flat   bool
+	Levels *int64
+}
 
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "capacity" }
 
 // Entitlement takes what the queues declare.
-func (Plugin) Entitlement(o entitlement.Options) entitlement.Options {
-	o.Mode = entitlement.Declared
+func (p Plugin) Entitlement(o entitlement.Options) entitlement.Options {
+	o.Mode, o.Flat, o.Levels = entitlement.Declared, p.Flat, p.Levels
 	return o
 }
 
