@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -260,6 +261,7 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, _ *framework.Ses
 		if g.Estimate > 0 {
 			fmt.Fprintf(w, "  runs for about %s (%s)\n", time.Duration(g.Estimate), g.EstimateFrom)
 		}
+		explainOrder(w, s, g)
 		explainData(w, s, g)
 		for _, pl := range p.Placements {
 			if pl.Gang == g.Key {
@@ -298,6 +300,66 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, _ *framework.Ses
 		return fmt.Errorf("job %s/%s: %w", namespace, name, errNone)
 	}
 	return nil
+}
+
+// explainOrder tells which Jobs have to complete before the gang starts: where a flow
+// queues its steps early, its pods name the attempts of these.
+func explainOrder(w io.Writer, s *snapshot.Snapshot, g *snapshot.Gang) {
+	var after []string
+	for _, p := range g.Pods {
+		for _, attempt := range p.After {
+			if p.Phase == snapshot.PodPending && !slices.Contains(after, attempt) {
+				after = append(after, attempt)
+			}
+		}
+	}
+	for _, attempt := range after {
+		fmt.Fprintf(w, "  starts after %s\n", ofAttempt(s, g.Namespace, attempt))
+	}
+}
+
+// ofAttempt says whose an attempt is, and how far it is. Whoever writes an annotation
+// names pods of his own namespace only.
+func ofAttempt(s *snapshot.Snapshot, namespace, attempt string) string {
+	for _, g := range s.Gangs {
+		if g.Namespace != namespace {
+			continue
+		}
+		of, at, succeeded, failed, running := 0, "", 0, 0, 0
+		for _, p := range g.Pods {
+			if p.Attempt != attempt {
+				continue
+			}
+			of, at = of+1, p.Node
+			switch p.Phase {
+			case snapshot.PodSucceeded:
+				succeeded++
+			case snapshot.PodFailed:
+				failed++
+			case snapshot.PodRunning:
+				running++
+			}
+		}
+		switch {
+		case of == 0:
+		case failed > 0:
+			return fmt.Sprintf("%s has completed, of which %d of %d members failed on node %s: it is taken back", jobOf(g), failed, of, at)
+		case succeeded == of:
+			return fmt.Sprintf("%s, which has completed on node %s", jobOf(g), at)
+		default:
+			return fmt.Sprintf("%s has completed, of which %d of %d members run on node %s", jobOf(g), running, of, at)
+		}
+	}
+	return fmt.Sprintf("gang attempt %.60q, which has no pods any more", attempt)
+}
+
+// jobOf is the name under which a gang is explained, see ofJob.
+func jobOf(g *snapshot.Gang) string {
+	name := g.Name
+	if at := len(name) - 37; at > 0 && name[at] == '-' && strings.Count(name[at+1:], "-") == 4 {
+		name = name[:at]
+	}
+	return g.Namespace + "/" + name
 }
 
 // explainData tells where what the gang reads is, and what it takes to have it elsewhere.

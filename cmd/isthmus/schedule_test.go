@@ -136,6 +136,57 @@ func TestReplayAndExplain(t *testing.T) {
 	}
 }
 
+// TestOrderIsExplained: a step that is queued early names what it comes after, and how
+// far that is; one that has started waits for nothing.
+func TestOrderIsExplained(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"node n1 cpu=8", "group first min=2", "pods first w 2 cpu=1", "cycle", "settle 30m", "group second min=1", "pods second w 1 cpu=1"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gang := func(name string) []*schedtest.Pod {
+		for _, g := range w.Gangs {
+			if g.Name == name {
+				return g.Pods
+			}
+		}
+		t.Fatalf("no gang %s", name)
+		return nil
+	}
+	first, second := gang("first"), gang("second")
+	attempt := first[0].Attempt
+	if attempt == "" {
+		t.Fatalf("the first is not placed: %+v", first[0])
+	}
+	for name, tt := range map[string]struct {
+		phases [2]string
+		after  []string
+		own    string
+		want   []string
+	}{
+		"it runs":       {[2]string{snapshot.PodRunning, snapshot.PodPending}, []string{attempt}, snapshot.PodPending, []string{"starts after default/first has completed, of which 1 of 2 members run on node n1"}},
+		"it has failed": {[2]string{snapshot.PodSucceeded, snapshot.PodFailed}, []string{attempt}, snapshot.PodPending, []string{"of which 1 of 2 members failed on node n1: it is taken back"}},
+		"it completed":  {[2]string{snapshot.PodSucceeded, snapshot.PodSucceeded}, []string{attempt}, snapshot.PodPending, []string{"starts after default/first, which has completed on node n1"}},
+		"it is gone": {[2]string{snapshot.PodRunning, snapshot.PodRunning}, []string{"other", attempt}, snapshot.PodPending,
+			[]string{`starts after gang attempt "other", which has no pods any more`, "starts after default/first has completed"}},
+		"it has started": {[2]string{snapshot.PodSucceeded, snapshot.PodSucceeded}, []string{attempt}, snapshot.PodRunning, nil},
+		"no order":       {[2]string{snapshot.PodRunning, snapshot.PodRunning}, nil, snapshot.PodPending, nil},
+	} {
+		first[0].Phase, first[1].Phase = tt.phases[0], tt.phases[1]
+		second[0].After, second[0].Phase = tt.after, tt.own
+		got, err := printed(t, "explain", "job", "second", "--at=2026-01-01T00:30:00Z", "--snapshot="+written(t, w))
+		if err != nil || strings.Count(got, "starts after") != len(tt.want) {
+			t.Errorf("%s: %v\n%s", name, err, got)
+		}
+		for _, words := range tt.want {
+			if !strings.Contains(got, words) {
+				t.Errorf("%s: does not say %q:\n%s", name, words, got)
+			}
+		}
+	}
+}
+
 // What a gang reads is explained with where it is and what its copy costs, and a
 // virtual node with how long jobs wait there.
 func TestExplainData(t *testing.T) {

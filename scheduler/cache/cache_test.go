@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -336,9 +337,10 @@ func TestConversionOfPods(t *testing.T) {
 	p.Annotations[wellknown.GangAttempt] = "forged"
 	p.Annotations[wellknown.GangSize] = "-3"
 	p.Annotations["volcano.sh/task-index"] = "11"
+	p.Annotations[wellknown.After] = "one,two"
 	p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "x"}}
 	e := newPodEntry(p, true)
-	if e.spec.Unsupported != "" || e.spec.Peers == nil || len(e.spec.Peers.Apart) != 1 || len(e.spec.HostPorts) != 1 || e.spec.HostPorts[0].IP != "" || e.pod.Attempt != "" || e.pod.Size != 0 || e.pod.Index != 11 || !e.pod.Gated {
+	if e.spec.Unsupported != "" || e.spec.Peers == nil || len(e.spec.Peers.Apart) != 1 || len(e.spec.HostPorts) != 1 || e.spec.HostPorts[0].IP != "" || e.pod.Attempt != "" || e.pod.Size != 0 || e.pod.Index != 11 || !e.pod.Gated || !slices.Equal(e.pod.After, []string{"one", "two"}) {
 		t.Errorf("%+v", e)
 	}
 	if broken := nodeSpec(virtualNode("v", "not json")); broken.Broken == "" || broken.Shapes != nil {

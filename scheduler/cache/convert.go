@@ -96,6 +96,9 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 			Terminating: p.DeletionTimestamp != nil,
 		},
 	}
+	if after := p.Annotations[wellknown.After]; after != "" {
+		e.pod.After = strings.Split(after, ",")
+	}
 	e.pod.Gate = gateOf(p)
 	if e.pod.Phase == "" || e.pod.Phase == string(corev1.PodUnknown) {
 		e.pod.Phase = snapshot.PodPending

@@ -50,6 +50,9 @@ type Pod struct {
 	Attempt string `json:"attempt,omitempty"`
 	Size    int64  `json:"size,omitempty"`
 	Rank    int64  `json:"rank,omitempty"`
+	// After are the attempts that have to succeed before the pod starts, in the order in
+	// which it names them: of a step that a flow queues early. Scheduling does not ask.
+	After []string `json:"after,omitempty"`
 	// Devices are the GPUs the pod has on its real node, as far as they are known.
 	Devices []string `json:"devices,omitempty"`
 	// Cells are the processors that the pod was given on its real node by NUMA node.
