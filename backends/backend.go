@@ -215,6 +215,8 @@ type Capabilities struct {
 	Enter bool
 	// Reservation: JobSpec.Reservation is honoured.
 	Reservation bool
+	// Reserve: the backend is a Reserver, and makes reservations where its account may.
+	Reserve bool
 	// ExcludeHosts: JobSpec.ExcludedHosts is honoured. Without it a job with any
 	// is refused as Invalid.
 	ExcludeHosts bool

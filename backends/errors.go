@@ -24,7 +24,7 @@ const (
 
 // Error is every error of a Backend.
 type Error struct {
-	Op   string // "submit", "release", "cancel", "observe", "inventory"
+	Op   string // "submit", "release", "cancel", "observe", "inventory", "reserve"
 	Kind Kind
 	Key  Key // may be empty
 	Err  error

@@ -82,6 +82,8 @@ type Harness struct {
 	// License is one that the batch system has two of, in no other test's use; ""
 	// where there are none, and then a job with one must be refused.
 	License string
+	// NoRights: the account may make no reservations, and has to be told so.
+	NoRights bool
 	// Queries counts the list queries that the batch system was asked so far;
 	// nil when it cannot be counted.
 	Queries func() int

@@ -23,6 +23,14 @@ type mutant struct {
 	release func(context.Context, backends.JobRef) error
 	cancel  func(context.Context, backends.JobRef) error
 	observe func(context.Context, string, []string) (backends.Observation, error)
+	end     func(ctx context.Context, owner, name string) error
+}
+
+func (m *mutant) Unreserve(ctx context.Context, owner, name string) error {
+	if m.end != nil {
+		return m.end(ctx, owner, name)
+	}
+	return m.System.Unreserve(ctx, owner, name)
 }
 
 func (m *mutant) Submit(ctx context.Context, spec backends.JobSpec) (backends.JobID, error) {
@@ -164,6 +172,9 @@ func mutants() map[string]struct {
 				spec.Licenses = nil
 				return m.System.Submit(ctx, spec)
 			}
+		}},
+		"a reservation outlives its end": {"reservations", func(m *mutant) {
+			m.end = func(context.Context, string, string) error { return nil }
 		}},
 		"a wrong partition looks transient": {"unknown partition is invalid", func(m *mutant) {
 			m.submit = func(ctx context.Context, spec backends.JobSpec) (backends.JobID, error) {

@@ -82,6 +82,11 @@ func cases() []testCase {
 			loses: "jobs start without the licences that they need, and fail"},
 		{name: "switches", run: switches,
 			loses: "a gang is spread over the cluster although its user asked for one switch, or never starts"},
+		{name: "reservations", run: reservations,
+			unless: func(h Harness) string {
+				return ifTrue(!h.Backend.Capabilities().Reserve, "this backend makes no reservations")
+			},
+			loses: "hosts that are reserved are never given back, somebody else's reservation is deleted, or jobs die when theirs is over"},
 		{name: "hostile directory names", run: hostileNames,
 			loses: "jobs of users with unusual names fail, or a name is executed as a command"},
 		{name: "an ended context is an error", run: endedContext,

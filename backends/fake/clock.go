@@ -16,6 +16,7 @@ const (
 	limitEnds                    // the walltime is over
 	becomesEligible
 	isForgotten
+	reservationTurns // one begins or ends
 )
 
 type event struct {
@@ -123,6 +124,8 @@ func (s *System) happen(e event) {
 		s.terminate(j, backends.StateTimeout, "TimeLimit", j.spec.Grace)
 	case becomesEligible:
 		j.reason = "Priority"
+	case reservationTurns:
+		s.endReservations()
 	case isForgotten:
 		if s.jobs[j.id] == j {
 			delete(s.jobs, j.id)

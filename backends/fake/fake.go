@@ -51,6 +51,8 @@ type Config struct {
 	// Licenses that jobs may hold, by name; a job that cannot have its own now waits
 	// with the reason Licenses and blocks nobody.
 	Licenses map[string]int64
+	// NoReservations denies what backends.Reserver changes.
+	NoReservations bool
 	// Capabilities is what Capabilities answers; a job of several components is
 	// refused without Heterogeneous. All hosts are at one switch.
 	Capabilities backends.Capabilities
@@ -81,7 +83,7 @@ type Partition struct {
 func Uniform(n int, cpus, memoryMiB int64, gpuType string, gpus int64) Config {
 	c := Config{
 		Partitions:   []Partition{{Name: "main", Default: true}},
-		Capabilities: backends.Capabilities{Heterogeneous: true, ExcludeHosts: true, After: true, Licenses: true, Switches: true},
+		Capabilities: backends.Capabilities{Heterogeneous: true, ExcludeHosts: true, After: true, Licenses: true, Switches: true, Reserve: true, Reservation: true},
 	}
 	for i := range n {
 		h := Host{Name: fmt.Sprintf("h%03d", i+1), CPUs: cpus, MemoryMiB: memoryMiB}
@@ -149,6 +151,8 @@ type System struct {
 	names map[userKey]int
 	// licenses counts those that jobs on hosts hold, by name.
 	licenses map[string]int64
+	// reservations by name.
+	reservations map[string]backends.Reservation
 	// shares lists, for each partition, all partitions with a host of it.
 	shares map[*Partition][]*Partition
 }
@@ -204,7 +208,7 @@ func New(cfg Config) *System {
 	cfg.Partitions = slices.Clone(cfg.Partitions)
 	cfg.MinJobAge = cmp.Or(cfg.MinJobAge, 300*time.Second)
 	cfg.RequeueDelay = cmp.Or(cfg.RequeueDelay, 120*time.Second)
-	s := &System{cfg: cfg, now: cfg.Start, jobs: map[backends.JobID]*job{}, nextID: 1, names: map[userKey]int{}, licenses: map[string]int64{}, shares: map[*Partition][]*Partition{}}
+	s := &System{cfg: cfg, now: cfg.Start, jobs: map[backends.JobID]*job{}, nextID: 1, names: map[userKey]int{}, licenses: map[string]int64{}, reservations: map[string]backends.Reservation{}, shares: map[*Partition][]*Partition{}}
 	s.audit.init()
 	for _, h := range cfg.Hosts {
 		s.hosts = append(s.hosts, host{Host: h})

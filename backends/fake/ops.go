@@ -83,6 +83,9 @@ func (s *System) Submit(ctx context.Context, spec backends.JobSpec) (backends.Jo
 		if len(s.cfg.Users) > 0 && !slices.Contains(s.cfg.Users, spec.User) {
 			return refuse(backends.KindDenied, "user %s has no account", spec.User)
 		}
+		if err := s.refuseReserved(&spec); err != nil {
+			return err
+		}
 		if len(spec.After) > 0 && !s.cfg.Capabilities.After {
 			return refuse(backends.KindInvalid, "after: jobs cannot wait for others")
 		}
@@ -230,6 +233,9 @@ func (s *System) view(j *job) backends.Job {
 func (s *System) Inventory(ctx context.Context) (backends.Inventory, error) {
 	inv := backends.Inventory{System: "fake", Version: "1"}
 	err := s.call(ctx, OpInventory, "", func(*Fault) error {
+		if len(s.reservations) > 0 {
+			inv.Reservations = map[string][]string{}
+		}
 		for i := range s.hosts {
 			h := &s.hosts[i]
 			left := h.left()
@@ -247,6 +253,10 @@ func (s *System) Inventory(ctx context.Context) (backends.Inventory, error) {
 			switch {
 			case h.down:
 				v.State = "DOWN"
+			case s.reservedBy(h.Name) != "":
+				name := s.reservedBy(h.Name)
+				v.State, v.Usable, v.Reserved, v.Why = "RESERVED", false, true, "reserved by "+name
+				inv.Reservations[name] = append(inv.Reservations[name], h.Name)
 			case v.Allocated.CPUs > 0:
 				v.State = "MIXED"
 			}

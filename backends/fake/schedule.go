@@ -103,7 +103,7 @@ func (s *System) mayRun(j *job, blocked map[*Partition]bool) bool {
 			continue
 		}
 		whole = append(whole, packing.Host{Name: h.Name, Free: backends.Amounts{CPUs: h.CPUs, MemoryMiB: h.MemoryMiB, GPUs: h.GPUs}})
-		if h.down {
+		if h.down || s.keptFrom(h.Name, &j.spec) {
 			continue
 		}
 		free = append(free, packing.Host{Name: h.Name, Free: h.left()})

@@ -122,6 +122,7 @@ func TestAccountingReal(t *testing.T) {
 		booked(fourth, name(fourth, "")+"FAILED|7:0")
 	}
 	check()
+	reserveAsOperator(t, c)
 	for ref, want := range map[backends.JobRef]string{first: "COMPLETED", third: "CANCELLED"} {
 		if got := sacct(ref, "State,Account"); len(got) == 0 || !strings.HasPrefix(got[0], want) || !strings.HasSuffix(got[len(got)-1], "|"+testbed.AccountName) {
 			t.Errorf("sacct of job %s tells %q", ref.ID, got)

@@ -65,7 +65,7 @@ func TestConformanceOverSSH(t *testing.T) {
 			Partition: "suite", Slots: 8, MemoryMiB: 100,
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 100 * time.Millisecond, Rounds: 600,
-			Singleton: true, License: "ssh",
+			Singleton: true, License: "ssh", NoRights: true,
 			Queries: func() int { return int(counted.queries.Load()) },
 			Reopen:  open,
 		}
