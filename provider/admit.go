@@ -16,11 +16,12 @@ import (
 const queueFull = "BatchQueueFull"
 
 // place is where a gang is bound and from where, how many pods it has, and what a
-// scheduler knows it by (hostshape.Tag).
+// scheduler knows it by (hostshape.Tag), and the Reservation that it was placed by.
 type place struct {
 	node, tenant string
 	pods         int
 	tags         []string
+	reservation  string
 }
 
 // tenant is whom a gang belongs to: its namespace.
@@ -67,7 +68,7 @@ func (b *Bridge) locate(gangs []lifecycle.Gang, index map[string]*corev1.Pod) {
 			if p == nil {
 				continue
 			}
-			at.node = p.Spec.NodeName
+			at.node, at.reservation = p.Spec.NodeName, p.Annotations[wellknown.ReservedBy]
 			if attempt := p.Annotations[wellknown.GangAttempt]; m.Attempt != "" && attempt != "" { // all members have the one
 				at.tags = []string{hostshape.Tag(attempt)}
 				break

@@ -128,6 +128,7 @@ type Bridge struct {
 	kept    map[backends.Key]place             // gangs that were kept out of it
 	obsSeq  int64                              // observations begun
 	groups  map[groupRef]podGroup              // of pods bound without a gang attempt
+	booked  booked
 	closed  bool
 
 	missing map[[2]string]absence // by namespace and gang attempt; of Pass alone

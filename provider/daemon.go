@@ -266,6 +266,7 @@ func (d *Daemon) serve(ctx context.Context, cluster *hpcv1alpha1.BatchCluster) e
 	f := &front{
 		daemon: d, cluster: cluster, system: system, bridge: bridge, pods: pods,
 		nodes: newNodeSet(d.Client, d.Log), run: ctx,
+		reservations: NewReservations(bridge, kubeReservations{client: d.Client, manager: "isthmus-vnode-" + owner}),
 	}
 	// The readiness barrier: no decision before every pod of our nodes is known.
 	if err := f.begin(ctx); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
+	"github.com/isthmus-hpc/isthmus/provider/reservation"
 )
 
 // Version is shown as the kubelet version of virtual nodes. The part before the
@@ -51,6 +52,9 @@ type front struct {
 	retired   map[string]bool
 	applied   map[string]*corev1.Node
 	reported  hpcv1alpha1.BatchClusterStatus
+
+	reservations *Reservations // nil where the batch system makes none
+	stale        bool          // the inventory, because of what we did
 }
 
 // begin lists the inventory for the first time and opens the nodes. A batch
@@ -97,7 +101,7 @@ func (f *front) after(ctx context.Context, fresh bool) {
 	if !fresh || ctx.Err() != nil {
 		return
 	}
-	if time.Since(f.readAt) >= inventoryInterval || f.readErr != nil {
+	if time.Since(f.readAt) >= inventoryInterval || f.readErr != nil || f.stale {
 		f.refresh(ctx)
 	}
 	if err := f.publish(ctx); err != nil && ctx.Err() == nil {
@@ -112,7 +116,7 @@ func (f *front) refresh(ctx context.Context) {
 	inv, err := f.system.Backend.Inventory(ctx)
 	f.readErr = err
 	if err == nil {
-		f.inventory, f.readAt = inv, time.Now()
+		f.inventory, f.readAt, f.stale = inv, time.Now(), false
 	}
 }
 
@@ -137,7 +141,10 @@ func (f *front) publish(ctx context.Context) error {
 		vnodes = inventory.Defaults(f.cluster.Name, f.inventory)
 	}
 	if len(f.inventory.Partitions) > 0 || len(f.base) == 0 {
-		f.base = inventory.Views(vnodes, f.inventory, f.bridge.Use(), capabilities(f.cluster, f.system.Backend))
+		f.look(vnodes)
+		if f.reachable && !f.readAt.IsZero() && f.reserve(ctx) {
+			f.look(vnodes)
+		}
 	}
 	for i := range f.base {
 		if f.readAt.IsZero() {
@@ -160,6 +167,32 @@ func (f *front) publish(ctx context.Context) error {
 	queues := f.bridge.queues(v)
 	f.applyNodes(queues, err)
 	return f.report(ctx, v, queues, err)
+}
+
+// look sums up the virtual nodes.
+func (f *front) look(vnodes []hpcv1alpha1.VirtualNode) {
+	use := f.bridge.Use()
+	for node, hosts := range f.reservations.Keeps(f.inventory) {
+		u := use[node]
+		u.Reserved = hosts
+		use[node] = u
+	}
+	f.base = inventory.Views(vnodes, f.inventory, use, capabilities(f.cluster, f.system.Backend))
+}
+
+// reserve sees to the reservations of the virtual nodes, and reports whether those
+// have hosts by them that did not count when they were summed up.
+func (f *front) reserve(ctx context.Context) (more bool) {
+	nodes := make([]reservation.Node, 0, len(f.base))
+	for i := range f.base {
+		v := &f.base[i]
+		nodes = append(nodes, reservation.Node{
+			Name: v.VirtualNode.Name, Labels: inventory.Labels(*v, f.cluster.Name), Hosts: v.Members, Reservation: v.VirtualNode.Reservation,
+		})
+	}
+	before := f.reservations.Keeps(f.inventory)
+	f.stale = f.reservations.Pass(ctx, nodes) || f.stale
+	return !equality.Semantic.DeepEqual(before, f.reservations.Keeps(f.inventory))
 }
 
 // retire keeps nodes alive that are no longer configured and still have pods:

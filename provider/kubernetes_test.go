@@ -49,6 +49,7 @@ func TestKubernetes(t *testing.T) {
 	}
 	t.Run("pods", func(t *testing.T) { testKubePods(t, client, plane.Namespace(t)) })
 	t.Run("events", func(t *testing.T) { testEventsOnce(t, client, plane.Namespace(t)) })
+	t.Run("reservations", func(t *testing.T) { testKubeReservations(t, client) })
 	t.Run("nodes", func(t *testing.T) { testEarlierNodes(t, client, plane.Namespace(t)) })
 }
 

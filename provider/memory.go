@@ -44,6 +44,8 @@ type memo struct {
 	pulled  bool          // its images are there
 	pull    manifest.Pull // else how far they are
 
+	unreserved bool // a reservation of ours did not take its job
+
 	reason, message string // what the gang waits for
 	refused         string // permanent refusal: the pods fail with it
 	refusedReason   string

@@ -158,6 +158,11 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		return false, nil // since the step was decided on
 	}
 	spec.After = after
+	within := ""
+	if spec.Reservation == "" && !m.unreserved {
+		within = b.reservedFor(g, pods)
+		spec.Reservation = within
+	}
 	var id backends.JobID
 	err := b.Gate.Do(ctx, string(lifecycle.Submit), func(ctx context.Context) error {
 		var err error
@@ -166,7 +171,7 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 		return err
 	})
 	b.touched(m)
-	if err != nil {
+	if err = notWithin(m, within, err); err != nil {
 		if backends.KindOf(err) == backends.KindUnknownOutcome {
 			m.never = false
 			b.audit(g, m, pods, account.Unknown, "")
@@ -177,6 +182,7 @@ func (b *Bridge) submit(ctx context.Context, g *lifecycle.Gang, m *memo, pods ma
 	}
 	b.audit(g, m, pods, account.Submitted, id)
 	m.submitted = id
+	b.nowWithin(within, backends.JobRef{ID: id})
 	m.jobs = append(slices.Clone(m.jobs), backends.Job{
 		ID: id, Key: g.Key, Owner: b.Owner, User: m.output.Spec.User, Partition: m.output.Spec.Partition,
 		State: backends.StatePending, Held: true, Submitted: b.Clock.Now(),

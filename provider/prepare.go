@@ -111,11 +111,16 @@ func (b *Bridge) prepare(ctx context.Context, g *lifecycle.Gang, m *memo, pods m
 
 // accountOf maps the pod's namespace to the user its job runs as.
 func (b *Bridge) accountOf(pod *corev1.Pod) (account.Account, error) {
-	labels, ok := b.Objects.NamespaceLabels(pod.Namespace)
+	return b.accountIn(pod.Namespace)
+}
+
+// accountIn maps a namespace to the user that its pods' jobs run as.
+func (b *Bridge) accountIn(namespace string) (account.Account, error) {
+	labels, ok := b.Objects.NamespaceLabels(namespace)
 	if !ok {
-		return account.Account{}, &waiting{"NamespaceUnknown", fmt.Sprintf("namespace %s is not known yet", pod.Namespace)}
+		return account.Account{}, &waiting{"NamespaceUnknown", fmt.Sprintf("namespace %s is not known yet", namespace)}
 	}
-	acct, err := account.Map(b.Cluster.Spec.Accounts, pod.Namespace, labels)
+	acct, err := account.Map(b.Cluster.Spec.Accounts, namespace, labels)
 	if err != nil {
 		return account.Account{}, &waiting{"NoAccount", fmt.Sprintf("BatchCluster %s: %v", b.Cluster.Name, err)}
 	}

@@ -35,6 +35,8 @@ type Use struct {
 	Waiting []Waiting
 	// Tags name what runs, as hostshape.Tag does.
 	Tags []string
+	// Reserved are hosts that are kept from other jobs for the node's own.
+	Reserved map[string]bool
 }
 
 // Waiting is a job in the queue.
@@ -52,6 +54,8 @@ type View struct {
 	Capacity, Allocatable corev1.ResourceList
 	Shapes                hostshape.Shapes
 	Hosts, Unusable       int
+	// Members are all hosts of the node, usable or not, sorted.
+	Members []string
 	// Whole are the usable hosts as they are when empty, Free as they are now,
 	// Foreign what jobs that are not the node's hold of them.
 	Whole    []hostshape.Shape
@@ -138,7 +142,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 				continue
 			}
 			members[i][name] = true
-			if h.Usable || within && h.Reserved {
+			if h.Usable || h.Reserved && (within || use[n.Name].Reserved[name]) {
 				usable = append(usable, h)
 			} else {
 				out[i].Unusable++
@@ -148,6 +152,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 			usable = nil // nothing may be placed there
 		}
 		usableOf[i] = usable
+		out[i].Members = slices.Sorted(maps.Keys(members[i]))
 	}
 	for i := range nodes {
 		for j := range nodes {
@@ -258,6 +263,7 @@ var lacks = []struct {
 	{"StartEstimate", func(c backends.Capabilities) bool { return c.StartEstimate }, "when a waiting job starts is not foretold"},
 	{"Enter", func(c backends.Capabilities) bool { return c.Enter }, "kubectl exec, attach, port-forward and cp do not reach pods"},
 	{"Reservation", func(c backends.Capabilities) bool { return c.Reservation }, "reservations cannot be used"},
+	{"Reserve", func(c backends.Capabilities) bool { return c.Reserve }, "Reservation objects keep other gangs of Kubernetes away alone"},
 	{"ExcludeHosts", func(c backends.Capabilities) bool { return c.ExcludeHosts }, "includeHosts and excludeHosts cannot leave several hosts out of many"},
 	{"Licenses", func(c backends.Capabilities) bool { return c.Licenses }, "licences cannot be asked for"},
 	{"Switches", func(c backends.Capabilities) bool { return c.Switches }, "hosts at one switch cannot be asked for"},

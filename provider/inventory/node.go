@@ -76,7 +76,7 @@ func Node(v View, s State) *corev1.Node {
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 		ObjectMeta: metav1.ObjectMeta{
 			Name:   v.VirtualNode.Name,
-			Labels: labels(v, s),
+			Labels: Labels(v, s.Cluster),
 			Annotations: map[string]string{
 				wellknown.HostShapes: v.Shapes.Format(),
 				// All nodes of a daemon are served at one address; metrics-server finds
@@ -122,7 +122,8 @@ func Node(v View, s State) *corev1.Node {
 	return n
 }
 
-func labels(v View, s State) map[string]string {
+// Labels are those of the node of a view of a BatchCluster.
+func Labels(v View, cluster string) map[string]string {
 	out := maps.Clone(v.VirtualNode.Labels)
 	if out == nil {
 		out = map[string]string{}
@@ -138,7 +139,7 @@ func labels(v View, s State) map[string]string {
 	set("type", "virtual-kubelet")
 	set(corev1.LabelNodeExcludeBalancers, "true")
 	set(wellknown.VirtualNode, "true")
-	set(wellknown.Cluster, s.Cluster)
+	set(wellknown.Cluster, cluster)
 	set(wellknown.Partition, v.VirtualNode.Partition)
 	for _, f := range v.Features {
 		set(wellknown.FeaturePrefix+f, "true")

@@ -325,7 +325,7 @@ func (Objects) Token(_ context.Context, pod *corev1.Pod, _ string, _ time.Durati
 
 // NamespaceLabels implements provider.Objects.
 func (Objects) NamespaceLabels(name string) (map[string]string, bool) {
-	return map[string]string{"kubernetes.io/metadata.name": name}, name == "ns"
+	return map[string]string{"kubernetes.io/metadata.name": name}, name == "ns" || strings.HasPrefix(name, "ns-")
 }
 
 // ForgetGone drops the last states of deleted pods, and all events.

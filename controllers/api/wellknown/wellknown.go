@@ -29,6 +29,8 @@ const (
 	// DatasetPaths is a JSON object with the paths, on a virtual node, of the
 	// datasets that the gang reads, by name.
 	DatasetPaths = Prefix + "dataset-paths"
+	// ReservedBy is the Reservation that keeps the virtual node for the gang.
+	ReservedBy = Prefix + "reserved-by"
 )
 
 // The values of ExpectedRunFrom.

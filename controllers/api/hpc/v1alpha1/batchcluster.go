@@ -102,10 +102,24 @@ type BatchClusterSpec struct {
 	// +optional
 	Streams string `json:"streams,omitempty"`
 
+	// Reservations says whether a Reservation that names virtual nodes of this cluster
+	// is made at the batch system as well: "batch" for that, "off" for keeping other
+	// gangs of Kubernetes off alone. It takes Slurm's commands and an operator's
+	// rights there. Default: off.
+	// +kubebuilder:validation:Enum=batch;off
+	// +optional
+	Reservations string `json:"reservations,omitempty"`
+
 	// Local describes the hosts of a batch system of type local.
 	// +optional
 	Local *Local `json:"local,omitempty"`
 }
+
+// The values of spec.reservations.
+const (
+	ReservationsBatch = "batch"
+	ReservationsOff   = "off"
+)
 
 // The values of spec.streams.
 const (

@@ -129,7 +129,7 @@ type ReservationOwners struct {
 	Namespaces []string `json:"namespaces,omitempty"`
 }
 
-// ReservationStatus is written by the scheduler.
+// ReservationStatus is written by the scheduler, but for Batch.
 type ReservationStatus struct {
 	// Phase is Pending before the start, Active until the end and then Expired.
 	// +kubebuilder:validation:Enum=Pending;Active;Expired
@@ -149,6 +149,13 @@ type ReservationStatus struct {
 	// +optional
 	Pieces int32 `json:"pieces,omitempty"`
 
+	// Batch is what became of it at the batch systems behind its virtual nodes, one
+	// entry a BatchCluster that makes reservations. The virtual kubelets write it.
+	// +optional
+	// +listType=map
+	// +listMapKey=cluster
+	Batch []BatchReservation `json:"batch,omitempty"`
+
 	// Conditions: Held is true when all of it is there for the owners, and says why
 	// not otherwise.
 	// +optional
@@ -156,3 +163,36 @@ type ReservationStatus struct {
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
+
+// BatchReservation is a reservation of a batch system that stands for the virtual nodes
+// of a Reservation.
+type BatchReservation struct {
+	// Cluster is the BatchCluster.
+	Cluster string `json:"cluster"`
+
+	// State is Made when it is there and has not begun, InForce since then, Waiting
+	// while it is not there and is tried again, and Refused when somebody has to act
+	// first; see Message.
+	// +kubebuilder:validation:Enum=Made;InForce;Waiting;Refused
+	State string `json:"state"`
+
+	// Name of it at the batch system.
+	// +optional
+	Name string `json:"name,omitempty"`
+
+	// Hosts are how many hosts it has.
+	// +optional
+	Hosts int32 `json:"hosts,omitempty"`
+
+	// Message says what is missing, and who has to do what.
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// The states of a BatchReservation.
+const (
+	BatchReservationMade    = "Made"
+	BatchReservationInForce = "InForce"
+	BatchReservationWaiting = "Waiting"
+	BatchReservationRefused = "Refused"
+)

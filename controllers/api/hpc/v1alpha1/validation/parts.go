@@ -236,6 +236,16 @@ func streams(s *hpc.BatchClusterSpec, at *field.Path) field.ErrorList {
 	return oneOf(at, s.Streams, hpc.StreamsBatch, hpc.StreamsNetwork, hpc.StreamsOff)
 }
 
+func reservations(s *hpc.BatchClusterSpec, at *field.Path) field.ErrorList {
+	switch {
+	case s.Reservations == "":
+		return nil
+	case s.Reservations == hpc.ReservationsBatch && (s.Type != "slurm" || s.Connection.Type == "rest"):
+		return field.ErrorList{field.Invalid(at, s.Reservations, "only Slurm's commands (connection.type cli or ssh) make reservations: leave it out")}
+	}
+	return oneOf(at, s.Reservations, hpc.ReservationsBatch, hpc.ReservationsOff)
+}
+
 // minImageRetention is how seldom the users of images say that they still are.
 const minImageRetention = 2 * time.Hour
 

@@ -65,6 +65,7 @@ func BatchCluster(c *hpc.BatchCluster, served Served) field.ErrorList {
 	errs = append(errs, runtimes(c.Spec.Runtimes, spec.Child("runtimes"), served)...)
 	errs = append(errs, images(&c.Spec.Images, spec.Child("images"))...)
 	errs = append(errs, streams(&c.Spec, spec.Child("streams"))...)
+	errs = append(errs, reservations(&c.Spec, spec.Child("reservations"))...)
 	for i, p := range c.Spec.HostPaths {
 		errs = append(errs, path(p, spec.Child("hostPaths").Index(i))...)
 	}

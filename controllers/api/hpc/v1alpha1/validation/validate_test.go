@@ -183,6 +183,9 @@ var mistakes = []mistake{
 	{"spec.images.directory", func(c *hpc.BatchCluster) { c.Spec.Images.Directory = "images" }},
 	{"spec.streams", func(c *hpc.BatchCluster) { c.Spec.Streams = "ssh" }},
 	{"spec.streams", func(c *hpc.BatchCluster) { c.Spec.Type, c.Spec.Streams = "pbs", "batch" }},
+	{"spec.reservations", func(c *hpc.BatchCluster) { c.Spec.Reservations = "slurm" }},
+	{"spec.reservations", func(c *hpc.BatchCluster) { c.Spec.Type, c.Spec.Reservations = "pbs", "batch" }},
+	{"spec.reservations", func(c *hpc.BatchCluster) { rest(c); c.Spec.Reservations = "batch" }},
 	{"spec.images.pull", func(c *hpc.BatchCluster) { c.Spec.Images.Pull = "always" }},
 	{"spec.images.archives[0]", func(c *hpc.BatchCluster) { c.Spec.Images.Archives = []string{"x"} }},
 	{"spec.images.mirrors[0].registry", func(c *hpc.BatchCluster) {
