@@ -114,6 +114,7 @@ type bindTask struct {
 	run           int64 // nanoseconds
 	runFrom       string
 	paths         string
+	reservedBy    string
 }
 
 // New returns a Binder; Start sets it to work.
@@ -203,7 +204,7 @@ func (b *Binder) Carry(p plan.Plan) {
 			if !b.Cache.Assume(bind.UID, a) {
 				continue // deleted since the snapshot: the next cycle sees what is left
 			}
-			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now, run: pl.Run, runFrom: pl.RunFrom, paths: pl.Paths}
+			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now, run: pl.Run, runFrom: pl.RunFrom, paths: pl.Paths, reservedBy: pl.ReservedBy}
 			if first != nil {
 				first.pods = append(first.pods, t)
 				continue
@@ -241,6 +242,9 @@ func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 	}
 	if t.paths != "" {
 		annotations[wellknown.DatasetPaths] = t.paths
+	}
+	if t.reservedBy != "" {
+		annotations[wellknown.ReservedBy] = t.reservedBy
 	}
 	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{

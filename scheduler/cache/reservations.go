@@ -96,6 +96,10 @@ func reservationOf(r *hpcv1alpha1.Reservation) snapshot.Reservation {
 	if t := r.Status.End; t != nil {
 		out.Status.End = t.UnixNano()
 	}
+	for _, b := range r.Status.Batch {
+		there := b.State == hpcv1alpha1.BatchReservationMade || b.State == hpcv1alpha1.BatchReservationInForce
+		out.Batch = append(out.Batch, snapshot.BatchState{Cluster: b.Cluster, There: there, Message: b.Message})
+	}
 	for _, cond := range r.Status.Conditions {
 		if cond.Type == held {
 			out.Status.Held, out.Status.Reason, out.Status.Message = cond.Status == metav1.ConditionTrue, cond.Reason, cond.Message

@@ -11,11 +11,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
 )
 
@@ -99,7 +101,11 @@ func TestReservedNodeIsForItsOwners(t *testing.T) {
 	startScheduler(t, &wire{})
 	gang(t, ns, "g", 1, 1, volcanov1.PodGroupInqueue)
 	gang(t, owner, "mine", 1, 1, volcanov1.PodGroupInqueue)
-	eventuallyBound(t, owner, "mine", 1)
+	for _, p := range eventuallyBound(t, owner, "mine", 1) {
+		if by := p.Annotations[wellknown.ReservedBy]; by != ns {
+			t.Errorf("pod %s was placed by reservation %q", p.Name, by)
+		}
+	}
 	status := eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return len(s.Conditions) > 0 })
 	if got := status.Conditions[0]; got.Reason != "Reserved" || !strings.Contains(got.Message, "but for reservation "+ns) {
 		t.Errorf("the gang waits for %s: %s", got.Reason, got.Message)
@@ -120,6 +126,27 @@ func TestReservedNodeIsForItsOwners(t *testing.T) {
 	eventuallyReserved("Active", "Held")
 	if r.Status.Nodes != 1 || r.Status.End == nil || r.Status.End.Sub(r.Status.Start.Time) != time.Hour {
 		t.Errorf("the status is %+v", r.Status)
+	}
+	// What a virtual kubelet writes stays beside what the scheduler does, and counts.
+	batch := func(state, message string) {
+		t.Helper()
+		entry := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": hpcv1alpha1.GroupVersion.String(), "kind": "Reservation", "metadata": map[string]any{"name": ns},
+			"status": map[string]any{"batch": []any{map[string]any{"cluster": "alps", "state": state, "message": message}}},
+		}}
+		if err := api.Status().Apply(t.Context(), client.ApplyConfigurationFromUnstructured(entry), client.ForceOwnership, client.FieldOwner("vnode-alps")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batch(hpcv1alpha1.BatchReservationRefused, "who has to act")
+	eventuallyReserved("Active", "NotAtBatchSystem")
+	if c := meta.FindStatusCondition(r.Status.Conditions, "Held"); c.Status != metav1.ConditionFalse || c.Message != "alps: who has to act" {
+		t.Errorf("the condition is %+v", c)
+	}
+	batch(hpcv1alpha1.BatchReservationInForce, "")
+	eventuallyReserved("Active", "Held")
+	if len(r.Status.Batch) != 1 || r.Status.Batch[0].State != hpcv1alpha1.BatchReservationInForce {
+		t.Errorf("the entry of the virtual kubelet is %+v", r.Status.Batch)
 	}
 	patch := client.MergeFrom(r.DeepCopy())
 	r.Spec.Duration = &metav1.Duration{Duration: time.Millisecond}

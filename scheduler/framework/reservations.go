@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -13,9 +14,10 @@ import (
 const (
 	reservationHeld     = "Held"
 	reservationNotBegun = "NotBegun"
-	reservationInUse    = "InUse"      // others still run there
-	reservationNoNode   = "NoSuchNode" // what it names does not exist
-	reservationTooFew   = "NotEnough"  // there is no room for all pieces
+	reservationInUse    = "InUse"            // others still run there
+	reservationNoNode   = "NoSuchNode"       // what it names does not exist
+	reservationTooFew   = "NotEnough"        // there is no room for all pieces
+	reservationNoBatch  = "NotAtBatchSystem" // a batch system behind its virtual nodes has none
 	reservationOver     = "Over"
 )
 
@@ -63,6 +65,9 @@ func (s *Session) wholeStatus(r *snapshot.Reservation, want *snapshot.Reservatio
 	case len(nodes) == 0:
 		want.Reason, want.Message = reservationNoNode, "no node has the labels"
 		return
+	case notThere(r) != "":
+		want.Reason, want.Message = reservationNoBatch, notThere(r)
+		return
 	case want.Phase == snapshot.ReservationPending:
 		want.Reason, want.Message = reservationNotBegun, "it begins at "+clock(r.Start)
 		return
@@ -81,7 +86,7 @@ func (s *Session) wholeStatus(r *snapshot.Reservation, want *snapshot.Reservatio
 		}
 	}
 	if len(others) == 0 {
-		want.Held, want.Reason, want.Message = true, reservationHeld, fmt.Sprintf("nodes kept: %d", len(nodes))
+		want.Held, want.Reason, want.Message = true, reservationHeld, fmt.Sprintf("nodes kept: %d", len(nodes))+s.keptHere(r, nodes)
 		return
 	}
 	text := strings.Join(others[:min(len(others), maxWhy)], ", ")
@@ -89,6 +94,62 @@ func (s *Session) wholeStatus(r *snapshot.Reservation, want *snapshot.Reservatio
 		text += fmt.Sprintf(" and %d more", len(others)-maxWhy)
 	}
 	want.Reason, want.Message = reservationInUse, "until they end there run "+text
+}
+
+// notThere says which batch systems behind the nodes of a reservation have none of it,
+// "" when all that make any do.
+func notThere(r *snapshot.Reservation) string {
+	var out []string
+	for _, b := range r.Batch {
+		if !b.There {
+			out = append(out, b.Cluster+": "+b.Message)
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// keptHere names the virtual nodes among those of a reservation behind which nothing is
+// reserved: only gangs of this cluster are kept off them.
+func (s *Session) keptHere(r *snapshot.Reservation, nodes []int) string {
+	var out, short []string
+	for _, at := range nodes {
+		n := s.Snapshot.Nodes[at]
+		made := slices.ContainsFunc(r.Batch, func(b snapshot.BatchState) bool { return b.Cluster == n.Labels[wellknown.Cluster] })
+		if n.Virtual && !made {
+			out = append(out, n.Name)
+		}
+	}
+	for _, b := range r.Batch {
+		if b.There && b.Message != "" {
+			short = append(short, "; "+b.Cluster+": "+b.Message)
+		}
+	}
+	if len(out) == 0 {
+		return strings.Join(short, "")
+	}
+	text := strings.Join(out[:min(len(out), maxWhy)], ", ")
+	if len(out) > maxWhy {
+		text += fmt.Sprintf(" and %d more", len(out)-maxWhy)
+	}
+	return "; jobs from outside this cluster may still run on " + text + ": its batch system makes no reservation" + strings.Join(short, "")
+}
+
+// reservedBy is the reservation of whole nodes by which a gang comes to a node, the one
+// that begins first, "" for none. The batch system behind the node wants to know.
+func (s *Session) reservedBy(g *snapshot.Gang, node int) string {
+	if s.reserved == nil {
+		return ""
+	}
+	var best *snapshot.Reservation
+	for _, w := range s.reserved.whole {
+		if w.Owns(g) && slices.Contains(w.nodes, node) && (best == nil || w.Start < best.Start) {
+			best = w.Reservation
+		}
+	}
+	if best == nil {
+		return ""
+	}
+	return best.Name
 }
 
 func (s *Session) piecesStatus(r *snapshot.Reservation, want *snapshot.ReservationStatus) {

@@ -249,6 +249,7 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 	p := plan.Placement{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Domain: domain.Name, Attempt: attempt, Size: size, Run: g.Estimate, RunFrom: g.EstimateFrom}
 	if domain.Virtual() {
 		p.Paths = g.PathsOn(s.Snapshot.Nodes[domain.Node].Labels)
+		p.ReservedBy = s.reservedBy(g, domain.Node)
 	}
 	type bound struct {
 		pod     *snapshot.Pod

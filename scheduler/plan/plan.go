@@ -103,6 +103,8 @@ type Placement struct {
 	// Paths are those of the gang's datasets on a virtual node, as a JSON object by
 	// name; "" when there are none.
 	Paths string
+	// ReservedBy is the reservation that keeps the virtual node for the gang; "" for none.
+	ReservedBy string
 }
 
 // RealDomain is the name of the domain that all real nodes form together.
@@ -242,6 +244,9 @@ func (p Plan) String() string {
 	var b strings.Builder
 	for _, pl := range p.Placements {
 		fmt.Fprintf(&b, "place %s domain=%s size=%d", short(pl.Gang), pl.Domain, pl.Size)
+		if pl.ReservedBy != "" {
+			fmt.Fprintf(&b, " reserved-by=%s", pl.ReservedBy)
+		}
 		if pl.Attempt != "" {
 			fmt.Fprintf(&b, " attempt=%s", pl.Attempt)
 		}

@@ -21,6 +21,7 @@ func (w *World) reserveCommand(name string, options []string) error {
 		var d time.Duration
 		label, isLabel := strings.CutPrefix(key, "label.")
 		res, isAmount := strings.CutPrefix(key, "each.")
+		batch, isBatch := strings.CutPrefix(key, "batch.")
 		switch {
 		case key == "from":
 			d, err = time.ParseDuration(value)
@@ -35,6 +36,11 @@ func (w *World) reserveCommand(name string, options []string) error {
 			r.Namespaces = strings.Split(value, ",")
 		case key == "count":
 			r.Count, err = strconv.ParseInt(value, 10, 32)
+		case isBatch:
+			r.Batch = append(r.Batch, snapshot.BatchState{Cluster: batch, There: value == "made"})
+			if b := &r.Batch[len(r.Batch)-1]; !b.There {
+				b.Message = value
+			}
 		case isLabel:
 			r.Selector = map[string]string{label: value}
 		case isAmount:

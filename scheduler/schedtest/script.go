@@ -36,7 +36,7 @@ import (
 //	levels KEY ...
 //	cycle | later 15s | drop NODE
 //	budget NAME COUNT
-//	reserve NAME from=1h for=2h nodes=n1,n2 label.KEY=V count=2 each.gpu=4 queues=Q namespaces=N
+//	reserve NAME from=1h for=2h nodes=n1,n2 label.KEY=V count=2 each.gpu=4 queues=Q namespaces=N batch.CLUSTER=made
 //	settle 2m | finish GROUP
 //	run|succeed|fail|displace|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //

@@ -33,6 +33,17 @@ type Reservation struct {
 	Namespaces []string `json:"namespaces,omitempty"`
 
 	Status ReservationStatus `json:"status,omitzero"`
+
+	// Batch is what became of it at the batch systems behind its virtual nodes.
+	Batch []BatchState `json:"batch,omitempty"`
+}
+
+// BatchState is what one batch system has of a reservation.
+type BatchState struct {
+	Cluster string `json:"cluster"` // as the nodes' label has it
+	// There is whether it has one, Message what else is to be said of it.
+	There   bool   `json:"there,omitempty"`
+	Message string `json:"message,omitempty"`
 }
 
 // ReservationStatus is what a reservation's status says.
