@@ -96,6 +96,7 @@ func TestBypass(t *testing.T) {
 		{"create with a gang attempt", forged(t, "f5", one("gang-attempt", "x"), nil), facts, "create"},
 		{"create with a gang size", forged(t, "f6", one("gang-size", "1"), nil), facts, "create"},
 		{"create with a gang rank", forged(t, "f7", one("gang-rank", "0"), nil), facts, "create"},
+		{"create with a reservation", forged(t, "f9", one("reserved-by", "r"), nil), facts, "create"},
 		{"create with GPU ids", forged(t, "f8", one("gpu-ids", "GPU-0"), nil), facts, "create"},
 		{"create by generateName", forged(t, "f9-*", one("batch-job-id", victimID), nil), facts, "create"},
 		{"create by dry run", forged(t, "f10", one("batch-job-id", victimID), nil), facts, "create --dry-run=server"},
