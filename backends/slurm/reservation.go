@@ -20,6 +20,9 @@ var _ backends.Reserver = (*Backend)(nil)
 // FLEX Slurm kills them at the end of it.
 const reservationFlags = "FLEX,IGNORE_JOBS"
 
+// maxHostList is far below what one argument may have (128 KiB on Linux).
+const maxHostList = 64 << 10
+
 // Reservations lists the reservations with the owner's tag.
 func (b *Backend) Reservations(ctx context.Context, owner string) ([]backends.Reservation, error) {
 	out, _, err := b.query(ctx, "reserve", "scontrol", "--oneliner", "--all", "show", "reservation")
@@ -73,6 +76,9 @@ func (b *Backend) Reserve(ctx context.Context, owner string, r backends.Reservat
 	if err := r.Validate(owner); err != nil {
 		return &backends.Error{Op: "reserve", Kind: backends.KindInvalid, Err: err}
 	}
+	if n := len(hostlist.Compress(r.Hosts)); n > maxHostList {
+		return &backends.Error{Op: "reserve", Kind: backends.KindInvalid, Err: fmt.Errorf("hosts: %d bytes as a host list, more than %d: reserve fewer nodes at once", n, maxHostList)}
+	}
 	have, err := b.Reservations(ctx, owner)
 	if err != nil {
 		return err
@@ -100,7 +106,7 @@ func reservationArgs(r backends.Reservation, now time.Time, changes []string) []
 	args := []string{"reservationname=" + r.Name}
 	for _, part := range [][2]string{
 		{"start", "starttime=" + start}, {"end", "endtime=" + r.End.UTC().Format(form)},
-		{"hosts", "nodes=" + strings.Join(r.Hosts, ",")}, {"users", "users=" + strings.Join(r.Users, ",")},
+		{"hosts", "nodes=" + hostlist.Compress(r.Hosts)}, {"users", "users=" + strings.Join(r.Users, ",")},
 	} {
 		if changes == nil || slices.Contains(changes, part[0]) {
 			args = append(args, part[1])

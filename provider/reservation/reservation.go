@@ -105,17 +105,17 @@ func Wishes(c Cluster, objects []hpcv1alpha1.Reservation, now time.Time) []Wish 
 	return out
 }
 
-// makeRoom lets a reservation last no longer than until the next of its hosts begins,
-// where its object is over by then: batch systems keep no host twice.
+// makeRoom lets a reservation begin after the slack of one before it that has hosts of
+// it: batch systems keep no host twice. Once that one is ended it begins at once.
 func makeRoom(all []Wish) {
 	for i := range all {
-		w := &all[i].Reservation
-		over := w.End.Add(-Slack)
+		first := all[i].Reservation
 		for j := range all {
-			next := all[j].Reservation
-			shared := slices.ContainsFunc(next.Hosts, func(h string) bool { _, ok := slices.BinarySearch(w.Hosts, h); return ok })
-			if i != j && shared && !next.Start.Before(over) && next.Start.Before(w.End) {
-				w.End = next.Start
+			next := &all[j].Reservation
+			shared := slices.ContainsFunc(next.Hosts, func(h string) bool { _, ok := slices.BinarySearch(first.Hosts, h); return ok })
+			within := !next.Start.Before(first.End.Add(-Slack)) && next.Start.Before(first.End)
+			if i != j && shared && within && next.End.After(first.End) {
+				next.Start = first.End
 			}
 		}
 	}

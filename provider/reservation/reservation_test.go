@@ -95,15 +95,21 @@ func TestWishes(t *testing.T) {
 	}
 }
 
-// One that begins when another is over is not kept waiting by the other's slack.
+// One that begins when another is over is made beside it, and begins when the other ends.
 func TestOneAfterTheOther(t *testing.T) {
 	first, second := object(func(*hpcv1alpha1.ReservationSpec) {}), object(func(s *hpcv1alpha1.ReservationSpec) {
 		s.Start = &metav1.Time{Time: begin.Add(time.Hour)}
 	})
 	second.Name, second.UID = "s", "other"
-	got := reservation.Wishes(cluster(), []hpcv1alpha1.Reservation{second, first}, begin)
-	if !got[0].Reservation.End.Equal(got[1].Reservation.Start) || !got[1].Reservation.End.Equal(begin.Add(2*time.Hour+reservation.Slack)) {
+	all := []hpcv1alpha1.Reservation{second, first}
+	got := reservation.Wishes(cluster(), all, begin)
+	if r := got[1].Reservation; !got[0].Reservation.End.Equal(r.Start) || !r.Start.Equal(begin.Add(time.Hour+reservation.Slack)) || !r.End.Equal(begin.Add(2*time.Hour+reservation.Slack)) {
 		t.Errorf("they are %+v", got)
+	}
+	now := begin.Add(time.Hour)
+	after := reservation.Wishes(cluster(), all, now)
+	if len(after) != 1 || !slices.Equal(after[0].Reservation.Unlike(got[1].Reservation, now), []string{"start"}) {
+		t.Errorf("when the first is over there are %+v", after)
 	}
 }
 
