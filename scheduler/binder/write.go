@@ -85,6 +85,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 		b.writes.Add(r.UID)
 	}
 	b.noteGates(p, now)
+	b.tellWaiting(p, now)
 	for _, u := range p.Unschedulable {
 		if !u.Code.CapacityKind() {
 			continue

@@ -143,10 +143,18 @@ func TestWaitingIsToldOnceAndQuietly(t *testing.T) {
 		if err := plane.Client.List(ctx, &events, client.InNamespace(ns)); err != nil {
 			return err.Error()
 		}
+		group, pod := 0, 0
 		for _, e := range events.Items {
-			if e.InvolvedObject.Kind == "PodGroup" && e.Reason == "Unschedulable" && strings.Contains(e.Message, "needs 12 nvidia.com/gpu") {
-				return ""
+			switch {
+			case !strings.Contains(e.Message, "needs 12 nvidia.com/gpu"):
+			case e.InvolvedObject.Kind == "PodGroup" && e.Reason == "Unschedulable":
+				group++
+			case e.InvolvedObject.Kind == "Pod" && e.Reason == "FailedScheduling":
+				pod++
 			}
+		}
+		if group == 1 && pod == 1 {
+			return ""
 		}
 		return fmt.Sprintf("no event on the PodGroup among %d", len(events.Items))
 	})

@@ -1,0 +1,47 @@
+package binder
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+)
+
+func waiting(n int, code plan.Code) []plan.Unschedulable {
+	var out []plan.Unschedulable
+	for i := range n {
+		uid := fmt.Sprint("gang-", i)
+		out = append(out, plan.Unschedulable{GangUID: uid, Code: code, Message: "numbers", Pods: []plan.PodRef{{UID: uid + "-0"}}})
+	}
+	return out
+}
+
+// Each reason is told once an hour, only so many at once, and nothing is kept for
+// ever.
+func TestWaitsAreToldOnce(t *testing.T) {
+	w := waits{told: map[waitOf]time.Time{}}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	step := func(want int, all []plan.Unschedulable) {
+		t.Helper()
+		now = now.Add(time.Second)
+		if got := len(w.news(all, now)); got != want {
+			t.Errorf("%d told, want %d", got, want)
+		}
+	}
+	step(50, waiting(70, plan.OverQuota))
+	step(20, waiting(70, plan.OverQuota))
+	step(0, waiting(70, plan.OverQuota))
+	step(1, waiting(1, plan.QueueClosed))
+	step(0, waiting(1, plan.OverQuota)) // to and fro
+	alone := waiting(1, plan.NoCapacity)
+	alone[0].Plain = true // has its condition, and the event with that
+	step(0, alone)
+	alone[0].Pods = nil
+	step(0, alone)
+	now = now.Add(tellAgain)
+	step(3, waiting(3, plan.OverQuota))
+	if len(w.told) != 3 {
+		t.Errorf("%d are remembered, want 3", len(w.told))
+	}
+}
