@@ -42,6 +42,20 @@ var denied = []string{
 // how to find and reach hosts: the job plugin mpi sets them.
 var launchers = []string{"PRTE_MCA_plm", "PRTE_MCA_ras"}
 
+// ofGrant are names that many images and manifests set, and that say what the batch
+// system's grant decides: the GPUs of the job are seen, with what computing needs.
+// They are left out rather than refused.
+var ofGrant = []string{"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
+
+// decidedByGrant reports that a variable is left out, and says so.
+func (p *pod) decidedByGrant(at, name string) bool {
+	if !slices.Contains(ofGrant, name) || p.in.Account.MaySet(name) {
+		return false
+	}
+	p.note("%s: %s is left out: a container sees the GPUs that its job was given", at, name)
+	return true
+}
+
 func (p *pod) deniedEnv(name string) bool {
 	if p.in.Account.MaySet(name) || slices.Contains(launchers, name) {
 		return false
@@ -144,6 +158,7 @@ func (p *pod) envFrom(at string, from corev1.EnvFromSource) []manifest.EnvVar {
 		switch {
 		case !envName.MatchString(name):
 			skipped = append(skipped, short(name))
+		case p.decidedByGrant(at, name):
 		case p.deniedEnv(name):
 			p.refuse(at, name, envAdvice)
 		case hasNUL(data[key]):
@@ -168,6 +183,8 @@ func (p *pod) envVar(at string, e *corev1.EnvVar, c *corev1.Container, s shape) 
 	switch {
 	case !envName.MatchString(e.Name):
 		p.refuse(at+".name", e.Name, "must be 1 to 256 letters, digits, '_', '.' and '-'")
+		return v, false
+	case p.decidedByGrant(at, e.Name):
 		return v, false
 	case p.deniedEnv(e.Name):
 		p.refuse(at+".name", e.Name, envAdvice)

@@ -1,6 +1,7 @@
 package translate_test
 
 import (
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -142,7 +143,7 @@ func TestRefusals(t *testing.T) {
 func TestEnvNames(t *testing.T) {
 	for _, name := range []string{
 		"LD_LIBRARY_PATH", "LD_AUDIT", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_DEBUG", "SPANK_X", "PBS_JOBID", "PMI_RANK", "PMIX_MCA", "PMI2_X", "PRTE_MCA_plm_slurm_args", "PRTE_MCA_rmaps",
-		"BASH_ENV", "BASH_FUNC_x%%", "ENV", "IFS", "PYTHONSTARTUP", "NVIDIA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY",
+		"BASH_ENV", "BASH_FUNC_x%%", "ENV", "IFS", "PYTHONSTARTUP", "NVIDIA_IMEX_CHANNELS", "CUDA_MPS_PIPE_DIRECTORY",
 		"", "A B", "A=B", "A\nB", "A;B", "Ä", "A,B",
 	} {
 		p := newPod(0)
@@ -155,6 +156,18 @@ func TestEnvNames(t *testing.T) {
 		in.Members[0].ConfigMaps = map[string]*corev1.ConfigMap{"c": {Data: map[string]string{name: "x"}}}
 		if out, err := translate.Gang(in); err == nil && len(out.Pods[0].Env["main"]) > 0 {
 			t.Errorf("%q reached the job through envFrom", name)
+		}
+	}
+	// Every second image sets these, and the grant decides: left out, and said.
+	for _, name := range []string{"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"} {
+		p := newPod(0)
+		env(name)(p)
+		main(p).EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: cmRef("c")}}}
+		in := input(p)
+		in.Members[0].ConfigMaps = map[string]*corev1.ConfigMap{"c": {Data: map[string]string{name: "x"}}}
+		out, err := translate.Gang(in)
+		if err != nil || len(out.Pods[0].Env["main"]) > 0 || !strings.Contains(strings.Join(out.Notes, "\n"), name) {
+			t.Errorf("%s: %v, environment %v, notes %q", name, err, out.Pods[0].Env["main"], out.Notes)
 		}
 	}
 	for _, name := range []string{"A", "_a", "a.b", "a-b", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VC_TASK_INDEX", "MASTER_ADDR", "PYTHONPATH", "PATH", "OLD_PATH", "NCCL_DEBUG", "PRTE_MCA_plm", "PRTE_MCA_ras"} {
