@@ -115,6 +115,8 @@ func rows() []row {
 			`spec.schedule: Invalid value: "often": must be five fields`, false},
 		{"2.10 CronJob name", strings.Replace(object(batches, "CronJob", "schedule: '* * * * *', jobTemplate: {spec: {tasks: [{name: a, replicas: 2, "+pod+"}]}}"), "thing", strings.Repeat("c", 53), 1),
 			`metadata.name: Invalid value: "ccccccccccccccccccccccccccccccccccccccccccccccccccccc": must have at most 52 characters, since Jobs are named after it and their time: choose a shorter name`, false},
+		{"2.10 CronJob whose Jobs' names are no names of Services", strings.Replace(object(batches, "CronJob", "schedule: '* * * * *', jobTemplate: {spec: {plugins: {svc: []}, tasks: [{name: a, replicas: 2, "+pod+"}]}}"), "thing", "no.label", 1),
+			`spec.jobTemplate.spec.plugins[svc]: Invalid value: []: the Service is named after the job, and "no.label-00000000" is not a valid name for one: a DNS-1035 label must consist`, true},
 		{"2.10 CronJob concurrencyPolicy", object(batches, "CronJob", "schedule: '* * * * *', concurrencyPolicy: Maybe, jobTemplate: {spec: {tasks: [{name: a, replicas: 2, "+pod+"}]}}"),
 			`spec.concurrencyPolicy: Unsupported value: "Maybe": supported values: "Allow", "Forbid", "Replace"`, false},
 		{"2.10 JobFlow twice the same", object(flows, "JobFlow", "flows: [{name: a}, {name: a}]"), `spec.flows[1].name: Duplicate value: "a"`, true},

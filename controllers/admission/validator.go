@@ -71,7 +71,11 @@ func (v *Validator) judge(ctx context.Context, req *admission.Request) ([]string
 		if err := cronjob.Validate(&now); err != nil {
 			out = append(out, err.Error()+": mend it")
 		}
-		more, err := v.template(ctx, req, now.Spec.JobTemplate.Spec)
+		name := now.Name
+		if name == "" {
+			name = now.GenerateName + "00000"
+		}
+		more, err := v.template(ctx, req, name+"-00000000", now.Spec.JobTemplate.Spec) // as its Jobs are named
 		for _, m := range more {
 			out = append(out, "spec.jobTemplate."+m)
 		}
@@ -81,7 +85,7 @@ func (v *Validator) judge(ctx context.Context, req *admission.Request) ([]string
 		if skip, err := decode(req, &now, &before, func() bool { return equality.Semantic.DeepEqual(now.Spec, before.Spec) }); skip || err != nil {
 			return nil, err
 		}
-		return v.template(ctx, req, now.Spec)
+		return v.template(ctx, req, "template", now.Spec) // the flows that use it give the names
 	case "JobFlow":
 		var now, before flow.JobFlow
 		if skip, err := decode(req, &now, &before, func() bool {
@@ -149,8 +153,8 @@ func (v *Validator) job(ctx context.Context, job *batch.Job, made bool) ([]strin
 }
 
 // template judges a Job's spec that no Job has yet; its queue may come later.
-func (v *Validator) template(ctx context.Context, req *admission.Request, spec batch.JobSpec) ([]string, error) {
-	job := machine.Default(&batch.Job{ObjectMeta: metav1.ObjectMeta{Namespace: req.Namespace, Name: "template"}, Spec: spec})
+func (v *Validator) template(ctx context.Context, req *admission.Request, name string, spec batch.JobSpec) ([]string, error) {
+	job := machine.Default(&batch.Job{ObjectMeta: metav1.ObjectMeta{Namespace: req.Namespace, Name: name}, Spec: spec})
 	if out := v.spec(job); len(out) > 0 {
 		return out, nil
 	}

@@ -2,6 +2,10 @@ package plugins_test
 
 import (
 	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -187,6 +191,57 @@ func TestWaitForMaster(t *testing.T) {
 			c := pod.Spec.InitContainers[0]
 			if c.Image != "tiny" || c.Env[0].Value != "7" || c.Env[1].Value != "j-master-0.j" || c.Env[2].Value != "23456" {
 				t.Errorf("%+v", c)
+			}
+		}
+	}
+}
+
+// The script that waits for the master runs with whatever a host has to ask with,
+// and gives up in time.
+func TestWaitForMasterRuns(t *testing.T) {
+	t.Parallel()
+	job := jobOf("master:1", "worker:1")
+	p, err := frameworks().New("pytorch", []string{"--wait-master-enabled"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{Spec: *job.Spec.Tasks[1].Template.Spec.DeepCopy()}
+	p.MutatePod(job, &job.Spec.Tasks[1], 0, pod)
+	script := pod.Spec.InitContainers[0].Command
+	open, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	const nobody = "127.0.0.1:1" // tcpmux: nothing listens there
+	for _, tool := range []string{"bash", "python3", ""} {
+		bin := t.TempDir()
+		for _, name := range []string{"sleep", tool} {
+			if name == "" {
+				continue
+			}
+			// Of the distribution: another one may be a script that needs more.
+			path, err := exec.LookPath(filepath.Join("/usr/bin", name))
+			if err != nil {
+				t.Fatalf("make prepare installs %s: %v", name, err)
+			}
+			if err := os.Symlink(path, filepath.Join(bin, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for address, want := range map[string]bool{open.Addr().String(): true, nobody: tool == ""} {
+			host, port, err := net.SplitHostPort(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), script[0], script[1:]...)
+			cmd.Env = []string{"PATH=" + bin, "MASTER_ADDR=" + host, "MASTER_PORT=" + port, "WAIT_SECONDS=2"}
+			out, err := cmd.CombinedOutput()
+			if (err == nil) != want {
+				t.Errorf("with %q, %s: %v, want success %v\n%s", tool, address, err, want, out)
+			}
+			if err != nil && !strings.Contains(string(out), "did not answer in time") {
+				t.Errorf("with %q: %s", tool, out)
 			}
 		}
 	}

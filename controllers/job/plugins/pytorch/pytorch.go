@@ -62,6 +62,25 @@ func (p plugin) Validate(job *batch.Job) error {
 
 func (plugin) Objects(*batch.Job) []plugins.Object { return nil }
 
+// waitForMaster returns once the master's port takes connections. With the runtime
+// host no image is read, and a compute host need not have nc; where it has nothing
+// to ask with, the worker's own library waits for the master as it does anyway.
+const waitForMaster = `if command -v nc >/dev/null 2>&1; then
+ask() { nc -z -w 1 "$MASTER_ADDR" "$MASTER_PORT"; }
+elif command -v python3 >/dev/null 2>&1; then
+ask() { python3 -c 'import os, socket; socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), 1)' 2>/dev/null; }
+elif command -v bash >/dev/null 2>&1; then
+ask() { bash -c '(exec 3<>"/dev/tcp/$MASTER_ADDR/$MASTER_PORT") 2>/dev/null'; }
+else
+echo "no nc, python3 or bash to ask for the master with: going on" >&2
+exit 0
+fi
+until ask; do
+WAIT_SECONDS=$((WAIT_SECONDS - 1))
+if [ "$WAIT_SECONDS" -le 0 ]; then echo "the master $MASTER_ADDR:$MASTER_PORT did not answer in time" >&2; exit 1; fi
+sleep 1
+done`
+
 func (p plugin) MutatePod(job *batch.Job, task *batch.TaskSpec, index int32, pod *corev1.Pod) {
 	master, worker := address.Task(job, p.master), address.Task(job, p.worker)
 	if master == nil || task.Name != p.master && task.Name != p.worker {
@@ -81,11 +100,7 @@ func (p plugin) MutatePod(job *batch.Job, task *batch.TaskSpec, index int32, pod
 	if p.wait && task.Name == p.worker {
 		pod.Spec.InitContainers = append(pod.Spec.InitContainers, corev1.Container{
 			Name: "wait-for-master", Image: p.waitImage, Env: append([]corev1.EnvVar{{Name: "WAIT_SECONDS", Value: strconv.Itoa(p.waitTimeout)}}, meet...),
-			Command: []string{"/bin/sh", "-c", `until nc -z -w 1 "$MASTER_ADDR" "$MASTER_PORT"; do
-WAIT_SECONDS=$((WAIT_SECONDS - 1))
-if [ "$WAIT_SECONDS" -le 0 ]; then echo "the master $MASTER_ADDR:$MASTER_PORT did not answer in time" >&2; exit 1; fi
-sleep 1
-done`},
+			Command: []string{"/bin/sh", "-c", waitForMaster},
 		})
 	}
 	vars := append(slices.Clone(meet), corev1.EnvVar{Name: "WORLD_SIZE", Value: strconv.Itoa(int(world))}, corev1.EnvVar{Name: "RANK", Value: strconv.Itoa(int(rank))})
