@@ -19,6 +19,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider/account"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
 	"github.com/isthmus-hpc/isthmus/provider/reservation"
 )
@@ -229,6 +230,10 @@ func (f *front) applyNodes(queues map[string]inventory.Queue, cause error) {
 		for name, q := range queues {
 			state.Waits[name] = q.Wait(time.Now())
 		}
+	}
+	state.Served = map[string]string{}
+	for _, v := range f.views {
+		state.Served[v.VirtualNode.Name] = account.Served(f.cluster.Spec.Accounts, v.VirtualNode.Partition)
 	}
 	state.Uncertified, state.Unrenewed = f.certify()
 	var desired []*corev1.Node

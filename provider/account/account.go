@@ -4,6 +4,7 @@
 package account
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -86,6 +87,30 @@ func Map(entries []hpcv1alpha1.Account, namespace string, namespaceLabels map[st
 	}
 	return Account{}, fmt.Errorf("map account of namespace %s: %w: add one whose namespaceSelector matches, for example matchLabels {%s: %s}",
 		namespace, ErrNoMatch, namespaceName, namespace)
+}
+
+// maxServed bounds what a node tells of the namespaces that it serves, in bytes.
+const maxServed = 32 << 10
+
+// Served is what a node for a partition tells of the namespaces that are mapped to
+// an account (wellknown.ServedNamespaces); "" when that cannot be told, and then
+// who is mapped comes out once a pod is there.
+func Served(entries []hpcv1alpha1.Account, partition string) string {
+	texts := []string{}
+	for i := range entries {
+		selector, err := check(i, &entries[i])
+		if err != nil {
+			return ""
+		}
+		if fromEntry(i, &entries[i]).Allows(partition) {
+			texts = append(texts, selector.String())
+		}
+	}
+	raw, err := json.Marshal(texts)
+	if err != nil || len(raw) > maxServed {
+		return ""
+	}
+	return string(raw)
 }
 
 func check(i int, e *hpcv1alpha1.Account) (labels.Selector, error) {

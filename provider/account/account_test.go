@@ -151,3 +151,33 @@ func TestAuditRecord(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// A node tells of the namespaces that may use its partition, as selectors that
+// everybody can read.
+func TestServed(t *testing.T) {
+	team := func(name string) metav1.LabelSelector {
+		return metav1.LabelSelector{MatchLabels: map[string]string{"team": name}}
+	}
+	entries := []hpcv1alpha1.Account{
+		{NamespaceSelector: team("a"), User: "alice", Partitions: []string{"gpu"}},
+		{NamespaceSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpIn, Values: []string{"b", "c"}}}}, User: "bob"},
+	}
+	for partition, want := range map[string]string{"gpu": `["team=a","team in (b,c)"]`, "cpu": `["team in (b,c)"]`} {
+		if got := account.Served(entries, partition); got != want {
+			t.Errorf("%s: %s, want %s", partition, got, want)
+		}
+	}
+	if got := account.Served(append(entries, hpcv1alpha1.Account{User: "carol"}), "cpu"); got != `["team in (b,c)",""]` {
+		t.Errorf("with one for all: %s", got)
+	}
+	if got := account.Served(append(entries, hpcv1alpha1.Account{User: "root"}), "cpu"); got != "" {
+		t.Errorf("with an entry that is wrong: %s", got)
+	}
+	many := entries
+	for range 2000 {
+		many = append(many, hpcv1alpha1.Account{NamespaceSelector: team("a-team-of-some-length"), User: "dave"})
+	}
+	if got := account.Served(many, "gpu"); got != "" {
+		t.Errorf("%d bytes for an annotation", len(got))
+	}
+}

@@ -57,6 +57,9 @@ type State struct {
 	// Waits is how long a job that is submitted now is expected to wait, by node; nil
 	// where the batch system does not estimate starts.
 	Waits map[string]time.Duration
+	// Served is what each node tells of the namespaces that have an account, by node;
+	// "" is nothing.
+	Served map[string]string
 	// Reachable: the batch system answered last time; Since is when that changed
 	// and Why what it said otherwise.
 	Reachable bool
@@ -111,6 +114,9 @@ func Node(v View, s State) *corev1.Node {
 	}
 	if s.Waits != nil {
 		n.Annotations[wellknown.QueueWait] = strconv.FormatInt(int64(s.Waits[v.VirtualNode.Name]/time.Second), 10)
+	}
+	if served := s.Served[v.VirtualNode.Name]; served != "" {
+		n.Annotations[wellknown.ServedNamespaces] = served
 	}
 	if v.Partition.MaxWalltime > 0 {
 		n.Annotations[wellknown.MaxWalltime] = strconv.FormatInt(int64(v.Partition.MaxWalltime/time.Second), 10)

@@ -180,6 +180,7 @@ func (c *Cache) SetNode(n *corev1.Node) {
 		c.places = nil
 	}
 	e.spec, e.snap = &spec, nil
+	c.spaces = c.spaces || len(spec.Serves) > 0
 	if c.dims != nil && !c.knows(spec) {
 		c.dims = nil
 	}

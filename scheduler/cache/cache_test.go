@@ -347,3 +347,26 @@ func TestConversionOfPods(t *testing.T) {
 		t.Errorf("broken shapes: %+v", broken)
 	}
 }
+
+// What a virtual node tells of the namespaces that it serves counts, with their
+// labels; what cannot be read keeps nobody away.
+func TestServedNamespacesAreRead(t *testing.T) {
+	c := New()
+	n := virtualNode("v", `{"shapes":[]}`)
+	n.Annotations[wellknown.ServedNamespaces] = `["team=a"]`
+	c.SetNode(n)
+	broken := virtualNode("w", `{"shapes":[]}`)
+	broken.Annotations[wellknown.ServedNamespaces] = `["team=="`
+	c.SetNode(broken)
+	for name, team := range map[string]string{"one": "a", "two": "b"} {
+		c.SetNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"team": team}}})
+	}
+	s := c.Snapshot(start)
+	for i, want := range []map[string]bool{{"one": true, "two": false}, {"one": true, "two": true}} {
+		for ns, serves := range want {
+			if got := s.Serves(i, ns); got != serves {
+				t.Errorf("%s serves %s: %v", s.Nodes[i].Name, ns, got)
+			}
+		}
+	}
+}

@@ -245,6 +245,10 @@ func nodeSpec(n *corev1.Node) snapshot.NodeSpec {
 	}
 	if spec.Virtual {
 		spec.Wait = number(n.Annotations[wellknown.QueueWait])
+		if text, ok := n.Annotations[wellknown.ServedNamespaces]; ok {
+			// What cannot be read keeps nobody away: the daemon knows better.
+			spec.Serves, _ = snapshot.ParseServed(text)
+		}
 	}
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {

@@ -31,7 +31,7 @@ func (c *Cache) DeleteNamespace(n *corev1.Namespace) {
 }
 
 // namespaceLabels are the labels of all namespaces as snapshots hold them, nil where
-// no pod selects by them.
+// no pod selects by them and no node serves some only.
 func (c *Cache) namespaceLabels() map[string]map[string]string {
 	if !c.spaces {
 		return nil

@@ -141,6 +141,9 @@ func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod,
 	}
 	a := s.newAsk(g, job, pods)
 	key := fmt.Sprintf("%p %p %s%s%s", s.scope, s.bar, s.opened, s.salt, signature(a, domains))
+	if s.selective { // what fails for one namespace need not for another
+		key += " " + g.Namespace
+	}
 	steady := !slices.ContainsFunc(a.all, func(g group) bool { return s.Txn.DependsOnPods(g.class) })
 	if reasons, ok := s.failed[key]; ok && steady {
 		return nil, reasons // capacity only shrinks within a cycle
@@ -238,6 +241,10 @@ func isDevice(name string) bool { return strings.Contains(name, "/") }
 func (s *Session) try(a *ask, d Domain) (*Fit, *plan.DomainReason) {
 	var fit *Fit
 	var reason *plan.DomainReason
+	if d.Virtual() && !s.Snapshot.Serves(d.Node, a.gang.Namespace) {
+		return nil, &plan.DomainReason{Domain: d.Name, Code: plan.NodesDontMatch, Nodes: []plan.NodeCount{{Count: 1,
+			Why: fmt.Sprintf("no entry of spec.accounts of its BatchCluster selects namespace %s", a.gang.Namespace)}}}
+	}
 	if d.Virtual() {
 		fit, reason = s.tryVirtual(a.job, a.all, d, a.dim)
 	} else {

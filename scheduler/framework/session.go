@@ -35,13 +35,15 @@ type Session struct {
 	verdicts map[judged]*verdict
 	real     []int // positions of real nodes
 	virtual  []int // positions of virtual nodes
-	failed   map[string][]plan.DomainReason
-	byLabel  map[string][]*snapshot.Place
-	unmet    map[string]int // of the last pod that found no node for its claims: nodes by reason
-	salt     string         // part of the key of failed: what else the answer depends on
-	follow   *follow        // over the cycle's own transaction
-	whatIf   *follow        // over the last other one, nil before the first
-	marks    marks          // see marked
+	// selective says that some virtual node serves some namespaces only.
+	selective bool
+	failed    map[string][]plan.DomainReason
+	byLabel   map[string][]*snapshot.Place
+	unmet     map[string]int // of the last pod that found no node for its claims: nodes by reason
+	salt      string         // part of the key of failed: what else the answer depends on
+	follow    *follow        // over the cycle's own transaction
+	whatIf    *follow        // over the last other one, nil before the first
+	marks     marks          // see marked
 
 	blocked      []Blocked
 	kept         map[string][]keptRoom      // by gang: what is kept for it
@@ -100,6 +102,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 	for i, n := range s.Nodes {
 		if n.Virtual {
 			ses.virtual = append(ses.virtual, i)
+			ses.selective = ses.selective || len(n.Serves) > 0
 		} else {
 			ses.real = append(ses.real, i)
 		}

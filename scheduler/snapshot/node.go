@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/gpubox"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
@@ -33,6 +34,10 @@ type NodeSpec struct {
 	// Wait is how many seconds a job submitted now is expected to wait at the
 	// batch system of a virtual node.
 	Wait int64 `json:"wait,omitempty"`
+	// Serves are the label selectors, as text, of the namespaces that a virtual node's
+	// batch system has an account for; none when it does not tell, and then all may go
+	// there.
+	Serves []string `json:"serves,omitempty"`
 	// GPUs are the devices of a real node; nil when it does not describe them, and
 	// then only their number counts.
 	GPUs *gpubox.Box `json:"gpus,omitempty"`
@@ -71,6 +76,7 @@ type Node struct {
 	packed []bool // dimensions that some shape names
 	object *corev1.Node
 	gpus   *gpuBox
+	serves []labels.Selector
 
 	counted map[string]bool // of the hosts' Counted; nil when it shares no hosts
 	tags    [][2]string     // of the residents, by job and by UID; nil likewise
@@ -90,7 +96,7 @@ type classCount struct {
 // NewNode compiles a node. It takes ownership of residents.
 func NewNode(spec NodeSpec, residents []Resident, dims *resource.Dims) *Node {
 	slices.SortFunc(residents, func(a, b Resident) int { return strings.Compare(a.UID, b.UID) })
-	n := &Node{NodeSpec: spec, Residents: residents}
+	n := &Node{NodeSpec: spec, Residents: residents, serves: selectors(spec.Serves)}
 	n.Total, _ = dims.Vector(spec.Allocatable)
 	if !spec.Virtual && spec.GPUs != nil {
 		n.gpus = newGPUBox(*spec.GPUs)

@@ -43,7 +43,7 @@ type Snapshot struct {
 	Usage *Usage
 	// Claims are the volumes and devices of the cluster; nil where no pod claims any.
 	Claims *claims.World
-	// Namespaces are the labels of namespaces, by name; nil where no pod selects
+	// Namespaces are the labels of namespaces, by name; nil where no node or pod selects
 	// others by them.
 	Namespaces map[string]map[string]string
 	// Total is what all nodes together offer; hosts that several have count once.

@@ -148,6 +148,10 @@ const (
 	// QueueWait is the annotation with the decimal number of seconds that a job
 	// submitted now is expected to wait at the batch system.
 	QueueWait = Prefix + "queue-wait-seconds"
+	// ServedNamespaces is the annotation with the label selectors of the namespaces
+	// that are mapped to an account of the batch system: a JSON list of selectors as
+	// text. Gangs of other namespaces do not go there. Without it all may.
+	ServedNamespaces = Prefix + "served-namespaces"
 	// MaxWalltime is the annotation and the label with the partition's time limit
 	// in seconds, which node affinity can compare (Gt, Lt).
 	MaxWalltime = Prefix + "max-walltime-seconds"
