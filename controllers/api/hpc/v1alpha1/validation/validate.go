@@ -150,7 +150,7 @@ func Accounts(entries []hpc.Account, at *field.Path) field.ErrorList {
 // Account checks one entry of the mapping.
 func Account(e *hpc.Account, at *field.Path) field.ErrorList {
 	errs := selector(&e.NamespaceSelector, at.Child("namespaceSelector"))
-	if e.User == "root" {
+	if strings.EqualFold(e.User, "root") {
 		errs = append(errs, field.Invalid(at.Child("user"), e.User, "jobs never run as root; name an ordinary user"))
 	}
 	errs = append(errs, required(at.Child("user"), e.User, userName)...)
