@@ -61,7 +61,7 @@ func TestReliability(t *testing.T) {
 			}
 		}
 	}
-	want := "R1 R2 R3 R4 R5 R10 R11 R12 R13 R14 S1 S2 S3 S4 S6 S7 S8 S9 S10 S11 End " +
+	want := "R1 R2 R3 R4 R5 R10 R11 R12 R13 R14 S1 S2 S3 S4 S6 S7 S8 S9 S10 S11 End Absence " +
 		"1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30"
 	for _, name := range strings.Fields(want) {
 		if !rows[name] {
