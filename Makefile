@@ -31,6 +31,7 @@ help: ## list these targets
 build: ## build all programs into bin/ (podrun static, for any compute node)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/podrun ./cmd/podrun
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+	ln -sf isthmus bin/kubectl-isthmus
 
 prepare: ## build the Kubernetes control plane and a kubelet, install Slurm, containerd and python3, make test users (first time 10 to 15 min)
 	@go run ./cmd/isthmus prepare
