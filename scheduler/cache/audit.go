@@ -34,6 +34,7 @@ func (c *Cache) Audit() []string {
 			out = append(out, fmt.Sprintf("node %s: cycles see %d pods, %d are there", name, len(n.snap.Residents), len(n.pods)))
 		}
 	}
+	out = append(out, c.auditBeside()...)
 	for key, g := range c.gangs {
 		if len(g.pods) != inGang[key] {
 			out = append(out, fmt.Sprintf("gang %s: %d pods are counted, %d are there", key, len(g.pods), inGang[key]))
@@ -43,5 +44,33 @@ func (c *Cache) Audit() []string {
 		}
 	}
 	slices.Sort(out)
+	return out
+}
+
+// auditBeside lists what is kept beside the objects and should have gone with them, or
+// once the watch told what it stood for.
+func (c *Cache) auditBeside() (out []string) {
+	for uid, a := range c.assumed {
+		switch e := c.pods[uid]; {
+		case e == nil:
+			out = append(out, fmt.Sprintf("a binding of pod %s to node %s is counted, and there is no such pod", uid, a.Node))
+		case e.pod.Node != "" || e.pod.Terminal():
+			out = append(out, fmt.Sprintf("pod %s/%s is on node %s, and its binding to %s still counts as under way", e.pod.Namespace, e.pod.Name, e.pod.Node, a.Node))
+		}
+	}
+	for uid := range c.evictions {
+		if c.pods[uid] == nil {
+			out = append(out, fmt.Sprintf("an eviction of pod %s is counted, and there is no such pod", uid))
+		}
+	}
+	claimants := 0
+	for _, e := range c.pods {
+		if e.spec.Claims != nil {
+			claimants++
+		}
+	}
+	if claimants != c.claimed.claimants {
+		out = append(out, fmt.Sprintf("%d pods with claims are counted, %d are there", c.claimed.claimants, claimants))
+	}
 	return out
 }
