@@ -38,8 +38,8 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 			}
 			w.Settle(time.Second)
 			pinKept(w, c.Gang)
-			// Who only waits for what goes by itself may have taken some of it before: an
-			// action looks at all gangs before the next one does.
+			// Who only waits for what goes by itself has taken some of it before, if it was
+			// looked at before.
 			gate := func(on func(*schedtest.Gang) bool) {
 				for _, g := range w.Gangs {
 					for _, pod := range g.Pods {

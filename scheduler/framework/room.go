@@ -147,12 +147,16 @@ func (s *Session) WhatIf(txn *snapshot.Txn, f func()) {
 }
 
 // Future returns the state once every pod that is going away is gone, as a
-// transaction of the caller's own. The room that is kept for g itself is free.
+// transaction of the caller's own. The room that is kept for g itself is free, and that
+// which others only expect who were looked at after it.
 func (s *Session) Future(g *snapshot.Gang) *snapshot.Txn {
 	s.leaving()
 	txn := s.fork(s.afterLeaving())
 	s.WhatIf(txn, func() {
 		s.fillRooms(g, false)
+		for _, e := range s.behind(g) {
+			s.fillRooms(e.gang, false)
+		}
 		s.freeReserved(g)
 	})
 	return txn
@@ -231,6 +235,7 @@ func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byN
 	s.claimed[g.Key] = true
 	s.keep(g, &n)
 	s.startWith(g, true)
+	s.takeExpected(g)
 }
 
 // Move makes a fit for the members of a gang that this cycle sends away the room that
@@ -293,8 +298,10 @@ func (s *Session) Expect(b Blocked, f *Fit) {
 	}
 	n := nomination(s, f, false)
 	n.Until = s.Now.UnixNano() + 1
+	s.expected = append(s.expected, expectation{g, s.waited(g)})
 	s.claimed[g.Key] = true
 	s.keep(g, &n)
+	s.takeExpected(g)
 	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Message: "waits for pods on " + f.Domain.Name + " that are going away"})
 }
 

@@ -46,8 +46,9 @@ type Session struct {
 	marks     marks          // see marked
 
 	blocked      []Blocked
-	kept         map[string][]keptRoom      // by gang: what is kept for it
-	claimed      map[string]bool            // gangs that this cycle makes room for
+	kept         map[string][]keptRoom // by gang: what is kept for it
+	claimed      map[string]bool       // gangs that this cycle makes room for
+	expected     []expectation
 	sizes        map[string]*snapshot.Class // what is kept for pods that are not there yet
 	cells        *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
 	placed       map[string]bool            // pods that this cycle places

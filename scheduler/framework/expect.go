@@ -1,0 +1,75 @@
+package framework
+
+import (
+	"slices"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// expectation is a gang that waits for room which becomes free by itself: nothing was
+// taken from anybody for it. One that was looked at before it may come later to have room
+// made, by an action that runs later, and then what becomes free counts for that one.
+type expectation struct {
+	gang *snapshot.Gang
+	was  *plan.Unschedulable // why it waited, nil for nothing that was noted
+}
+
+// waited is a copy of why a gang waits.
+func (s *Session) waited(g *snapshot.Gang) *plan.Unschedulable {
+	u := s.Waits(g)
+	if u == nil {
+		return nil
+	}
+	was := *u
+	return &was
+}
+
+// behind lists the expectations of gangs that were looked at after g.
+func (s *Session) behind(g *snapshot.Gang) []expectation {
+	if len(s.expected) == 0 {
+		return nil
+	}
+	turn := func(g *snapshot.Gang) int {
+		return slices.IndexFunc(s.blocked, func(b Blocked) bool { return b.Gang == g })
+	}
+	mine := turn(g)
+	if mine < 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.expected), func(e expectation) bool { return turn(e.gang) <= mine })
+}
+
+// takeExpected has those behind a gang, for which room is kept now, wait as before where
+// that is room which they expected.
+func (s *Session) takeExpected(g *snapshot.Gang) {
+	for _, e := range s.behind(g) {
+		if !s.overbooked(e.gang) {
+			continue
+		}
+		s.Unhold(e.gang)
+		s.kept[e.gang.Key] = nil
+		s.Rehold(e.gang)
+		delete(s.claimed, e.gang.Key)
+		s.expected = slices.DeleteFunc(s.expected, func(o expectation) bool { return o.gang == e.gang })
+		if e.was != nil {
+			again := *e.was
+			again.Pods = nil
+			s.Wait(e.gang, again)
+		}
+	}
+}
+
+// overbooked reports whether more is kept where room is kept for a gang than there is once
+// everything has gone that is going away.
+func (s *Session) overbooked(g *snapshot.Gang) bool {
+	txn := s.fork(s.afterLeaving())
+	return slices.ContainsFunc(s.kept[g.Key], func(r keptRoom) bool {
+		for d, a := range r.pod.Class.Request {
+			if a > 0 && txn.FreeOf(r.node, d) < 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
