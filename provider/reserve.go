@@ -56,6 +56,7 @@ type Reservations struct {
 	last     []reservation.Wish // that were compared last
 	there    map[string]backends.Reservation
 	failed   map[string]error
+	unlisted error               // why it is not known what the batch system has
 	nodes    map[string][]string // virtual nodes of each reservation
 	quiet    bool                // the batch system has none of ours
 }
@@ -134,7 +135,7 @@ func (r *Reservations) sync(ctx context.Context, wishes []reservation.Wish, now 
 	ctx, cancel := context.WithTimeout(ctx, 2*readDeadline)
 	defer cancel()
 	have, err := r.backend.Reservations(ctx, r.bridge.Owner)
-	if err != nil {
+	if r.unlisted = err; err != nil {
 		r.log.Info("could not list the batch system's reservations", "error", err.Error())
 		return false
 	}
@@ -227,12 +228,19 @@ func (r *Reservations) tell(ctx context.Context, wishes []reservation.Wish) {
 			if h, ok := r.there[name]; ok {
 				listed = &h
 			}
-			entry := wishes[at].Told(cluster, listed, r.failed[name])
+			err := r.failed[name]
+			if err == nil {
+				err = r.unlisted
+			}
+			entry := wishes[at].Told(cluster, listed, err)
 			want = &entry
 		}
 		var shown *hpcv1alpha1.BatchReservation
 		if at := slices.IndexFunc(o.Status.Batch, func(e hpcv1alpha1.BatchReservation) bool { return e.Cluster == cluster }); at >= 0 {
 			shown = &o.Status.Batch[at]
+		}
+		if shown != nil && r.syncedAt.IsZero() {
+			continue // the daemon before knew more
 		}
 		if want == nil && shown == nil || want != nil && shown != nil && *want == *shown {
 			continue

@@ -285,6 +285,28 @@ func TestReservationsOff(t *testing.T) {
 	}
 }
 
+// A daemon that cannot yet ask the batch system lets stand what is told, and tells why of
+// what is not.
+func TestReservationsNotKnown(t *testing.T) {
+	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
+	w.ticks(2)
+	if e := w.bookings.entry(); e.State != hpcv1alpha1.BatchReservationInForce {
+		t.Fatalf("told is %+v", e)
+	}
+	w.boot()
+	w.system.Inject(fake.Fault{Op: fake.OpReserve, Kind: backends.KindTransient, Times: -1, Err: errors.New("no answer")})
+	w.ticks(3)
+	if e := w.bookings.entry(); e.State != hpcv1alpha1.BatchReservationInForce {
+		t.Errorf("told is %+v", e)
+	}
+	w.bookings.objects[0].Status.Batch = nil
+	w.ticks(3)
+	if e := w.bookings.entry(); e.State != hpcv1alpha1.BatchReservationWaiting || !strings.Contains(e.Message, "no answer") {
+		t.Errorf("told is %+v", e)
+	}
+}
+
 // While the API server does not tell which Reservations there are, none is ended.
 func TestReservationsNotListed(t *testing.T) {
 	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
