@@ -158,6 +158,7 @@ func Start(ctx context.Context, config Config) (_ *Environment, err error) {
 		{"batch system", func(ctx context.Context) error { return e.startBatch(ctx, config) }},
 		{"controllers, scheduler and virtual kubelet", func(ctx context.Context) error { return e.startPrograms(ctx, config, bins) }},
 		{"virtual nodes", e.waitNodes},
+		{"admission policies", e.waitPolicies},
 	}
 	if config.RealNode != "" {
 		steps = append(steps, step{"real kubelet with containerd", func(ctx context.Context) error { return e.startKubelet(ctx, config.RealNode) }})
