@@ -55,6 +55,8 @@ type Objects interface {
 	// PodGroup is how many members make a gang of it. The error is ErrNoPodGroups
 	// where there is no such kind.
 	PodGroup(ctx context.Context, namespace, name string) (minMember int32, err error)
+	// PodGroups is the same for all of a namespace, by name.
+	PodGroups(ctx context.Context, namespace string) (minMember map[string]int32, err error)
 	// Token issues a token of the pod's service account that dies with the pod,
 	// and says when it ends.
 	Token(ctx context.Context, pod *corev1.Pod, audience string, lifetime time.Duration) (token string, ends time.Time, err error)
@@ -131,6 +133,8 @@ type Bridge struct {
 	booked  booked
 	closed  bool
 
+	listSize map[string]int // PodGroups of a namespace that a list gave last; of Pass alone
+
 	missing map[[2]string]absence // by namespace and gang attempt; of Pass alone
 
 	// inherited is by UID when pods were deleted that were being so before the first
@@ -190,6 +194,7 @@ func NewBridge(o Options) *Bridge {
 		places:     map[backends.Key]place{},
 		kept:       map[backends.Key]place{},
 		queued:     map[backends.Key]int64{},
+		listSize:   map[string]int{},
 	}
 	b.view.Reachable = true
 	b.fresh = newFreshness(o.Objects, o.Clock)

@@ -25,3 +25,8 @@ func AddEphemerals(ctx context.Context, b *Bridge) { b.addEphemerals(ctx) }
 func ReadPodGroup(ctx context.Context, client kubernetes.Interface, namespace, name string) (int32, error) {
 	return (&kubeObjects{client: client}).PodGroup(ctx, namespace, name)
 }
+
+// ListPodGroups asks a real client for the minima of a namespace's PodGroups.
+func ListPodGroups(ctx context.Context, client kubernetes.Interface, namespace string) (map[string]int32, error) {
+	return (&kubeObjects{client: client}).PodGroups(ctx, namespace)
+}

@@ -3,9 +3,9 @@ package provider
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/lifecycle"
@@ -27,6 +26,11 @@ const (
 	groupStale = time.Minute
 	// groupDeadline bounds one round of looks at PodGroups: a pass waits for it.
 	groupDeadline = 3 * time.Second
+	// A namespace's PodGroups are read with one list once more than listFrom of them
+	// are due, and one in listShare of all that the list gave last: a get is one call,
+	// but a list gives what nobody asked for as well.
+	listFrom  = 16
+	listShare = 50
 )
 
 // ErrNoPodGroups says that the API server knows no PodGroups at all.
@@ -97,6 +101,7 @@ func (b *Bridge) readGroups(ctx context.Context, pods []*corev1.Pod) {
 	})
 	round, cancel := context.WithTimeout(ctx, groupDeadline)
 	defer cancel()
+	listed := b.listGroups(round, due)
 	var mu sync.Mutex // of known
 	var group errgroup.Group
 	group.SetLimit(apiParallel)
@@ -105,7 +110,7 @@ func (b *Bridge) readGroups(ctx context.Context, pods []*corev1.Pod) {
 			if round.Err() != nil {
 				return nil
 			}
-			got := b.readGroup(round, g.ref)
+			got := b.readGroup(round, g.ref, listed)
 			if round.Err() != nil && !g.at.IsZero() {
 				got.min, got.untold = g.min, g.untold
 			}
@@ -125,12 +130,47 @@ func (b *Bridge) readGroups(ctx context.Context, pods []*corev1.Pod) {
 	b.groups = known
 }
 
-func (b *Bridge) readGroup(ctx context.Context, ref groupRef) podGroup {
-	least, err := b.Objects.PodGroup(ctx, ref.namespace, ref.name)
+// listGroups gives the minima of all PodGroups of those namespaces of which many are
+// due. A namespace that cannot be listed is left out.
+func (b *Bridge) listGroups(ctx context.Context, due []podGroup) map[string]map[string]int32 {
+	many := map[string]int{}
+	for _, g := range due {
+		many[g.ref.namespace]++
+	}
+	listed := map[string]map[string]int32{}
+	for _, namespace := range slices.Sorted(maps.Keys(many)) {
+		if many[namespace] <= listFrom+b.listSize[namespace]/listShare {
+			continue
+		}
+		all, err := b.Objects.PodGroups(ctx, namespace)
+		if err == nil {
+			listed[namespace], b.listSize[namespace] = all, len(all)
+			continue
+		}
+		// Too slow, or denied by the role of an older chart: until more are due they
+		// are read one by one.
+		b.listSize[namespace] = listShare * many[namespace]
+		if !errors.Is(err, ErrNoPodGroups) {
+			b.Log.Info("could not list PodGroups", "namespace", namespace, "error", err.Error())
+		}
+	}
+	return listed
+}
+
+func (b *Bridge) readGroup(ctx context.Context, ref groupRef, listed map[string]map[string]int32) podGroup {
+	var least int32
+	var err error
+	all, whole := listed[ref.namespace]
+	there := !whole
+	if whole {
+		least, there = all[ref.name]
+	} else {
+		least, err = b.Objects.PodGroup(ctx, ref.namespace, ref.name)
+	}
 	switch {
 	case errors.Is(err, ErrNoPodGroups):
 		return podGroup{min: 1}
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err), !there:
 		return podGroup{untold: fmt.Sprintf("PodGroup %s does not exist: create it, or create the pod anew without annotation %s", ref, wellknown.PodGroupName)}
 	case err != nil:
 		return podGroup{untold: fmt.Sprintf("PodGroup %s cannot be read: %v", ref, err)}
@@ -180,41 +220,4 @@ func (b *Bridge) grouped(list []lifecycle.Pod, pods []*corev1.Pod) {
 			}
 		}
 	}
-}
-
-// PodGroup reads the minimum of a PodGroup of Volcano's kind.
-func (k *kubeObjects) PodGroup(ctx context.Context, namespace, name string) (int32, error) {
-	result := k.client.CoreV1().RESTClient().Get().AbsPath("/apis/scheduling.volcano.sh/v1beta1").
-		Namespace(namespace).Resource("podgroups").Name(name).SetHeader("Accept", "application/json").Do(ctx)
-	// Raw takes every refusal for an unexpected one; Error reads what it says.
-	if err := result.Error(); err != nil {
-		if apierrors.IsNotFound(err) && !names(err) {
-			return 0, ErrNoPodGroups
-		}
-		return 0, err
-	}
-	raw, err := result.Raw()
-	if err != nil {
-		return 0, err
-	}
-	var group struct {
-		Spec struct {
-			MinMember int32 `json:"minMember"`
-		} `json:"spec"`
-	}
-	if err := json.Unmarshal(raw, &group); err != nil {
-		return 0, fmt.Errorf("read PodGroup %s/%s: %w", namespace, name, err)
-	}
-	return group.Spec.MinMember, nil
-}
-
-// names reports whether a refusal is about an object rather than about its path,
-// which the API server answers with plain text.
-func names(err error) bool {
-	var told apierrors.APIStatus
-	if _, plain := apierrors.StatusCause(err, metav1.CauseTypeUnexpectedServerResponse); plain || !errors.As(err, &told) {
-		return false
-	}
-	details := told.Status().Details
-	return details != nil && details.Name != ""
 }

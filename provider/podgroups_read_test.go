@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -64,6 +66,20 @@ type slowGroups struct {
 	*groups
 	hangs atomic.Bool
 	asked atomic.Int32
+	lists atomic.Int32
+	deny  atomic.Bool // lists
+}
+
+func (s *slowGroups) PodGroups(ctx context.Context, namespace string) (map[string]int32, error) {
+	s.lists.Add(1)
+	switch {
+	case s.hangs.Load():
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case s.deny.Load():
+		return nil, apierrors.NewForbidden(schema.GroupResource{Resource: "podgroups"}, "", errors.New("an older role"))
+	}
+	return s.groups.PodGroups(ctx, namespace)
 }
 
 func (s *slowGroups) PodGroup(ctx context.Context, namespace, name string) (int32, error) {
@@ -88,13 +104,97 @@ func TestPodGroupsOfASlowServer(t *testing.T) {
 	}
 	f.bridge.Pass(t.Context(), true)
 	f.bridge.Wait()
+	if n := slow.asked.Load() + slow.lists.Load(); n == 0 || n > 16 {
+		t.Errorf("%d times PodGroups were asked for in one pass, want those of one round: 16", n)
+	}
+	f.bridge.Pass(t.Context(), true)
+	f.bridge.Wait()
 	if n := slow.asked.Load(); n == 0 || n > 16 {
-		t.Errorf("%d PodGroups were asked for in one pass, want those of one round: 16", n)
+		t.Errorf("%d PodGroups were asked for one by one after a list that took too long, want those of one round: 16", n)
 	}
 	slow.hangs.Store(false)
 	f.ticks(4)
 	if n := len(f.system.Jobs()); n != 0 {
 		t.Errorf("%d jobs of gangs that are not whole", n)
+	}
+}
+
+// A namespace with many PodGroups that pods wait for costs one list, one with few a get
+// for each, and so does one of which a list would give far more than that.
+func TestManyPodGroupsAreListed(t *testing.T) {
+	for name, c := range map[string]struct {
+		waiting, others int
+		deny            bool
+		lists, gets     int32 // in the first pass
+		laterLists      int32 // after ten minutes
+	}{
+		"few":              {waiting: 16, gets: 16},
+		"many":             {waiting: 600, lists: 1, laterLists: 15},
+		"beside others":    {waiting: 100, others: 10_000, lists: 1, laterLists: 1},
+		"by an older role": {waiting: 100, deny: true, lists: 1, gets: 100, laterLists: 1},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+			counted := &slowGroups{groups: f.groups}
+			counted.deny.Store(c.deny)
+			f.beginWith(counted)
+			for i := range c.waiting {
+				f.bind(fmt.Sprintf("one-%d", i), fmt.Sprintf("group-%d", i), "node-main")
+				f.groups.set(fmt.Sprintf("group-%d", i), 2)
+			}
+			for i := range c.others {
+				f.groups.set(fmt.Sprintf("other-%d", i), 2)
+			}
+			f.bridge.Pass(t.Context(), true)
+			f.bridge.Wait()
+			if lists, gets := counted.lists.Load(), counted.asked.Load(); lists != c.lists || gets != c.gets {
+				t.Errorf("%d lists and %d gets in the first pass, want %d and %d", lists, gets, c.lists, c.gets)
+			}
+			for _, p := range f.api.List() {
+				want(t, "pod "+p.Name, f.waits(p), "minMember of 2")
+			}
+			for range 120 {
+				f.bridge.Pass(t.Context(), false)
+				f.bridge.Wait()
+				f.clock.SetTime(f.clock.Now().Add(tickTime))
+			}
+			if lists := counted.lists.Load(); lists > c.laterLists {
+				t.Errorf("%d lists in ten minutes, want %d at most", lists, c.laterLists)
+			}
+			t.Logf("%d PodGroups of which members wait, for ten minutes: %d lists, %d gets", c.waiting, counted.lists.Load(), counted.asked.Load())
+		})
+	}
+}
+
+// PodGroups are listed page by page.
+func TestPodGroupsPageByPage(t *testing.T) {
+	pages := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path != "/apis/scheduling.volcano.sh/v1beta1/namespaces/ns/podgroups" || r.URL.Query().Get("limit") == "" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		switch pages++; r.URL.Query().Get("continue") {
+		case "":
+			_, _ = io.WriteString(w, `{"metadata":{"continue":"more"},"items":[{"metadata":{"name":"a"},"spec":{"minMember":3}},{"metadata":{"name":"b"},"spec":{}}]}`)
+		case "more":
+			_, _ = io.WriteString(w, `{"metadata":{},"items":[{"metadata":{"name":"c"},"spec":{"minMember":1}}]}`)
+		default:
+			w.WriteHeader(http.StatusGone)
+		}
+	}))
+	defer server.Close()
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := provider.ListPodGroups(t.Context(), client, "ns")
+	if err != nil || pages != 2 || !maps.Equal(got, map[string]int32{"a": 3, "b": 0, "c": 1}) {
+		t.Errorf("%v from %d pages, error %v", got, pages, err)
+	}
+	server.Close()
+	if got, err := provider.ListPodGroups(t.Context(), client, "ns"); err == nil {
+		t.Errorf("%v from a server that is gone", got)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,12 @@ func (g *groups) PodGroup(_ context.Context, _, name string) (int32, error) {
 		return n, g.err
 	}
 	return 0, apierrors.NewNotFound(schema.GroupResource{Resource: "podgroups"}, name)
+}
+
+func (g *groups) PodGroups(context.Context, string) (map[string]int32, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.min), g.err
 }
 
 // foreign is a world whose pods another scheduler binds.

@@ -318,6 +318,11 @@ func (Objects) PodGroup(context.Context, string, string) (int32, error) {
 	return 0, provider.ErrNoPodGroups
 }
 
+// PodGroups implements provider.Objects.
+func (Objects) PodGroups(context.Context, string) (map[string]int32, error) {
+	return nil, provider.ErrNoPodGroups
+}
+
 // Token implements provider.Objects.
 func (Objects) Token(_ context.Context, pod *corev1.Pod, _ string, _ time.Duration) (string, time.Time, error) {
 	return "", time.Time{}, apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, pod.Spec.ServiceAccountName)
