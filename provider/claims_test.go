@@ -3,6 +3,7 @@ package provider_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider"
 )
 
 // A daemon that does not know yet which pods a recorded job would run does not let it
@@ -84,7 +86,8 @@ func TestMemberVanishesDuringSubmission(t *testing.T) {
 			f.groups.set("ring", 2)
 			a := f.bind("ring-1", "ring", "node-main")
 			f.bind("ring-2", "ring", "node-main")
-			f.ticks(1)
+			f.bridge.Pass(t.Context(), true)
+			f.bridge.Wait()
 			c := f.pods("ring-3", 1)
 			c[0].DeletionTimestamp, c[0].DeletionGracePeriodSeconds = new(metav1.NewTime(f.clock.Now())), new(int64(30))
 			c[0].Finalizers = []string{wellknown.FinalizerBatchJob}
@@ -100,6 +103,7 @@ func TestMemberVanishesDuringSubmission(t *testing.T) {
 					}
 				}
 			}
+			f.boot() // it remembers no failure
 			f.ticks(6)
 			if p := f.api.Get(a.UID); p.Status.Phase != corev1.PodRunning {
 				t.Errorf("pod is %s: %s", p.Status.Phase, f.waits(a))
@@ -131,3 +135,54 @@ func TestTheLeadIsClaimedFirst(t *testing.T) {
 		t.Errorf("the members have the intents %v", keys)
 	}
 }
+
+// A claim is not broken up by a daemon that does not see its lead: another may be about
+// to record a job there.
+func TestClaimOfAnUnseenLead(t *testing.T) {
+	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f.groups.set("ring", 2)
+	var pods []*corev1.Pod
+	for i := range 3 {
+		pods = append(pods, f.bind(fmt.Sprintf("ring-%d", i), "ring", "node-main"))
+	}
+	f.through = &openGate{fail: func(effect string) error {
+		if effect == "stage" {
+			return &backends.Error{Op: "stage", Kind: backends.KindTransient, Err: errors.New("the file system hangs")}
+		}
+		return nil
+	}}
+	f.boot()
+	f.ticks(2)
+	claim := f.api.Get(pods[0].UID).Annotations[wellknown.SubmitIntent]
+	blind := &distorted{PodAPI: f.api, list: func(all []*corev1.Pod) []*corev1.Pod {
+		return slices.DeleteFunc(all, func(p *corev1.Pod) bool { return p.UID == pods[0].UID })
+	}}
+	live := &watchesOf{PodAPI: f.api, views: blind}
+	other := newBridge(f.system, f.stager, live, f.groups, f.clock, "node-main")
+	for range 4 {
+		other.Pass(t.Context(), true)
+		other.Wait()
+	}
+	for _, p := range pods {
+		if key := f.api.Get(p.UID).Annotations[wellknown.SubmitIntent]; claim == "" || key != claim {
+			t.Errorf("pod %s has the intent %q, and the claim is %q", p.Name, key, claim)
+		}
+	}
+	f.through = nil
+	f.boot()
+	f.ticks(4)
+	for _, p := range pods {
+		if id := f.jobOf(p); id == "" || id != f.jobOf(pods[0]) {
+			t.Errorf("pod %s has job %q", p.Name, id)
+		}
+	}
+}
+
+// watchesOf is a daemon's own view beside the API server's answers.
+type watchesOf struct {
+	provider.PodAPI
+	views provider.PodAPI
+}
+
+// List implements provider.PodAPI.
+func (w *watchesOf) List() []*corev1.Pod { return w.views.List() }

@@ -214,36 +214,6 @@ func (w *world) boot() {
 	})
 }
 
-// runs notes that the pods of a gang were started by a job, but those that were told
-// to end before.
-func (w *world) runs(g *providertest.StagedGang, id backends.JobID) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for rank, p := range g.Output.Pods {
-		if _, told := g.Stops[rank]; told {
-			continue
-		}
-		uid := string(p.Pod.UID)
-		if w.ran[uid] == nil {
-			w.ran[uid] = map[backends.JobID]bool{}
-		}
-		w.ran[uid][id] = true
-	}
-}
-
-// twice lists what must never happen: a gang or a pod that two jobs ran.
-func (w *world) twice() []string {
-	out := w.system.Violations()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for uid, jobs := range w.ran {
-		if len(jobs) > 1 {
-			out = append(out, fmt.Sprintf("pod %s ran in jobs %v", uid, slices.Sorted(maps.Keys(jobs))))
-		}
-	}
-	return out
-}
-
 // tick is one poll interval: a fresh pass, passes for its follow-ups, time.
 func (w *world) tick() {
 	for i := range 4 {

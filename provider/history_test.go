@@ -156,8 +156,8 @@ func (j tapedJobs) Release(ctx context.Context, ref backends.JobRef) error {
 }
 
 // taped is a daemon of a world whose acts are on a tape.
-func (w *world) taped(t *tape, client int, objects provider.Objects) *provider.Bridge {
-	return newBridge(tapedJobs{w.system, t, client}, w.stager, tapedPods{w.api, t, client}, objects, w.clock, "node-main")
+func (w *world) taped(t *tape, client int, pods provider.PodAPI, objects provider.Objects) *provider.Bridge {
+	return newBridge(tapedJobs{w.system, t, client}, w.stager, tapedPods{pods, t, client}, objects, w.clock, "node-main")
 }
 
 // The checker tells right histories from wrong ones.

@@ -61,9 +61,12 @@ func inRound(key backends.Key, round int) backends.Key {
 // without gives a key without its round.
 func without(key backends.Key) backends.Key { return key[:min(len(key), keyLength)] }
 
-// Later reports whether a claim may follow another on a member.
-func Later(key, other backends.Key) bool {
-	return roundOf(key) > roundOf(other) || roundOf(other) == rounds-1
+// Later reports whether a claim may follow another on a member. Rounds go round.
+func Later(key, other backends.Key) bool { return later(roundOf(key), roundOf(other)) }
+
+func later(round, other int) bool {
+	ahead := (round - other + rounds) % rounds
+	return ahead > 0 && ahead < rounds/2
 }
 
 // claim is the key of a gang that a PodGroup makes of pods in order: the one that its
@@ -71,12 +74,14 @@ func Later(key, other backends.Key) bool {
 func claim(owner, attempt string, members []Pod) backends.Key {
 	uids := make([]string, 0, len(members))
 	// Whoever made the pod may have written any text there.
-	has, round := members[0].Intent, 0
+	has, last := members[0].Intent, -1
 	stands := true
 	for _, p := range members {
 		uids = append(uids, p.UID)
 		if p.Intent != "" {
-			round = max(round, roundOf(p.Intent)+1)
+			if r := roundOf(p.Intent); last < 0 || later(r, last) {
+				last = r
+			}
 			stands = stands && (p.Intent == has || Later(has, p.Intent))
 		}
 	}
@@ -84,10 +89,7 @@ func claim(owner, attempt string, members []Pod) backends.Key {
 	if stands && has == inRound(key, roundOf(has)) {
 		return has
 	}
-	if round >= rounds {
-		round = 1
-	}
-	return inRound(key, round)
+	return inRound(key, (last+1)%rounds)
 }
 
 // Claims reports whether key is the claim to exactly these pods, in any order.

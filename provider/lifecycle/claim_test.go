@@ -67,8 +67,8 @@ func TestClaims(t *testing.T) {
 			q = z
 		}
 		key := keyOf(t, p, q)
-		if len(key) > 15 || i < 1000 && seen[key] {
-			t.Fatalf("claim %d is %s", i, key)
+		if len(key) > 15 || i < 1000 && seen[key] || i > 0 && !lifecycle.Later(key, p.Intent) {
+			t.Fatalf("claim %d after %s is %s", i, p.Intent, key)
 		}
 		seen[key] = true
 		p.Intent = key

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -53,14 +52,7 @@ spec:
 		return id
 	}
 	put("ring-0")
-	eventually(t, time.Minute, "the first member waits for another", func() (bool, string) {
-		p := look("ring-0")
-		if c := p.Status.ContainerStatuses; len(c) == 1 && c[0].State.Waiting != nil {
-			w := c[0].State.Waiting
-			return w.Reason == "WaitingForMembers" && strings.Contains(w.Message, "1 members of PodGroup "+ns+"/ring"), w.Reason + ": " + w.Message
-		}
-		return false, fmt.Sprint(p.Status)
-	})
+	waitsForMembers(t, ns, "ring-0", "1 members of PodGroup "+ns+"/ring")
 	put("ring-1")
 	first, second := runs("ring-0"), runs("ring-1")
 	put("ring-2")

@@ -55,8 +55,8 @@ func secondDaemon(t *testing.T, group *process.Group, name string) *process.Proc
 	return p
 }
 
-// R13: two daemons serve the same nodes for 30 s while gangs are submitted; then
-// one of them is killed, in turn the first and the second. Each gang is a trial:
+// R13: two daemons serve the same nodes for 30 s while gangs are submitted, some of
+// which another scheduler binds; then one of them is killed, in turn the first and the second. Each gang is a trial:
 // none runs twice, none is lost, nothing is left behind.
 func TestTwoDaemons(t *testing.T) {
 	if here(t).Slurm() == nil {
@@ -77,18 +77,27 @@ func TestTwoDaemons(t *testing.T) {
 		}
 	})
 	ns := namespace(t, account.Alice)
+	manyWait(t, ns)
 	marks := markDir(t)
 	rng := rand.New(rand.NewPCG(13, 1)) //nolint:gosec // a run that can be repeated
 	total, double, lost, twice := trials(together), 0, 0, 0
 	for begun, round := 0, 0; begun < total; round++ {
 		second := secondDaemon(t, group, fmt.Sprintf("second-%d", round))
-		var names []string
+		var names, jobs []string
+		var foreign []foreignGang
 		end := time.Now().Add(overlap)
 		for i := range min(together, total-begun) {
 			name := fmt.Sprintf("o%d-%d", round, i)
 			names = append(names, name)
-			apply(t, ns, job{Name: name, Replicas: members, Spec: "  plugins: {env: []}",
-				Script: fmt.Sprintf(`mktemp %s/%s.$VC_TASK_INDEX.XXXXXX >/dev/null && sleep %d`, marks, name, rng.IntN(4))}.yaml())
+			script := fmt.Sprintf(`mktemp %s/%s.$VC_TASK_INDEX.XXXXXX >/dev/null && sleep %d`, marks, name, rng.IntN(4))
+			if i%3 == 1 {
+				g := foreignGang{ns, name, members}
+				g.bind(t, script)
+				foreign = append(foreign, g)
+			} else {
+				jobs = append(jobs, name)
+				apply(t, ns, job{Name: name, Replicas: members, Spec: "  plugins: {env: []}", Script: script}.yaml())
+			}
 			pause(t, time.Duration(rng.Int64N(int64(overlap/together))))
 		}
 		begun += len(names)
@@ -100,8 +109,11 @@ func TestTwoDaemons(t *testing.T) {
 		if err := killed.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range names {
+		for _, name := range jobs {
 			phase(t, ns, name, "Completed", 5*time.Minute)
+		}
+		for _, g := range foreign {
+			g.succeeds(t)
 		}
 		first := map[string]string{} // id by key
 		for _, j := range batchJobs(t) {
@@ -123,7 +135,12 @@ func TestTwoDaemons(t *testing.T) {
 					double++
 				}
 			}
+		}
+		for _, name := range jobs {
 			kubectl(t, "delete", "vcjob", name, "-n", ns, "--wait=false")
+		}
+		for _, g := range foreign {
+			g.remove(t)
 		}
 		if err := second.Stop(10 * time.Second); err != nil {
 			t.Fatal(err)
