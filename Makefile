@@ -78,6 +78,7 @@ test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 10
 	  ISTHMUS_TRIALS=50 go test -timeout 60m -count=1 -json -run TestDaemonEndsInOrder ./test/e2e; \
 	  ISTHMUS_UPGRADE=200 go test -tags upgrade -timeout 60m -count=1 -json ./test/upgrade; \
 	  ISTHMUS_SEEDS=5 go test -race -timeout 60m -count=1 -json ./test/crash; \
+	  ISTHMUS_PARITY=all go test -timeout 40m -count=1 -json -run TestParity ./test/parity; \
 	  go test -race -timeout 60m -count=1 -json $$properties -rapid.checks=2000; \
 	  go test -race -timeout 120m -count=5 -json $$(go list ./... | grep -v /test/crash); } | go run ./test/testbed/summary
 

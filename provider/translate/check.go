@@ -133,7 +133,7 @@ func (p *pod) checkContainer(at string, c *corev1.Container, init bool) {
 	for i, port := range c.Ports {
 		if port.HostPort != 0 && port.HostPort != port.ContainerPort {
 			p.refuse(fmt.Sprintf("%s.ports[%d].hostPort", at, i), strconv.Itoa(int(port.HostPort)),
-				"a bare process listens on its host's own ports, none can be mapped; use the containerPort or remove hostPort")
+				"pods listen on their host's own ports, none can be mapped; use the containerPort or remove hostPort")
 		}
 	}
 	if len(c.VolumeDevices) > 0 {

@@ -109,7 +109,7 @@ func (p *pod) volume(at string, v corev1.Volume, s shape) (manifest.Volume, *con
 	case v.NFS != nil:
 		p.refuse(at+".nfs", v.NFS.Server+":"+v.NFS.Path, "jobs cannot mount file systems; use a PersistentVolumeClaim of a class that the administrator maps to a directory in spec.volumeClasses, or a hostPath volume"+p.allowedPaths())
 	case v.Image != nil:
-		p.refuse(at+".image", short(v.Image.Reference), "image volumes need an image runtime, which this node does not have")
+		p.refuse(at+".image", short(v.Image.Reference), "no image can be mounted as a volume on HPC nodes; put its files on another volume or into the image of the container")
 	default:
 		p.refuse(at, v.Name, "this kind of volume is not supported on HPC nodes; use configMap, secret, downwardAPI, projected, emptyDir, hostPath or persistentVolumeClaim")
 	}

@@ -15,14 +15,21 @@ func TestCases(t *testing.T) {
 	if len(cases) < 60 {
 		t.Errorf("%d cases, want at least 60", len(cases))
 	}
-	table, err := loadTable(tableFile)
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range sampled() {
+		if !slices.ContainsFunc(cases, func(c testCase) bool { return c.name == name }) {
+			t.Errorf("the case %q, to be run with images, is not there", name)
+		}
 	}
-	for _, topic := range table {
-		for _, d := range topic.Seen {
-			if d.Case != anyCase && !slices.ContainsFunc(cases, func(c testCase) bool { return c.name == d.Case }) {
-				t.Errorf("topic %q names the case %q, which is not there", topic.What, d.Case)
+	for _, part := range guideParts {
+		table, err := loadTable(part.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, topic := range table {
+			for _, d := range topic.Seen {
+				if d.Case != anyCase && !slices.ContainsFunc(cases, func(c testCase) bool { return c.name == d.Case }) {
+					t.Errorf("%s: topic %q names the case %q, which is not there", part.file, topic.What, d.Case)
+				}
 			}
 		}
 	}

@@ -30,7 +30,8 @@ const stepLimit = 100 * time.Second
 type column struct {
 	name      string
 	namespace string
-	place     func(*corev1.PodSpec)
+	place     func(*corev1.Pod)
+	table     string // file of what differs from the kubelet; "" is the kubelet itself
 }
 
 // run is one case in one column.
@@ -56,7 +57,7 @@ func (r *run) do(ctx context.Context) error {
 	}
 	pod := r.c.pod.DeepCopy()
 	pod.Namespace = r.namespace
-	r.place(&pod.Spec)
+	r.place(pod)
 	made, err := r.kube.CoreV1().Pods(r.namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if apierrors.IsInvalid(err) {
 		r.result["refused"] = err.Error()
