@@ -82,7 +82,7 @@ func applyChart(ctx context.Context, values string) error {
 		} else if err != nil {
 			return err
 		}
-		ofPolicies := strings.HasPrefix(o.GetAPIVersion(), "admissionregistration.k8s.io/") && strings.Contains(o.GetName(), "volcano")
+		ofPolicies := strings.HasPrefix(o.GetAPIVersion(), "admissionregistration.k8s.io/") && (strings.Contains(o.GetName(), "volcano") || o.GetName() == "isthmus-daemonsets")
 		if !ofPolicies && o.GetKind() != "Secret" {
 			continue
 		}
