@@ -7,7 +7,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build prepare demo up down test test-unit test-long test-frameworks fuzz race bench lint generate verify clean
+.PHONY: help build images prepare demo up down test test-unit test-long test-frameworks fuzz race bench lint generate verify clean
 
 TOOL     := go tool -modfile=test/tools/go.mod
 PROGRAMS := vnode scheduler controllers isthmus
@@ -32,6 +32,9 @@ build: ## build all programs into bin/ (podrun static, for any compute node)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/podrun ./cmd/podrun
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 	ln -sf isthmus bin/kubectl-isthmus
+
+images: build ## write the container images that the chart names to _out/images, as OCI archives
+	@bin/isthmus images $(OUT)/images
 
 prepare: ## build the Kubernetes control plane and a kubelet, install Slurm, containerd and python3, make test users (first time 10 to 15 min)
 	@go run ./cmd/isthmus prepare

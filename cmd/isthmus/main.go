@@ -41,6 +41,6 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(demoCommand(), upCommand(), downCommand(), statusCommand(), prepareCommand(), tetherCommand(),
-		snapshotCommand(), replayCommand(), explainCommand(), topCommand(), simulateCommand())
+		snapshotCommand(), replayCommand(), explainCommand(), topCommand(), simulateCommand(), imagesCommand())
 	return root
 }
