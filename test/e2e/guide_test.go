@@ -43,6 +43,7 @@ func TestGuides(t *testing.T) {
 	g.move()
 	g.overREST()
 	g.overSSH()
+	g.leave()
 	for _, line := range g.left {
 		t.Errorf("nobody runs %q of the guides", line)
 	}
@@ -124,13 +125,19 @@ func (g *guide) setUp() {
 		g.t.Fatal(err)
 	}
 	config := "KUBECONFIG=" + other.KubeconfigFile()
+	g.run("kubectl create namespace physics", "created", config)
 	g.run("helm install", "STATUS: deployed", config)
+	g.rights(config)
 	out, err := g.try("kubectl get deployments -n isthmus-system -o name; kubectl get crd batchclusters.hpc.isthmus.sh -o name", config)
 	if err != nil || !strings.Contains(out, "isthmus-vnode-hpc") {
 		g.t.Errorf("the chart made %q, %v", out, err)
 	}
 	g.upgrade(config)
 	g.takeOver(config)
+	g.daemons(config)
+	g.run("helm uninstall", "uninstalled", config)
+	g.run("kubectl delete --wait=false -f charts/isthmus/crds", "deleted", config)
+	g.stuck(config)
 	if err := other.Stop(); err != nil {
 		g.t.Error(err)
 	}
@@ -144,7 +151,7 @@ func (g *guide) setUp() {
 	})
 	g.run("kubectl apply -f hpc.yaml", "created")
 	// Beside another virtual kubelet it needs a port and directories of its own.
-	g.start("vnode --cluster hpc", nil, "--kubelet-listen", freePort(g.t, "127.0.0.1:"), "--cert-dir", filepath.Join(g.dir, "pki"), "--local-state-dir", filepath.Join(g.dir, "local"))
+	g.stopVnode = g.start("vnode --cluster hpc", nil, "--kubelet-listen", freePort(g.t, "127.0.0.1:"), "--cert-dir", filepath.Join(g.dir, "pki"), "--local-state-dir", filepath.Join(g.dir, "local"))
 	g.t.Cleanup(func() { // while there is one who lets pods go
 		kubectlAfter(g.t, "delete", "vcjob", "--all", "-n", "physics")
 		kubectlAfter(g.t, "delete", "pods", "--all", "-n", "physics", "--timeout=25s")
@@ -318,12 +325,8 @@ func (g *guide) overSSH() {
 // what this machine has, and applies it.
 func (g *guide) connect(fragment string, change func(map[string]any)) {
 	g.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(g.dir, "hpc.yaml"))
-	if err != nil {
-		g.t.Fatal(err)
-	}
 	var cluster, add map[string]any
-	if err := errors.Join(yaml.UnmarshalStrict(raw, &cluster), yaml.UnmarshalStrict([]byte(fragment), &add)); err != nil {
+	if err := errors.Join(yaml.UnmarshalStrict([]byte(g.read("hpc.yaml")), &cluster), yaml.UnmarshalStrict([]byte(fragment), &add)); err != nil {
 		g.t.Fatalf("%v in %s", err, fragment)
 	}
 	spec := cluster["spec"].(map[string]any)
@@ -353,6 +356,15 @@ func (g *guide) version(ends string) {
 		out, err := g.try(`kubectl get batchcluster hpc -o jsonpath='{.status.conditions[?(@.type=="Reachable")].status} {.status.version}{"\n"}'`)
 		return err == nil && strings.HasPrefix(out, "True ") && strings.HasSuffix(strings.TrimSpace(out), strings.TrimSpace(ends)), fmt.Sprint(out, err)
 	})
+}
+
+func (g *guide) read(name string) string {
+	g.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(g.dir, name))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return string(raw)
 }
 
 func (g *guide) write(name, text string) {

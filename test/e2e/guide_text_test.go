@@ -52,7 +52,9 @@ type guide struct {
 	env   []string // of commands
 	left  []string // commands that nobody has run yet
 	yamls []string // blocks that nobody has used yet
-	names []string // what is replaced, by pairs: hosts and paths of the guides by those of the test
+	// stopVnode ends the guide's vnode.
+	stopVnode func()
+	names     []string // what is replaced, by pairs: hosts and paths of the guides by those of the test
 }
 
 // readGuides finds every command and every file of the guides.
