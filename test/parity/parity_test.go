@@ -230,6 +230,7 @@ func judge(t *testing.T, cases []testCase, results map[string][]outcome, i int, 
 			}
 		})
 	}
+	t.Run("images of the chart", func(t *testing.T) { chartImages(ctx, t, env, kube) })
 	if *only != "" {
 		return
 	}
