@@ -64,6 +64,7 @@ func (e *Environment) startSlurm(ctx context.Context, config Config) error {
 			{Name: "a100", Hosts: []string{fmt.Sprintf("gpu[1-%d]", hosts)}, Default: true},
 			{Name: "h100", Hosts: []string{fmt.Sprintf("hopper[1-%d]", hosts)}},
 		},
+		Licenses: map[string]int{"fluent": 4},
 	})
 	if err != nil {
 		return err

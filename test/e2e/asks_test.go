@@ -1,0 +1,51 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
+)
+
+// A gang's licences and switches are asked of Slurm. While it holds all licences that
+// are left, the next gang waits at the scheduler, which counts them, and one that the
+// cluster does not have is refused by name.
+func TestLicensesAndSwitches(t *testing.T) {
+	if here(t).Slurm() == nil {
+		t.Skip("SKIP: licences are Slurm's, which cannot run here or this run was told not to")
+	}
+	const fluent = "licenses.isthmus.sh/fluent"
+	ns := namespace(t, account.Alice)
+	with := func(j job, resource, annotations string) string {
+		text := strings.ReplaceAll(j.yaml(), "memory: 64Mi", "memory: 64Mi"+resource)
+		return strings.Replace(text, "    template:\n", "    template:\n      metadata: {annotations: {"+annotations+"}}\n", 1)
+	}
+	eventually(t, time.Minute, "the nodes offer licences", func() (bool, string) {
+		out := kubectl(t, "get", "nodes", environment.ClusterName+"-a100", environment.ClusterName+"-h100", "-o", `jsonpath={.items[*].status.allocatable.licenses\.isthmus\.sh/fluent}`)
+		return out == "4 4", out
+	})
+	apply(t, ns, with(job{Name: "first", Replicas: 2, Script: "exec sleep 900", Pod: onA100}, ", "+fluent+": 2", `isthmus.sh/switches: "1@2m"`))
+	phase(t, ns, "first", "Running", 2*time.Minute)
+	id := kubectl(t, "get", "pod", "first-task-0", "-n", ns, "-o", `jsonpath={.metadata.annotations.isthmus\.sh/batch-job-id}`)
+	shown, err := here(t).Slurm().Run(t.Context(), "scontrol", "--oneliner", "show", "job", id)
+	if err != nil || !strings.Contains(shown, " Licenses=fluent:4 ") {
+		t.Errorf("Slurm knows of no 4 licences (%v): %s", err, shown)
+	}
+	if !strings.Contains(shown, "Switches=1@00:02:00") {
+		t.Errorf("Slurm knows of no switches: %s", shown)
+	}
+	apply(t, ns, with(job{Name: "second", Replicas: 1, Script: "echo mine", Pod: onA100}, ", "+fluent+": 1", ""))
+	eventually(t, 2*time.Minute, "the second waits for licences", func() (bool, string) {
+		out := kubectl(t, "get", "podgroup", "-n", ns, "-o", "jsonpath={.items[*].status.conditions[*].message}")
+		return strings.Contains(out, fluent), out
+	})
+	apply(t, ns, with(job{Name: "unknown", Replicas: 1, Script: "echo no", Pod: onA100}, "", "isthmus.sh/licenses: nastran"))
+	eventually(t, 2*time.Minute, "one that there is none of is refused", func() (bool, string) {
+		out := kubectl(t, "get", "events", "-n", ns, "--field-selector", "reason=InvalidSpec", "-o", "jsonpath={.items[*].message}")
+		return strings.Contains(out, "metadata.annotations[isthmus.sh/licenses]") && strings.Contains(out, "it has fluent"), out
+	})
+	kubectl(t, "delete", "vcjob", "first", "unknown", "-n", ns)
+	phase(t, ns, "second", "Completed", 2*time.Minute)
+}
