@@ -12,13 +12,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
-	"github.com/isthmus-hpc/isthmus/test/testbed/account"
-	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
 
@@ -45,48 +43,31 @@ func main() {
 }
 
 func run(ctx context.Context, l load) (err error) {
-	if os.Geteuid() != 0 {
-		fmt.Println("latency: SKIP: not root, and a real Slurm starts jobs as their users")
-		return nil
-	}
-	if err := slurm.EnsureInstalled(ctx, os.Stderr); err != nil {
-		fmt.Println("latency: SKIP: no Slurm:", err)
-		return nil
-	}
-	if err := account.Ensure(ctx, os.Stderr); err != nil {
-		return err
-	}
-	cluster, err := slurm.Start(ctx, slurm.Config{
+	site, err := measuring.Start(ctx, slurm.Config{
 		Name:       "latency",
 		Hosts:      []slurm.Hosts{{Prefix: "n", Count: 1, CPUs: 64, MemoryMiB: 500000}},
 		Partitions: []slurm.Partition{{Name: partition, Hosts: []string{"n1"}, Default: true}},
-		Progress:   os.Stderr,
 	})
+	if measuring.Lacking(err) {
+		fmt.Println("latency: SKIP:", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if stopErr := cluster.Stop(context.WithoutCancel(ctx)); err == nil {
+		if stopErr := site.Cluster.Stop(context.WithoutCancel(ctx)); err == nil {
 			err = stopErr
 		}
 	}()
-	root, err := checkout.Root()
-	if err != nil {
-		return err
-	}
-	podrun := filepath.Join(cluster.Dir, "podrun")
-	build := checkout.GoBuild{Module: root, Package: "./cmd/podrun", Output: podrun, Flags: []string{"-ldflags", "-s -w"}}
-	if err := build.Run(ctx, os.Stderr, "building podrun"); err != nil {
-		return err
-	}
-	marks, err := os.MkdirTemp(cluster.StagingDir, "marks-")
+	marks, err := os.MkdirTemp(site.Cluster.StagingDir, "marks-")
 	if err != nil {
 		return err
 	}
 	if err := os.Chmod(marks, 0o777); err != nil { //nolint:gosec // the mapped user writes the end of its programs here
 		return err
 	}
-	lives, err := l.lead(ctx, cluster, podrun, marks)
+	lives, err := l.lead(ctx, site.Cluster, site.Podrun, marks)
 	if err != nil {
 		return err
 	}

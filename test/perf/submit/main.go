@@ -12,13 +12,11 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
-	"github.com/isthmus-hpc/isthmus/test/testbed/account"
-	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
 
@@ -65,44 +63,27 @@ func spent() (own, commands time.Duration) {
 }
 
 func run(ctx context.Context, l load) (err error) {
-	if os.Geteuid() != 0 {
-		fmt.Println("submit: SKIP: not root, and a real Slurm starts jobs as their users")
-		return nil
-	}
-	if err := slurm.EnsureInstalled(ctx, os.Stderr); err != nil {
-		fmt.Println("submit: SKIP: no Slurm:", err)
-		return nil
-	}
-	if err := account.Ensure(ctx, os.Stderr); err != nil {
-		return err
-	}
-	cluster, err := slurm.Start(ctx, slurm.Config{
+	site, err := measuring.Start(ctx, slurm.Config{
 		Name:  "perf",
 		Hosts: []slurm.Hosts{{Prefix: "n", Count: 2, CPUs: 64, MemoryMiB: 500000}},
 		// Jobs wait in a partition that is down: they take no time from what is measured.
 		Partitions: []slurm.Partition{{Name: partition, Hosts: []string{"n[1-2]"}, Default: true, Extra: "State=DOWN"}},
 		// Cancelled jobs of earlier rounds count for five minutes.
-		Extra:    []string{fmt.Sprintf("MaxJobCount=%d", 10_000+4*l.jobs*l.rounds)},
-		Progress: os.Stderr,
+		Extra: []string{fmt.Sprintf("MaxJobCount=%d", 10_000+4*l.jobs*l.rounds)},
 	})
+	if measuring.Lacking(err) {
+		fmt.Println("submit: SKIP:", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if stopErr := cluster.Stop(context.WithoutCancel(ctx)); err == nil {
+		if stopErr := site.Cluster.Stop(context.WithoutCancel(ctx)); err == nil {
 			err = stopErr
 		}
 	}()
-	root, err := checkout.Root()
-	if err != nil {
-		return err
-	}
-	podrun := filepath.Join(cluster.Dir, "podrun")
-	build := checkout.GoBuild{Module: root, Package: "./cmd/podrun", Output: podrun, Flags: []string{"-ldflags", "-s -w"}}
-	if err := build.Run(ctx, os.Stderr, "building podrun"); err != nil {
-		return err
-	}
-	b := &bench{load: l, cluster: cluster, podrun: podrun}
+	b := &bench{load: l, cluster: site.Cluster, podrun: site.Podrun}
 	ways := []*way{
 		{name: "provider", do: b.provider},
 		{name: "bare, one at a time", do: func(ctx context.Context, _ int) (time.Duration, error) { return b.bare(ctx, 1, nil) }},
