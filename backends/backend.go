@@ -71,11 +71,18 @@ type JobSpec struct {
 
 // Component is a group of equal tasks. A task is one pod.
 type Component struct {
-	Tasks     int              // at least 1
-	CPUs      int64            // whole CPUs a task, at least 1
-	MemoryMiB int64            // a task; 0 leaves it to the batch system
-	GPUs      map[string]int64 // GPUs a task by GRES type; "" is an untyped GPU
+	Tasks     int   // at least 1
+	CPUs      int64 // whole CPUs a task, at least 1
+	MemoryMiB int64 // a task; 0 leaves it to the batch system
+	// GPUs a task by GRES type; "" is an untyped GPU. A component with Shard has one
+	// task and no GPUs beside.
+	GPUs map[string]int64
 }
+
+// Shard stands among the types of GPUs for shares of GPUs that the batch system hands out
+// by number (Slurm's GRES shard): a job has all its shares of a host on one GPU, and a
+// GPU that is shared is given to nobody whole. No type has such a name.
+const Shard = "/shard"
 
 // State is what the batch system says of a job.
 type State string
@@ -151,8 +158,11 @@ type Host struct {
 	Features []string
 	// MemoryMiB is what jobs may use.
 	MemoryMiB int64
-	// GPUs counts devices by GRES type.
+	// GPUs counts devices by GRES type, and shares of them as Shard.
 	GPUs map[string]int64
+	// Shared is how many of the GPUs jobs hold shares of; 0 where that is not told, and
+	// then it follows from the shares that are held.
+	Shared int64
 	// Allocated is what jobs, ours and foreign, hold now.
 	Allocated Amounts
 }
@@ -229,6 +239,9 @@ type Capabilities struct {
 	// Switches: JobSpec.Switches is honoured. Without it a job with it is refused as
 	// Invalid. Where it depends on the server's version, it is false until that is known.
 	Switches bool
+	// Shards: components may ask for Shard. Without it a job with any is refused as
+	// Invalid.
+	Shards bool
 	// After: JobSpec.After is honoured for jobs that the batch system knows and that
 	// have not ended; the caller vouches for those. When one of them ends in another
 	// way, the job never starts: it is ended as Cancelled, or waits as Never. Without

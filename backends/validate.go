@@ -141,6 +141,11 @@ func (s JobSpec) Unserved(c Capabilities) error {
 	case (s.Switches > 0 || s.SwitchesWait > 0) && !c.Switches:
 		return fmt.Errorf("switches: this batch system cannot be asked for hosts at %d of them", s.Switches)
 	}
+	for i, comp := range s.Components {
+		if n := comp.GPUs[Shard]; n > 0 && !c.Shards {
+			return fmt.Errorf("components[%d].gpus: this batch system cannot be asked for %d shares of a GPU", i, n)
+		}
+	}
 	return nil
 }
 
@@ -199,7 +204,7 @@ func validateComponents(components []Component) []error {
 		var each int64
 		for _, kind := range slices.Sorted(maps.Keys(c.GPUs)) {
 			n := c.GPUs[kind]
-			if why := wrongGPUType(kind); why != "" {
+			if why := wrongGPUType(kind); why != "" && kind != Shard {
 				bad(at+".gpus", "type %q %s", kind, why)
 			}
 			if n < 0 || n > MaxGPUs {
@@ -207,6 +212,9 @@ func validateComponents(components []Component) []error {
 				continue
 			}
 			each += n
+		}
+		if n := c.GPUs[Shard]; n > 0 && (each > n || c.Tasks > 1) {
+			bad(at+".gpus", "shares of a GPU are for one task a component, and not beside whole GPUs")
 		}
 		if len(errs) > before {
 			continue

@@ -228,7 +228,7 @@ func (b *Bridge) offered(node string, in *translate.Input) (problem string) {
 	if !ok {
 		return ""
 	}
-	in.Partition, in.GPUTypes = view.Partition, view.GPUTypes
+	in.Partition, in.GPUTypes, in.Shards = view.Partition, view.GPUTypes, view.Shards
 	in.Licenses, in.LicensesUnread = view.LicenseNames(), view.LicensesUnread != ""
 	return view.Problem
 }

@@ -64,3 +64,56 @@ func switches(t *testing.T, b *bench) {
 	b.release(t, j)
 	b.until(t, j, backends.StateCompleted)
 }
+
+// shards: while jobs hold all shares of GPUs, one that asks for one waits. Shares of
+// several tasks, or beside GPUs, cannot be asked for.
+func shards(t *testing.T, b *bench) {
+	with := func(p Program, gpus map[string]int64) backends.JobSpec {
+		spec := b.spec(t, p)
+		spec.Components = slices.Clone(spec.Components)
+		spec.Components[0].GPUs = gpus
+		return spec
+	}
+	b.refused(t, "shares and GPUs", with(Program{}, map[string]int64{backends.Shard: 1, "": 1}))
+	two := with(Program{}, map[string]int64{backends.Shard: 1})
+	two.Components[0].Tasks = 2
+	b.refused(t, "shares for two tasks of a component", two)
+	if !b.Backend.Capabilities().Shards {
+		b.refused(t, "shares", with(Program{}, map[string]int64{backends.Shard: 1}))
+		return
+	}
+	if b.Shards == 0 {
+		return
+	}
+	ctx, stop := b.call()
+	defer stop()
+	inv, err := b.Backend.Inventory(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var holders []job
+	for _, p := range inv.Partitions {
+		for _, h := range inv.Hosts {
+			if p.Name != b.Partition || !slices.Contains(p.Hosts, h.Name) {
+				continue
+			}
+			if h.GPUs[backends.Shard] != b.Shards {
+				t.Fatalf("the inventory tells of %v on host %s, want %d shares", h.GPUs, h.Name, b.Shards)
+			}
+			j := b.submit(t, with(Program{UntilTerm: true}, map[string]int64{backends.Shard: b.Shards}))
+			b.release(t, j)
+			b.started(t, j)
+			holders = append(holders, j)
+		}
+	}
+	next := b.submit(t, with(Program{}, map[string]int64{backends.Shard: 1}))
+	b.release(t, next)
+	b.eventually(t, next, "waits for shares", func(j backends.Job) bool {
+		return j.State == backends.StatePending && !j.Held && j.Reason != "" && j.Reason != "None"
+	})
+	b.neverStarted(t, next)
+	for _, j := range holders {
+		b.cancel(t, j)
+	}
+	b.until(t, next, backends.StateCompleted)
+}

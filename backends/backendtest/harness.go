@@ -84,6 +84,9 @@ type Harness struct {
 	License string
 	// NoRights: the account may make no reservations, and has to be told so.
 	NoRights bool
+	// Shards is how many shares of GPUs each host of the partition hands out; 0 where
+	// there are none.
+	Shards int64
 	// Queries counts the list queries that the batch system was asked so far;
 	// nil when it cannot be counted.
 	Queries func() int

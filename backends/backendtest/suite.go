@@ -87,6 +87,8 @@ func cases() []testCase {
 				return ifTrue(!h.Backend.Capabilities().Reserve, "this backend makes no reservations")
 			},
 			loses: "hosts that are reserved are never given back, somebody else's reservation is deleted, or jobs die when theirs is over"},
+		{name: "shares of a GPU", run: shards,
+			loses: "more pods are put on a GPU than it has room for, or whole hosts wait for one"},
 		{name: "hostile directory names", run: hostileNames,
 			loses: "jobs of users with unusual names fail, or a name is executed as a command"},
 		{name: "an ended context is an error", run: endedContext,

@@ -22,6 +22,9 @@ func harness(backfill bool) func(t *testing.T) backendtest.Harness {
 		cfg := fake.Uniform(2, 4, 1000, "", 0)
 		cfg.Backfill = backfill
 		cfg.MinJobAge = time.Hour
+		for i := range cfg.Hosts {
+			cfg.Hosts[i].GPUs = map[string]int64{backends.Shard: 3}
+		}
 		cfg.Licenses = map[string]int64{"solver": 2}
 		cfg.Program = func(spec backends.JobSpec) fake.Behaviour {
 			p, trace := programs[spec.WorkDir], traces[spec.WorkDir]
@@ -41,7 +44,7 @@ func harness(backfill bool) func(t *testing.T) backendtest.Harness {
 			},
 			Trace:     func(_ *testing.T, dir string) backendtest.Trace { return *traces[dir] },
 			Wait:      func() { sys.Advance(time.Second) },
-			Singleton: true, Walltime: time.Minute, License: "solver",
+			Singleton: true, Walltime: time.Minute, License: "solver", Shards: 3,
 			Queries: func() int { return sys.Calls()[fake.OpObserve] },
 		}
 	}

@@ -83,7 +83,7 @@ type Partition struct {
 func Uniform(n int, cpus, memoryMiB int64, gpuType string, gpus int64) Config {
 	c := Config{
 		Partitions:   []Partition{{Name: "main", Default: true}},
-		Capabilities: backends.Capabilities{Heterogeneous: true, ExcludeHosts: true, After: true, Licenses: true, Switches: true, Reserve: true, Reservation: true},
+		Capabilities: backends.Capabilities{Heterogeneous: true, ExcludeHosts: true, After: true, Licenses: true, Switches: true, Shards: true, Reserve: true, Reservation: true},
 	}
 	for i := range n {
 		h := Host{Name: fmt.Sprintf("h%03d", i+1), CPUs: cpus, MemoryMiB: memoryMiB}

@@ -124,6 +124,9 @@ func pick(free, want map[string]int64) (map[string]int64, bool) {
 	}
 	rest := want[""]
 	for _, kind := range slices.Sorted(maps.Keys(free)) {
+		if kind == backends.Shard {
+			continue // no whole GPU
+		}
 		n := min(rest, free[kind]-got[kind])
 		if n > 0 {
 			got[kind] += n

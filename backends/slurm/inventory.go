@@ -231,6 +231,7 @@ func parseNode(r map[string]string) (backends.Host, error) {
 	if h.Allocated.GPUs, err = slurmjob.ParseGRES(r["GresUsed"]); err != nil {
 		return h, fmt.Errorf("gres in use: %w", err)
 	}
+	h.Shared = slurmjob.SharedGPUs(r["GresUsed"])
 	return h, nil
 }
 

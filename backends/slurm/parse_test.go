@@ -381,12 +381,21 @@ func TestHostStates(t *testing.T) {
 func TestHostAmounts(t *testing.T) {
 	for gres, want := range map[string]string{
 		"(null)": "map[]", "gpu:4": "map[:4]", "gpu": "map[:1]", "gpu:a100:4(S:0-3)": "map[a100:4]", "gpu:a100:4(IDX:0-1,3),gpu:h100:2(IDX:N/A)": "map[a100:4 h100:2]",
-		"gpu:a100:2,gpu:a100:2": "map[a100:4]", "shard:a100:32,gpu:a100:4": "map[a100:4]", "craynetwork:4K": "map[]", "gpu:1g.5gb:7": "map[1g.5gb:7]",
+		"gpu:a100:2,gpu:a100:2": "map[a100:4]", "shard:a100:32,gpu:a100:4": "map[/shard:32 a100:4]", "gpu:t4:1,shard:4(0/4),shard": "map[/shard:5 t4:1]", "craynetwork:4K": "map[]", "gpu:1g.5gb:7": "map[1g.5gb:7]",
 		"gpu:a100:no_consume:4": "map[]", "gpu:a100:2K": "map[a100:2048]", "gpu:a100:0": "map[]",
 	} {
 		got, err := hosts(t, node(map[string]string{"Gres": gres}))
 		if err != nil || fmt.Sprint(got[0].GPUs) != want {
 			t.Errorf("%s: %v, %v; want %s", gres, got, err, want)
+		}
+	}
+	for used, want := range map[string][2]int64{
+		"gpu:t4:0(IDX:N/A),shard:t4:2(IDX:0-1)": {2, 2}, "shard:1(IDX:3)": {1, 1}, "shard:t4:0(IDX:N/A)": {0, 0}, "gpu:t4:2(IDX:0-1)": {0, 0},
+		"shard:3(IDX:0,2-3)": {3, 3}, "shard:5": {5, 0}, "shard:1(IDX:x": {1, 0}, "shard:1(IDX:0-999999999)": {1, 0},
+	} {
+		got, err := hosts(t, node(map[string]string{"GresUsed": used}))
+		if err != nil || got[0].Allocated.GPUs[backends.Shard] != want[0] || got[0].Shared != want[1] {
+			t.Errorf("%s: %+v, %v; want %d shares of %d GPUs", used, got, err, want[0], want[1])
 		}
 	}
 	got, err := hosts(t, node(map[string]string{"CPUTot": "8", "CPUEfctv": "6", "MemSpecLimit": "100", "CPUAlloc": "2", "AllocMem": "300"}))

@@ -29,20 +29,22 @@ var shared struct {
 	err     error
 }
 
-// The partitions: suite for the conformance suite, gpu (two hosts of 8 GPUs),
+// The partitions: suite for the conformance suite, shares for shares of GPUs, gpu (two hosts of 8 GPUs),
 // mixed (hosts with two GPU types), slow for what waits, down for outages.
 func clusterConfig() testbed.Config {
 	return testbed.Config{
 		Name: "unit",
 		Hosts: []testbed.Hosts{
-			{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000},
+			{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000, GPUType: "t4", GPUs: 1, Shards: 3},
 			{Prefix: "gpu", Count: 3, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8, Features: []string{"nvlink", "ib"}},
 			{Prefix: "s", Count: 3, CPUs: 8, MemoryMiB: 8000},
+			{Prefix: "g", Count: 2, CPUs: 8, MemoryMiB: 8000, GPUType: "t4", GPUs: 2, Shards: 8},
 		},
 		Partitions: []testbed.Partition{
 			{Name: "suite", Hosts: []string{"n1", "n2"}, Default: true},
 			{Name: "gpu", Hosts: []string{"gpu1", "gpu2"}, MaxTime: "2-00:00:00"},
 			{Name: "gpuspare", Hosts: []string{"gpu3"}, Extra: "DefaultTime=30 MaxNodes=1"},
+			{Name: "shares", Hosts: []string{"g1", "g2"}},
 			{Name: "slow", Hosts: []string{"s1", "s2", "s3"}},
 		},
 		Licenses: map[string]int{"suite": 2, "ssh": 2},
@@ -146,7 +148,7 @@ func TestConformance(t *testing.T) {
 			Partition: "suite", Slots: 8, MemoryMiB: 100,
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 100 * time.Millisecond, Rounds: 600,
-			Singleton: true, License: "suite",
+			Singleton: true, License: "suite", Shards: 3,
 			Queries: func() int { return int(runner.queries.Load()) },
 			Reopen: func(t *testing.T) backends.Backend {
 				b, _ := newReal(t, c)

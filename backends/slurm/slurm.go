@@ -126,7 +126,7 @@ func New(config Config) (*Backend, error) {
 func (b *Backend) Capabilities() backends.Capabilities {
 	return backends.Capabilities{
 		Heterogeneous: true, ExclusiveComponents: true, StartEstimate: true, Enter: true, Reservation: true, ExcludeHosts: true,
-		After: true, Licenses: true, Switches: true, Reserve: true,
+		After: true, Licenses: true, Switches: true, Shards: true, Reserve: true,
 		History: b.history.On(),
 	}
 }

@@ -68,6 +68,10 @@ func sbatchArgs(s backends.JobSpec) []string {
 			// host would get two GPUs in all.
 			args = append(args, "--gpus-per-task="+p.GPUs)
 		}
+		if p.Shards > 0 {
+			// Of the host that the one task gets.
+			args = append(args, "--gres=shard:"+strconv.FormatInt(p.Shards, 10))
+		}
 	}
 	return args
 }

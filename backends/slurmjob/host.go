@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/hostlist"
 )
 
 // Reserved is Unusable of a node that only a reservation keeps jobs from.
@@ -48,18 +51,21 @@ func Unusable(state string) string {
 	return strings.Join(slices.Compact(why), ", ")
 }
 
-// ParseGRES counts GPUs by type in "gpu:a100:4(S:0-1),gpu:2,shard:8(IDX:0-1)".
+// ParseGRES counts GPUs by type in "gpu:a100:4(S:0-1),gpu:2", and shares of them, whose
+// type does not count, in "shard:t4:8" as backends.Shard. Of the shares in use Slurm 22.05
+// gives no more than the GPUs that they are of, "shard:t4:2(IDX:0-1)" (measured with five
+// shares of two GPUs): the least that they can be.
 func ParseGRES(v string) (map[string]int64, error) {
 	out := map[string]int64{}
 	for item, rest := nextGres(Present(v)); item != ""; item, rest = nextGres(rest) {
 		item, _, _ = strings.Cut(item, "(")
 		parts := strings.Split(item, ":")
-		if parts[0] != "gpu" {
+		shared := parts[0] == "shard"
+		if parts[0] != "gpu" && !shared {
 			continue
 		}
 		if len(parts) == 1 {
-			out[""]++ // "gpu" alone is one
-			continue
+			parts = append(parts, "1") // "gpu" alone is one
 		}
 		// "gpu:no_consume:4" and "gpu:a100:no_consume:4" are not counted by Slurm.
 		if slices.Contains(parts, "no_consume") {
@@ -73,6 +79,9 @@ func ParseGRES(v string) (map[string]int64, error) {
 		if name != "" && !gresForm.MatchString(name) {
 			return nil, fmt.Errorf("the GPU type %.80q", name)
 		}
+		if shared {
+			name = backends.Shard
+		}
 		if n > 0 {
 			out[name] += n
 		}
@@ -81,6 +90,22 @@ func ParseGRES(v string) (map[string]int64, error) {
 		return nil, nil
 	}
 	return out, nil
+}
+
+// SharedGPUs is how many GPUs the shares in use are of, in "shard:t4:2(IDX:0-1)"; 0 where
+// the text does not tell.
+func SharedGPUs(used string) int64 {
+	var n int64
+	for item, rest := nextGres(Present(used)); item != ""; item, rest = nextGres(rest) {
+		bare, list, ok := strings.Cut(strings.TrimSuffix(item, ")"), "(IDX:")
+		if !ok || !strings.HasPrefix(bare, "shard:") || Present(list) == "" {
+			continue
+		}
+		if names, err := hostlist.Expand("gpu["+list+"]", MaxHosts); err == nil {
+			n += int64(len(names))
+		}
+	}
+	return n
 }
 
 // nextGres cuts at the next comma outside of parentheses.

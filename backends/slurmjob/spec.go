@@ -155,8 +155,20 @@ func checkComponent(c backends.Component) error {
 	if c.MemoryMiB < 0 || c.MemoryMiB > 1<<40 {
 		return fmt.Errorf("%d MiB a task", c.MemoryMiB)
 	}
+	if shares := c.GPUs[backends.Shard]; shares > 0 {
+		others := 0
+		for name, n := range c.GPUs {
+			if name != backends.Shard && n > 0 {
+				others++
+			}
+		}
+		// Slurm counts shares by host, and gives none to a job that has GPUs.
+		if c.Tasks > 1 || others > 0 {
+			return fmt.Errorf("%d shares of a GPU: they are for one task a component, and not beside whole GPUs", shares)
+		}
+	}
 	for name, n := range c.GPUs {
-		if name != "" && (!gresForm.MatchString(name) || len(name) > 64) {
+		if name != "" && name != backends.Shard && (!gresForm.MatchString(name) || len(name) > 64) {
 			return fmt.Errorf("GPU type %.80q", name)
 		}
 		if n < 0 || n > maxTasks {
@@ -194,6 +206,8 @@ type Properties struct {
 	MemoryPerCPUMiB int64
 	// GPUs a task as Slurm writes them, by type: "1,a100:2".
 	GPUs string
+	// Shards are shares of a GPU of the one task.
+	Shards int64
 }
 
 // dependency of a job: two of one name and user never run at once, and those that
@@ -235,6 +249,8 @@ func Describe(s backends.JobSpec) []Properties {
 		for name, n := range c.GPUs {
 			switch {
 			case n == 0:
+			case name == backends.Shard:
+				p.Shards = n
 			case name == "":
 				gpus = append(gpus, strconv.FormatInt(n, 10))
 			default:

@@ -194,6 +194,7 @@ func (r rawNode) host(d *dialect) (backends.Host, error) {
 	if h.Allocated.GPUs, err = slurmjob.ParseGRES(r.GresUsed.v); err != nil {
 		return h, fmt.Errorf("gres_used: %w", err)
 	}
+	h.Shared = slurmjob.SharedGPUs(r.GresUsed.v)
 	return h, nil
 }
 

@@ -68,6 +68,7 @@ type View struct {
 	Licenses       []backends.License
 	LicensesUnread string
 	GPUTypes       []string // GRES types of the usable hosts, sorted
+	Shards         bool     // whether usable hosts hand out shares of GPUs
 	// Overlaps names virtual nodes that share hosts with this one.
 	Overlaps []string
 	// Problem says why the node cannot be served; empty when it can.
@@ -215,6 +216,7 @@ func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with 
 				net = minus(net, v.of(a))
 			}
 		}
+		net = minus(net, v.of(spoiled(h)))
 		for _, name := range slices.Sorted(maps.Keys(whole)) {
 			capacity[name] += whole[name]
 			free[name] += net[name]
@@ -226,7 +228,7 @@ func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with 
 		count(empty, whole, nil)
 		count(left, net, nil)
 		for t := range h.GPUs {
-			types[t] = true
+			types[t] = t != backends.Shard
 		}
 		count(shapes, net, without(with[h.Name], name))
 	}
@@ -236,7 +238,14 @@ func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with 
 		}
 	}
 	v.Foreign = resources(taken)
-	v.GPUTypes = slices.Sorted(maps.Keys(types))
+	for t, whole := range types {
+		if whole {
+			v.GPUTypes = append(v.GPUTypes, t)
+		} else {
+			v.Shards = true
+		}
+	}
+	slices.Sort(v.GPUTypes)
 	v.Capacity, v.Allocatable = v.list(capacity), v.list(free)
 	v.Shapes = hostshape.Shapes{ExclusiveComponents: caps.ExclusiveComponents, Shapes: sorted(shapes)}
 	v.Whole, v.Free = sorted(empty), sorted(left)
@@ -267,6 +276,7 @@ var lacks = []struct {
 	{"ExcludeHosts", func(c backends.Capabilities) bool { return c.ExcludeHosts }, "includeHosts and excludeHosts cannot leave several hosts out of many"},
 	{"Licenses", func(c backends.Capabilities) bool { return c.Licenses }, "licences cannot be asked for"},
 	{"Switches", func(c backends.Capabilities) bool { return c.Switches }, "hosts at one switch cannot be asked for"},
+	{"Shards", func(c backends.Capabilities) bool { return c.Shards }, "shares of GPUs (shards) cannot be asked for"},
 	{"After", func(c backends.Capabilities) bool { return c.After }, "no job waits there for another one, only here"},
 	// One host is what is left when all others are left out.
 	{"OneHost", func(c backends.Capabilities) bool { return c.OneHost || c.ExcludeHosts }, "nor a single one"},
@@ -321,6 +331,9 @@ func (v *View) amounts(cpus, memoryMiB int64, gres map[string]int64) map[string]
 		string(corev1.ResourceMemory): memoryMiB << 20,
 	}
 	for t, n := range gres {
+		if t == backends.Shard && slices.Contains(v.Missing, "Shards") {
+			continue // nothing that pods can ask for
+		}
 		out[ResourceFor(v.VirtualNode, t)] += n
 	}
 	return out
@@ -332,6 +345,9 @@ func (v *View) of(a backends.Amounts) map[string]int64 {
 
 // ResourceFor names the extended resource of a GRES type on a virtual node.
 func ResourceFor(n hpcv1alpha1.VirtualNode, gresType string) string {
+	if gresType == backends.Shard {
+		return wellknown.ResourceGPUShard
+	}
 	if name := n.GPUResources[gresType]; name != "" {
 		return name
 	}

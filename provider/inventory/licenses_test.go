@@ -55,7 +55,7 @@ func TestLicenses(t *testing.T) {
 // TestUnreadLicenses: a node goes on to offer what it did, and its condition Limited says
 // why that is not of now, beside what is missing anyway.
 func TestUnreadLicenses(t *testing.T) {
-	whole := backends.Capabilities{History: true, Heterogeneous: true, StartEstimate: true, Enter: true, Reservation: true, Reserve: true, ExcludeHosts: true, Licenses: true, Switches: true, After: true}
+	whole := backends.Capabilities{History: true, Heterogeneous: true, StartEstimate: true, Enter: true, Reservation: true, Reserve: true, ExcludeHosts: true, Licenses: true, Switches: true, Shards: true, After: true}
 	inv := clusterOf(host("a", true, 0, 0))
 	inv.Licenses, inv.LicensesUnread = []backends.License{{Name: "fluent", Total: 10}}, "permission denied"
 	for reason, caps := range map[string]backends.Capabilities{"LicensesNotRead": whole, "NotSupported": {Licenses: true}} {

@@ -43,7 +43,7 @@ func TestStatus(t *testing.T) {
 	if s.PendingPods != 7 || s.PendingJobs != 2 || s.EstimatedStart == nil || !s.EstimatedStart.Time.Equal(at.Truncate(time.Minute)) {
 		t.Errorf("queue %+v", s)
 	}
-	if !slices.Equal(s.Missing, []string{"StartEstimate", "Reservation", "Reserve", "ExcludeHosts", "Licenses", "Switches", "After", "OneHost"}) {
+	if !slices.Equal(s.Missing, []string{"StartEstimate", "Reservation", "Reserve", "ExcludeHosts", "Licenses", "Switches", "Shards", "After", "OneHost"}) {
 		t.Errorf("missing %v", s.Missing)
 	}
 	labels := inventory.Node(views[0], inventory.State{Cluster: "c", Reachable: true}).Labels
@@ -61,7 +61,7 @@ func TestStatus(t *testing.T) {
 // TestLimited: what the batch system lacks is told in a condition of the node, in
 // words, one for each.
 func TestLimited(t *testing.T) {
-	whole := backends.Capabilities{History: true, Heterogeneous: true, StartEstimate: true, Enter: true, Reservation: true, Reserve: true, ExcludeHosts: true, Licenses: true, Switches: true, After: true}
+	whole := backends.Capabilities{History: true, Heterogeneous: true, StartEstimate: true, Enter: true, Reservation: true, Reserve: true, ExcludeHosts: true, Licenses: true, Switches: true, Shards: true, After: true}
 	for name, tc := range map[string]struct {
 		without func(*backends.Capabilities)
 		words   []string // none: nothing is missing
@@ -75,11 +75,12 @@ func TestLimited(t *testing.T) {
 		"makes none":     {func(c *backends.Capabilities) { c.Reserve = false }, []string{"Reservation objects"}},
 		"no licences":    {func(c *backends.Capabilities) { c.Licenses = false }, []string{"licences cannot"}},
 		"no switches":    {func(c *backends.Capabilities) { c.Switches = false }, []string{"hosts at one switch"}},
+		"no shards":      {func(c *backends.Capabilities) { c.Shards = false }, []string{"shares of GPUs"}},
 		"no order":       {func(c *backends.Capabilities) { c.After = false }, []string{"no job waits there"}},
 		"one host":       {func(c *backends.Capabilities) { c.ExcludeHosts, c.OneHost = false, true }, []string{"several hosts"}},
 		"any host":       {func(c *backends.Capabilities) { c.ExcludeHosts = false }, []string{"several hosts", "a single one"}},
 		"nothing": {func(c *backends.Capabilities) { *c = backends.Capabilities{} }, []string{
-			"known for minutes only", "what the largest asks for", "not foretold", "kubectl exec", "reservations", "Reservation objects", "licences cannot", "hosts at one switch", "no job waits there", "several hosts", "a single one",
+			"known for minutes only", "what the largest asks for", "not foretold", "kubectl exec", "reservations", "Reservation objects", "licences cannot", "hosts at one switch", "shares of GPUs", "no job waits there", "several hosts", "a single one",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,7 +33,7 @@ func (g *gang) components(shapes []shape) (components []backends.Component, orde
 	var groups [][]int
 	for i, s := range shapes {
 		k := slices.IndexFunc(distinct, s.equal)
-		if k < 0 {
+		if k < 0 || s.gpus[backends.Shard] > 0 { // shares are counted by host: such a member is a component of its own
 			k = len(distinct)
 			distinct, groups = append(distinct, s), append(groups, nil)
 			if len(distinct) > backends.MaxComponents {
@@ -41,6 +41,10 @@ func (g *gang) components(shapes []shape) (components []backends.Component, orde
 			}
 		}
 		groups[k] = append(groups[k], i)
+	}
+	if why := g.shardsInVain(shapes, len(distinct)); why != "" {
+		g.refuseAll(why)
+		return nil, nil
 	}
 	if len(distinct) > 1 && (!g.in.Capabilities.Heterogeneous || len(distinct) > backends.MaxComponents) {
 		largest := shape{gpus: map[string]int64{}}
@@ -67,6 +71,27 @@ func (g *gang) components(shapes []shape) (components []backends.Component, orde
 	return components, order
 }
 
+// shardsInVain says why a gang whose members ask for shares of GPUs can never have a job
+// of so many components, "" when it may. Schedulers do not see that: to them, equal pods
+// share hosts.
+func (g *gang) shardsInVain(shapes []shape, components int) string {
+	if !slices.ContainsFunc(shapes, func(s shape) bool { return s.gpus[backends.Shard] > 0 }) {
+		return ""
+	}
+	most, why := 1, "more than the batch system gives to one job"
+	if g.in.Capabilities.Heterogeneous {
+		most = backends.MaxComponents
+	}
+	if hosts := len(g.in.Partition.Hosts); g.in.Capabilities.ExclusiveComponents && g.in.Partition.Name != "" && hosts < most {
+		most, why = max(1, hosts), "on hosts of their own, more than node "+g.in.Node.Name+" has"
+	}
+	if components <= most {
+		return ""
+	}
+	return fmt.Sprintf("members of the gang ask for %s, and each of these is a component of its batch job: it has more than %d, %s; make the gang smaller, or its members gangs of their own",
+		wellknown.ResourceGPUShard, most, why)
+}
+
 // shape computes the pod's effective request: init containers, sidecars and
 // pod-level resources count as they do for the scheduler.
 func (p *pod) shape() shape {
@@ -89,12 +114,17 @@ func (p *pod) shape() shape {
 			p.note("requests for ephemeral-storage do not count on HPC nodes; the file systems' own quotas hold")
 		case strings.HasPrefix(string(name), wellknown.LicensePrefix):
 			// The job has them, not its hosts: see licenses.
+		case name == wellknown.ResourceGPUShard:
+			s.gpus[backends.Shard] = p.bounded(string(name), q, backends.MaxGPUs)
 		default:
 			n := p.bounded(string(name), q, backends.MaxGPUs)
 			if kind, ok := p.gpuType(string(name)); ok {
 				s.gpus[kind] += n
 			}
 		}
+	}
+	if s.gpus[backends.Shard] > 0 && len(s.gpus) > 1 {
+		p.refuse("spec.containers[*].resources", wellknown.ResourceGPUShard, "a pod has whole GPUs or shares of one, not both")
 	}
 	return s
 }
@@ -200,6 +230,10 @@ func (p *pod) checkResources() bool {
 				p.refuse(at, q.String(), "huge pages cannot be requested from a batch system; remove the request, programs may map them where the host offers them")
 			case strings.HasPrefix(string(name), wellknown.LicensePrefix):
 				continue // see checkLicenses
+			case name == wellknown.ResourceGPUShard && p.noShards() == "":
+				continue
+			case name == wellknown.ResourceGPUShard:
+				p.refuse(at, q.String(), p.noShards())
 			case !p.gpuResource(string(name)):
 				p.refuse(at, q.String(), "node "+p.in.Node.Name+" does not have this resource; it has "+strings.Join(p.resources(), ", "))
 			default:
@@ -227,6 +261,17 @@ func (p *pod) checkResources() bool {
 	return ok
 }
 
+// noShards says why shares of a GPU cannot be had on the node, "" when they may be.
+func (g *gang) noShards() string {
+	switch {
+	case !g.in.Capabilities.Shards:
+		return "the batch system of node " + g.in.Node.Name + " cannot be asked for shares of a GPU; ask for whole ones"
+	case g.in.Partition.Name != "" && !g.in.Shards:
+		return "node " + g.in.Node.Name + " does not have this resource; it has " + strings.Join(g.resources(), ", ")
+	}
+	return ""
+}
+
 // resources are the names a pod may ask for on this node.
 func (g *gang) resources() []string {
 	names := map[string]bool{"cpu": true, "memory": true}
@@ -235,6 +280,9 @@ func (g *gang) resources() []string {
 	}
 	for _, r := range g.in.Node.GPUResources {
 		names[r] = true
+	}
+	if g.in.Shards && g.in.Capabilities.Shards {
+		names[wellknown.ResourceGPUShard] = true
 	}
 	for _, l := range g.in.Licenses {
 		names[wellknown.LicensePrefix+l] = true

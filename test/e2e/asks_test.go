@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,4 +51,42 @@ func TestLicensesAndSwitches(t *testing.T) {
 	})
 	kubectl(t, "delete", "vcjob", "first", "unknown", "-n", ns)
 	phase(t, ns, "second", "Completed", 2*time.Minute)
+}
+
+// Pods with shares of a GPU see one GPU and run beside each other; one that asks for
+// more shares than a host has waits at the
+// scheduler.
+func TestShards(t *testing.T) {
+	if here(t).Slurm() == nil {
+		t.Skip("SKIP: shares of GPUs are Slurm's, which cannot run here or this run was told not to")
+	}
+	const onH100 = "        nodeSelector: {isthmus.sh/partition: h100}"
+	ns := namespace(t, account.Alice)
+	with := func(j job, shares int) string {
+		return strings.ReplaceAll(j.yaml(), "memory: 64Mi", fmt.Sprintf("memory: 64Mi, isthmus.sh/gpu-shard: %d", shares))
+	}
+	offered := func(resource string) int {
+		out := kubectl(t, "get", "node", environment.ClusterName+"-h100", "-o", "jsonpath={.status.allocatable."+strings.ReplaceAll(resource, ".", `\.`)+"}")
+		n, _ := strconv.Atoi(out)
+		return n
+	}
+	eventually(t, time.Minute, "the node offers shares", func() (bool, string) {
+		n := offered("isthmus.sh/gpu-shard")
+		return n > 0, strconv.Itoa(n)
+	})
+	const see = `echo "sees [$CUDA_VISIBLE_DEVICES]"; exec sleep 900`
+	for _, name := range []string{"one", "other"} {
+		apply(t, ns, with(job{Name: name, Replicas: 1, Script: see, Pod: onH100}, 2))
+		phase(t, ns, name, "Running", 2*time.Minute)
+		eventually(t, time.Minute, "it sees one GPU", func() (bool, string) {
+			log := strings.TrimSpace(kubectl(t, "logs", "-n", ns, name+"-task-0"))
+			return regexp.MustCompile(`^sees \[[0-9]+\]$`).MatchString(log), log
+		})
+	}
+	apply(t, ns, with(job{Name: "many", Replicas: 1, Script: "echo no", Pod: onH100}, 33))
+	eventually(t, 2*time.Minute, "no host has so many", func() (bool, string) {
+		out := kubectl(t, "get", "podgroup", "-n", ns, "-o", "jsonpath={.items[*].status.conditions[*].message}")
+		return strings.Contains(out, "isthmus.sh/gpu-shard"), out
+	})
+	kubectl(t, "delete", "vcjob", "one", "other", "many", "-n", ns)
 }

@@ -243,6 +243,9 @@ const ResourceMetricsPath = "metrics.k8s.io/resource-metrics-path"
 const (
 	ResourceNvidiaGPU = "nvidia.com/gpu"
 	ResourceAMDGPU    = "amd.com/gpu"
+	// Equal shares of a GPU that a batch system hands out by number (Slurm's GRES shard):
+	// a pod has all of its own on one GPU.
+	ResourceGPUShard = Prefix + "gpu-shard"
 	// A share of a GPU: memory in MiB and percent of its cores.
 	ResourceGPUMemory = Prefix + "gpu-memory"
 	ResourceGPUCores  = Prefix + "gpu-cores"

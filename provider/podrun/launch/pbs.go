@@ -106,10 +106,7 @@ func pbsTasks(g *manifest.Gang, env []string) ([]pbsTask, error) {
 	tasks := make([]pbsTask, 0, len(hosts))
 	used := map[string]int{}
 	for _, c := range g.Components {
-		count := 0
-		for _, n := range c.GPUs {
-			count += int(n)
-		}
+		count := int(c.Devices())
 		for range c.Tasks {
 			host := hosts[len(tasks)]
 			t := pbsTask{host: host, gpus: Devices{Offset: used[host], Count: count}}

@@ -40,11 +40,7 @@ func srunArgs(g *manifest.Gang, podArgs []string) []string {
 			argv = append(argv, "--het-group="+strconv.Itoa(i))
 		}
 		argv = append(argv, "--cpus-per-task="+strconv.FormatInt(c.CPUs, 10))
-		var gpus int64
-		for _, n := range c.GPUs {
-			gpus += n
-		}
-		if gpus > 0 {
+		if gpus := c.Devices(); gpus > 0 {
 			argv = append(argv, "--gpu-bind=per_task:"+strconv.FormatInt(gpus, 10))
 		}
 		argv = append(argv, "./podrun", "pod")

@@ -65,7 +65,20 @@ type Component struct {
 	Tasks     int              `json:"tasks"`
 	CPUs      int64            `json:"cpus"`
 	MemoryMiB int64            `json:"memoryMiB,omitempty"`
-	GPUs      map[string]int64 `json:"gpus,omitempty"`
+	GPUs      map[string]int64 `json:"gpus,omitempty"` // by type; Shard counts shares of them
+}
+
+// Shard is the type under which a component has shares of a GPU, as in backends.
+const Shard = "/shard"
+
+// Devices is how many GPUs a task has whole.
+func (c Component) Devices() (n int64) {
+	for kind, of := range c.GPUs {
+		if kind != Shard {
+			n += of
+		}
+	}
+	return n
 }
 
 // Member is what every member knows of another.

@@ -58,7 +58,7 @@ func (e *Environment) startSlurm(ctx context.Context, config Config) error {
 		Dir: e.Shared, Detached: config.Detached, REST: config.REST, Networks: config.Networks, Progress: e.progress,
 		Hosts: []slurm.Hosts{
 			{Prefix: "gpu", Count: hosts, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8},
-			{Prefix: "hopper", Count: hosts, CPUs: 128, MemoryMiB: 1000000, GPUType: "h100", GPUs: 8},
+			{Prefix: "hopper", Count: hosts, CPUs: 128, MemoryMiB: 1000000, GPUType: "h100", GPUs: 8, Shards: 32},
 		},
 		Partitions: []slurm.Partition{
 			{Name: "a100", Hosts: []string{fmt.Sprintf("gpu[1-%d]", hosts)}, Default: true},

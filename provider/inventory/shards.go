@@ -1,0 +1,36 @@
+package inventory
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+)
+
+// spoiled is what is free of a host's GPUs and of shares of them by number, and cannot be
+// had: a GPU that is shared is given to nobody whole, and one that is given whole is not
+// shared. Where the batch system does not tell how many GPUs are shared, shares are taken
+// to lie as close together as they can. A host with GPUs of
+// several types does not tell which of them are shared; it is taken for those that are
+// first by name.
+func spoiled(h backends.Host) backends.Amounts {
+	shares := h.GPUs[backends.Shard]
+	var devices, given int64
+	kinds := slices.DeleteFunc(slices.Sorted(maps.Keys(h.GPUs)), func(kind string) bool { return kind == backends.Shard })
+	for _, kind := range kinds {
+		devices += h.GPUs[kind]
+		given += h.Allocated.GPUs[kind]
+	}
+	if shares == 0 || devices == 0 {
+		return backends.Amounts{}
+	}
+	each := max(1, shares/devices)
+	shared := max(h.Shared, (h.Allocated.GPUs[backends.Shard]+each-1)/each)
+	out := backends.Amounts{GPUs: map[string]int64{backends.Shard: given * each}}
+	for _, kind := range kinds {
+		n := min(shared, h.GPUs[kind]-min(h.GPUs[kind], h.Allocated.GPUs[kind]))
+		out.GPUs[kind] = n
+		shared -= n
+	}
+	return out
+}
