@@ -91,6 +91,7 @@ func TestGoodAnnotations(t *testing.T) {
 		wellknown.EstimateKey:     {"nightly"},
 		wellknown.Datasets:        {"image-net", "image-net, genomes.v2"},
 		wellknown.QOS:             {"high"},
+		wellknown.Account:         {"project-b"},
 		wellknown.Licenses:        {"fluent", "fluent:2,db@server", "fluent:10, a.b_c-d:1"},
 		wellknown.Switches:        {"1", "2@10m", "1@1-00"},
 		wellknown.GPULink:         {"required"},

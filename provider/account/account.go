@@ -35,8 +35,8 @@ type Account struct {
 	// Account to charge and QOS to submit with; empty is the batch system's default.
 	Account string
 	QOS     string
-	// AllowedQOS are those that a pod may ask for instead.
-	AllowedQOS []string
+	// AllowedQOS and AllowedAccounts are those that a pod may ask for instead.
+	AllowedQOS, AllowedAccounts []string
 	// Partitions that may be used; empty is all.
 	Partitions []string
 	// MaxWalltime bounds the run time; 0 is no bound of the account's own.
@@ -122,7 +122,7 @@ func check(i int, e *hpcv1alpha1.Account) (labels.Selector, error) {
 
 func fromEntry(i int, e *hpcv1alpha1.Account) Account {
 	a := Account{Rule: i, User: e.User, Account: e.Account, QOS: e.QOS, AllowedQOS: slices.Clone(e.AllowedQOS), Partitions: slices.Clone(e.Partitions),
-		AllowEnv: slices.Clone(e.AllowEnv), ServiceAccountTokens: e.ServiceAccountTokens}
+		AllowedAccounts: slices.Clone(e.AllowedAccounts), AllowEnv: slices.Clone(e.AllowEnv), ServiceAccountTokens: e.ServiceAccountTokens}
 	if e.MaxWalltime != nil {
 		a.MaxWalltime = e.MaxWalltime.Duration
 	}

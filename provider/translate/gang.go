@@ -70,7 +70,8 @@ func Gang(in Input) (Output, error) {
 			Rank: rank, Namespace: m.Pod.Namespace, Name: m.Pod.Name, UID: string(m.Pod.UID), Hostnames: hostnames(m.Pod),
 		})
 	}
-	wall, grace, qos := g.walltime(members), g.grace(members), g.qos(members)
+	wall, grace := g.walltime(members), g.grace(members)
+	qos, charged := g.chosen(members, g.qosChoice()), g.chosen(members, g.accountChoice())
 	licenses := g.licenses(members)
 	switches, switchesWait := g.switches(members)
 	if switches > 0 && len(components) > 1 {
@@ -99,7 +100,7 @@ func Gang(in Input) (Output, error) {
 	}
 	out.Spec = backends.JobSpec{
 		Key: in.Key, Owner: in.Owner, User: in.Account.User,
-		Partition: in.Node.Partition, Account: in.Account.Account, QOS: cmp.Or(qos, in.Account.QOS, in.Node.QOS),
+		Partition: in.Node.Partition, Account: cmp.Or(charged, in.Account.Account), QOS: cmp.Or(qos, in.Account.QOS, in.Node.QOS),
 		Constraint: in.Node.Constraint, Reservation: in.Node.Reservation,
 		ExcludedHosts: excluded, Host: host,
 		Licenses: licenses, Switches: switches, SwitchesWait: switchesWait,

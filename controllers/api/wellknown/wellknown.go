@@ -97,6 +97,8 @@ const (
 	Datasets = Prefix + "datasets"
 	// QOS chooses among the QOSs that the account mapping allows.
 	QOS = Prefix + "qos"
+	// Account chooses among the accounts that the account mapping allows to charge.
+	Account = Prefix + "account"
 	// Licenses are what the pod needs of the batch system's licences, as in
 	// "fluent:2,db@server", for names that no resource can have; see LicensePrefix.
 	Licenses = Prefix + "licenses"

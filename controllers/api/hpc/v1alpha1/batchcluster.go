@@ -294,6 +294,9 @@ type Account struct {
 	// AllowedQOS are the QOSs that a pod may choose among with the annotation isthmus.sh/qos.
 	// +optional
 	AllowedQOS []string `json:"allowedQOS,omitempty"`
+	// AllowedAccounts are those that a pod may charge instead, with the annotation isthmus.sh/account.
+	// +optional
+	AllowedAccounts []string `json:"allowedAccounts,omitempty"`
 	// MaxWalltime bounds the run time of the account's jobs.
 	// +optional
 	MaxWalltime *metav1.Duration `json:"maxWalltime,omitempty"`

@@ -25,6 +25,11 @@ func (in *Account) DeepCopyInto(out *Account) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.AllowedAccounts != nil {
+		in, out := &in.AllowedAccounts, &out.AllowedAccounts
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.MaxWalltime != nil {
 		in, out := &in.MaxWalltime, &out.MaxWalltime
 		*out = new(v1.Duration)

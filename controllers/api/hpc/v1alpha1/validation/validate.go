@@ -162,6 +162,9 @@ func Account(e *hpc.Account, at *field.Path) field.ErrorList {
 	for i, q := range e.AllowedQOS {
 		errs = append(errs, required(at.Child("allowedQOS").Index(i), q, token)...)
 	}
+	for i, a := range e.AllowedAccounts {
+		errs = append(errs, required(at.Child("allowedAccounts").Index(i), a, token)...)
+	}
 	errs = append(errs, positive(at.Child("maxWalltime"), e.MaxWalltime)...)
 	for i, name := range e.AllowEnv {
 		if plain := strings.TrimSuffix(name, "*"); plain != "" || name == "" {

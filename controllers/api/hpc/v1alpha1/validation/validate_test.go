@@ -170,6 +170,7 @@ var mistakes = []mistake{
 	{"spec.accounts[0].qos", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].QOS = "-q" }},
 	{"spec.accounts[0].partitions[0]", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].Partitions = []string{""} }},
 	{"spec.accounts[0].allowedQOS[0]", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].AllowedQOS = []string{"a=b"} }},
+	{"spec.accounts[0].allowedAccounts[0]", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].AllowedAccounts = []string{"-A"} }},
 	{"spec.accounts[0].maxWalltime", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].MaxWalltime = &metav1.Duration{} }},
 	{"spec.accounts[0].allowEnv[0]", func(c *hpc.BatchCluster) { c.Spec.Accounts[0].AllowEnv = []string{"A=B"} }},
 	{"spec.staging.directory", func(c *hpc.BatchCluster) { c.Spec.Staging.Directory = "" }},
