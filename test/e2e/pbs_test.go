@@ -66,6 +66,7 @@ func TestPBS(t *testing.T) {
 	t.Run("logs", TestLogs)
 	t.Run("unlike members", testUnlikeMembers)
 	t.Run("killed by the site", testCancelledBySite)
+	t.Run("queued early", testQueuedEarlyOnPBS)
 	t.Run("hostile values", TestHostileValues)
 	t.Run("hostile names", TestHostileNames)
 	t.Run("streams", func(t *testing.T) {
