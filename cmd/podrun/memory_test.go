@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -41,5 +43,26 @@ func TestMemoryLimit(t *testing.T) {
 	}
 	if log := strings.TrimSpace(b.logs(0, "greedy")); log != "before" {
 		t.Errorf("it says %q, want what it said before it was killed", log)
+	}
+}
+
+// TestOverMemoryKill: where Slurm itself kills a step for its memory, no member is left to
+// say so; the launcher heard it.
+func TestOverMemoryKill(t *testing.T) {
+	cluster := startSlurmOf(t, slurm.Config{
+		Name: "kills", KillOverMemory: true,
+		Hosts: []slurm.Hosts{{Prefix: "okay", Count: 1, CPUs: 4, MemoryMiB: 4000}},
+	})
+	b := &slurmBench{bench: newQuietBench(t), cluster: cluster}
+	b.stage(one(corev1.Container{Name: "greedy", Command: []string{"python3", "-c", "import time\nb = bytearray(900 << 20)\ntime.sleep(600)"}}))
+	b.submit(manifest.Component{Tasks: 1, CPUs: 2})
+	if e := b.end(0); !e.OutOfMemory || e.ExitCode == 0 {
+		t.Errorf("the launcher says %+v", e)
+	}
+	// A runner that is killed leaves its directory, as with any kill of a whole job.
+	for _, dir := range globbed(t, filepath.Join(filepath.Dir(b.root), "tmp", "*")) {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -101,6 +101,9 @@ func outcomeOfEnd(end *manifest.End, tail string) outcome {
 			code = 1
 		}
 		o.exitCode, o.reason, o.container, o.jobReason = int32(code), ReasonFailed, "Error", "Failed"
+		if end.OutOfMemory {
+			o.exitCode, o.reason, o.container, o.jobReason = 137, ReasonOOM, ReasonOOM, string(backends.StateOutOfMemory)
+		}
 		words := fmt.Sprintf("the launcher of the batch job ended with code %d", end.ExitCode)
 		if end.Message != "" {
 			words += ": " + end.Message

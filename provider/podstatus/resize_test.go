@@ -131,6 +131,35 @@ func TestOutOfMemory(t *testing.T) {
 	}
 }
 
+// Where Slurm kills a step for the memory that it used, members leave no last word and
+// the job has failed; the launcher heard why.
+func TestOutOfMemoryByTheLauncher(t *testing.T) {
+	failed := job(backends.StateFailed)
+	failed.Ended, failed.Reason, failed.ExitCode = ended, "NonZeroExitCode", 1
+	heard := &manifest.End{ExitCode: 1, OutOfMemory: true}
+	for name, tc := range map[string]struct {
+		ev     podstatus.Evidence
+		reason string
+		code   int32
+	}{
+		"failed":          {podstatus.Evidence{Job: failed, End: heard}, podstatus.ReasonOOM, 137},
+		"another run":     {podstatus.Evidence{Job: func() *backends.Job { j := *failed; j.Restarts = 1; return &j }(), End: heard}, podstatus.ReasonFailed, 1},
+		"unheard":         {podstatus.Evidence{Job: failed, End: &manifest.End{ExitCode: 1}}, podstatus.ReasonFailed, 1},
+		"forgotten":       {podstatus.Evidence{End: heard}, podstatus.ReasonOOM, 137},
+		"had its own end": {podstatus.Evidence{Job: failed, End: heard, File: file(manifest.PhaseFailed, 3)}, "", 3},
+	} {
+		pod := newPod()
+		if tc.ev.File == nil {
+			tc.ev.File = file(manifest.PhaseRunning, 0)
+		}
+		s := podstatus.Status(pod, tc.ev, late)
+		c := s.ContainerStatuses[0].State.Terminated
+		if s.Phase != corev1.PodFailed || s.Reason != tc.reason || c == nil || c.ExitCode != tc.code || (c.Reason == podstatus.ReasonOOM) != (tc.reason == podstatus.ReasonOOM) {
+			t.Errorf("%s: %s", name, line(s))
+		}
+	}
+}
+
 // A container that its own rules restart leaves its terminated state, which the
 // API server allows; another stays.
 func TestContainerRestartPolicy(t *testing.T) {

@@ -36,9 +36,24 @@ func Status(pod *corev1.Pod, ev Evidence, now time.Time) corev1.PodStatus {
 	if e := ev.End; e != nil && !olderThanJob(e.Restart, ev.Job) && (w.file == nil || e.Restart >= w.file.Restart) {
 		w.end = e
 	}
+	w.ev.Job = w.ranOut()
 	w.decide()
 	w.resize()
 	return *s
+}
+
+// ranOut is the job, as one that ran out of memory if its launcher says that the batch
+// system killed the members for that: Slurm with OverMemoryKill kills the step, and the
+// job then has failed for no other reason than its batch script's exit code (measured on
+// 22.05).
+func (w *writer) ranOut() *backends.Job {
+	job := w.ev.Job
+	if job == nil || job.State != backends.StateFailed || w.end == nil || !w.end.OutOfMemory {
+		return job
+	}
+	out := *job
+	out.State, out.Reason = backends.StateOutOfMemory, ""
+	return &out
 }
 
 // olderThanJob reports whether a file is of a run before the last requeue.

@@ -43,7 +43,7 @@ func TestFollowed(t *testing.T) {
 			}
 			defer root.Close()
 			g := &manifest.Gang{Followed: tt.followed, Members: []manifest.Member{{Namespace: "ns", Name: "p"}}}
-			if code, message := judge(root, 2, g, nil); code != tt.code || code == ExitSucceeded && message != "" {
+			if code, _, message := judge(root, 2, g, nil); code != tt.code || code == ExitSucceeded && message != "" {
 				t.Errorf("exit %d (%s), want %d", code, message, tt.code)
 			}
 		})

@@ -61,8 +61,9 @@ func Run(o Options) int {
 		return ExitBroken
 	}
 	defer gang.Close()
-	code, message := run(o, gang)
-	end := manifest.End{Restart: o.Restart, ExitCode: code, Message: message, FinishedAt: metav1.Now()}
+	end := manifest.End{Restart: o.Restart}
+	code, message := run(o, gang, &end.OutOfMemory)
+	end.ExitCode, end.Message, end.FinishedAt = code, message, metav1.Now()
 	if message != "" {
 		fmt.Fprintf(o.Stderr, "podrun: %s\n", message)
 	}
@@ -78,7 +79,7 @@ func Run(o Options) int {
 	}
 }
 
-func run(o Options, gang *os.Root) (int, string) {
+func run(o Options, gang *os.Root, outOfMemory *bool) (int, string) {
 	var g manifest.Gang
 	if err := atomicfile.ReadJSON(gang, "gang.json", maxGang, &g); err != nil {
 		return ExitBroken, err.Error()
@@ -125,7 +126,9 @@ func run(o Options, gang *os.Root) (int, string) {
 	err = start(ctx, o, &g)
 	cancel()
 	helpers.Wait()
-	return judge(gang, o.Restart, &g, err)
+	code, lost, message := judge(gang, o.Restart, &g, err)
+	*outOfMemory = lost > 0 && errors.Is(err, errOutOfMemory)
+	return code, message
 }
 
 func check(g *manifest.Gang) error {
@@ -192,9 +195,9 @@ func passOn(ctx context.Context, o Options, gang *os.Root, near <-chan struct{})
 	}
 }
 
-// judge looks at how the pods ended.
-func judge(gang *os.Root, restart int, g *manifest.Gang, startErr error) (int, string) {
-	failed, lost, stopped, first := 0, 0, 0, ""
+// judge looks at how the pods ended; lost are those that did not say.
+func judge(gang *os.Root, restart int, g *manifest.Gang, startErr error) (code, lost int, message string) {
+	failed, stopped, first := 0, 0, ""
 	for _, m := range g.Members {
 		s, err := statusfile.Read(gang, path.Join("pods", strconv.Itoa(m.Rank)))
 		switch {
@@ -214,11 +217,11 @@ func judge(gang *os.Root, restart int, g *manifest.Gang, startErr error) (int, s
 	}
 	switch {
 	case failed+lost+stopped == 0:
-		return ExitSucceeded, ""
+		return ExitSucceeded, 0, ""
 	case failed+lost == 0:
-		return ExitFailed, fmt.Sprintf("%d of %d pods were told to end", stopped, len(g.Members))
+		return ExitFailed, 0, fmt.Sprintf("%d of %d pods were told to end", stopped, len(g.Members))
 	}
-	message := fmt.Sprintf("%d of %d pods failed", failed, len(g.Members))
+	message = fmt.Sprintf("%d of %d pods failed", failed, len(g.Members))
 	if lost > 0 {
 		message += fmt.Sprintf(", %d ended without a last word", lost)
 	}
@@ -226,7 +229,7 @@ func judge(gang *os.Root, restart int, g *manifest.Gang, startErr error) (int, s
 	if lost > 0 && startErr != nil {
 		message += ": " + startErr.Error()
 	}
-	return ExitFailed, message
+	return ExitFailed, lost, message
 }
 
 // told reports whether a member has an order to end. One that cannot be looked at

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -15,8 +16,13 @@ func startSlurm(ctx context.Context, o Options, g *manifest.Gang) error {
 	argv := srunArgs(g, o.PodArgs)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = o.Dir, srunEnv(o.Env, o.Restart)
-	cmd.Stdout, cmd.Stderr = o.Stdout, o.Stderr
-	return exitError("srun", cmd.Run())
+	said := &listener{to: o.Stderr}
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = o.Stdout, said, stderrDelay
+	err := exitError("srun", cmd.Run())
+	if err != nil && said.outOfMemory {
+		err = fmt.Errorf("%w (%w)", errOutOfMemory, err)
+	}
+	return err
 }
 
 // srunArgs is the command line. Tasks and nodes are inherited from the job; what

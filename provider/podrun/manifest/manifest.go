@@ -344,6 +344,9 @@ type End struct {
 	ExitCode   int         `json:"exitCode"`
 	Message    string      `json:"message,omitempty"`
 	FinishedAt metav1.Time `json:"finishedAt"`
+	// OutOfMemory: members ended without a last word, and the batch system said that it
+	// killed them all for the memory that they used.
+	OutOfMemory bool `json:"outOfMemory,omitempty"`
 }
 
 // StageHeader stands before each gang's tar in the input of `podrun agent

@@ -79,6 +79,10 @@ type Config struct {
 	// LimitMemory keeps jobs to the memory they ask for, by cgroups: see MemoryLimited.
 	// No other cluster on the machine may have it and hosts of the same names.
 	LimitMemory bool
+	// KillOverMemory has Slurm itself end steps that are seen to use more memory than
+	// their job asked for (OverMemoryKill), as sites without cgroups do. It looks each
+	// second.
+	KillOverMemory bool
 	// Licenses that jobs may ask for, by name.
 	Licenses map[string]int
 	// Switches are hosts by the switch that they are at, with one switch above all;
@@ -177,7 +181,7 @@ func (c Config) slurmConf(l layout, at place) string {
 		// The machine has fewer CPUs and less memory than the hosts claim.
 		"SlurmdParameters=config_overrides",
 		"ProctrackType=proctrack/linuxproc", "TaskPlugin=" + c.taskPlugin(),
-		"JobAcctGatherType=jobacct_gather/none",
+		"JobAcctGatherType=" + c.gatherType(),
 		"MpiDefault=none", "SwitchType=switch/none",
 		"SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
 		"GresTypes=" + c.gresTypes(),
@@ -198,6 +202,9 @@ func (c Config) slurmConf(l layout, at place) string {
 			"AccountingStorageTRES=gres/gpu")
 	} else {
 		lines = append(lines, "AccountingStorageType=accounting_storage/none")
+	}
+	if c.KillOverMemory {
+		lines = append(lines, "JobAcctGatherFrequency=task=1", "JobAcctGatherParams=OverMemoryKill")
 	}
 	if c.REST {
 		lines = append(lines, restConf(l)...)
@@ -255,6 +262,13 @@ func (c Config) taskPlugin() string {
 		return "task/cgroup"
 	}
 	return "task/none"
+}
+
+func (c Config) gatherType() string {
+	if c.KillOverMemory {
+		return "jobacct_gather/linux"
+	}
+	return "jobacct_gather/none"
 }
 
 func (c Config) gresTypes() string {
