@@ -42,7 +42,7 @@ func TestRequestsWaitForPods(t *testing.T) {
 				board := newSwitchboard()
 				if test.earlier {
 					board.connect(kubeletapi.Sources{Pods: knownPods{"p": true}})()
-					time.Sleep(time.Hour)
+					<-time.After(time.Hour) // of the bubble's time
 					if _, ok := board.Pod("ns", "p"); !ok {
 						t.Fatal("not known before the change")
 					}

@@ -74,7 +74,7 @@ func live(t *testing.T, plane *controllertest.Plane, w *world, f controllertest.
 			}
 			return true
 		case <-ctx.Done():
-			t.Fatal(fmt.Sprintf("the time is over; the controllers, to die at write %d, have sent %d writes: %s\n%s", f.At, p.Sent(), w.lacks(t.Context()), p.Tail()))
+			t.Fatalf("the time is over; the controllers, to die at write %d, have sent %d writes: %s\n%s", f.At, p.Sent(), w.lacks(t.Context()), p.Tail())
 		case <-time.After(100 * time.Millisecond):
 			if w.lacks(ctx) == "" {
 				return false

@@ -255,7 +255,7 @@ func TestFollowEndsWithContext(t *testing.T) {
 func TestSilentLogIsSynced(t *testing.T) {
 	at := time.Unix(1000, 0)
 	w := NewWriter(openRoot(t), "c", 0, KubeletLimits(), func() time.Time { return at })
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	dirty := func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -92,8 +92,11 @@ func TestOrders(t *testing.T) {
 			t.Fatal("without the directory nothing is read")
 		}
 	}
-	if none := newOrders(gang, "pods/1", controlName); !none.due() || !none.due() {
-		t.Error("without the pod's directory nothing is read")
+	none := newOrders(gang, "pods/1", controlName)
+	for range 2 {
+		if !none.due() {
+			t.Error("without the pod's directory nothing is read")
+		}
 	}
 }
 

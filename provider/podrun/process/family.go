@@ -77,12 +77,12 @@ func childrenOf(pid, most int) (children []int, threads int, err error) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid), "task")
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil, 0, nil //nolint:nilerr // ended since
+		return nil, 0, nil // ended since
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
 	if err != nil {
-		return nil, 0, nil //nolint:nilerr // ended since
+		return nil, 0, nil // ended since
 	}
 	if len(names) > most {
 		return nil, 0, fmt.Errorf("process %d has %d threads", pid, len(names))
