@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,7 +52,61 @@ func TestKubernetes(t *testing.T) {
 	t.Run("pods", func(t *testing.T) { testKubePods(t, client, plane.Namespace(t)) })
 	t.Run("events", func(t *testing.T) { testEventsOnce(t, client, plane.Namespace(t)) })
 	t.Run("reservations", func(t *testing.T) { testKubeReservations(t, client) })
+	t.Run("taints and labels", func(t *testing.T) { testNodeSpec(t, client) })
 	t.Run("nodes", func(t *testing.T) { testEarlierNodes(t, client, plane.Namespace(t)) })
+}
+
+// What the configuration gives a node is taken off when it leaves it; what others
+// gave stays.
+func testNodeSpec(t *testing.T, client kubernetes.Interface) {
+	const name = "node-of-taints"
+	set := newNodeSet(client, logr.Discard())
+	if _, err := client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"site.example/rack": "7"}},
+		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "site.example/broken", Effect: corev1.TaintEffectNoSchedule}}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		taints []string
+		labels map[string]string
+		want   string
+	}{
+		{[]string{"hpc"}, map[string]string{"tier": "a"}, "site.example/broken hpc|site.example/rack=7 tier=a"},
+		{[]string{"hpc", "slow"}, map[string]string{"tier": "b"}, "site.example/broken hpc slow|site.example/rack=7 tier=b"},
+		{nil, nil, "site.example/broken|site.example/rack=7"},
+	} {
+		want := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: step.labels}}
+		for _, key := range step.taints {
+			want.Spec.Taints = append(want.Spec.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
+		}
+		var versions []string
+		for range 2 { // the second writes nothing
+			if err := set.reconcileSpec(t.Context(), want); err != nil {
+				t.Fatal(err)
+			}
+			n, err := client.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var keys, labels []string
+			for _, taint := range n.Spec.Taints {
+				if taint.Key != corev1.TaintNodeNotReady { // the API server's own, on a new node
+					keys = append(keys, taint.Key)
+				}
+			}
+			for _, key := range slices.Sorted(maps.Keys(n.Labels)) {
+				labels = append(labels, key+"="+n.Labels[key])
+			}
+			if got := strings.Join(keys, " ") + "|" + strings.Join(labels, " "); got != step.want {
+				t.Errorf("%s, want %s", got, step.want)
+			}
+			versions = append(versions, n.ResourceVersion)
+		}
+		if versions[0] != versions[1] {
+			t.Error("written again, though nothing had changed")
+		}
+	}
 }
 
 func livePod(t *testing.T, client kubernetes.Interface, namespace, name, node string) *corev1.Pod {

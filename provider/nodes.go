@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -210,8 +211,9 @@ func (s *nodeSet) reconcileSpec(ctx context.Context, want *corev1.Node) error {
 	if err != nil {
 		return fmt.Errorf("get node: %w", err)
 	}
+	before, now := appliedTo(have), appliedBy(want)
 	taints := slices.DeleteFunc(slices.Clone(have.Spec.Taints), func(t corev1.Taint) bool {
-		return strings.HasPrefix(t.Key, wellknown.Prefix) || hasTaint(want.Spec.Taints, t)
+		return strings.HasPrefix(t.Key, wellknown.Prefix) || hasTaint(want.Spec.Taints, t) || slices.Contains(before.Taints, taintName(t))
 	})
 	taints = append(taints, want.Spec.Taints...)
 	labels := map[string]any{}
@@ -222,15 +224,19 @@ func (s *nodeSet) reconcileSpec(ctx context.Context, want *corev1.Node) error {
 	}
 	for key := range have.Labels {
 		ours := key == wellknown.GPUModel || key == wellknown.MaxWalltime || strings.HasPrefix(key, wellknown.FeaturePrefix)
-		if _, wanted := want.Labels[key]; ours && !wanted {
-			labels[key] = nil // the hosts have several models by now, or the feature has gone
+		if _, wanted := want.Labels[key]; !wanted && (ours || slices.Contains(before.Labels, key)) {
+			labels[key] = nil // the hosts have several models by now, or the feature has gone, or it left the configuration
 		}
 	}
-	if sameTaints(taints, have.Spec.Taints) && len(labels) == 0 {
+	text, err := json.Marshal(now)
+	if err != nil {
+		return fmt.Errorf("encode what was applied: %w", err)
+	}
+	if sameTaints(taints, have.Spec.Taints) && len(labels) == 0 && have.Annotations[wellknown.Applied] == string(text) {
 		return nil
 	}
 	body, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": have.ResourceVersion, "labels": labels},
+		"metadata": map[string]any{"resourceVersion": have.ResourceVersion, "labels": labels, "annotations": map[string]any{wellknown.Applied: string(text)}},
 		"spec":     map[string]any{"taints": taints},
 	}) // with the version, since a merge patch replaces the list of taints whole
 	if err != nil {
@@ -240,6 +246,33 @@ func (s *nodeSet) reconcileSpec(ctx context.Context, want *corev1.Node) error {
 		return err // as it is: the caller tells conflicts by it
 	}
 	return nil
+}
+
+// applied are the taints and labels that a configuration gave a node, so that those
+// which leave it are taken off, and those of others stay.
+type applied struct {
+	Taints []string `json:"taints"` // "<key>:<effect>", sorted
+	Labels []string `json:"labels"` // keys, sorted
+}
+
+func taintName(t corev1.Taint) string { return t.Key + ":" + string(t.Effect) }
+
+func appliedBy(want *corev1.Node) applied {
+	out := applied{Taints: []string{}, Labels: slices.Sorted(maps.Keys(want.Labels))}
+	for _, t := range want.Spec.Taints {
+		out.Taints = append(out.Taints, taintName(t))
+	}
+	slices.Sort(out.Taints)
+	return out
+}
+
+// appliedTo is what the last configuration gave; nothing where nobody noted it.
+func appliedTo(have *corev1.Node) applied {
+	var out applied
+	if err := json.Unmarshal([]byte(have.Annotations[wellknown.Applied]), &out); err != nil {
+		return applied{}
+	}
+	return out
 }
 
 func hasTaint(list []corev1.Taint, t corev1.Taint) bool {

@@ -150,6 +150,9 @@ const (
 	// QueueWait is the annotation with the decimal number of seconds that a job
 	// submitted now is expected to wait at the batch system.
 	QueueWait = Prefix + "queue-wait-seconds"
+	// Applied is the annotation with the taints and labels that the virtual kubelet
+	// gave the node, a JSON object.
+	Applied = Prefix + "applied"
 	// ServedNamespaces is the annotation with the label selectors of the namespaces
 	// that are mapped to an account of the batch system: a JSON list of selectors as
 	// text. Gangs of other namespaces do not go there. Without it all may.
