@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -231,6 +232,7 @@ func (f *front) applyNodes(queues map[string]inventory.Queue, cause error) {
 			state.Waits[name] = q.Wait(time.Now())
 		}
 	}
+	state.Arch = runtime.GOARCH // the runner was built with the daemon
 	state.Served = map[string]string{}
 	for _, v := range f.views {
 		state.Served[v.VirtualNode.Name] = account.Served(f.cluster.Spec.Accounts, v.VirtualNode.Partition)

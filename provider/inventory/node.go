@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -57,6 +58,9 @@ type State struct {
 	// Waits is how long a job that is submitted now is expected to wait, by node; nil
 	// where the batch system does not estimate starts.
 	Waits map[string]time.Duration
+	// Arch is the processor architecture of the runner that is handed to compute hosts,
+	// in Go's and Kubernetes' words; "" is amd64.
+	Arch string
 	// Served is what each node tells of the namespaces that have an account, by node;
 	// "" is nothing.
 	Served map[string]string
@@ -103,7 +107,7 @@ func Node(v View, s State) *corev1.Node {
 			},
 			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: s.Port}},
 			NodeInfo: corev1.NodeSystemInfo{
-				KubeletVersion: s.Version, OperatingSystem: "linux", Architecture: "amd64",
+				KubeletVersion: s.Version, OperatingSystem: "linux", Architecture: cmp.Or(s.Arch, "amd64"),
 				OSImage: s.System, ContainerRuntimeVersion: "isthmus://host",
 			},
 		},
@@ -141,7 +145,7 @@ func Labels(v View, cluster string) map[string]string {
 	}
 	set(corev1.LabelHostname, v.VirtualNode.Name)
 	set(corev1.LabelOSStable, "linux")
-	set(corev1.LabelArchStable, "amd64")
+	set(corev1.LabelArchStable, cmp.Or(s.Arch, "amd64"))
 	set("type", "virtual-kubelet")
 	set(corev1.LabelNodeExcludeBalancers, "true")
 	set(wellknown.VirtualNode, "true")
