@@ -125,6 +125,9 @@ func Node(v View, s State) *corev1.Node {
 	if v.Partition.MaxWalltime > 0 {
 		n.Annotations[wellknown.MaxWalltime] = strconv.FormatInt(int64(v.Partition.MaxWalltime/time.Second), 10)
 	}
+	if s.Arch != "" {
+		n.Labels[corev1.LabelArchStable] = s.Arch
+	}
 	if !s.Reachable {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: wellknown.TaintUnreachable, Value: s.Cluster, Effect: corev1.TaintEffectNoSchedule})
 	}
@@ -145,7 +148,7 @@ func Labels(v View, cluster string) map[string]string {
 	}
 	set(corev1.LabelHostname, v.VirtualNode.Name)
 	set(corev1.LabelOSStable, "linux")
-	set(corev1.LabelArchStable, cmp.Or(s.Arch, "amd64"))
+	set(corev1.LabelArchStable, "amd64")
 	set("type", "virtual-kubelet")
 	set(corev1.LabelNodeExcludeBalancers, "true")
 	set(wellknown.VirtualNode, "true")
