@@ -61,8 +61,9 @@ func (b *Bridge) claimOrder(ctx context.Context, g *lifecycle.Gang, missing []li
 }
 
 // ownLeads asks the API server itself whether claims whose members are not all among
-// the gang's may be broken up: their leads must be members of the gang, or gone, and
-// the gang must have all that belong to it.
+// the gang's may be broken up: their leads must be members of the gang that are seen
+// with the claim, or gone, and the gang must have all that belong to it. A lead that is
+// seen without its claim is not taken before its other bearers, and these would go alone.
 func (b *Bridge) ownLeads(ctx context.Context, g *lifecycle.Gang, claims []backends.Key) error {
 	known := map[string]bool{}
 	for _, p := range b.Pods.List() {
@@ -86,7 +87,7 @@ func (b *Bridge) ownLeads(ctx context.Context, g *lifecycle.Gang, claims []backe
 		}
 	}
 	for key, lead := range leads {
-		mine := slices.ContainsFunc(g.Members, func(mem lifecycle.Pod) bool { return mem.UID == lead.UID })
+		mine := slices.ContainsFunc(g.Members, func(mem lifecycle.Pod) bool { return mem.UID == lead.UID && mem.Intent == key })
 		if !mine || lead.JobID != "" {
 			return fmt.Errorf("claim gang %s: pod %s/%s may be claimed by %s: %w", g.Key, lead.Namespace, lead.Name, key, ErrConflict)
 		}

@@ -178,6 +178,53 @@ func TestClaimOfAnUnseenLead(t *testing.T) {
 	}
 }
 
+// Nor by one that sees its lead without the claim, and another bearer with it: a write's
+// answer tells of that one before the watch tells of the lead.
+func TestClaimThatItsLeadDoesNotShow(t *testing.T) {
+	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f.groups.set("ring", 2)
+	pods := []*corev1.Pod{f.bind("ring-1", "ring", "node-main"), f.bind("ring-2", "ring", "node-main")}
+	f.through = &openGate{fail: func(effect string) error {
+		if effect == "stage" {
+			return &backends.Error{Op: "stage", Kind: backends.KindTransient, Err: errors.New("the file system hangs")}
+		}
+		return nil
+	}}
+	f.boot()
+	f.ticks(2)
+	claim := f.api.Get(pods[0].UID).Annotations[wellknown.SubmitIntent]
+	late := f.bind("ring-0", "ring", "node-main")
+	views := &distorted{PodAPI: f.api, list: func(all []*corev1.Pod) []*corev1.Pod {
+		for i, p := range all {
+			if p.UID == pods[0].UID {
+				all[i] = pods[0] // as it was before the claim
+			}
+		}
+		return all
+	}}
+	other := newBridge(f.system, f.stager, &watchesOf{PodAPI: f.api, views: views}, f.groups, f.clock, "node-main")
+	for range 4 {
+		other.Pass(t.Context(), true)
+		other.Wait()
+	}
+	for _, p := range pods {
+		if key := f.api.Get(p.UID).Annotations[wellknown.SubmitIntent]; claim == "" || key != claim {
+			t.Errorf("pod %s has the intent %q, and the claim is %q", p.Name, key, claim)
+		}
+	}
+	if key := f.api.Get(late.UID).Annotations[wellknown.SubmitIntent]; key != "" {
+		t.Errorf("pod %s has the intent %q before the other daemon sees the claim", late.Name, key)
+	}
+	f.through = nil
+	f.boot()
+	f.ticks(4)
+	for _, p := range pods {
+		if id := f.jobOf(p); id == "" || id != f.jobOf(pods[0]) {
+			t.Errorf("pod %s has job %q", p.Name, id)
+		}
+	}
+}
+
 // watchesOf is a daemon's own view beside the API server's answers.
 type watchesOf struct {
 	provider.PodAPI
