@@ -41,7 +41,9 @@ func memoryHierarchy() (hierarchy, error) {
 }
 
 // MemoryLimited returns nil where a cluster can keep jobs to their memory, or says why
-// it cannot: as root on a machine that is no container it can.
+// it cannot: as root on a machine that is no container it can. With version 2 it does
+// once what every such cluster does: in a container the group at the top, which is
+// written like any other, holds processes, and such a group hands no controllers on.
 func MemoryLimited() error {
 	h, err := memoryHierarchy()
 	if err != nil {
@@ -50,21 +52,28 @@ func MemoryLimited() error {
 	if err := unix.Access(h.top, unix.W_OK); err != nil {
 		return &fs.PathError{Op: "make groups in", Path: h.top, Err: err}
 	}
-	return nil
+	return h.prepare()
 }
 
 // prepare makes what Slurm expects of a machine with version 2: without systemd's help,
 // which the daemons of a testbed do without, it makes the last group of a path only. Slurm
 // 22.05 overlooks the last controller of a group (measured), so that the memory's is
-// handed on with one that comes after it, as systemd does.
-func (h hierarchy) prepare() error {
+// handed on with one that comes after it, as systemd does. After an error no new group
+// is left.
+func (h hierarchy) prepare() (err error) {
 	if h.version == 1 {
 		return nil
 	}
 	slice := filepath.Join(h.top, "system.slice")
-	if err := os.MkdirAll(slice, 0o755); err != nil {
-		return err
+	made := os.Mkdir(slice, 0o755)
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return made
 	}
+	defer func() {
+		if err != nil && made == nil {
+			_ = os.Remove(slice)
+		}
+	}()
 	for _, group := range []string{h.top, slice} {
 		if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte("+memory +pids"), 0o644); err != nil {
 			return fmt.Errorf("hand the controllers of memory and processes on: %w", err)
