@@ -61,6 +61,7 @@ func BatchCluster(c *hpc.BatchCluster, served Served) field.ErrorList {
 	errs = append(errs, servedTypes(&c.Spec, spec, served)...)
 	errs = append(errs, nodes(&c.Spec, spec.Child("nodes"))...)
 	errs = append(errs, Accounts(c.Spec.Accounts, spec.Child("accounts"))...)
+	errs = append(errs, usersOf(&c.Spec, spec.Child("accounts"))...)
 	errs = append(errs, staging(&c.Spec.Staging, spec.Child("staging"))...)
 	errs = append(errs, runtimes(c.Spec.Runtimes, spec.Child("runtimes"), served)...)
 	errs = append(errs, images(&c.Spec.Images, spec.Child("images"))...)
@@ -143,6 +144,18 @@ func Accounts(entries []hpc.Account, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range entries {
 		errs = append(errs, Account(&entries[i], at.Index(i))...)
+	}
+	return errs
+}
+
+// usersOf checks the mapped users against the batch system.
+func usersOf(s *hpc.BatchClusterSpec, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := range s.Accounts {
+		// PBS writes user@host, and what follows the first '@' is a host to it.
+		if user := s.Accounts[i].User; (s.Type == "pbs" || s.Type == "torque") && strings.Contains(user, "@") {
+			errs = append(errs, field.Invalid(at.Index(i).Child("user"), user, "PBS and Torque take what follows '@' for a host; name a user without it"))
+		}
 	}
 	return errs
 }
