@@ -216,7 +216,7 @@ func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with 
 				net = minus(net, v.of(a))
 			}
 		}
-		net = minus(net, v.of(spoiled(h)))
+		net = minus(net, v.of(spoiled(v.heeded(h, uses[name], t))))
 		for _, name := range slices.Sorted(maps.Keys(whole)) {
 			capacity[name] += whole[name]
 			free[name] += net[name]

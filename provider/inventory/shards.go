@@ -4,8 +4,26 @@ import (
 	"maps"
 	"slices"
 
+	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+
 	"github.com/isthmus-hpc/isthmus/backends"
 )
+
+// heeded is the host with what counts of the use of its GPUs: where foreign use is
+// ignored, that of our own jobs alone, once it is known.
+func (v *View) heeded(h backends.Host, use Use, t takings) backends.Host {
+	if v.VirtualNode.ForeignUse != hpcv1alpha1.ForeignUseIgnore || use.Unsettled[h.Name] {
+		return h
+	}
+	gpus := map[string]int64{}
+	for _, a := range t.ours[h.Name] {
+		for kind, n := range a.GPUs {
+			gpus[kind] += n
+		}
+	}
+	h.Allocated.GPUs, h.Shared = gpus, 0
+	return h
+}
 
 // spoiled is what is free of a host's GPUs and of shares of them by number, and cannot be
 // had: a GPU that is shared is given to nobody whole, and one that is given whole is not

@@ -59,3 +59,28 @@ func TestShards(t *testing.T) {
 		}
 	}
 }
+
+// Where the use of others is ignored, what they have of GPUs and of shares is offered too.
+func TestSharesOthersHave(t *testing.T) {
+	const shard = backends.Shard
+	for name, tc := range map[string]struct {
+		allocated    map[string]int64
+		shared       int64
+		use          inventory.Use
+		gpus, shares int64
+	}{
+		"all GPUs":            {map[string]int64{"a100": 4}, 0, inventory.Use{}, 4, 32},
+		"shares of all":       {map[string]int64{shard: 32}, 4, inventory.Use{}, 4, 32},
+		"the rest of ours":    {map[string]int64{"a100": 3, shard: 8}, 1, inventory.Use{ByHost: map[string]backends.Amounts{"a": {GPUs: map[string]int64{"a100": 1}}}}, 4, 24},
+		"not known yet whose": {map[string]int64{"a100": 4}, 0, inventory.Use{Unsettled: map[string]bool{"a": true}}, 4, 0},
+	} {
+		h := host("a", true, 0, 0)
+		h.GPUs, h.Allocated.GPUs, h.Shared = map[string]int64{"a100": 4, shard: 32}, tc.allocated, tc.shared
+		v := inventory.Views(busyNode, clusterOf(h), map[string]inventory.Use{"c-gpu": tc.use}, backends.Capabilities{Shards: true})[0]
+		for resource, want := range map[corev1.ResourceName]int64{"nvidia.com/gpu": tc.gpus, "isthmus.sh/gpu-shard": tc.shares} {
+			if n := v.Allocatable[resource]; n.Value() != want {
+				t.Errorf("%s: %s of %s are offered, want %d", name, n.String(), resource, want)
+			}
+		}
+	}
+}
