@@ -77,6 +77,15 @@ func givenUp(r *block) bool {
 	return strings.Contains(r.get("depend"), afterOK) && r.first("stime", "start_time", "exec_host") == "" && (runs == "" || runs == "0")
 }
 
+// deletedAtOnce says that the server, which remembers no job that ended, has deleted a
+// job that it gave an id a moment ago. It does that when one that comes before has ended
+// meanwhile, well or not. The job was held and has run nothing, and the next try finds
+// that other one ended. Where the server does not answer, the job is taken to be there.
+func (b *Backend) deletedAtOnce(ctx context.Context, spec backends.JobSpec, id backends.JobID) bool {
+	res, err := b.ask(ctx, "submit", command{argv: []string{"qstat", "-f", string(id)}, user: spec.User})
+	return err == nil && res.Exit != 0 && ended(said(res))
+}
+
 // recordAfter notes what a job comes after, for servers that forget a job which they end.
 // Without the note such a job is one that vanished, so that it cannot be written is no
 // failure of the submission.

@@ -16,7 +16,7 @@ import (
 // submitted gives the command lines with which a server of a version gets a job.
 func submitted(t *testing.T, dialect pbs.Dialect, version string, after ...backends.JobID) (argv []string, records string, err error) {
 	t.Helper()
-	r := &answers{t: t, files: map[string]string{"qstat --version": version, "qstat -B -f": "Server: s\n", "/bin/sh": "", "qsub": "9.pbs\n"}}
+	r := &answers{t: t, files: map[string]string{"qstat --version": version, "qstat -B -f": "Server: s\n", "/bin/sh": "", "qsub": "9.pbs\n", "qstat -f 9.pbs": "Job Id: 9.pbs\n"}}
 	r.say = func(c transport.Command) (transport.Result, error) {
 		switch c.Argv[0] {
 		case "qsub":
@@ -152,6 +152,26 @@ func TestAfter(t *testing.T) {
 					t.Fatal(err)
 				}
 				gone(what, second, spec)
+			}
+
+			// One that has ended well is in the way of nothing where the server remembers it.
+			// Else the job is deleted, which says nothing of a failure: it is tried again.
+			first, spec = pair(backendtest.Program{})
+			release(first)
+			s.state(first, backends.StateCompleted)
+			if config.History {
+				s.state(s.start(spec), backends.StateCompleted)
+			} else {
+				if id, err := s.Submit(t.Context(), spec); backends.KindOf(err) != backends.KindTransient {
+					t.Errorf("behind one that is forgotten: job %q, %v", id, err)
+				}
+				for _, j := range s.list() {
+					if j.Key == spec.Key {
+						t.Errorf("behind one that is forgotten: %+v", j)
+					}
+				}
+				spec.After = nil
+				s.state(s.start(spec), backends.StateCompleted)
 			}
 
 			// One that runs again has not ended.

@@ -53,10 +53,13 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	if err != nil {
 		return fail(backends.KindUnknownOutcome, err)
 	}
-	b.past.expect(id, spec.User)
 	if len(spec.After) > 0 && !settings.history {
+		if b.deletedAtOnce(ctx, spec, id) {
+			return fail(backends.KindTransient, fmt.Errorf("the server deleted job %s at once: it does not know, or lets nothing come after, one of %s", id, idList(spec.After)))
+		}
 		b.recordAfter(ctx, spec, id, records)
 	}
+	b.past.expect(id, spec.User)
 	return id, nil
 }
 

@@ -26,7 +26,8 @@ import (
 //
 // The user may write there what he likes: a record counts only for jobs of its
 // own user, and only when the queue no longer lists the job. What ended is kept
-// for a day, what never ended for a month.
+// for a day, what never ended for a month; what a job came after is not needed longer
+// than its end.
 
 // recordsParallel bounds how many users' records are read at once.
 const recordsParallel = 8
@@ -35,7 +36,8 @@ const recordsParallel = 8
 // meanwhile takes a file away under its hands; then it prints all once more.
 // Nothing is ever written into the script: the directory is its argument.
 const readScript = `cd "$1" 2>/dev/null || exit 0
-find . -maxdepth 1 -type f \( -name '*.end' -o -name '*.cancel' -o -name '*.new' \) -mmin +1440 -exec rm -f {} +
+find . -maxdepth 1 -type f \( -name '*.end' -o -name '*.cancel' \) -mmin +1440 -exec sh -c 'for old; do rm -f "$old" "${old%.*}.after"; done' sh {} +
+find . -maxdepth 1 -type f -name '*.new' -mmin +1440 -exec rm -f {} +
 find . -maxdepth 1 -type f \( -name '*.run' -o -name '*.after' \) -mtime +30 -exec rm -f {} +
 for try in 1 2 3 4 5 6 7 8; do
 	complaint=$(find . -maxdepth 1 -type f \( -name '*.run' -o -name '*.end' -o -name '*.cancel' -o -name '*.after' \) -exec cat {} + 2>&1 >&3) && exit 0
