@@ -68,7 +68,7 @@ type View struct {
 	Licenses       []backends.License
 	LicensesUnread string
 	GPUTypes       []string // GRES types of the usable hosts, sorted
-	Shards         bool     // whether usable hosts hand out shares of GPUs
+	Shards         int64    // the most shares that a GPU of the hosts, usable or not, has; 0 where none has any
 	// Overlaps names virtual nodes that share hosts with this one.
 	Overlaps []string
 	// Problem says why the node cannot be served; empty when it can.
@@ -143,6 +143,7 @@ func Views(nodes []hpcv1alpha1.VirtualNode, inv backends.Inventory, use map[stri
 				continue
 			}
 			members[i][name] = true
+			out[i].Shards = max(out[i].Shards, sharesOf(h))
 			if h.Usable || h.Reserved && (within || use[n.Name].Reserved[name]) {
 				usable = append(usable, h)
 			} else {
@@ -241,8 +242,6 @@ func (v *View) sum(usable []backends.Host, uses map[string]Use, t takings, with 
 	for t, whole := range types {
 		if whole {
 			v.GPUTypes = append(v.GPUTypes, t)
-		} else {
-			v.Shards = true
 		}
 	}
 	slices.Sort(v.GPUTypes)

@@ -9,6 +9,19 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 )
 
+// sharesOf is how many shares a GPU of the host has. Hosts tell the sum alone; their GPUs
+// are taken to have equally many.
+func sharesOf(h backends.Host) int64 {
+	var devices int64
+	for kind, n := range h.GPUs {
+		if kind != backends.Shard {
+			devices += n
+		}
+	}
+	devices = max(1, devices)
+	return (h.GPUs[backends.Shard] + devices - 1) / devices
+}
+
 // heeded is the host with what counts of the use of its GPUs: where foreign use is
 // ignored, that of our own jobs alone, once it is known.
 func (v *View) heeded(h backends.Host, use Use, t takings) backends.Host {

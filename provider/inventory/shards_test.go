@@ -44,8 +44,9 @@ func TestShards(t *testing.T) {
 				t.Errorf("%s: %s of %s are offered, want %d", name, n.String(), resource, want)
 			}
 		}
-		if !v.Shards || slices.Contains(v.GPUTypes, shard) {
-			t.Errorf("%s: shares %t beside the types %q", name, v.Shards, v.GPUTypes)
+		most := map[int64]int64{32: 8, 16: 4, 2: 1}[tc.has[shard]]
+		if v.Shards != most || slices.Contains(v.GPUTypes, shard) {
+			t.Errorf("%s: at most %d shares of a GPU beside the types %q", name, v.Shards, v.GPUTypes)
 		}
 		if labels := inventory.Node(v, inventory.State{}).Labels; labels["isthmus.sh/gpu-model"] == shard || name == "idle" && labels["isthmus.sh/gpu-model"] != "a100" {
 			t.Errorf("%s: the model is %q", name, labels["isthmus.sh/gpu-model"])

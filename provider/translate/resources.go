@@ -115,7 +115,7 @@ func (p *pod) shape() shape {
 		case strings.HasPrefix(string(name), wellknown.LicensePrefix):
 			// The job has them, not its hosts: see licenses.
 		case name == wellknown.ResourceGPUShard:
-			s.gpus[backends.Shard] = p.bounded(string(name), q, backends.MaxGPUs)
+			s.gpus[backends.Shard] = p.shares(q)
 		default:
 			n := p.bounded(string(name), q, backends.MaxGPUs)
 			if kind, ok := p.gpuType(string(name)); ok {
@@ -136,6 +136,16 @@ func (p *pod) bounded(name string, q resource.Quantity, most int64) int64 {
 		return 1
 	}
 	return q.Value()
+}
+
+// shares gives how many shares of a GPU the pod has, which are all of one.
+func (p *pod) shares(q resource.Quantity) int64 {
+	n := p.bounded(wellknown.ResourceGPUShard, q, backends.MaxGPUs)
+	if most := p.in.Shards; most > 0 && n > most {
+		p.refuse("spec.containers[*].resources", q.String(), fmt.Sprintf("a pod has all its shares (%s) on one GPU, and those of node %s have %d at most; ask for no more, or for whole GPUs",
+			wellknown.ResourceGPUShard, p.in.Node.Name, most))
+	}
+	return n
 }
 
 func (p *pod) mebibytes(q resource.Quantity) int64 {
@@ -266,7 +276,7 @@ func (g *gang) noShards() string {
 	switch {
 	case !g.in.Capabilities.Shards:
 		return "the batch system of node " + g.in.Node.Name + " cannot be asked for shares of a GPU; ask for whole ones"
-	case g.in.Partition.Name != "" && !g.in.Shards:
+	case g.in.Partition.Name != "" && g.in.Shards == 0:
 		return "node " + g.in.Node.Name + " does not have this resource; it has " + strings.Join(g.resources(), ", ")
 	}
 	return ""
@@ -281,7 +291,7 @@ func (g *gang) resources() []string {
 	for _, r := range g.in.Node.GPUResources {
 		names[r] = true
 	}
-	if g.in.Shards && g.in.Capabilities.Shards {
+	if g.in.Shards > 0 && g.in.Capabilities.Shards {
 		names[wellknown.ResourceGPUShard] = true
 	}
 	for _, l := range g.in.Licenses {

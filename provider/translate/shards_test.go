@@ -24,7 +24,7 @@ func sharing(n int) translate.Input {
 	}
 	in := input(pods...)
 	in.Capabilities.Heterogeneous, in.Capabilities.Shards = true, true
-	in.Partition.Name, in.GPUTypes, in.Shards = "gpu", []string{"a100"}, true
+	in.Partition.Name, in.GPUTypes, in.Shards = "gpu", []string{"a100"}, 8
 	for i := range n + 1 {
 		in.Partition.Hosts = append(in.Partition.Hosts, fmt.Sprintf("h%d", i))
 	}
@@ -62,8 +62,9 @@ func TestShardsRefused(t *testing.T) {
 		change func(*translate.Input)
 		field  string // "" is of no single pod
 	}{
-		"not served": {func(in *translate.Input) { in.Capabilities.Shards = false }, limits},
-		"none there": {func(in *translate.Input) { in.Shards = false }, limits},
+		"not served":            {func(in *translate.Input) { in.Capabilities.Shards = false }, limits},
+		"none there":            {func(in *translate.Input) { in.Shards = 0 }, limits},
+		"more than one GPU has": {func(in *translate.Input) { in.Shards = 2 }, "spec.containers[*].resources"},
 		"beside GPUs": {func(in *translate.Input) {
 			in.Members[1].Pod.Spec.Containers[0].Resources.Limits["nvidia.com/gpu"] = list("x", "1")["x"]
 		}, "spec.containers[*].resources"},

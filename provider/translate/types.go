@@ -43,8 +43,9 @@ type Input struct {
 	GPUTypes []string
 	// Partition is the node's partition, when it is known: its time limits hold.
 	Partition backends.Partition
-	// Shards: hosts of the partition hand out shares of GPUs.
-	Shards bool
+	// Shards is how many shares a GPU of the partition has at most, 0 where its hosts hand
+	// out none.
+	Shards int64
 	// Licenses are the names of the batch system's licences, where the partition is known.
 	Licenses []string
 	// LicensesUnread: the batch system has not told its licences of late, so that there
