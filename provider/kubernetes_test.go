@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -132,6 +133,31 @@ func bounded(pod *corev1.Pod) (keys []string) {
 		}
 	}
 	return keys
+}
+
+// Whatever bounds how long a pod endures its node's absence is lifted, and no other bound.
+func TestOutlasting(t *testing.T) {
+	const execute = corev1.TaintEffectNoExecute
+	for name, tc := range map[string]struct {
+		toleration corev1.Toleration
+		lifted     bool
+	}{
+		"not ready":         {corev1.Toleration{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists, Effect: execute, TolerationSeconds: new(int64(300))}, true},
+		"unreachable":       {corev1.Toleration{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: execute, TolerationSeconds: new(int64(300))}, true},
+		"every taint":       {corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: execute, TolerationSeconds: new(int64(60))}, true},
+		"another taint":     {corev1.Toleration{Key: "example.org/repair", Operator: corev1.TolerationOpExists, Effect: execute, TolerationSeconds: new(int64(60))}, false},
+		"every, for ever":   {corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: execute}, false},
+		"no such placement": {corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}, false},
+	} {
+		out, changed := outlasting([]corev1.Toleration{tc.toleration})
+		want := tc.toleration
+		if tc.lifted {
+			want.TolerationSeconds = nil
+		}
+		if changed != tc.lifted || len(out) != 1 || !reflect.DeepEqual(out[0], want) {
+			t.Errorf("%s: %+v, changed %t", name, out, changed)
+		}
+	}
 }
 
 func testKubePods(t *testing.T, client kubernetes.Interface, namespace string) {

@@ -66,12 +66,13 @@ func (k *kubePods) WriteIntent(ctx context.Context, pod *corev1.Pod, key backend
 // however long that is. The API server adds 300 s to every pod; a node is absent
 // when its daemon is, which says nothing of the batch job: that goes on, and its
 // pod would be deleted, and the job with it, once the daemon is back. Of a
-// toleration that is there Kubernetes lets only the seconds change.
+// toleration that is there Kubernetes lets only the seconds change. One without a key
+// is for every taint, these two among them.
 func outlasting(tolerations []corev1.Toleration) (out []corev1.Toleration, changed bool) {
 	out = slices.Clone(tolerations)
 	for i := range out {
 		t := &out[i]
-		absent := t.Key == corev1.TaintNodeNotReady || t.Key == corev1.TaintNodeUnreachable
+		absent := t.Key == corev1.TaintNodeNotReady || t.Key == corev1.TaintNodeUnreachable || t.Key == ""
 		if absent && t.Effect == corev1.TaintEffectNoExecute && t.TolerationSeconds != nil {
 			t.TolerationSeconds, changed = nil, true
 		}
