@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -56,9 +57,11 @@ type Reservations struct {
 	last     []reservation.Wish // that were compared last
 	there    map[string]backends.Reservation
 	failed   map[string]error
-	unlisted error               // why it is not known what the batch system has
-	nodes    map[string][]string // virtual nodes of each reservation
-	quiet    bool                // the batch system has none of ours
+	unlisted error                // why it is not known what the batch system has
+	nodes    map[string][]string  // virtual nodes of each reservation
+	unjoined map[string]time.Time // when jobs could not be taken into each
+	quiet    bool                 // the batch system has none of ours
+	settled  bool                 // quiet, and no Reservation says otherwise
 }
 
 // NewReservations makes them for a bridge, and nil where its batch system makes none.
@@ -70,7 +73,7 @@ func NewReservations(b *Bridge, api ReservationAPI) *Reservations {
 	}
 	return &Reservations{
 		bridge: b, backend: backend, api: api, log: b.Log.WithName("reservations"),
-		there: map[string]backends.Reservation{}, failed: map[string]error{}, nodes: map[string][]string{},
+		there: map[string]backends.Reservation{}, failed: map[string]error{}, nodes: map[string][]string{}, unjoined: map[string]time.Time{},
 	}
 }
 
@@ -81,17 +84,16 @@ func (r *Reservations) wanted() bool {
 // Pass looks once and does what is due; blocks while the batch system is asked. changed
 // says that the batch system's hosts are to be listed anew.
 func (r *Reservations) Pass(ctx context.Context, nodes []reservation.Node) (changed bool) {
-	if r == nil || !r.wanted() && r.quiet {
+	if r == nil || !r.wanted() && r.settled {
 		return false
 	}
 	now := r.bridge.Clock.Now()
 	var wishes []reservation.Wish
 	if r.wanted() {
 		if now.Sub(r.listedAt) >= reservationsEvery {
-			r.list(ctx, now)
-		}
-		if r.listedAt.IsZero() {
-			return false // what is there would be taken for left over
+			if err := r.list(ctx, now); err != nil && r.listedAt.IsZero() {
+				return false // what is there would be taken for left over
+			}
 		}
 		wishes = reservation.Wishes(r.cluster(nodes), r.objects, now)
 	}
@@ -101,22 +103,39 @@ func (r *Reservations) Pass(ctx context.Context, nodes []reservation.Node) (chan
 	same := slices.EqualFunc(wishes, r.last, reservation.Wish.Equal)
 	if !same || r.syncedAt.IsZero() || now.Sub(r.syncedAt) >= reserveEvery && !(r.quiet && len(wishes) == 0) {
 		changed = r.sync(ctx, wishes, now)
-		if changed && !r.wanted() {
-			r.list(ctx, now) // to take our words back
-		}
 	}
-	r.join(ctx)
+	if !r.wanted() {
+		r.settle(ctx, now)
+		return changed
+	}
+	r.join(ctx, now)
 	r.tell(ctx, wishes)
 	return changed
 }
 
-func (r *Reservations) list(ctx context.Context, now time.Time) {
+// settle takes our words back once the batch system has none of ours. There may be
+// words where there never was a reservation: that it was refused.
+func (r *Reservations) settle(ctx context.Context, now time.Time) {
+	if !r.quiet || !r.listedAt.IsZero() && now.Sub(r.listedAt) < reserveEvery {
+		return
+	}
+	switch err := r.list(ctx, now); {
+	case err == nil:
+		r.settled = r.tell(ctx, nil)
+	case apierrors.IsForbidden(err): // who may not read them never wrote into one
+		r.settled = true
+	}
+	r.listedAt = now // whatever came of it
+}
+
+func (r *Reservations) list(ctx context.Context, now time.Time) error {
 	objects, err := r.api.List(ctx)
 	if err != nil {
 		r.log.Info("could not list Reservations", "error", err.Error())
-		return
+		return err
 	}
 	r.objects, r.listedAt = objects, now
+	return nil
 }
 
 func (r *Reservations) cluster(nodes []reservation.Node) reservation.Cluster {
@@ -192,11 +211,14 @@ func (r *Reservations) know(wishes []reservation.Wish, have []backends.Reservati
 	r.bridge.SetReservations(there)
 }
 
-// join takes jobs that were submitted before their reservation was there into it.
-func (r *Reservations) join(ctx context.Context) {
+// join takes jobs that were submitted before their reservation was there into it. Where
+// it fails some of them may be in it; all are tried again, which changes nothing for those.
+func (r *Reservations) join(ctx context.Context, now time.Time) {
+	maps.DeleteFunc(r.unjoined, func(_ string, at time.Time) bool { return now.Sub(at) >= reserveEvery })
 	for _, w := range r.last {
 		name := w.Reservation.Name
-		if _, ok := r.there[name]; !ok {
+		_, there := r.there[name]
+		if _, failed := r.unjoined[name]; !there || failed {
 			continue
 		}
 		jobs := r.bridge.outside(name)
@@ -210,14 +232,16 @@ func (r *Reservations) join(ctx context.Context) {
 		})
 		if err != nil {
 			r.log.Info("could not take waiting jobs into a reservation", "name", name, "jobs", len(jobs), "error", err.Error())
+			r.unjoined[name] = now
 			continue
 		}
 		r.bridge.nowWithin(name, jobs...)
 	}
 }
 
-// tell brings the entries of our cluster up to date.
-func (r *Reservations) tell(ctx context.Context, wishes []reservation.Wish) {
+// tell brings the entries of our cluster up to date, and reports whether all are.
+func (r *Reservations) tell(ctx context.Context, wishes []reservation.Wish) (done bool) {
+	done = true
 	cluster := r.bridge.Cluster.Name
 	for i := range r.objects {
 		o := &r.objects[i]
@@ -251,11 +275,15 @@ func (r *Reservations) tell(ctx context.Context, wishes []reservation.Wish) {
 			if want != nil {
 				o.Status.Batch = append(o.Status.Batch, *want)
 			}
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // with the next list
+		case apierrors.IsNotFound(err): // with its Reservation
+		case apierrors.IsConflict(err): // with the next list
+			done = false
 		default:
+			done = false
 			r.log.Info("could not write the status of a Reservation", "reservation", o.Name, "error", err.Error())
 		}
 	}
+	return done
 }
 
 // Keeps lists, by virtual node, the hosts that reservations keep for it, as the batch

@@ -24,11 +24,13 @@ import (
 // bookings is a ReservationAPI in memory.
 type bookings struct {
 	objects []hpcv1alpha1.Reservation
+	lists   int
 	shows   int
 	fails   bool
 }
 
 func (b *bookings) List(context.Context) ([]hpcv1alpha1.Reservation, error) {
+	b.lists++
 	if b.fails {
 		return nil, errors.New("the API server is away")
 	}
@@ -255,6 +257,118 @@ func TestReservationGoneBeforeSubmit(t *testing.T) {
 				t.Errorf("the job is %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// Whoever does as a refusal says and wants none any more hears no more of it, also where
+// the first try to take it back fails.
+func TestReservationsOffAfterRefusal(t *testing.T) {
+	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, func(c *fake.Config) { c.NoReservations = true })
+	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
+	w.ticks(2)
+	if e := w.bookings.entry(); e.State != hpcv1alpha1.BatchReservationRefused {
+		t.Fatalf("told is %+v", e)
+	}
+	w.change = nil
+	w.bookings.fails = true
+	w.boot()
+	w.ticks(2)
+	w.bookings.fails = false
+	w.ticks(16)
+	if e := w.bookings.entry(); e.State != "" {
+		t.Errorf("told is still %+v", e)
+	}
+	lists, shows := w.bookings.lists, w.bookings.shows
+	w.ticks(16)
+	if w.bookings.lists != lists || w.bookings.shows != shows {
+		t.Errorf("%d lists and %d writes more of what nobody wants", w.bookings.lists-lists, w.bookings.shows-shows)
+	}
+}
+
+// While a reservation could not be ended, what is told of it stands.
+func TestReservationsOffNotEnded(t *testing.T) {
+	gate := &faultyGate{mode: none, count: map[string]int{}}
+	w := newReserved(t, gate, nil)
+	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
+	w.ticks(2)
+	gate.target, gate.nth, gate.mode = "unreserve", 1, failBefore
+	w.change = nil
+	w.boot()
+	w.ticks(2)
+	if e := w.bookings.entry(); !gate.fired || len(w.listed()) != 1 || e.State != hpcv1alpha1.BatchReservationInForce {
+		t.Errorf("told is %+v of %+v", e, w.listed())
+	}
+	w.ticks(16)
+	if e := w.bookings.entry(); len(w.listed()) != 0 || e.State != "" {
+		t.Errorf("told is %+v of %+v", e, w.listed())
+	}
+}
+
+// A reservation that somebody deletes at the batch system, with its jobs taken out
+// before, is made anew, and they come in again.
+func TestReservationMadeAnew(t *testing.T) {
+	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+	hog := w.bind("ns-others", "hog", "2", "")
+	w.ticks(2)
+	mine := w.bind("ns-ours", "mine", "1", "")
+	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns-ours"}})
+	w.ticks(16)
+	if err := w.system.Unreserve(t.Context(), owner, w.listed()[0].Name); err != nil {
+		t.Fatal(err)
+	}
+	w.ticks(16)
+	if got := w.states(hog, mine); got != "Running Pending" || len(w.listed()) != 1 {
+		t.Fatalf("before: %s, %+v", got, w.listed())
+	}
+	w.system.Finish(backends.JobID(w.api.Get(hog).Annotations[wellknown.BatchJobID]), 0, 0)
+	w.ticks(4)
+	if got := w.states(mine); got != "Running" {
+		t.Errorf("made anew, and the job is %s", got)
+	}
+}
+
+// Jobs that could not be taken in are tried again with the next comparison, not with
+// each look.
+func TestReservationJoinFails(t *testing.T) {
+	gate := &faultyGate{mode: none, count: map[string]int{}}
+	w := newReserved(t, gate, nil)
+	gate.meanwhile = func(effect string) {
+		if effect == "join" {
+			w.system.Inject(fake.Fault{Op: fake.OpReserve, Kind: backends.KindDenied, Err: errors.New("Access/permission denied")})
+		}
+	}
+	w.bind("ns-others", "hog", "2", "")
+	w.ticks(2)
+	w.bind("ns-ours", "mine", "1", "")
+	w.ticks(2)
+	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns-ours"}})
+	w.ticks(24) // two minutes
+	if n := gate.count["join"]; n < 2 || n > 4 {
+		t.Errorf("%d tries in two minutes", n)
+	}
+}
+
+// Jobs of a user whom a reservation is not for are none to take into it: those of a
+// namespace that had another user when they were submitted.
+func TestReservationOfAnotherUser(t *testing.T) {
+	gate := &faultyGate{mode: none, count: map[string]int{}}
+	w := newReserved(t, gate, nil)
+	w.bind("ns-others", "hog", "2", "")
+	w.ticks(2)
+	mine := w.bind("ns-ours", "mine", "1", "")
+	w.ticks(2)
+	w.change = func(c *hpcv1alpha1.BatchCluster) {
+		c.Spec.Reservations = hpcv1alpha1.ReservationsBatch
+		c.Spec.Accounts = []hpcv1alpha1.Account{{User: "bob"}}
+	}
+	w.boot()
+	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns-ours"}})
+	w.ticks(16)
+	if got := w.listed(); len(got) != 1 || strings.Join(got[0].Users, " ") != "bob" {
+		t.Fatalf("listed are %+v", got)
+	}
+	if got := w.states(mine); got != "Pending" || gate.count["join"] > 0 {
+		t.Errorf("the job is %s after %d tries to take it in", got, gate.count["join"])
 	}
 }
 

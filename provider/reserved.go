@@ -31,8 +31,13 @@ func (b *Bridge) SetReservations(there []reservation.Wish) {
 			live[j.ID] = !j.State.Terminal()
 		}
 	}
-	// One that is not listed yet is taken in once more, which changes nothing.
-	maps.DeleteFunc(b.booked.within, func(id backends.JobID, _ string) bool { return !live[id] })
+	names := map[string]bool{}
+	for _, w := range there {
+		names[w.Reservation.Name] = true
+	}
+	// One that is not listed yet is taken in once more, which changes nothing. Nobody is
+	// in a reservation that is not there, and it may be made anew under its name.
+	maps.DeleteFunc(b.booked.within, func(id backends.JobID, name string) bool { return !live[id] || !names[name] })
 }
 
 // reservedFor is the reservation that a gang's job is submitted into, "" for none. Of
@@ -66,10 +71,17 @@ func (b *Bridge) reservationOf(at place) string {
 }
 
 // outside lists our jobs that wait and may use a reservation in which they are not: they
-// were submitted before it was there, and might wait for its end now.
+// were submitted before it was there, and might wait for its end now. A namespace may
+// have had another user then, whom it does not let in.
 func (b *Bridge) outside(name string) []backends.JobRef {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	var users []string
+	for _, w := range b.booked.there {
+		if w.Reservation.Name == name {
+			users = w.Reservation.Users
+		}
+	}
 	var out []backends.JobRef
 	for _, key := range slices.Sorted(maps.Keys(b.places)) {
 		at := b.places[key]
@@ -77,7 +89,7 @@ func (b *Bridge) outside(name string) []backends.JobRef {
 			continue
 		}
 		for _, j := range b.view.Jobs[key] {
-			if j.State == backends.StatePending && !j.Held && b.booked.within[j.ID] != name {
+			if j.State == backends.StatePending && !j.Held && b.booked.within[j.ID] != name && slices.Contains(users, j.User) {
 				out = append(out, backends.JobRef{ID: j.ID, Key: j.Key, User: j.User})
 			}
 		}

@@ -1,6 +1,7 @@
 package slurm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/hostlist"
 	"github.com/isthmus-hpc/isthmus/backends/slurmjob"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
 )
 
 var _ backends.Reserver = (*Backend)(nil)
@@ -140,9 +142,10 @@ func (b *Backend) Unreserve(ctx context.Context, owner, name string) error {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	if err := b.move(ctx, slices.Compact(ids), ""); err != nil {
+	switch err := b.move(ctx, slices.Compact(ids), ""); backends.KindOf(err) {
+	case backends.KindDenied, backends.KindUnknownOutcome:
 		return err
-	}
+	} // else Slurm tells whether a job is in it yet
 	return b.administer(ctx, "scontrol", "delete", "reservationname="+name)
 }
 
@@ -165,33 +168,76 @@ func (b *Backend) Join(ctx context.Context, owner, name string, jobs []backends.
 }
 
 // move takes jobs into a reservation, or with "" out of theirs. One that has ended
-// meanwhile is a complaint, and none to heed.
+// meanwhile is a complaint, and none to heed. scontrol goes on after a job that it
+// complains of, and so does this; the first complaint is told when all were tried.
 func (b *Backend) move(ctx context.Context, ids []string, name string) error {
+	var first error
 	for jobs := range slices.Chunk(ids, jobsAtOnce) {
-		err := b.administer(ctx, "scontrol", "update", "jobid="+strings.Join(jobs, ","), "reservationname="+name)
-		switch backends.KindOf(err) {
-		case backends.KindDenied, backends.KindUnknownOutcome:
-			return err
+		res, err := b.asOperator(ctx, "scontrol", "update", "jobid="+strings.Join(jobs, ","), "reservationname="+name)
+		if err != nil {
+			return err // it would be so with the next as well
+		}
+		if complaint := unmoved(res); complaint != "" && first == nil {
+			first = refused(complaint, res)
 		}
 	}
-	return nil
+	return first
+}
+
+// unmoved is what scontrol complains of that is more than jobs which do not wait any
+// more; "" for nothing. It has a line for each job, and one at the end that repeats
+// one of them or tells of something else.
+func unmoved(res transport.Result) string {
+	if res.Exit == 0 {
+		return ""
+	}
+	var jobs, all []string
+	for line := range strings.Lines(string(res.Stderr)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		all = append(all, line)
+		if !strings.HasPrefix(line, "slurm_update error") {
+			jobs = append(jobs, line)
+		}
+	}
+	if len(jobs) == 0 {
+		jobs = all
+	}
+	if len(jobs) == 0 {
+		return cmp.Or(said(res), "nothing said")
+	}
+	return strings.Join(slices.DeleteFunc(jobs, func(line string) bool {
+		return slurmjob.Ended(line) || strings.Contains(line, "Job is not pending nor running")
+	}), " ")
 }
 
 // administer runs a command that takes an operator's rights. All of them are safe to
 // repeat, since what is there is looked at before.
 func (b *Backend) administer(ctx context.Context, argv ...string) error {
-	res, started, err := b.run(ctx, command{argv: argv, timeout: b.config.QueryTimeout, env: []string{"TZ=UTC"}})
-	fail := func(kind backends.Kind, err error) error { return &backends.Error{Op: "reserve", Kind: kind, Err: err} }
-	switch {
-	case err != nil && !started:
-		return fail(notDone(err), err)
-	case err != nil:
-		return fail(backends.KindUnknownOutcome, err)
-	case res.Exit == 0:
-		return nil
+	res, err := b.asOperator(ctx, argv...)
+	if err != nil || res.Exit == 0 {
+		return err
 	}
-	text := said(res)
-	return fail(reserveKind(text), fmt.Errorf("scontrol exited with %d: %s", res.Exit, text))
+	return refused(said(res), res)
+}
+
+// asOperator runs it; the error is that it may not have run.
+func (b *Backend) asOperator(ctx context.Context, argv ...string) (transport.Result, error) {
+	res, started, err := b.run(ctx, command{argv: argv, timeout: b.config.QueryTimeout, env: []string{"TZ=UTC"}})
+	kind := backends.KindUnknownOutcome
+	switch {
+	case err == nil:
+		return res, nil
+	case !started:
+		kind = notDone(err)
+	}
+	return res, &backends.Error{Op: "reserve", Kind: kind, Err: err}
+}
+
+// refused is the error of what a command complained of, as it is read.
+func refused(complaint string, res transport.Result) error {
+	return &backends.Error{Op: "reserve", Kind: reserveKind(complaint), Err: fmt.Errorf("scontrol exited with %d: %s", res.Exit, said(res))}
 }
 
 // reserveKind is slurmjob.Classify for what is said of reservations alone.
@@ -205,9 +251,6 @@ func reserveKind(text string) backends.Kind {
 		if strings.Contains(text, m) {
 			return backends.KindTransient
 		}
-	}
-	if slurmjob.Ended(text) { // a job that was to be moved
-		return backends.KindTransient
 	}
 	return slurmjob.Classify(text)
 }
