@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -31,32 +32,47 @@ type confFile struct {
 	// also, when set, is told the configuration itself.
 	also func(config.Config)
 
-	seen   []byte // the text that was last looked at, good or bad
-	failed string // the error of reading that was last told
+	mu     sync.Mutex // of what follows: a new leader looks beside the watch
+	good   bool       // one is in force
+	seen   []byte     // the text that was last looked at, good or bad
+	wrong  error      // what is wrong with that text
+	failed string     // the error of reading that was last told
 	warned map[string]bool
 }
 
-// load looks at the file once and reports whether it brought a new configuration.
-func (c *confFile) load(log logr.Logger) bool {
+// first looks at the file when the program starts. There is no last good
+// configuration then, and the standard one would evict where the site's own may not:
+// one that brings none is an error.
+func (c *confFile) first(log logr.Logger) error {
+	if err := c.load(log); err != nil {
+		return fmt.Errorf("--scheduler-conf=%s brings no configuration to start with; mend the file, or leave the flag out for the standard one: %w", c.path, err)
+	}
+	return nil
+}
+
+// load looks at the file once. The error says why what it holds is not in force.
+func (c *confFile) load(log logr.Logger) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	text, err := readConf(c.path)
 	if err != nil {
 		if c.failed != err.Error() {
 			c.failed = err.Error()
 			c.loaded("unreadable")
-			log.Error(err, "configuration not read; the last good one stays in force", "file", c.path)
+			c.keep(log, err, "configuration not read; the last good one stays in force")
 		}
-		return false
+		return err
 	}
 	c.failed = ""
 	if c.seen != nil && bytes.Equal(text, c.seen) {
-		return false
+		return c.wrong
 	}
 	c.seen = text
 	conf, warnings, err := config.Parse(text)
-	if err != nil {
+	if c.wrong = err; err != nil {
 		c.loaded("invalid")
-		log.Error(err, "configuration is wrong; the last good one stays in force", "file", c.path)
-		return false
+		c.keep(log, err, "configuration is wrong; the last good one stays in force")
+		return err
 	}
 	for _, w := range warnings {
 		if !c.warned[w] {
@@ -69,8 +85,17 @@ func (c *confFile) load(log logr.Logger) bool {
 	if c.also != nil {
 		c.also(conf)
 	}
+	c.good = true
 	log.Info("configuration in force", "file", c.path)
-	return true
+	return nil
+}
+
+// keep tells that a change is not taken in. Without a last good configuration the
+// program ends, and says why there.
+func (c *confFile) keep(log logr.Logger, err error, message string) {
+	if c.good {
+		log.Error(err, message, "file", c.path)
+	}
 }
 
 func readConf(path string) ([]byte, error) {
@@ -95,7 +120,7 @@ func (c *confFile) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			c.load(log)
+			_ = c.load(log) // it is logged
 		}
 	}
 }

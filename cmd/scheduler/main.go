@@ -110,7 +110,12 @@ func run(ctx context.Context, o options) error {
 	}
 	if o.conf != "" {
 		s.conf = &confFile{path: o.conf, use: s.pipelines.configure, loaded: metrics.Configured, also: s.configure, warned: map[string]bool{}}
-		s.conf.load(log)
+		if err := s.conf.first(log); err != nil {
+			return err
+		}
+		// Who waits for the lease follows it too, so that its last good one is not that
+		// of its start.
+		defer s.follow(ctx)()
 	}
 	closeServers, err := serve(ctx, o, registry, s.driver.Alive)
 	if err != nil {
@@ -154,6 +159,20 @@ func (s *scheduler) configure(c schedconfig.Config) {
 	s.measure.Use(c.Measuring())
 	s.extend.Use(c.Extender())
 	s.binder.WaitForClaims(c.ClaimsWithin())
+}
+
+// follow reads the configuration again whenever it changes, until stop is called.
+func (s *scheduler) follow(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.conf.watch(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler, error) {
@@ -256,7 +275,8 @@ func (s *scheduler) run(ctx context.Context) error {
 	watched.Go(func() { s.measure.Run(ctx) })
 	watched.Go(func() { s.extend.Run(ctx) })
 	if s.conf != nil {
-		watched.Go(func() { s.conf.watch(ctx) })
+		// A change of the last seconds counts before the first pod is placed or evicted.
+		_ = s.conf.load(log) // it is logged, and there is a last good one
 	}
 	s.driver.Run(ctx)
 	stop()
