@@ -37,9 +37,9 @@ vnode: {namespaces: [default, physics], connectionSecrets: {hpc-keys: [ssh-key]}
 
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-func render(t *testing.T, values string) []unstructured.Unstructured {
+func render(t *testing.T, values string, kinds ...string) []unstructured.Unstructured {
 	t.Helper()
-	raw, err := helm.Template(t.Context(), t.Output(), namespace, values)
+	raw, err := helm.Template(t.Context(), t.Output(), namespace, values, kinds...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,9 +121,75 @@ func TestChartIsClean(t *testing.T) {
 		"a word for on":        "admission: {volcano: {policies: always}}",
 		"a webhook by http":    "admission: {volcano: {webhook: {url: \"http://a\"}}}",
 		"an empty secret list": "vnode: {connectionSecrets: {ns: []}}",
+		// In a network policy nobody reads as everybody.
+		"metrics for nobody":     "metrics: {enabled: true, from: []}",
+		"metrics for null":       "metrics: {enabled: true, from: null}",
+		"a webhook for nobody":   "admission: {volcano: {webhook: {from: []}}}",
+		"a webhook for null":     "admission: {volcano: {webhook: {from: null}}}",
+		"a kubelet for nobody":   "networkPolicy: {kubeletFrom: []}",
+		"a kubelet for null":     "networkPolicy: {kubeletFrom: null}",
+		"no way out":             "networkPolicy: {egressTo: []}",
+		"null ways out":          "networkPolicy: {egressTo: null}",
+		"metrics where probes":   "metrics: {enabled: true, port: 8081}",
+		"metrics where webhook":  "metrics: {enabled: true, port: 9443}",
+		"metrics where kubelet":  "metrics: {enabled: true, port: 10250}\nclusters: [{name: hpc}]",
+		"kubelet where metrics":  "metrics: {enabled: true}\nclusters: [{name: hpc, kubeletPort: 8080}]",
+		"webhook where probes":   "admission: {volcano: {webhook: {port: 8081}}}",
+		"webhook where loopback": "admission: {volcano: {webhook: {port: 8080}}}",
 	} {
 		if _, err := helm.Template(t.Context(), t.Output(), namespace, wrong); err == nil {
 			t.Errorf("%s is rendered", name)
+		}
+	}
+	// Ports that a pod of another program has, or that nobody listens on, are free.
+	render(t, "metrics: {enabled: true, port: 10250}\nadmission: {volcano: {webhook: {enabled: false, port: 8081}}}\nclusters: [{name: hpc, kubeletPort: 8081}]\n")
+}
+
+// TestNamesLikeNumbers: names that YAML would take for something else stay names.
+func TestNamesLikeNumbers(t *testing.T) {
+	objects := render(t, `
+clusters: [{name: "42", spec: {type: slurm}}]
+vnode: {namespaces: ["true"], connectionSecrets: {"7": [ssh-key]}}
+controllers: {sshNamespaces: ["1e3"]}
+`)
+	if d := as[appsv1.Deployment](t, objects, "Deployment"); !slices.ContainsFunc(d, func(d appsv1.Deployment) bool {
+		return d.Spec.Selector.MatchLabels["isthmus.sh/cluster"] == "42" && d.Spec.Template.Labels["isthmus.sh/cluster"] == "42"
+	}) {
+		t.Error("no deployment has the label of cluster 42")
+	}
+	if !slices.ContainsFunc(objects, func(o unstructured.Unstructured) bool { return o.GetKind() == "BatchCluster" && o.GetName() == "42" }) {
+		t.Error("there is no BatchCluster 42")
+	}
+	var where []string
+	for _, b := range as[rbacv1.RoleBinding](t, objects, "RoleBinding") {
+		where = append(where, b.Namespace)
+	}
+	for _, ns := range []string{"true", "7", "1e3"} {
+		if !slices.Contains(where, ns) {
+			t.Errorf("no role is bound in namespace %s, only in %q", ns, where)
+		}
+	}
+	if roles := as[rbacv1.Role](t, objects, "Role"); !slices.ContainsFunc(roles, func(r rbacv1.Role) bool { return r.Namespace == "7" }) {
+		t.Error("there is no role in namespace 7")
+	}
+}
+
+// TestDaemonSetsOfNewClusters: whoever fills in defaults of Jobs, DaemonSets are kept
+// off virtual nodes where the API server can do it.
+func TestDaemonSetsOfNewClusters(t *testing.T) {
+	rendered := func(values string, kinds ...string) bool {
+		t.Helper()
+		return slices.ContainsFunc(render(t, values, kinds...), func(o unstructured.Unstructured) bool { return o.GetName() == "isthmus-daemonsets" })
+	}
+	if rendered("") {
+		t.Error("the policy is rendered for an API server that does not have its kind")
+	}
+	for values, want := range map[string]bool{
+		"": true, "admission: {volcano: {defaults: none}}": true, "admission: {volcano: {defaults: webhook}}": true,
+		"admission: {daemonSets: \"off\"}": false, "admission: {enabled: false}": false,
+	} {
+		if got := rendered(values, "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"); got != want {
+			t.Errorf("%q renders the policy of DaemonSets: %t, want %t", values, got, want)
 		}
 	}
 }

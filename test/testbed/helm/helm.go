@@ -30,9 +30,14 @@ func EnsureBuilt(ctx context.Context, progress io.Writer) (string, error) {
 }
 
 // Template renders the chart for a release "isthmus" in namespace, with values
-// given as YAML over the chart's own, and without the definitions.
-func Template(ctx context.Context, progress io.Writer, namespace, values string) ([]byte, error) {
-	return run(ctx, progress, values, "template", "isthmus", "", "--namespace", namespace, "--values", "-")
+// given as YAML over the chart's own, and without the definitions. The API server has
+// what helm thinks that one has, and the kinds given, as "group/version/Kind".
+func Template(ctx context.Context, progress io.Writer, namespace, values string, kinds ...string) ([]byte, error) {
+	args := []string{"template", "isthmus", "", "--namespace", namespace, "--values", "-"}
+	for _, k := range kinds {
+		args = append(args, "--api-versions", k)
+	}
+	return run(ctx, progress, values, args...)
 }
 
 // TemplateAt is Template of the chart in another directory.
