@@ -48,8 +48,8 @@ webhooks:
 	}
 }
 
-// takeOver gives the scheduler of the chart the configuration that Volcano's had, on
-// the API server that config names.
+// takeOver installs the chart where Volcano was, on the API server that config names:
+// its scheduler has the configuration of Volcano's from the first moment on.
 func (g *guide) takeOver(config string) {
 	g.t.Helper()
 	conf := g.yaml("actions: ")
@@ -58,9 +58,16 @@ func (g *guide) takeOver(config string) {
 		g.t.Fatal(out, err)
 	}
 	g.run("kubectl -n volcano-system get configmap", "", config)
-	g.run("helm upgrade isthmus", "STATUS: deployed", config)
+	g.run("helm install isthmus", "STATUS: deployed", config)
 	out, err := g.try(`kubectl get configmap isthmus-scheduler-config -n isthmus-system -o go-template='{{index .data "volcano-scheduler.conf"}}'`, config)
 	if err != nil || out != conf {
 		g.t.Errorf("the scheduler's configuration is %q, %v, and was %q", out, err, conf)
+	}
+	out, err = g.try("kubectl get deployment isthmus-scheduler -n isthmus-system -o jsonpath='{.metadata.generation} {.spec.template.spec.containers[0].args}'", config)
+	if err != nil || !strings.HasPrefix(out, "1 ") || !strings.Contains(out, "--scheduler-conf=") {
+		g.t.Errorf("the scheduler begins with %q, %v", out, err)
+	}
+	if out, err := g.try("helm uninstall isthmus -n isthmus-system", config); err != nil {
+		g.t.Fatal(out, err)
 	}
 }

@@ -133,9 +133,9 @@ func (g *guide) setUp() {
 		g.t.Errorf("the chart made %q, %v", out, err)
 	}
 	g.upgrade(config)
-	g.takeOver(config)
 	g.daemons(config)
 	g.run("helm uninstall", "uninstalled", config)
+	g.takeOver(config)
 	g.run("kubectl delete --wait=false -f charts/isthmus/crds", "deleted", config)
 	g.stuck(config)
 	if err := other.Stop(); err != nil {
