@@ -32,9 +32,9 @@ func TestLicensesAndSwitches(t *testing.T) {
 	apply(t, ns, with(job{Name: "first", Replicas: 2, Script: "exec sleep 900", Pod: onA100}, ", "+fluent+": 2", `isthmus.sh/switches: "1@2m"`))
 	phase(t, ns, "first", "Running", 2*time.Minute)
 	id := kubectl(t, "get", "pod", "first-task-0", "-n", ns, "-o", `jsonpath={.metadata.annotations.isthmus\.sh/batch-job-id}`)
-	shown, err := here(t).Slurm().Run(t.Context(), "scontrol", "--oneliner", "show", "job", id)
-	if err != nil || !strings.Contains(shown, " Licenses=fluent:4 ") {
-		t.Errorf("Slurm knows of no 4 licences (%v): %s", err, shown)
+	shown := slurmRun(t, "scontrol", "--oneliner", "show", "job", id)
+	if !strings.Contains(shown, " Licenses=fluent:4 ") {
+		t.Errorf("Slurm knows of no 4 licences: %s", shown)
 	}
 	if !strings.Contains(shown, "Switches=1@00:02:00") {
 		t.Errorf("Slurm knows of no switches: %s", shown)
@@ -53,14 +53,12 @@ func TestLicensesAndSwitches(t *testing.T) {
 	phase(t, ns, "second", "Completed", 2*time.Minute)
 }
 
-// Pods with shares of a GPU see one GPU and run beside each other; one that asks for
-// more shares than a host has waits at the
-// scheduler.
+// Pods with shares of a GPU ask Slurm for shares, not for GPUs, see one GPU and run beside
+// each other; one that asks for more shares than a host has waits at the scheduler.
 func TestShards(t *testing.T) {
 	if here(t).Slurm() == nil {
 		t.Skip("SKIP: shares of GPUs are Slurm's, which cannot run here or this run was told not to")
 	}
-	const onH100 = "        nodeSelector: {isthmus.sh/partition: h100}"
 	ns := namespace(t, account.Alice)
 	with := func(j job, shares int) string {
 		return strings.ReplaceAll(j.yaml(), "memory: 64Mi", fmt.Sprintf("memory: 64Mi, isthmus.sh/gpu-shard: %d", shares))
@@ -82,6 +80,11 @@ func TestShards(t *testing.T) {
 			log := strings.TrimSpace(kubectl(t, "logs", "-n", ns, name+"-task-0"))
 			return regexp.MustCompile(`^sees \[[0-9]+\]$`).MatchString(log), log
 		})
+		id := kubectl(t, "get", "pod", name+"-task-0", "-n", ns, "-o", `jsonpath={.metadata.annotations.isthmus\.sh/batch-job-id}`)
+		shown := slurmRun(t, "scontrol", "--oneliner", "show", "job", id)
+		if asked := regexp.MustCompile(` TresPerNode=(\S+)`).FindStringSubmatch(shown); asked == nil || asked[1] != "gres:shard:2" && asked[1] != "gres/shard:2" {
+			t.Errorf("Slurm was asked for %q, want two shares alone: %s", asked, shown)
+		}
 	}
 	apply(t, ns, with(job{Name: "many", Replicas: 1, Script: "echo no", Pod: onH100}, 33))
 	eventually(t, 2*time.Minute, "no host has so many", func() (bool, string) {

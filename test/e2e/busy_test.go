@@ -15,15 +15,7 @@ import (
 // if the node says so; it runs once the others have ended.
 func TestWaitsInTheBatchQueue(t *testing.T) {
 	if here(t).Slurm() == nil {
-		t.Skip("the batch system is local: it has no queue that others fill")
-	}
-	slurm := func(argv ...string) string {
-		t.Helper()
-		out, err := here(t).Slurm().Run(t.Context(), argv...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(out)
+		t.Skip("SKIP: a queue that others fill is Slurm's here, which cannot run or this run was told not to")
 	}
 	index := -1
 	var nodes []struct{ Name, Partition string }
@@ -51,7 +43,7 @@ func TestWaitsInTheBatchQueue(t *testing.T) {
 	})
 	takenOver(t)
 
-	foreign := slurm("sbatch", "--parsable", "--uid="+account.Bob, "--partition=a100", "--nodes=2", "--exclusive",
+	foreign := slurmRun(t, "sbatch", "--parsable", "--uid="+account.Bob, "--partition=a100", "--nodes=2", "--exclusive",
 		"--time=30", "--chdir=/tmp", "--output=/dev/null", "--wrap=sleep 600")
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -61,7 +53,7 @@ func TestWaitsInTheBatchQueue(t *testing.T) {
 		}
 	})
 	eventually(t, time.Minute, "the foreign job runs", func() (bool, string) {
-		out := slurm("squeue", "--noheader", "--jobs="+foreign, "--format=%T")
+		out := slurmRun(t, "squeue", "--noheader", "--jobs="+foreign, "--format=%T")
 		return out == "RUNNING", out
 	})
 	eventually(t, 90*time.Second, "the node tells what others hold", func() (bool, string) {
@@ -76,9 +68,19 @@ func TestWaitsInTheBatchQueue(t *testing.T) {
 		return strings.TrimSpace(out) == "Pending/Queued Pending/Queued", out
 	})
 	id := strings.Fields(kubectl(t, "get", "pods", "-n", ns, "-o", `jsonpath={.items[*].metadata.annotations.isthmus\.sh/batch-job-id}`))[0]
-	if state := slurm("squeue", "--noheader", "--jobs="+id, "--format=%T %r"); !strings.HasPrefix(state, "PENDING") || strings.Contains(state, "Held") {
+	if state := slurmRun(t, "squeue", "--noheader", "--jobs="+id, "--format=%T %r"); !strings.HasPrefix(state, "PENDING") || strings.Contains(state, "Held") {
 		t.Errorf("batch job %s is %q, want it PENDING and not held", id, state)
 	}
-	slurm("scancel", foreign)
+	slurmRun(t, "scancel", foreign)
 	phase(t, ns, "waiter", "Completed", 2*time.Minute)
+}
+
+// slurmRun runs a command of Slurm, which must succeed, and gives what it prints.
+func slurmRun(t *testing.T, argv ...string) string {
+	t.Helper()
+	out, err := here(t).Slurm().Run(t.Context(), argv...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
 }

@@ -78,8 +78,11 @@ func TestGangWaitsWhole(t *testing.T) {
 	phase(t, ns, "waiter", "Completed", 2*time.Minute)
 }
 
-// onA100 keeps a Job on one of the two virtual nodes.
-const onA100 = "        nodeSelector: {isthmus.sh/partition: a100}"
+// onA100 and onH100 keep a Job on one of the two virtual nodes.
+const (
+	onA100 = "        nodeSelector: {isthmus.sh/partition: a100}"
+	onH100 = "        nodeSelector: {isthmus.sh/partition: h100}"
+)
 
 // Deleting a Job cancels its batch job and empties the staging area.
 func TestDelete(t *testing.T) {

@@ -19,14 +19,7 @@ import (
 // of one whose first fails never starts.
 func testQueuedEarlyOnPBS(t *testing.T) {
 	ns := namespace(t, account.Alice)
-	dir, err := os.MkdirTemp("", "isthmus-early-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // the pods' user writes there
-		t.Fatal(err)
-	}
+	dir := markDir(t)
 	file := func(name string) string { return filepath.Join(dir, name) }
 	wait := "until [ -e " + file("go") + " ]; do sleep 0.2; done; "
 	for name, script := range map[string]string{

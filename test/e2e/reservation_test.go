@@ -35,35 +35,27 @@ spec: {duration: 1h, nodes: {names: [`+node+`]}, owners: {namespaces: [`+ns+`]}}
 		return strings.HasPrefix(out, "InForce True "), out
 	})
 	name := kubectl(t, "get", "reservation", "e2e-slurm", "-o", "jsonpath={.status.batch[0].name}")
-	slurm := func(argv ...string) string {
-		t.Helper()
-		out, err := here(t).Slurm().Run(t.Context(), argv...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(out)
-	}
-	if out := slurm("scontrol", "--oneliner", "show", "reservation", name); !strings.Contains(out, " Users="+account.Alice+" ") {
+	if out := slurmRun(t, "scontrol", "--oneliner", "show", "reservation", name); !strings.Contains(out, " Users="+account.Alice+" ") {
 		t.Errorf("Slurm has %s", out)
 	}
-	stranger := slurm("sbatch", "--parsable", "--uid="+account.Bob, "--partition=h100", "--time=30", "--chdir=/tmp", "--output=/dev/null", "--wrap=sleep 600")
+	stranger := slurmRun(t, "sbatch", "--parsable", "--uid="+account.Bob, "--partition=h100", "--time=30", "--chdir=/tmp", "--output=/dev/null", "--wrap=sleep 600")
 	defer func() {
 		if _, err := here(t).Slurm().Run(t.Context(), "scancel", stranger); err != nil {
 			t.Error(err)
 		}
 	}()
 	state := func() string {
-		return slurm("squeue", "--noheader", "--states=all", "--jobs="+stranger, "--format=%T %r")
+		return slurmRun(t, "squeue", "--noheader", "--states=all", "--jobs="+stranger, "--format=%T %r")
 	}
 
-	apply(t, ns, job{Name: "mine", Replicas: 1, Script: "exec sleep 600", Pod: "        nodeSelector: {isthmus.sh/partition: h100}\n"}.yaml())
+	apply(t, ns, job{Name: "mine", Replicas: 1, Script: "exec sleep 600", Pod: onH100}.yaml())
 	phase(t, ns, "mine", "Running", 2*time.Minute)
 	pod := kubectl(t, "get", "pod", "mine-task-0", "-n", ns, "-o", `jsonpath={.metadata.annotations.isthmus\.sh/reserved-by} {.metadata.annotations.isthmus\.sh/batch-job-id}`)
 	by, id, _ := strings.Cut(pod, " ")
 	if by != "e2e-slurm" {
 		t.Errorf("the pod was placed by reservation %q", by)
 	}
-	if out := slurm("squeue", "--noheader", "--jobs="+id, "--format=%v"); out != name {
+	if out := slurmRun(t, "squeue", "--noheader", "--jobs="+id, "--format=%v"); out != name {
 		t.Errorf("its job is in reservation %q, want %s", out, name)
 	}
 	if out := state(); !strings.HasPrefix(out, "PENDING") {
@@ -71,10 +63,10 @@ spec: {duration: 1h, nodes: {names: [`+node+`]}, owners: {namespaces: [`+ns+`]}}
 	}
 	kubectl(t, "delete", "reservation", "e2e-slurm")
 	eventually(t, 2*time.Minute, "Slurm has no reservation any more, and the stranger's job runs", func() (bool, string) {
-		out := state() + "; " + slurm("scontrol", "--oneliner", "show", "reservation")
+		out := state() + "; " + slurmRun(t, "scontrol", "--oneliner", "show", "reservation")
 		return strings.HasPrefix(out, "RUNNING") && !strings.Contains(out, name), out
 	})
-	if out := slurm("squeue", "--noheader", "--jobs="+id, "--format=%T"); out != "RUNNING" {
+	if out := slurmRun(t, "squeue", "--noheader", "--jobs="+id, "--format=%T"); out != "RUNNING" {
 		t.Errorf("the owner's job is %s", out)
 	}
 	kubectl(t, "delete", "vcjob", "mine", "-n", ns)
