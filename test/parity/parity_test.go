@@ -55,7 +55,6 @@ const (
 	tableFile  = "differences.yaml"
 	imagesFile = "differences-images.yaml"
 	userLabel  = "test-user"
-	wholeLimit = 12 * time.Minute
 )
 
 // The user guide says what the tables say.
@@ -100,7 +99,7 @@ func TestParity(t *testing.T) {
 	if os.Getenv("ISTHMUS_E2E") == "off" {
 		t.Skip("SKIP: because ISTHMUS_E2E=off")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), wholeLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), wholeLimit())
 	defer cancel()
 	if err := runtimes.EnsureInstalled(ctx, t.Output()); err != nil {
 		t.Fatal(err)
@@ -193,13 +192,25 @@ func columns() []column {
 	}
 }
 
+// wholeLimit bounds the run. A column with images runs after the one before it, which
+// with all cases takes as long again and more.
+func wholeLimit() time.Duration {
+	if all() {
+		return 35 * time.Minute
+	}
+	return 12 * time.Minute
+}
+
+// all reports whether all cases run with images, too.
+func all() bool { return os.Getenv("ISTHMUS_PARITY") == "all" }
+
 // wanted reports whether a column is compared with the kubelet.
 func (c column) wanted() bool { return c.table == "" || *which == "" || c.name == *which }
 
 // runs reports whether a case is run in a column. Images cost time, so that
 // `make test-long` alone runs all cases with them, by ISTHMUS_PARITY=all.
 func (c column) runs(name string) bool {
-	return c.table != imagesFile || *only != "" || os.Getenv("ISTHMUS_PARITY") == "all" || slices.Contains(sampled(), name)
+	return c.table != imagesFile || *only != "" || all() || slices.Contains(sampled(), name)
 }
 
 // sampled are the cases that are always run with images: what depends most on the
