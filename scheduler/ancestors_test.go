@@ -79,6 +79,27 @@ func TestDeclaredResourcesCount(t *testing.T) {
 	}
 }
 
+// TestQueuesThatDeclareNothing: the queue that holds less for its weight is served first,
+// whatever its name.
+func TestQueuesThatDeclareNothing(t *testing.T) {
+	for weight, want := range map[string]string{"1": "late-b", "4": "late-a"} {
+		w := schedtest.NewWorld()
+		for _, line := range []string{
+			"node n cpu=64 gpu=8", "queue a cap.gpu=8 weight=" + weight, "queue b cap.gpu=8 weight=1",
+			"group a min=1 queue=a", "pods a w 3 gpu=1", "group b min=1 queue=b", "pods b w 1 gpu=1",
+			"cycle", "settle 10m",
+			"group late-a min=4 queue=a", "pods late-a w 4 gpu=1", "group late-b min=4 queue=b", "pods late-b w 4 gpu=1",
+		} {
+			if _, err := w.Do(line); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+		}
+		if p := scheduler.Cycle(capacityWith(t, ""), w.Snapshot(), w.Now); len(p.Placements) != 1 || p.Placements[0].Name != want {
+			t.Errorf("with weight %s of queue a %s is to be placed:\n%s", weight, want, p)
+		}
+	}
+}
+
 // TestFlatQueues: without a hierarchy what is said of the queue above has no effect.
 func TestFlatQueues(t *testing.T) {
 	for rest, want := range map[string]int{

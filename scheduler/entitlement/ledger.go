@@ -59,6 +59,7 @@ type Queue struct {
 	limits   []bool // the resources that its own capability names; nil for none
 	binds    []bool // those of them that it bounds closer than those above and what there is
 	counts   []bool // see Counts; nil for all
+	total    resource.Vector
 	stop     *Fault
 }
 
@@ -117,6 +118,13 @@ func (q *Queue) Share() (most int64) {
 	return most
 }
 
+// Part is the largest part that the queue holds of what there is, in any resource, in the
+// same units.
+func (q *Queue) Part() int64 {
+	most, _ := q.Held.Dominant(q.total)
+	return most
+}
+
 // Ledger is the tree with what everybody holds. It is for one goroutine.
 type Ledger struct {
 	// Faults are what is wrong with the queues' declarations, in order of name.
@@ -138,7 +146,7 @@ func New(s *snapshot.Snapshot, o Options) *Ledger {
 	n := s.Dims.Len()
 	counts := l.counts(s)
 	for _, q := range l.queues {
-		q.Held, q.Wanted, q.counts = make(resource.Vector, n), make(resource.Vector, n), counts
+		q.Held, q.Wanted, q.counts, q.total = make(resource.Vector, n), make(resource.Vector, n), counts, l.total
 	}
 	for _, g := range s.Gangs {
 		i, ok := l.byName[g.Queue]

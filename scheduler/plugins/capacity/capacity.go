@@ -7,6 +7,7 @@ import (
 	"cmp"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
 // Plugin orders queues and takes what they declare. It holds no state.
@@ -26,7 +27,10 @@ func (p Plugin) Entitlement(o entitlement.Options) entitlement.Options {
 }
 
 // CompareQueues puts the queue of higher priority first, then the one that holds
-// the smaller part of what it deserves.
+// the smaller part of what it deserves. Where that is no difference, as between queues
+// that declare nothing, it is the one that holds the smaller part of what there is for
+// its weight.
 func (Plugin) CompareQueues(a, b *entitlement.Queue) int {
-	return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Share(), b.Share()))
+	return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Share(), b.Share()),
+		cmp.Compare(resource.Mul(a.Part(), b.Weight), resource.Mul(b.Part(), a.Weight)))
 }
