@@ -5,7 +5,6 @@ package allocate
 
 import (
 	"cmp"
-	"container/heap"
 	"fmt"
 	"slices"
 	"time"
@@ -28,9 +27,7 @@ const grace = 10 * time.Second
 
 // Run places what fits, in the order of queues and gangs.
 func (Action) Run(s *framework.Session) {
-	var urgent []*snapshot.Gang
-	byQueue := map[string][]*snapshot.Gang{}
-	var queues []string
+	var urgent, others []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {
 		s.Look(g)
 		if !candidate(s, g) {
@@ -40,55 +37,39 @@ func (Action) Run(s *framework.Session) {
 			urgent = append(urgent, g)
 			continue
 		}
-		if byQueue[g.Queue] == nil {
-			queues = append(queues, g.Queue)
-		}
-		byQueue[g.Queue] = append(byQueue[g.Queue], g)
+		others = append(others, g)
 	}
 	s.Look(nil)
 	slices.SortFunc(urgent, s.CompareGangs)
 	for _, g := range urgent {
 		placeOwn(s, g)
 	}
-	h := &queueHeap{s: s}
-	for _, name := range queues {
-		gangs := byQueue[name]
-		slices.SortFunc(gangs, s.CompareGangs)
-		h.lines = append(h.lines, &line{queue: s.Snapshot.Queue(name), gangs: gangs})
-	}
-	heap.Init(h)
-	for h.Len() > 0 {
-		l := h.lines[0]
+	s.InTurn(others, func(l *framework.Line) {
 		s.Look(nil)
-		s.Guard(l.gangs[0])
-		placeOwn(s, l.gangs[0])
+		s.Guard(l.Gangs[0])
+		placeOwn(s, l.Gangs[0])
 		s.Unguard()
 		if inOrder(s, l) {
-			l.gangs = l.gangs[:1]
+			l.Gangs = l.Gangs[:1]
 		}
-		if l.gangs = l.gangs[1:]; len(l.gangs) == 0 {
-			heap.Pop(h)
-		} else {
-			heap.Fix(h, 0) // only this queue's share has changed
-		}
-	}
+	})
 	openGates(s)
 }
 
 // inOrder reports whether the queue is served in order and the gang that was just
 // looked at found no place; those behind it then wait.
-func inOrder(s *framework.Session, l *line) bool {
-	first := l.gangs[0]
+func inOrder(s *framework.Session, l *framework.Line) bool {
+	first := l.Gangs[0]
 	u := s.Waits(first)
-	if l.queue.Dequeue != snapshot.DequeueFIFO || u == nil || u.Satisfied {
+	if l.Queue.Dequeue != snapshot.DequeueFIFO || u == nil || u.Satisfied {
 		return false
 	}
 	switch u.Code {
 	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.UnsupportedRequest, plan.DatasetNotFound:
 		return false // it has no claim to a place yet
 	}
-	for _, g := range l.gangs[1:] {
-		s.Wait(g, plan.Unschedulable{Code: plan.OutOfTurn, Message: fmt.Sprintf("queue %q is served in order, and %s is before it", l.queue.Name, first.Name)})
+	for _, g := range l.Gangs[1:] {
+		s.Wait(g, plan.Unschedulable{Code: plan.OutOfTurn, Message: fmt.Sprintf("queue %q is served in order, and %s is before it", l.Queue.Name, first.Name)})
 	}
 	return true
 }
@@ -124,28 +105,6 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 func partial(g *snapshot.Gang) bool {
 	have := g.Have()
 	return have > 0 && have < g.Minimum() || len(openAttempts(g)) > 0
-}
-
-type line struct {
-	queue *snapshot.Queue
-	gangs []*snapshot.Gang
-}
-
-type queueHeap struct {
-	s     *framework.Session
-	lines []*line
-}
-
-func (h *queueHeap) Len() int { return len(h.lines) }
-func (h *queueHeap) Less(i, j int) bool {
-	return h.s.CompareQueues(h.lines[i].queue, h.lines[j].queue) < 0
-}
-func (h *queueHeap) Swap(i, j int) { h.lines[i], h.lines[j] = h.lines[j], h.lines[i] }
-func (h *queueHeap) Push(x any)    { h.lines = append(h.lines, x.(*line)) }
-func (h *queueHeap) Pop() any {
-	last := h.lines[len(h.lines)-1]
-	h.lines = h.lines[:len(h.lines)-1]
-	return last
 }
 
 // placeOwn tries to place one gang, which may use the room that is kept for it.

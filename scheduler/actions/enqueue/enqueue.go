@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -19,40 +20,79 @@ type Action struct{}
 // Name is the action's name in configuration.
 func (Action) Name() string { return "enqueue" }
 
-// Run admits, in the order in which gangs are placed, every pending PodGroup whose
-// queue is open and whose minimum some domain and the queue could hold if they were
-// empty, unless a plugin is against it.
+// Run admits, in the order of queues and gangs, every pending PodGroup whose queue is
+// open and whose minimum some domain and the queue could hold if they were empty, unless
+// a plugin is against it.
 func (Action) Run(s *framework.Session) {
 	var pending []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {
-		if !g.Plain && !g.Native && !g.Absent && g.Status.Phase == snapshot.GroupPending {
-			pending = append(pending, g)
+		if g.Plain || g.Native || g.Absent || g.Status.Phase != snapshot.GroupPending {
+			continue
 		}
-	}
-	if len(pending) == 0 {
-		return
-	}
-	slices.SortStableFunc(pending, s.CompareGangs)
-	for _, g := range pending {
 		s.Look(g)
 		if u, ok := framework.QueueReason(s, g); !ok {
 			s.Wait(g, u)
 			continue
 		}
-		if u := aboveQueue(s, g); u != nil {
-			s.Wait(g, *u)
-			continue
+		pending = append(pending, g)
+	}
+	if len(pending) == 0 {
+		return
+	}
+	b := &book{ledger: s.Ledger}
+	defer b.undo()
+	for _, g := range s.Snapshot.Gangs {
+		if g.Status.Phase != snapshot.GroupPending {
+			b.take(g, g.Wants)
 		}
-		if reasons := never(s, g); reasons != nil {
-			s.Wait(g, plan.Unschedulable{Code: plan.NoCapacity, Domains: reasons,
-				Message: "the gang's minimum is more than there is: " + plan.DomainWords(reasons)})
-			continue
-		}
-		if u := s.Refused(g); u != nil {
+	}
+	s.InTurn(pending, func(l *framework.Line) {
+		g := l.Gangs[0]
+		s.Look(g)
+		if u := against(s, g); u != nil {
 			s.Wait(g, *u)
-			continue
+			return
 		}
 		s.Admit(g)
+		need, _ := s.Snapshot.Dims.Vector(g.MinResources)
+		b.take(g, need)
+	})
+}
+
+// against returns why a gang is not let in, nil when it is.
+func against(s *framework.Session, g *snapshot.Gang) *plan.Unschedulable {
+	if u := aboveQueue(s, g); u != nil {
+		return u
+	}
+	if reasons := never(s, g); reasons != nil {
+		return &plan.Unschedulable{Code: plan.NoCapacity, Domains: reasons,
+			Message: "the gang's minimum is more than there is: " + plan.DomainWords(reasons)}
+	}
+	return s.Refused(g)
+}
+
+// book counts what was let in as held, so that one queue does not use up what all of
+// them may let in. It is undone before anything is placed.
+type book struct {
+	ledger  *entitlement.Ledger
+	entries []entry
+}
+
+type entry struct {
+	queue string
+	what  resource.Vector
+}
+
+func (b *book) take(g *snapshot.Gang, what resource.Vector) {
+	if !what.Zero() {
+		b.ledger.Take(g.Queue, what, 1)
+		b.entries = append(b.entries, entry{g.Queue, what})
+	}
+}
+
+func (b *book) undo() {
+	for _, e := range b.entries {
+		b.ledger.Give(e.queue, e.what, 1)
 	}
 }
 

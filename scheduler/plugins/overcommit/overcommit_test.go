@@ -1,6 +1,8 @@
 package overcommit_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
@@ -76,5 +78,49 @@ func TestTheFirstIsLetIn(t *testing.T) {
 		if in := s.Want.Phase == snapshot.GroupInqueue; in != (s.Name == "d") {
 			t.Errorf("%s: let in %v", s.Name, in)
 		}
+	}
+}
+
+// TestQueuesAreLetInInTurn: what little may be let in is shared among the queues, whoever
+// asked first, and a queue that has its part let in comes after one that has nothing.
+func TestQueuesAreLetInInTurn(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before int // gangs of a that were let in before
+		want   string
+	}{
+		"nobody is in yet":      {want: "a0 a1 b0 b1"},
+		"one queue is in":       {before: 2, want: "b0 b1"},
+		"one queue has its all": {before: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := schedtest.NewWorld()
+			w.Queues = append(w.Queues, snapshot.Queue{Name: "a", Weight: 1, State: "Open"}, snapshot.Queue{Name: "b", Weight: 1, State: "Open"})
+			w.SetNode(schedtest.Real("n", resource.Quantity{Name: "gpu", Amount: 40}, resource.Quantity{Name: "pods", Amount: 100}))
+			add := func(queue, name, phase string, priority int32) {
+				g := w.AddGang(name, 1)
+				g.Queue, g.Priority, g.Status.Phase = queue, priority, phase
+				g.MinResources = resource.MakeList(resource.Quantity{Name: "gpu", Amount: 10})
+			}
+			for i := range tc.before {
+				add("a", fmt.Sprint("before", i), snapshot.GroupInqueue, 1)
+			}
+			for i := range 4 { // older, and of a higher priority
+				add("a", fmt.Sprint("a", i), snapshot.GroupPending, 1)
+			}
+			for i := range 4 {
+				add("b", fmt.Sprint("b", i), snapshot.GroupPending, 0)
+			}
+			p := schedtest.Pipeline()
+			p.Plugins = append(p.Plugins, overcommit.Plugin{Percent: 100})
+			var in []string
+			for _, s := range scheduler.Cycle(p, w.Snapshot(), w.Now).Statuses {
+				if s.Want.Phase == snapshot.GroupInqueue && !strings.HasPrefix(s.Name, "before") {
+					in = append(in, s.Name)
+				}
+			}
+			if got := strings.Join(in, " "); got != tc.want {
+				t.Errorf("%q are let in, want %q", got, tc.want)
+			}
+		})
 	}
 }
