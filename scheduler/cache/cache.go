@@ -461,7 +461,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 			p.Protected = e.group.protected
 		}
 		p.Picked = c.picked(pe)
-		p.Movable = p.Protected == "" && (p.Movable || pe.remade && e.group != nil && e.group.yields)
+		p.Movable = p.Protected == "" && (p.Movable || pe.remade && e.group != nil && e.group.yields) && (e.group == nil || !e.group.acts)
 		pods = append(pods, &p)
 		priority = max(priority, pe.priority)
 		patient = patient || pe.patient

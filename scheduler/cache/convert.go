@@ -290,6 +290,7 @@ type groupSpec struct {
 	reads          []string // datasets
 	protected      string   // why none of its pods may have to make room
 	yields         bool     // its pods say by it that they may have to
+	acts           bool     // its Job restarts or ends when one of them is evicted
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
@@ -319,6 +320,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 		g.protected = "its PodGroup says that it is not to be preempted"
 	}
 	g.yields = yields(pg.Labels) || yields(pg.Annotations)
+	g.acts = pg.Annotations[wellknown.EvictionActs] != ""
 	for task, n := range pg.Spec.MinTaskMember {
 		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})
 	}

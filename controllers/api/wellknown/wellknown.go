@@ -133,6 +133,11 @@ const ReasonPredecessor = "PredecessorNotCompleted"
 // It is written before the first eviction, so that a new scheduler knows of it.
 const Nomination = Prefix + "nomination"
 
+// EvictionActs is the Job controller's annotation on a PodGroup whose Job has a policy
+// that acts when a pod is evicted, such as RestartJob; value "true". Such a gang does not
+// simply get its pods anew, so the scheduler does not move it.
+const EvictionActs = Prefix + "eviction-acts"
+
 // Labels and annotations of a virtual node.
 const (
 	// VirtualNode is the label that marks a node as virtual; value "true".
