@@ -3,12 +3,12 @@ package framework
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -80,21 +80,28 @@ func (s *Session) Guard(g *snapshot.Gang) {
 
 // guard makes what is placed next, for g, fit the starts that it would still run at.
 func (s *Session) guard(g *snapshot.Gang, heads []head) {
-	until := int64(math.MaxInt64)
-	if g.Estimate > 0 {
-		until = s.Now.UnixNano() + g.Estimate
-	}
 	var guards []*snapshot.Txn
 	var salt strings.Builder
 	for i, h := range heads {
-		passes := h.mine(g) || h.reservation == nil && g.Estimate <= 0 && s.backfill != nil && s.backfill.PassUnknown
-		if until > h.at && !passes {
+		if s.reaches(g, h, 0) {
 			guards = append(guards, h.then)
 			fmt.Fprintf(&salt, "%d ", i)
 		}
 	}
 	s.Txn.Guard(guards...)
 	s.salt = "heads " + salt.String()
+}
+
+// reaches reports whether g would still run at a planned start that it has to fit, if it
+// were placed now and ran for that much longer than it is thought to.
+func (s *Session) reaches(g *snapshot.Gang, h head, longer time.Duration) bool {
+	switch {
+	case h.mine(g):
+		return false
+	case g.Estimate > 0:
+		return resource.Add(s.Now.UnixNano(), resource.Add(g.Estimate, int64(longer))) > h.at
+	}
+	return h.reservation != nil || s.backfill == nil || !s.backfill.PassUnknown
 }
 
 // Unguard ends Guard.

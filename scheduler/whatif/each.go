@@ -54,6 +54,7 @@ func Likeness(s *framework.Session, b framework.Blocked) string {
 	for _, p := range b.Must {
 		fmt.Fprintf(&out, " %p", p.Class)
 	}
+	out.WriteString(s.Alike(b))
 	if s.Nominated(b.Gang) {
 		out.WriteString(b.Gang.Key) // it may use what is kept for it
 	}

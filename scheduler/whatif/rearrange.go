@@ -114,6 +114,12 @@ func Rearrange(s *framework.Session, b framework.Blocked, movers []Mover, action
 	return true
 }
 
+// Alike is equal for gangs for which Rearrange comes to the same: they also have to keep
+// clear of the same planned starts.
+func Alike(s *framework.Session, b framework.Blocked) string {
+	return Likeness(s, b) + s.Reached(b.Gang, Keep)
+}
+
 // moved sends a gang's pods away and says where they go.
 func moved(s *framework.Session, m move, action, why string) plan.Claim {
 	c := plan.Claim{Action: action}

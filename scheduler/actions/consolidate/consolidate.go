@@ -44,7 +44,7 @@ func (a Action) Run(s *framework.Session) {
 		if b.Gang.Patient || len(failed) >= mostTried || s.StartsWithin(b.Gang, whatif.Keep) {
 			continue // who starts as soon by itself is not worth the work of others
 		}
-		like := whatif.Likeness(s, b)
+		like := whatif.Alike(s, b)
 		if failed[like] {
 			continue
 		}
