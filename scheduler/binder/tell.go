@@ -13,9 +13,11 @@ const (
 	// tellAgain is how long an event is kept by an API server unless told otherwise:
 	// what is still true is told again then.
 	tellAgain = time.Hour
-	// tellAtOnce bounds the events of one cycle, so that a flood of gangs that wait
-	// crowds out no other event; the rest follows with the next cycles.
+	// tellAtOnce bounds the events of tellWithin, however many cycles that has, so that
+	// a flood of gangs that wait crowds out no other event: what sends them off drops
+	// what it has no room for. The rest follows with later cycles.
 	tellAtOnce = 50
+	tellWithin = time.Second
 )
 
 // waits remembers which gangs' pods were told why they wait. The binder's lock
@@ -23,11 +25,15 @@ const (
 type waits struct {
 	told  map[waitOf]time.Time
 	swept time.Time
+	since time.Time // of those that are counted
+	count int
 }
 
+// waitOf is a reason of a gang. All that name a PodGroup which does not exist have no
+// UID.
 type waitOf struct {
-	gang string // UID
-	code plan.Code
+	gang, uid string
+	code      plan.Code
 }
 
 // news gives those of the gangs that wait whose first pod has not heard this reason
@@ -42,19 +48,23 @@ func (w *waits) news(all []plan.Unschedulable, now time.Time) []plan.Unschedulab
 			}
 		}
 	}
+	if now.Sub(w.since) >= tellWithin {
+		w.since, w.count = now, 0
+	}
 	var out []plan.Unschedulable
 	for _, u := range all {
 		// A pod of its own has its event from its condition.
 		if len(u.Pods) == 0 || u.Plain && u.Code.CapacityKind() {
 			continue
 		}
-		k := waitOf{u.GangUID, u.Code}
+		k := waitOf{u.Gang, u.GangUID, u.Code}
 		if at, known := w.told[k]; known && now.Sub(at) <= tellAgain {
 			continue
 		}
-		if len(out) == tellAtOnce {
+		if w.count == tellAtOnce {
 			break
 		}
+		w.count++
 		w.told[k] = now
 		out = append(out, u)
 	}

@@ -45,3 +45,30 @@ func TestWaitsAreToldOnce(t *testing.T) {
 		t.Errorf("%d are remembered, want 3", len(w.told))
 	}
 }
+
+// Who names a PodGroup that does not exist has no other sign than the event, and no UID
+// to be told apart by: each is told, and a second has only so many whatever cycles it has.
+func TestEachIsToldThatItsPodGroupIsNotThere(t *testing.T) {
+	all := waiting(3*tellAtOnce, plan.PodGroupNotFound)
+	for i := range all {
+		all[i].Gang, all[i].GangUID = "podgroup/default/"+all[i].GangUID, ""
+	}
+	w := waits{told: map[waitOf]time.Time{}}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	told := map[string]int{}
+	for second := range 4 {
+		for cycle := range 10 {
+			for _, u := range w.news(all, now.Add(time.Duration(second)*time.Second+time.Duration(cycle)*100*time.Millisecond)) {
+				told[u.Gang]++
+			}
+		}
+		if want := min((second+1)*tellAtOnce, len(all)); len(told) != want {
+			t.Errorf("after second %d %d gangs were told, want %d", second, len(told), want)
+		}
+	}
+	for gang, n := range told {
+		if n != 1 {
+			t.Errorf("%s was told %d times", gang, n)
+		}
+	}
+}
