@@ -30,14 +30,14 @@ func (s *Session) behind(g *snapshot.Gang) []expectation {
 	if len(s.expected) == 0 {
 		return nil
 	}
-	turn := func(g *snapshot.Gang) int {
-		return slices.IndexFunc(s.blocked, func(b Blocked) bool { return b.Gang == g })
-	}
-	mine := turn(g)
-	if mine < 0 {
+	mine, looked := s.turns[g]
+	if !looked {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(s.expected), func(e expectation) bool { return turn(e.gang) <= mine })
+	return slices.DeleteFunc(slices.Clone(s.expected), func(e expectation) bool {
+		turn, looked := s.turns[e.gang]
+		return !looked || turn <= mine
+	})
 }
 
 // takeExpected has those behind a gang, for which room is kept now, wait as before where

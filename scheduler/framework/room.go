@@ -18,7 +18,12 @@ type Blocked struct {
 }
 
 // Block notes that the minimum of a gang found no room; later actions may make some.
-func (s *Session) Block(b Blocked) { s.blocked = append(s.blocked, b) }
+func (s *Session) Block(b Blocked) {
+	if _, looked := s.turns[b.Gang]; !looked {
+		s.turns[b.Gang] = len(s.blocked)
+	}
+	s.blocked = append(s.blocked, b)
+}
 
 // BlockedGangs lists the gangs without room in the order in which they were
 // looked at. Those that room was made for since are not among them, nor those whose

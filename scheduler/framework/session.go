@@ -46,8 +46,9 @@ type Session struct {
 	marks     marks          // see marked
 
 	blocked      []Blocked
-	kept         map[string][]keptRoom // by gang: what is kept for it
-	claimed      map[string]bool       // gangs that this cycle makes room for
+	turns        map[*snapshot.Gang]int // when a blocked gang was looked at first, as a position in blocked
+	kept         map[string][]keptRoom  // by gang: what is kept for it
+	claimed      map[string]bool        // gangs that this cycle makes room for
 	expected     []expectation
 	sizes        map[string]*snapshot.Class // what is kept for pods that are not there yet
 	cells        *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
@@ -84,6 +85,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 	ses := &Session{
 		Snapshot: s, Txn: s.Begin(), Now: now,
 		inqueue:  map[string]bool{},
+		turns:    map[*snapshot.Gang]int{},
 		waiting:  map[string]int{},
 		verdicts: map[judged]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
