@@ -3,7 +3,6 @@ package snapshot
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -44,15 +43,38 @@ func (s *Snapshot) Serves(node int, namespace string) bool {
 	if len(n.serves) == 0 {
 		return true
 	}
-	set := labels.Set(maps.Clone(s.Namespaces[namespace]))
-	if set == nil {
-		set = labels.Set{}
-	}
-	set[corev1.LabelMetadataName] = namespace // on every namespace
+	set := inNamespace{s.Namespaces[namespace], namespace}
 	for _, selector := range n.serves {
 		if selector.Matches(set) {
 			return true
 		}
 	}
 	return false
+}
+
+// inNamespace is the labels of a namespace as the API server has them: with its name,
+// which is on every namespace, also of one that is not known. It is asked once for each
+// gang and virtual node, and copies nothing.
+type inNamespace struct {
+	labels.Set
+	name string
+}
+
+// Has reports whether the namespace has a label.
+func (n inNamespace) Has(label string) bool {
+	return label == corev1.LabelMetadataName || n.Set.Has(label)
+}
+
+// Get is the value of a label, "" for none.
+func (n inNamespace) Get(label string) string {
+	value, _ := n.Lookup(label)
+	return value
+}
+
+// Lookup is the value of a label, and whether the namespace has it.
+func (n inNamespace) Lookup(label string) (string, bool) {
+	if label == corev1.LabelMetadataName {
+		return n.name, true
+	}
+	return n.Set.Lookup(label)
 }

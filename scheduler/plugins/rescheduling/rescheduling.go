@@ -73,9 +73,8 @@ func (p Plugin) Open(s *framework.Session) framework.Plugin {
 		l := p.loadOf(s, n)
 		c.loads[n.Name] = l
 		if m, ok := p.measuredOf(s, n); ok {
-			c.measured[n.Name] = m
 			for name := range l {
-				if v, ok := m.load[name]; ok {
+				if v, ok := m[name]; ok {
 					l[name] = v
 				}
 			}
@@ -95,11 +94,7 @@ func (p Plugin) loadOf(s *framework.Session, n *snapshot.Node) load {
 	for _, names := range []map[string]int64{p.Under, p.Over} {
 		for name := range names {
 			if d, ok := s.Snapshot.Dims.Index(name); ok && n.Total[d] > 0 {
-				var used int64
-				for _, r := range n.Residents {
-					used = resource.Add(used, r.Class.Request[d])
-				}
-				out[name] = part(used, n.Total[d])
+				out[name] = part(n.Used()[d], n.Total[d])
 			}
 		}
 	}
@@ -113,16 +108,26 @@ type measured struct {
 	pods  int64
 }
 
-func (p Plugin) measuredOf(s *framework.Session, n *snapshot.Node) (m measured, ok bool) {
+// measuredOf is what was measured of a node, and whether that counts.
+func (p Plugin) measuredOf(s *framework.Session, n *snapshot.Node) (load, bool) {
 	l, ok := s.Snapshot.Load(n.Name)
 	if !ok || s.Now.UnixNano()-l.At > int64(p.Fresh) {
-		return m, false
+		return nil, false
 	}
-	m = measured{load: load{"cpu": l.CPU, "memory": l.Memory}, asked: make(resource.Vector, s.Snapshot.Dims.Len()), pods: int64(len(n.Residents))}
-	for _, r := range n.Residents {
-		m.asked.AddScaled(r.Class.Request, 1)
+	return load{"cpu": l.CPU, "memory": l.Memory}, true
+}
+
+// measure notes what was measured of each node and what its pods ask for. Only a round
+// needs that, and most cycles have none.
+func (c cycle) measure(s *framework.Session) {
+	for _, n := range s.Snapshot.Nodes {
+		if c.loads[n.Name] == nil {
+			continue
+		}
+		if l, ok := c.measuredOf(s, n); ok {
+			c.measured[n.Name] = measured{load: l, asked: n.Used().Clone(), pods: int64(len(n.Residents))}
+		}
 	}
-	return m, true
 }
 
 // share is the part of what was measured that a pod of the class is taken to use, as an
@@ -186,6 +191,7 @@ func (c cycle) Rearrange(s *framework.Session) {
 	if len(c.under) == 0 || s.SinceRound(c.Name()) < c.Interval || !c.overused() {
 		return
 	}
+	c.measure(s)
 	movers := whatif.Movers(s, whatif.Rules{MinRun: minRun}, func(g *snapshot.Gang) bool {
 		return (c.Queues == nil || slices.Contains(c.Queues, g.Queue)) && !g.MovedBy(s.Now).Rests(s.Now, rest)
 	})
