@@ -35,9 +35,12 @@ type screen struct {
 // the terminal is as it was. The page is asked for with the columns that there are.
 func live(ctx context.Context, in, out *os.File, interval time.Duration, page func(w io.Writer, columns int) error) error {
 	s := &screen{in: in, out: out}
-	changed := make(chan os.Signal, 1)
-	signal.Notify(changed, syscall.SIGWINCH, syscall.SIGCONT)
-	defer signal.Stop(changed)
+	// One each: a channel drops what it has no room for, and neither stands for the other.
+	resized, resumed := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	signal.Notify(resumed, syscall.SIGCONT)
+	defer signal.Stop(resized)
+	defer signal.Stop(resumed)
 	defer s.leave()
 	if err := s.enter(); err != nil {
 		return err
@@ -57,11 +60,10 @@ func live(ctx context.Context, in, out *os.File, interval time.Duration, page fu
 			return nil
 		case <-ends:
 			return nil
-		case sig := <-changed:
-			if sig == syscall.SIGCONT { // a shell has had the terminal meanwhile
-				if err := s.enter(); err != nil {
-					return err
-				}
+		case <-resized:
+		case <-resumed: // a shell has had the terminal meanwhile
+			if err := s.enter(); err != nil {
+				return err
 			}
 		case <-tick.C:
 		}
