@@ -1,9 +1,11 @@
 package binder
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -54,11 +56,12 @@ func (b *Binder) makeRoom(p plan.Plan, now time.Time) {
 		for _, e := range c.Evictions {
 			b.Cache.Evict(e.UID, now)
 		}
-		t := claimTask{c.Gang, c.Nomination.Since}
 		b.mu.Lock()
-		b.claimed[t] = c
+		b.claimed[taskOf(c)] = c
 		b.mu.Unlock()
-		b.claims.Add(t)
+	}
+	for _, c := range p.Claims { // all are known by then, so that each waits for those that it has to
+		b.claims.Add(taskOf(c))
 	}
 	for _, e := range p.Releases {
 		b.Cache.Evict(e.UID, now)
@@ -66,8 +69,11 @@ func (b *Binder) makeRoom(p plan.Plan, now time.Time) {
 	}
 }
 
+func taskOf(c plan.Claim) claimTask { return claimTask{c.Gang, c.Nomination.Since} }
+
 // claim writes down what room is kept for a gang and then sends away those in the
-// way, in this order: a scheduler that starts in between knows what is meant.
+// way, in this order: a scheduler that starts in between knows what is meant. What has
+// been left undone for too long is dropped: the room may be somebody else's by then.
 func (b *Binder) claim(ctx context.Context, t claimTask) bool {
 	b.mu.Lock()
 	c, ok := b.claimed[t]
@@ -75,7 +81,12 @@ func (b *Binder) claim(ctx context.Context, t claimTask) bool {
 	if !ok {
 		return true
 	}
-	if len(c.Evictions) > 0 && b.roomsOpen(t.since) {
+	if b.late(c) {
+		b.Observe.Wrote("nomination", "late")
+		b.dropClaims(c)
+		return true
+	}
+	if b.open(c.For, t.since) {
 		return false
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -87,19 +98,16 @@ func (b *Binder) claim(ctx context.Context, t claimTask) bool {
 		logr.FromContextOrDiscard(ctx).V(1).Info("nomination was not written", "podGroup", c.Gang, "reason", err.Error())
 		return false
 	}
+	if gone { // nobody is sent away for a gang that is no more
+		b.Observe.Wrote("nomination", "gone")
+		b.dropClaims(c)
+		return true
+	}
 	b.mu.Lock()
 	delete(b.claimed, t)
 	b.mu.Unlock()
-	now := b.Now()
-	if gone { // nobody is sent away for a gang that is no more
-		b.Observe.Wrote("nomination", "gone")
-		b.Cache.Unnominate(c.Gang, t.since)
-		for _, e := range c.Evictions {
-			b.Cache.Stay(e.UID)
-		}
-		return true
-	}
 	b.Observe.Wrote("nomination", "written")
+	now := b.Now()
 	for _, e := range c.Evictions {
 		b.evicts.Add(evictTask{
 			uid: e.UID, namespace: e.Namespace, name: e.Name, message: e.Message, reason: "Preempted", forGang: c.Gang, forSince: t.since, since: now,
@@ -108,17 +116,43 @@ func (b *Binder) claim(ctx context.Context, t claimTask) bool {
 	return true
 }
 
-// roomsOpen reports whether a place of the same plan is not written down yet that nobody
-// is sent away from: who is moved goes once everybody's place is known to all.
-func (b *Binder) roomsOpen(since int64) bool {
+// late reports whether a claim is no longer to be carried out: the room is not wanted
+// any more, or pods that are to make it count as staying again, and what is free was
+// worked out with that.
+func (b *Binder) late(c plan.Claim) bool {
+	return !b.Cache.Wanted(c.Gang, c.Nomination.Since, b.Now()) ||
+		slices.ContainsFunc(c.Evictions, func(e plan.Eviction) bool { return !b.Cache.Goes(e.UID) })
+}
+
+// open reports whether the claim of a gang is not written down yet: who is moved for
+// it goes once its place is known to all.
+func (b *Binder) open(gang string, since int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for t, c := range b.claimed {
-		if t.since == since && len(c.Evictions) == 0 {
-			return true
+	_, open := b.claimed[claimTask{gang, since}]
+	return open
+}
+
+// dropClaims gives a claim up, and with it those that were made for the sake of the same
+// gang: one without the others makes no room.
+func (b *Binder) dropClaims(c plan.Claim) {
+	since, first := c.Nomination.Since, cmp.Or(c.For, c.Gang)
+	var all []plan.Claim
+	b.mu.Lock()
+	for t, o := range b.claimed {
+		if t.since == since && (o.Gang == first || o.For == first) {
+			all = append(all, o)
+			delete(b.claimed, t)
 		}
 	}
-	return false
+	b.mu.Unlock()
+	b.Cache.Unnominate(first, since)
+	for _, o := range all {
+		b.Cache.Unnominate(o.Gang, since)
+		for _, e := range o.Evictions {
+			b.Cache.Stay(e.UID)
+		}
+	}
 }
 
 func (b *Binder) writeNomination(ctx context.Context, c plan.Claim) error {
@@ -146,7 +180,7 @@ func (b *Binder) writeNomination(ctx context.Context, c plan.Claim) error {
 
 // evict sends one pod away and reports whether that is settled.
 func (b *Binder) evict(ctx context.Context, t evictTask) bool {
-	if t.forGang != "" && !b.Cache.Wanted(t.forGang, t.forSince) {
+	if t.forGang != "" && !b.Cache.Wanted(t.forGang, t.forSince, b.Now()) {
 		b.Cache.Stay(t.uid)
 		return true
 	}

@@ -49,12 +49,42 @@ func (c *Cache) Stay(uid string) {
 }
 
 // Wanted reports whether room is still to be made for a gang as was decided at a
-// time: it exists, and nothing else was decided since.
-func (c *Cache) Wanted(gang string, since int64) bool {
+// time: it exists, nothing else was decided since, the time is not over, and a member
+// that the room is for has no place yet. What gives room up is wanted until something
+// else is decided.
+func (c *Cache) Wanted(gang string, since int64, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.gangs[gang]
-	return e != nil && e.nominated != nil && e.nominated.Since == since
+	if e == nil || e.nominated == nil || e.nominated.Since != since {
+		return false
+	}
+	if n := e.nominated; n.Until <= max(n.Since, now.UnixNano()) {
+		return n.Until <= n.Since
+	}
+	return slices.ContainsFunc(e.nominated.Pods, func(n snapshot.NominatedPod) bool {
+		if n.Name != "" {
+			return true // who is moved has a place
+		}
+		p := c.pods[n.UID]
+		if p == nil {
+			return false
+		}
+		seat := c.seat(p)
+		return seat.Waits()
+	})
+}
+
+// Goes reports whether a pod counts as going away, or has gone or ended.
+func (c *Cache) Goes(uid string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.pods[uid]
+	if e == nil {
+		return true
+	}
+	p := c.seat(e)
+	return p.Terminating || p.Terminal()
 }
 
 func (c *Cache) setEviction(uid string, ev eviction) {

@@ -45,7 +45,11 @@ type Claim struct {
 	// Action is what decided it: preempt, reclaim, elastic, consolidate or shuffle.
 	Action     string
 	Nomination snapshot.Nomination
-	// Evictions may be none: the room is about to become free by itself.
+	// For is the key of the gang for whose sake this one is moved, "" for none. The claim
+	// of that one is in the plan as well: all are carried out together, or dropped.
+	For string
+	// Evictions may be none: the room is about to become free by itself, or what was kept
+	// is given up, by a nomination that is over when it begins.
 	Evictions []Eviction
 }
 

@@ -107,7 +107,9 @@ func Rearrange(s *framework.Session, b framework.Blocked, movers []Mover, action
 	g := b.Gang
 	why := fmt.Sprintf("%s for %s/%s", action, g.Namespace, g.Name)
 	for _, m := range moves {
-		s.Move(m.Gang, m.fit, until, moved(s, m, action, why))
+		c := moved(s, m, action, why)
+		c.For = g.Key
+		s.Move(m.Gang, m.fit, until, c)
 	}
 	s.Claim(b, fit, until, plan.Claim{Action: action})
 	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Message: fmt.Sprintf("%d gangs are moved by %s to make room on %s", len(moves), action, fit.Domain.Name)})
