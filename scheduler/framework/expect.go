@@ -64,12 +64,5 @@ func (s *Session) takeExpected(g *snapshot.Gang) {
 // everything has gone that is going away.
 func (s *Session) overbooked(g *snapshot.Gang) bool {
 	txn := s.fork(s.afterLeaving())
-	return slices.ContainsFunc(s.kept[g.Key], func(r keptRoom) bool {
-		for d, a := range r.pod.Class.Request {
-			if a > 0 && txn.FreeOf(r.node, d) < 0 {
-				return true
-			}
-		}
-		return false
-	})
+	return slices.ContainsFunc(s.kept[g.Key], func(r keptRoom) bool { return !holds(txn, r) })
 }

@@ -20,17 +20,21 @@ func (s *Session) moving(g *snapshot.Gang, n *snapshot.Nomination) (begun bool, 
 			return true, nil // of a gang that others go for
 		}
 		i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.UID == np.UID })
-		if i < 0 || !g.Pods[i].Lives() || s.evicted[np.UID] {
+		switch {
+		case i >= 0 && g.Pods[i].Phase == snapshot.PodSucceeded: // by itself, and needs no place any more
+		case i < 0 || !g.Pods[i].Lives() || s.evicted[np.UID]:
 			begun = true
-			continue
+		default:
+			rest = append(rest, g.Pods[i])
 		}
-		rest = append(rest, g.Pods[i])
 	}
 	return begun, rest
 }
 
 // FinishMove sends away what is left at its old place of a gang whose move was begun by
-// a scheduler that is no more, to the room that is kept for it.
+// a scheduler that is no more, to the room that is kept for it. Where that room is
+// somebody else's by now, because a member was lost long after the scheduler, the move is
+// given up.
 func (s *Session) FinishMove(g *snapshot.Gang) {
 	n := g.Nominated
 	if n == nil || n.Until <= s.Now.UnixNano() || s.claimed[g.Key] {
@@ -41,6 +45,15 @@ func (s *Session) FinishMove(g *snapshot.Gang) {
 		return
 	}
 	c := plan.Claim{Action: s.action, Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Plain: g.Plain, Nomination: *n}
+	if !s.roomFor(g, rest) {
+		s.Unhold(g)
+		s.kept[g.Key] = nil
+		s.Rehold(g)
+		now := s.Now.UnixNano()
+		c.Nomination = snapshot.Nomination{Domain: n.Domain, Since: now, Until: now, Moved: g.MovedBy(s.Now)}
+		s.Plan.Claims = append(s.Plan.Claims, c)
+		return
+	}
 	for _, p := range rest {
 		e := s.Evict(g, p)
 		e.Whole, e.Reason = true, s.action
@@ -49,4 +62,43 @@ func (s *Session) FinishMove(g *snapshot.Gang) {
 	}
 	s.Plan.Claims = append(s.Plan.Claims, c)
 	s.claimed[g.Key] = true
+}
+
+// roomFor reports whether all that is kept for a gang is there, also for the rest of it,
+// once that has gone, what is going away, and the rest of others whose move was begun.
+func (s *Session) roomFor(g *snapshot.Gang, rest []*snapshot.Pod) bool {
+	rooms := s.kept[g.Key]
+	for _, p := range rest {
+		if !slices.ContainsFunc(rooms, func(r keptRoom) bool { return r.pod.Name == p.Name }) {
+			return false // its node is no more
+		}
+	}
+	s.leaving()
+	txn := s.fork(s.afterLeaving())
+	for _, other := range s.Snapshot.Gangs {
+		n := other.Nominated
+		if n == nil || n.Until <= s.Now.UnixNano() {
+			continue
+		}
+		begun, stay := s.moving(other, n)
+		for _, p := range stay {
+			if i, ok := s.Snapshot.Node(p.Node); ok && begun {
+				txn.Remove(i, p.Item(other.Key))
+			}
+		}
+	}
+	return !slices.ContainsFunc(rooms, func(r keptRoom) bool {
+		node := s.Snapshot.Nodes[r.node]
+		return !node.Ready || node.Unschedulable || !holds(txn, r)
+	})
+}
+
+// holds reports whether a node has room for all that it holds, of what kept room is of.
+func holds(txn *snapshot.Txn, r keptRoom) bool {
+	for d, a := range r.pod.Class.Request {
+		if a > 0 && txn.FreeOf(r.node, d) < 0 {
+			return false
+		}
+	}
+	return true
 }
