@@ -20,6 +20,7 @@ func (c *Cache) Assume(uid string, a Assumption) bool {
 		return false
 	}
 	c.unlink(e)
+	c.claimed.idle.freed(c.assumed[uid].Claims) // of another placement
 	c.assumed[uid] = a
 	if a.Claims != nil {
 		c.claimed.world = nil
@@ -61,8 +62,9 @@ func (c *Cache) forget(uid string) {
 
 // unassume drops an assumption and what it promised.
 func (c *Cache) unassume(uid string) {
-	if c.assumed[uid].Claims != nil {
+	if got := c.assumed[uid].Claims; got != nil {
 		c.claimed.world = nil
+		c.claimed.idle.freed(got)
 	}
 	delete(c.assumed, uid)
 }

@@ -277,6 +277,7 @@ func (c *Cache) seat(e *podEntry) snapshot.Pod {
 }
 
 func (c *Cache) link(e *podEntry) {
+	c.claimed.idle.seated(e.pod.UID)
 	if p := c.seat(e); p.Node != "" && !p.Terminal() {
 		e.on = p.Node
 		n := c.node(e.on)

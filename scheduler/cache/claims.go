@@ -30,6 +30,8 @@ type claimed struct {
 	slices         shelf[*resourcev1.ResourceSlice]
 	deviceClasses  shelf[*resourcev1.DeviceClass]
 
+	idle idleness // of resourceClaims
+
 	claimants int           // pods that claim anything
 	world     *claims.World // nil when out of date
 }
@@ -44,6 +46,7 @@ func newClaimed() claimed {
 		volumes: shelf[*corev1.PersistentVolume]{}, volumeClaims: shelf[*corev1.PersistentVolumeClaim]{}, classes: shelf[*storagev1.StorageClass]{},
 		csiNodes: shelf[*storagev1.CSINode]{}, csiDrivers: shelf[*storagev1.CSIDriver]{}, capacities: shelf[*storagev1.CSIStorageCapacity]{},
 		resourceClaims: shelf[*resourcev1.ResourceClaim]{}, slices: shelf[*resourcev1.ResourceSlice]{}, deviceClasses: shelf[*resourcev1.DeviceClass]{},
+		idle: newIdleness(),
 	}
 }
 
@@ -58,6 +61,7 @@ func put[T metav1.Object](c *Cache, s shelf[T], o T) {
 			return
 		}
 	}
+	c.claimed.idle.changed(s[k], o)
 	s[k] = o
 	c.claimsChanged()
 }
@@ -68,6 +72,8 @@ func drop[T metav1.Object](c *Cache, s shelf[T], o T) {
 	defer c.mu.Unlock()
 	k := placeOf(o)
 	if old, ok := s[k]; ok && old.GetUID() == o.GetUID() {
+		var none T
+		c.claimed.idle.changed(old, none)
 		delete(s, k)
 		c.claimsChanged()
 	}
@@ -214,52 +220,4 @@ func asksOf(p *corev1.Pod) *claims.Asks {
 		return nil
 	}
 	return out
-}
-
-// IdleClaims lists the resource claims that have devices which nobody uses: all pods
-// that are entered in them are ours and wait for a place, and none is promised one.
-func (c *Cache) IdleClaims() []*resourcev1.ResourceClaim {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.claimed.claimants == 0 {
-		return nil
-	}
-	var out []*resourcev1.ResourceClaim
-	for _, r := range c.claimed.resourceClaims {
-		if c.idle(r) {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
-// IdleClaim is the resource claim of a name if it is one of IdleClaims, or nil.
-func (c *Cache) IdleClaim(namespace, name string) *resourcev1.ResourceClaim {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if r := c.claimed.resourceClaims[namespace+"/"+name]; r != nil && c.idle(r) {
-		return r
-	}
-	return nil
-}
-
-func (c *Cache) idle(r *resourcev1.ResourceClaim) bool {
-	if r.Status.Allocation == nil || len(r.Status.ReservedFor) == 0 {
-		return false
-	}
-	for _, user := range r.Status.ReservedFor {
-		e := c.pods[string(user.UID)]
-		if e == nil || e.gang == "" {
-			return false
-		}
-		if p := c.seat(e); !p.Waits() {
-			return false
-		}
-	}
-	for _, a := range c.assumed { // of a pod that is not entered yet
-		if a.Claims != nil && slices.ContainsFunc(a.Claims.Devices, func(d claims.DeviceChoice) bool { return d.Namespace == r.Namespace && d.Claim == r.Name }) {
-			return false
-		}
-	}
-	return true
 }

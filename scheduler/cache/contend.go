@@ -98,6 +98,7 @@ func (c *Cache) setEviction(uid string, ev eviction) {
 }
 
 func (c *Cache) touch(e *podEntry) {
+	c.claimed.idle.seated(e.pod.UID)
 	if e.gang != "" {
 		c.gang(e.gang).snap = nil
 	}
