@@ -128,12 +128,13 @@ func TestNoSubmissionOutsideTheMapping(t *testing.T) {
 		}
 		pod := w0(i, name)
 		pod.Spec.ServiceAccountName = claims[rng.IntN(len(claims))]
-		for _, key := range []string{wellknown.BatchUser, "isthmus.sh/account", "isthmus.sh/user", "slurm.com/user"} {
+		for _, key := range []string{wellknown.BatchUser, wellknown.Account, "isthmus.sh/user", "slurm.com/user"} {
 			if rng.IntN(2) == 0 {
 				pod.Annotations[key] = claims[rng.IntN(len(claims))]
 			}
 		}
 		switch {
+		case pod.Annotations[wellknown.Account] != "": // none of the entries allows a choice
 		case team == "physics":
 			want[string(pod.UID)] = "alice"
 		case name == "bio":
