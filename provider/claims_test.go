@@ -145,12 +145,7 @@ func TestClaimOfAnUnseenLead(t *testing.T) {
 	for i := range 3 {
 		pods = append(pods, f.bind(fmt.Sprintf("ring-%d", i), "ring", "node-main"))
 	}
-	f.through = &openGate{fail: func(effect string) error {
-		if effect == "stage" {
-			return &backends.Error{Op: "stage", Kind: backends.KindTransient, Err: errors.New("the file system hangs")}
-		}
-		return nil
-	}}
+	f.through = stagingHangs()
 	f.boot()
 	f.ticks(2)
 	claim := f.api.Get(pods[0].UID).Annotations[wellknown.SubmitIntent]
@@ -178,18 +173,23 @@ func TestClaimOfAnUnseenLead(t *testing.T) {
 	}
 }
 
+// stagingHangs lets intents be written and nothing be handed over after them.
+func stagingHangs() *openGate {
+	return &openGate{fail: func(effect string) error {
+		if effect == "stage" {
+			return &backends.Error{Op: "stage", Kind: backends.KindTransient, Err: errors.New("the file system hangs")}
+		}
+		return nil
+	}}
+}
+
 // Nor by one that sees its lead without the claim, and another bearer with it: a write's
 // answer tells of that one before the watch tells of the lead.
 func TestClaimThatItsLeadDoesNotShow(t *testing.T) {
 	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
 	f.groups.set("ring", 2)
 	pods := []*corev1.Pod{f.bind("ring-1", "ring", "node-main"), f.bind("ring-2", "ring", "node-main")}
-	f.through = &openGate{fail: func(effect string) error {
-		if effect == "stage" {
-			return &backends.Error{Op: "stage", Kind: backends.KindTransient, Err: errors.New("the file system hangs")}
-		}
-		return nil
-	}}
+	f.through = stagingHangs()
 	f.boot()
 	f.ticks(2)
 	claim := f.api.Get(pods[0].UID).Annotations[wellknown.SubmitIntent]
