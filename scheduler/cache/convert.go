@@ -48,6 +48,9 @@ type podEntry struct {
 }
 
 func (e *podEntry) equal(o *podEntry) bool {
+	if e.class != o.class || e.pod.Node != o.pod.Node || e.pod.Phase != o.pod.Phase {
+		return false // the usual differences, before the dear look at everything
+	}
 	a, b := *e, *o
 	a.on, b.on = "", ""
 	return reflect.DeepEqual(a, b) //nolint:govet // a difference in a parsed selector is a difference, an error in it included
