@@ -29,6 +29,8 @@ import (
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	topology "volcano.sh/apis/pkg/apis/topology/v1alpha1"
+
+	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 )
 
 // kubernetesVersion names the folder with the built control plane.
@@ -38,7 +40,7 @@ const kubernetesVersion = "v1.37.2"
 type Plane struct {
 	// Config is the configuration of an administrator.
 	Config *rest.Config
-	// Scheme knows the Kubernetes and Volcano types.
+	// Scheme knows the types of Kubernetes, of Volcano and of ours.
 	Scheme *kruntime.Scheme
 	// Client reads and writes directly, without a cache.
 	Client client.Client
@@ -65,7 +67,7 @@ func Start(flags ...string) (*Plane, error) {
 		return nil, fmt.Errorf("find the source tree: no caller information")
 	}
 	p := &Plane{Scheme: kruntime.NewScheme()}
-	for _, add := range []func(*kruntime.Scheme) error{clientgoscheme.AddToScheme, batch.AddToScheme, scheduling.AddToScheme, bus.AddToScheme, flow.AddToScheme, topology.AddToScheme} {
+	for _, add := range []func(*kruntime.Scheme) error{clientgoscheme.AddToScheme, batch.AddToScheme, scheduling.AddToScheme, bus.AddToScheme, flow.AddToScheme, topology.AddToScheme, hpc.AddToScheme} {
 		if err := add(p.Scheme); err != nil {
 			return nil, fmt.Errorf("register types: %w", err)
 		}

@@ -133,6 +133,11 @@ const ReasonPredecessor = "PredecessorNotCompleted"
 // It is written before the first eviction, so that a new scheduler knows of it.
 const Nomination = Prefix + "nomination"
 
+// Staging is the scheduler's annotation on a PodGroup that waits for data: a JSON object
+// with the BatchCluster that each Dataset of its namespace is to be copied to, by the
+// Dataset's name. It is there for as long as the gang waits for that.
+const Staging = Prefix + "staging"
+
 // EvictionActs is the Job controller's annotation on a PodGroup whose Job has a policy
 // that acts when a pod is evicted, such as RestartJob; value "true". Such a gang does not
 // simply get its pods anew, so the scheduler does not move it.

@@ -7,18 +7,24 @@ import (
 
 // Dataset says where data is that gangs read, so that they are placed where they
 // start first, the time to copy it counted. A Job, PodGroup or pod of its namespace
-// names it in the annotation isthmus.sh/datasets. Nothing is copied on its behalf.
+// names it in the annotation isthmus.sh/datasets. With spec.staging it is copied to
+// where they go, before they start.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=dset
 // +kubebuilder:printcolumn:name="Size",type=string,JSONPath=`.spec.size`
 // +kubebuilder:printcolumn:name="Clusters",type=string,JSONPath=`.spec.locations[*].cluster`
+// +kubebuilder:printcolumn:name="Copies",type=string,JSONPath=`.status.copies[*].cluster`
+// +kubebuilder:printcolumn:name="Phases",type=string,JSONPath=`.status.copies[*].phase`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Dataset struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec DatasetSpec `json:"spec"`
+	// +optional
+	Status DatasetStatus `json:"status,omitzero"`
 }
 
 // DatasetList is a list of Datasets.
@@ -31,6 +37,8 @@ type DatasetList struct {
 }
 
 // DatasetSpec is how much data there is and where.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.staging) || self.staging.targets.all(t, !self.locations.exists(l, has(l.cluster) && l.cluster == t.cluster))",message="must not name a cluster of spec.locations, which has the data already",fieldPath=".staging.targets"
 type DatasetSpec struct {
 	// Size is how many bytes the data has, like 1200Gi.
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isGreaterThan(quantity('0'))",message="must be more than nothing"
@@ -47,6 +55,11 @@ type DatasetSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
 	Locations []DatasetLocation `json:"locations"`
+
+	// Staging is how and to where it is copied for gangs that start sooner where it
+	// is not. Without it nothing is copied.
+	// +optional
+	Staging *DatasetStaging `json:"staging,omitempty"`
 }
 
 // DatasetLocation is one place that has the data, named in one of two ways.
