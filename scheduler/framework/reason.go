@@ -32,6 +32,23 @@ func (s *Session) OverQuota(g *snapshot.Gang, pods []*snapshot.Pod) *plan.Unsche
 	return nil
 }
 
+// Affords reports whether the gang's queue, and those above it, may hold the members that
+// have to be placed once others have given back what given says, by queue. What is kept
+// for the gang is part of what it needs, and what is going away is gone.
+func (s *Session) Affords(b Blocked, given map[string]resource.Vector) bool {
+	s.leaving()
+	s.countRooms(b.Gang, -1)
+	for queue, v := range given {
+		s.Ledger.Give(queue, v, 1)
+	}
+	refusal := s.Ledger.Refuses(b.Gang.Queue, s.sum(b.Must))
+	for queue, v := range given {
+		s.Ledger.Take(queue, v, 1)
+	}
+	s.countRooms(b.Gang, 1)
+	return refusal == nil
+}
+
 // WithinQuota returns those of more, in order, that the gang's queue may hold
 // beside must.
 func (s *Session) WithinQuota(g *snapshot.Gang, must, more []*snapshot.Pod) []*snapshot.Pod {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
 
 // maxFailures bounds how many gangs, unlike each other, an action tries in vain in
@@ -16,7 +17,11 @@ const maxFailures = 32
 // within a cycle.
 func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 	failed := map[string]bool{}
-	units := map[string][]Unit{}
+	type candidates struct {
+		units []Unit
+		hold  map[string]resource.Vector // what all of them do, by queue
+	}
+	units := map[string]candidates{}
 	for _, b := range s.BlockedGangs() {
 		if b.Gang.Patient || len(failed) >= maxFailures {
 			continue
@@ -27,13 +32,18 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		if failed[key] {
 			continue
 		}
-		us, known := units[a.Like]
-		if !known {
-			us = a.Units()
-			units[a.Like] = us
+		known, ok := units[a.Like]
+		if !ok {
+			known.units = a.Units()
+			known.hold = asked(known.units)
+			units[a.Like] = known
 		}
+		us := known.units
 		if len(us) == 0 && !s.Leaving() {
 			continue
+		}
+		if !s.Affords(b, known.hold) {
+			continue // its queue is full of others: no failure, since nothing was tried
 		}
 		before := len(s.Plan.Claims)
 		if !Make(s, a, us) {
@@ -43,6 +53,19 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 			clear(units)
 		}
 	}
+}
+
+// asked adds up what units hold, by queue.
+func asked(units []Unit) map[string]resource.Vector {
+	out := map[string]resource.Vector{}
+	for i := range units {
+		u := &units[i]
+		if out[u.Gang.Queue] == nil {
+			out[u.Gang.Queue] = make(resource.Vector, len(u.Asks))
+		}
+		out[u.Gang.Queue].AddScaled(u.Asks, 1)
+	}
+	return out
 }
 
 // Likeness is equal for gangs that find room in the same places or in none.

@@ -74,8 +74,8 @@ func Rearrange(s *framework.Session, b framework.Blocked, movers []Mover, action
 	var fit *framework.Fit
 	var moves []move
 	real := slices.DeleteFunc(s.DomainsFor(b.Gang), func(d framework.Domain) bool { return d.Virtual() })
-	if len(real) == 0 {
-		return false
+	if len(real) == 0 || !s.Affords(b, nil) {
+		return false // who is moved goes on holding what its queue may
 	}
 	starts := s.Starts(b.Gang)
 	txn := s.Future(b.Gang)

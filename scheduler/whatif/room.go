@@ -84,7 +84,9 @@ func search(s *framework.Session, a Ask, units []Unit, d framework.Domain) (foun
 			found = &way{fit: fit}
 			return
 		}
-		units = t.here(units)
+		if s.Affords(a.Blocked, nil) { // else those who hold what its queue may are wanted wherever they are
+			units = t.here(units)
+		}
 		for _, order := range orders {
 			if w := t.least(newGrants(a, budgets(s), order(units))); w != nil {
 				found = w
@@ -271,7 +273,7 @@ func (t *trial) holds(node int) bool {
 
 // without tries the whole gang with units gone, and leaves all as it was.
 func (t *trial) without(units []Unit) *framework.Fit {
-	if t.hopeless(t.lacks(units)) {
+	if t.hopeless(t.lacks(units)) || !t.s.Affords(t.ask.Blocked, asked(units)) {
 		return nil
 	}
 	mark := t.txn.Checkpoint()

@@ -186,12 +186,18 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 		s.Wait(g, *u)
 		return false
 	}
+	job := framework.NewJob(g, must)
 	if u := s.OverQuota(g, must); u != nil {
 		u.Satisfied = satisfied
+		if !satisfied {
+			s.Block(framework.Blocked{Gang: g, Job: job, Must: must}) // those whose room it may take may be of its queue
+		}
+		if s.Nominated(g) {
+			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
+		}
 		s.Wait(g, *u)
 		return false
 	}
-	job := framework.NewJob(g, must)
 	var reasons []plan.DomainReason
 	fit := s.FindKept(g, job, must)
 	if fit == nil {

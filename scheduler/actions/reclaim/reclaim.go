@@ -41,7 +41,7 @@ func (a Action) Run(s *framework.Session) {
 		entitled := s.Ledger.Entitled(g.Queue, need)
 		s.Rehold(g)
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %v", g.Queue, entitled),
+			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %v %v", g.Queue, entitled, asks(need)),
 			Units: func() []whatif.Unit {
 				if !entitled {
 					return nil
@@ -73,6 +73,16 @@ func (a Action) Run(s *framework.Session) {
 			},
 		}
 	})
+}
+
+// asks lists the resources that are needed: who may go depends on them.
+func asks(need resource.Vector) (out []int) {
+	for d, a := range need {
+		if a > 0 {
+			out = append(out, d)
+		}
+	}
+	return out
 }
 
 // branch lists the queues that have to do with the excess: from where the way to
