@@ -41,6 +41,58 @@ func (s *Session) FindKept(g *snapshot.Gang, job string, pods []*snapshot.Pod) *
 	return fit
 }
 
+// FindBeside is for a gang that room is kept for and that found none, since the rooms of
+// others are made of that of pods which are still there: these do not count, if with the
+// gang placed all of them are there once everything has gone that is going away. Else the
+// gang's own room, which is free, would be kept for it in vain for as long as others end.
+// It is nil, and nothing has changed, where that does not help.
+func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod) *Fit {
+	if !s.Nominated(g) || len(s.going()) == 0 {
+		return nil
+	}
+	var others []*snapshot.Gang
+	for _, o := range s.Snapshot.Gangs {
+		if o != g && s.Nominated(o) {
+			others = append(others, o)
+		}
+	}
+	domain, ok := s.nominatedDomain(g)
+	if !ok || len(others) == 0 {
+		return nil
+	}
+	later := s.fork(s.afterLeaving())
+	mark := s.Txn.Checkpoint()
+	for _, o := range others {
+		s.fillRooms(o, false)
+	}
+	s.Txn.Guard(later)
+	var fit *Fit
+	s.WhatIf(s.Txn, func() { // what is known to fail is so with the rooms of others
+		if fit = s.FindKept(g, job, pods); fit == nil {
+			fit, _ = s.FindDomain(g, job, pods, []Domain{domain})
+		}
+	})
+	s.Txn.Guard()
+	if fit == nil {
+		s.Txn.Rollback(mark)
+		return nil
+	}
+	for _, o := range others {
+		s.fillRooms(o, true)
+	}
+	return fit
+}
+
+// nominatedDomain is the domain in which room is kept for a gang.
+func (s *Session) nominatedDomain(g *snapshot.Gang) (Domain, bool) {
+	if g.Nominated != nil {
+		if d, ok := s.DomainOf(g.Nominated.Domain); ok && d.Virtual() {
+			return d, true
+		}
+	}
+	return s.keptDomain(g)
+}
+
 // keptDomain is the real nodes among which room is kept for a gang.
 func (s *Session) keptDomain(g *snapshot.Gang) (Domain, bool) {
 	if g.Nominated == nil {

@@ -178,18 +178,31 @@ func (s *Session) Leaving() bool { return len(s.leaving()) > 0 }
 // leaving lists what goes away by itself, or because this cycle says so. From the
 // first time that anybody asks, the ledger counts it as given back.
 func (s *Session) leaving() []leave {
-	if !s.leavingKnown {
-		s.leavingKnown = true
-		for _, g := range s.Snapshot.Gangs {
-			for _, p := range g.Pods {
-				if p.Terminating && p.Node != "" && !p.Terminal() {
-					s.leave(g, p)
-					s.Ledger.Give(g.Queue, p.Class.Request, 1)
-				}
+	s.going()
+	if !s.givenBack {
+		s.givenBack = true
+		s.eachGoing(func(g *snapshot.Gang, p *snapshot.Pod) { s.Ledger.Give(g.Queue, p.Class.Request, 1) })
+	}
+	return s.goes
+}
+
+// going is leaving, and nothing is given back: the queues still hold it.
+func (s *Session) going() []leave {
+	if !s.goingKnown {
+		s.goingKnown = true
+		s.eachGoing(s.leave)
+	}
+	return s.goes
+}
+
+func (s *Session) eachGoing(f func(*snapshot.Gang, *snapshot.Pod)) {
+	for _, g := range s.Snapshot.Gangs {
+		for _, p := range g.Pods {
+			if p.Terminating && p.Node != "" && !p.Terminal() {
+				f(g, p)
 			}
 		}
 	}
-	return s.goes
 }
 
 func (s *Session) leave(g *snapshot.Gang, p *snapshot.Pod) {

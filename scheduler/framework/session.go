@@ -45,21 +45,22 @@ type Session struct {
 	whatIf    *follow        // over the last other one, nil before the first
 	marks     marks          // see marked
 
-	blocked      []Blocked
-	turns        map[*snapshot.Gang]int // when a blocked gang was looked at first, as a position in blocked
-	kept         map[string][]keptRoom  // by gang: what is kept for it
-	claimed      map[string]bool        // gangs that this cycle makes room for
-	expected     []expectation
-	sizes        map[string]*snapshot.Class // what is kept for pods that are not there yet
-	cells        *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
-	placed       map[string]bool            // pods that this cycle places
-	evicted      map[string]bool            // pods that this cycle sends away
-	sent         map[*snapshot.Gang]int     // how many those are, by gang
-	goes         []leave
-	goesOn       map[int][]snapshot.Item // the same by node
-	future       *view                   // with those gone
-	leavingKnown bool
-	revoked      bool
+	blocked    []Blocked
+	turns      map[*snapshot.Gang]int // when a blocked gang was looked at first, as a position in blocked
+	kept       map[string][]keptRoom  // by gang: what is kept for it
+	claimed    map[string]bool        // gangs that this cycle makes room for
+	expected   []expectation
+	sizes      map[string]*snapshot.Class // what is kept for pods that are not there yet
+	cells      *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
+	placed     map[string]bool            // pods that this cycle places
+	evicted    map[string]bool            // pods that this cycle sends away
+	sent       map[*snapshot.Gang]int     // how many those are, by gang
+	goes       []leave
+	goesOn     map[int][]snapshot.Item // the same by node
+	future     *view                   // with those gone
+	goingKnown bool
+	givenBack  bool
+	revoked    bool
 
 	reserved *reserved
 	bar      *bar   // of the gang that is being placed

@@ -204,6 +204,9 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 		fit, reasons = s.FindDomain(g, job, must, nil)
 	}
 	if fit == nil {
+		fit = s.FindBeside(g, job, must)
+	}
+	if fit == nil {
 		u := noFit(g, reasons)
 		if node := s.Stranded(g); node != "" && len(reasons) == 0 && !g.Loose {
 			u.Message = fmt.Sprintf("members of it are bound to node %s, which does not exist: they have to go, or the node has to come back, before others are placed", node)
