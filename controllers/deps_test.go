@@ -59,7 +59,7 @@ func TestImports(t *testing.T) {
 			Why: "controllers meet in API objects",
 		},
 		{
-			From: []string{"./controllers/cronjob", "./controllers/jobflow", "./controllers/podgroup", "./controllers/hypernode"}, Ban: []string{"./controllers/job", "./controllers/queue", "./controllers/certificate"},
+			From: []string{"./controllers/cronjob", "./controllers/jobflow", "./controllers/podgroup", "./controllers/hypernode", "./controllers/dataset"}, Ban: []string{"./controllers/job", "./controllers/queue", "./controllers/certificate"},
 			Why: "controllers meet in API objects",
 		},
 		{

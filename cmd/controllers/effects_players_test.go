@@ -18,9 +18,11 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	topology "volcano.sh/apis/pkg/apis/topology/v1alpha1"
 
+	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/certificate"
 	"github.com/isthmus-hpc/isthmus/controllers/cronjob"
+	"github.com/isthmus-hpc/isthmus/controllers/dataset"
 	"github.com/isthmus-hpc/isthmus/controllers/hypernode"
 	"github.com/isthmus-hpc/isthmus/controllers/job"
 	"github.com/isthmus-hpc/isthmus/controllers/jobflow"
@@ -44,6 +46,7 @@ func everyKind() []schema.GroupVersionKind {
 		{bus.SchemeGroupVersion, []string{"Command"}},
 		{flow.SchemeGroupVersion, []string{"JobFlow", "JobTemplate"}},
 		{topology.SchemeGroupVersion, []string{"HyperNode"}},
+		{hpc.GroupVersion, []string{"Dataset"}},
 	} {
 		for _, kind := range of.kinds {
 			out = append(out, of.group.WithKind(kind))
@@ -91,6 +94,10 @@ func (m *miniature) keys(controller string) []types.NamespacedName {
 		}
 	case jobflow.TemplatesName:
 		for _, o := range list[flow.JobTemplateList](m).Items {
+			add(&o)
+		}
+	case dataset.Name:
+		for _, o := range list[hpc.DatasetList](m).Items {
 			add(&o)
 		}
 	case certificate.Name:

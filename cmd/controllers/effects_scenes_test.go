@@ -114,7 +114,7 @@ func scenes(t *testing.T) []scene {
 	}
 	keys := []string{"--ssh-private-key=" + string(key.PEM), "--ssh-public-key=" + key.Public()}
 	jobs, flows, crons, groups := []string{job.Name}, []string{job.Name, jobflow.Name, jobflow.TemplatesName}, []string{job.Name, cronjob.Name}, []string{podgroup.Name}
-	return []scene{
+	return append(dataScenes(), []scene{
 		{name: "RestartJob, with objects of plugins, a claim and a time to live", with: jobs, long: 18, script: failsOnce("a-w-1"), begin: jobOf(func(s *batch.JobSpec) {
 			s.Policies = on(bus.PodFailedEvent, bus.RestartJobAction)
 			s.Plugins = map[string][]string{"svc": {}, "ssh": keys, "env": {}}
@@ -208,7 +208,7 @@ func scenes(t *testing.T) []scene {
 				}
 			}}},
 		{name: "a certificate of a virtual node", with: []string{certificate.Name}, long: 2, begin: requestOf(t)},
-	}
+	}...)
 }
 
 // succeed ends pods that run.

@@ -24,6 +24,8 @@ import (
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 )
 
 var update = flag.Bool("update", false, "write testdata/effects.golden anew")
@@ -78,6 +80,10 @@ func (m *miniature) told() []string {
 			text = fmt.Sprintf("%d members", o.Spec.MinMember)
 		case *bus.Command:
 			text = "is left"
+		case *hpc.Dataset:
+			for _, c := range o.Status.Copies {
+				text += fmt.Sprintf("[%s %s after %d attempts]", c.Cluster, c.Phase, c.Attempts)
+			}
 		default:
 			continue
 		}

@@ -169,14 +169,16 @@ var miniatureMapper = sync.OnceValue(func() meta.RESTMapper {
 	return mapper
 })
 
+func named(o client.Object) []string { return []string{o.GetName()} }
+
 func newMiniature(t *testing.T, o options) *miniature {
 	t.Helper()
 	m := &miniature{t: t, opts: o, now: time.Date(2026, 1, 5, 9, 0, 10, 0, time.UTC), counts: map[write]int{},
 		decide: func(write) mishap { return fine }}
 	m.opts.now = func() time.Time { return m.now }
 	m.api = &memory{scheme: miniatureScheme(), now: m.opts.now, objects: map[string]map[types.NamespacedName]client.Object{}, made: map[string]int{},
-		apart:   map[string]bool{"Job": true, "CronJob": true, "JobFlow": true, "JobTemplate": true, "Queue": true},
-		indexes: map[string]client.IndexerFunc{"Pod metadata.name": func(o client.Object) []string { return []string{o.GetName()} }}}
+		apart:   map[string]bool{"Job": true, "CronJob": true, "JobFlow": true, "JobTemplate": true, "Queue": true, "Dataset": true},
+		indexes: map[string]client.IndexerFunc{"Pod metadata.name": named, "Job metadata.name": named}}
 	for _, x := range m.begin(nil) {
 		m.api.indexes[m.api.kind(x.kind)+" "+x.field] = x.extract
 	}

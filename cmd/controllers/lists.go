@@ -24,6 +24,7 @@ import (
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/certificate"
 	"github.com/isthmus-hpc/isthmus/controllers/cronjob"
+	"github.com/isthmus-hpc/isthmus/controllers/dataset"
 	"github.com/isthmus-hpc/isthmus/controllers/hypernode"
 	"github.com/isthmus-hpc/isthmus/controllers/job"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
@@ -109,6 +110,10 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, o options) error {
 		return err
 	}
 	if err := (&jobflow.Templates{Client: mgr.GetClient()}).SetupWithManager(ctx, mgr); err != nil {
+		return err
+	}
+	data := &dataset.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(dataset.Name), Now: o.now}
+	if err := data.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
 	if err := o.webhook.add(mgr); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
@@ -18,7 +19,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
+	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
@@ -73,7 +76,8 @@ func grant(t *testing.T, plane *controllertest.Plane) string {
 
 // The rights that the chart gives by default, without HyperNodes, are enough for what the
 // program does by default: nothing asks for more, such as to list nodes, and waits for
-// it. A step that is queued early is made, for which the node of the first is read.
+// it. A step that is queued early is made, for which the node of the first is read, and a
+// Dataset is copied.
 func TestDefaultRights(t *testing.T) {
 	plane, err := controllertest.Start()
 	if err != nil {
@@ -98,6 +102,9 @@ func TestDefaultRights(t *testing.T) {
 		&flow.JobTemplate{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "second"}, Spec: batch.JobSpec{Tasks: []batch.TaskSpec{task}}},
 		&flow.JobFlow{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "f", Annotations: map[string]string{wellknown.QueueEarly: "true"}},
 			Spec: flow.JobFlowSpec{JobRetainPolicy: flow.Retain, Flows: []flow.Flow{{Name: "first"}, {Name: "second", DependsOn: &flow.DependsOn{Targets: []string{"first"}}}}}},
+		copied(ns),
+		&scheduling.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "waits", Annotations: map[string]string{wellknown.Staging: `{"d":"hpc"}`}},
+			Spec: scheduling.PodGroupSpec{MinMember: 1}},
 	} {
 		if err := plane.Client.Create(t.Context(), o); err != nil {
 			t.Fatal(err)
@@ -107,6 +114,13 @@ func TestDefaultRights(t *testing.T) {
 		// The first runs for ever, so the second is made early or never.
 		if err := plane.Client.Get(ctx, client.ObjectKey{Namespace: ns, Name: "f-second"}, &batch.Job{}); err != nil {
 			return err.Error()
+		}
+		d := &hpc.Dataset{}
+		if err := plane.Client.Get(ctx, client.ObjectKey{Namespace: ns, Name: "d"}, d); err != nil {
+			return err.Error()
+		}
+		if len(d.Status.Copies) != 1 || d.Status.Copies[0].Phase != hpc.CopyCopying {
+			return fmt.Sprintf("the copies of Dataset d are %+v", d.Status.Copies)
 		}
 		return ""
 	})
