@@ -30,7 +30,7 @@ var elsewhere = map[string]string{
 	"update jobs/finalizers.batch.volcano.sh":                           "TestAllReduce: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a Job's pods",
 	"update cronjobs/finalizers.batch.volcano.sh":                       "this one: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a CronJob's Jobs",
 	"update jobflows/finalizers.flow.volcano.sh":                        "TestJobFlow: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a JobFlow's Jobs",
-	"update datasets/finalizers.hpc.isthmus.sh":                         "the test of copies: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a Dataset's Jobs",
+	"update datasets/finalizers.hpc.isthmus.sh":                         "TestDatasetIsCopied: the plugin OwnerReferencesPermissionEnforcement lets nobody else own a Dataset's Jobs",
 	"approve signers.certificates.k8s.io kubernetes.io/kubelet-serving": "TestServingCertificates: the plugin CertificateApproval lets nobody else approve",
 	"list podgroups.scheduling.k8s.io":                                  "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
 	"watch podgroups.scheduling.k8s.io":                                 "no API server of the tests has PodGroups of its own: scheduler/cache TestNativeGroup",
