@@ -10,6 +10,7 @@ import (
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
@@ -80,6 +81,26 @@ func TestStagingIsChecked(t *testing.T) {
 	}
 	if len(d.Status.Copies) > 0 {
 		t.Errorf("status was written: %v", d.Status.Copies)
+	}
+}
+
+// The API server takes the example of the guide.
+func TestGuidesExampleIsFine(t *testing.T) {
+	ns := plane.Namespace(t)
+	guide, err := os.ReadFile("../../scheduler/DATA.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(guide), "## Copies")
+	_, rest, _ = strings.Cut(rest, "```yaml\n")
+	example, _, _ := strings.Cut(rest, "```")
+	d := &hpc.Dataset{}
+	if err := yaml.UnmarshalStrict([]byte(example), d); err != nil || d.Spec.Staging == nil {
+		t.Fatalf("the example of copies in the guide is %+v, %v", d, err)
+	}
+	d.Namespace = ns
+	if err := plane.Client.Create(t.Context(), d, client.DryRunAll); err != nil {
+		t.Error(err)
 	}
 }
 
