@@ -37,10 +37,15 @@ type Entitler interface {
 }
 
 // Admitter may keep a pending PodGroup out for now; nil lets it in, as far as this
-// plugin is concerned. It is asked once for each in a cycle.
+// plugin is concerned. It is asked once for each in a cycle, and not about those that
+// have pods: what it may keep from being is pods.
 type Admitter interface {
 	Refuse(g *snapshot.Gang) *plan.Unschedulable
 }
+
+// QueueBounder has an Admitter bound what is let in not for the cluster alone but for each
+// queue by what it can hold.
+type QueueBounder interface{ BoundsQueues() }
 
 // Opener is a plugin that needs to know the cycle: Open returns the plugin that
 // is asked in this cycle in its place.

@@ -18,6 +18,7 @@ type points struct {
 	peers       snapshot.PeerWeights
 	overlooked  snapshot.Overlooked
 	plainOrder  bool // of members: their priority does not count
+	queueBound  bool
 	enterers    []Enterer
 	mateScorers []MateScorer
 	admission   []Admitter
@@ -110,6 +111,9 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		}
 		if x, ok := pl.(Rearranger); ok && !off.Revoking {
 			out.rearrangers = append(out.rearrangers, x)
+		}
+		if _, ok := pl.(QueueBounder); ok && !off.Admission {
+			out.queueBound = true
 		}
 		if x, ok := pl.(Admitter); ok && !off.Admission {
 			out.admission = append(out.admission, x)

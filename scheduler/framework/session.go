@@ -30,6 +30,7 @@ type Session struct {
 	watch    func(kind, name string) (end func())
 
 	inqueue  map[string]bool // gangs admitted in this cycle
+	letIn    []*snapshot.Gang
 	short    map[string]string
 	waiting  map[string]int // gang key to position in Plan.Unschedulable
 	verdicts map[judged]*verdict
@@ -180,7 +181,17 @@ func (s *Session) Refused(g *snapshot.Gang) *plan.Unschedulable {
 }
 
 // Admit notes that a gang's PodGroup becomes Inqueue.
-func (s *Session) Admit(g *snapshot.Gang) { s.inqueue[g.Key] = true }
+func (s *Session) Admit(g *snapshot.Gang) {
+	s.inqueue[g.Key] = true
+	s.letIn = append(s.letIn, g)
+}
+
+// AdmittedInTurn lists the gangs that Admit was called for, in that order. Nobody
+// changes it.
+func (s *Session) AdmittedInTurn() []*snapshot.Gang { return s.letIn }
+
+// BoundsQueues reports whether what is let in is bounded for each queue.
+func (s *Session) BoundsQueues() bool { return s.queueBound }
 
 // Admitted reports whether Admit was called for the gang.
 func (s *Session) Admitted(g *snapshot.Gang) bool { return s.inqueue[g.Key] }

@@ -312,6 +312,9 @@ func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 	return g
 }
 
+// Unfinished reports whether the gang has pods that have not ended.
+func (g *Gang) Unfinished() bool { return g.Seen.Live > 0 }
+
 // ComparePods is the order of members, which becomes the order of ranks.
 func ComparePods(a, b *Pod) int {
 	return cmp.Or(strings.Compare(a.Task, b.Task), cmp.Compare(a.Index, b.Index),

@@ -22,7 +22,7 @@ func (Action) Name() string { return "enqueue" }
 
 // Run admits, in the order of queues and gangs, every pending PodGroup whose queue is
 // open and whose minimum some domain and the queue could hold if they were empty, unless
-// a plugin is against it.
+// a plugin is against the making of its pods.
 func (Action) Run(s *framework.Session) {
 	var pending []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {
@@ -67,6 +67,9 @@ func against(s *framework.Session, g *snapshot.Gang) *plan.Unschedulable {
 	if reasons := never(s, g); reasons != nil {
 		return &plan.Unschedulable{Code: plan.NoCapacity, Domains: reasons,
 			Message: "the gang's minimum is more than there is: " + plan.DomainWords(reasons)}
+	}
+	if g.Unfinished() {
+		return nil // its pods are there: what is kept out then is nothing but a gang in need of a place
 	}
 	return s.Refused(g)
 }

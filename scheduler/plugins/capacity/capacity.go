@@ -26,6 +26,9 @@ func (p Plugin) Entitlement(o entitlement.Options) entitlement.Options {
 	return o
 }
 
+// BoundsQueues has what is let in bounded by what each queue can hold.
+func (Plugin) BoundsQueues() {}
+
 // CompareQueues puts the queue of higher priority first, then the one that holds
 // the smaller part of what it deserves. Where that is no difference, as between queues
 // that declare nothing, it is the one that holds the smaller part of what there is for

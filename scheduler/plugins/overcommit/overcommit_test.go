@@ -58,7 +58,7 @@ func TestALoneGangIsLetIn(t *testing.T) {
 	}()
 	got = scheduler.Cycle(p, w.Snapshot(), w.Now)
 	if len(got.Unschedulable) == 0 || got.Unschedulable[0].Code != plan.Overcommitted ||
-		got.Unschedulable[0].Message != "gangs that were let in want 10 gpu and 10 is the limit; the gang's minimum is 10" {
+		got.Unschedulable[0].Message != "10 gpu are held and wanted by gangs that count before it, and 10 may be, 100 % of what there is; its minimum is 10, and 1 that were let in wait before it in its queue" {
 		t.Errorf("plan is:\n%s", got)
 	}
 }
@@ -82,7 +82,8 @@ func TestTheFirstIsLetIn(t *testing.T) {
 }
 
 // TestQueuesAreLetInInTurn: what little may be let in is shared among the queues, whoever
-// asked first, and a queue that has its part let in comes after one that has nothing.
+// asked first, and a queue that has its part let in comes after one that has nothing,
+// which has its part let in whatever others do.
 func TestQueuesAreLetInInTurn(t *testing.T) {
 	for name, tc := range map[string]struct {
 		before int // gangs of a that were let in before
@@ -90,7 +91,7 @@ func TestQueuesAreLetInInTurn(t *testing.T) {
 	}{
 		"nobody is in yet":      {want: "a0 a1 b0 b1"},
 		"one queue is in":       {before: 2, want: "b0 b1"},
-		"one queue has its all": {before: 4},
+		"one queue has its all": {before: 4, want: "b0 b1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := schedtest.NewWorld()

@@ -21,6 +21,9 @@ func (Plugin) Entitlement(o entitlement.Options) entitlement.Options {
 	return o
 }
 
+// BoundsQueues has what is let in bounded by what each queue can hold.
+func (Plugin) BoundsQueues() {}
+
 // CompareQueues puts the queue of higher priority first, then the one that holds
 // the smaller part of what it deserves.
 func (Plugin) CompareQueues(a, b *entitlement.Queue) int {
