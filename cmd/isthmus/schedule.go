@@ -250,7 +250,7 @@ func ofJob(g *snapshot.Gang, namespace, job string) bool {
 	return g.Namespace == namespace && (g.Name == job || strings.HasPrefix(g.Name, job+"-") && len(g.Name) == len(job)+37)
 }
 
-func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, _ *framework.Session, namespace, name string) error {
+func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.Session, namespace, name string) error {
 	found := false
 	for _, g := range s.Gangs {
 		if !ofJob(g, namespace, name) {
@@ -262,7 +262,7 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, _ *framework.Ses
 			fmt.Fprintf(w, "  runs for about %s (%s)\n", time.Duration(g.Estimate), g.EstimateFrom)
 		}
 		explainOrder(w, s, g)
-		explainData(w, s, g)
+		explainData(w, s, g, ses.Now)
 		for _, pl := range p.Placements {
 			if pl.Gang == g.Key {
 				fmt.Fprintf(w, "  %d members are placed on %s now\n", len(pl.Binds), pl.Domain)
@@ -363,7 +363,7 @@ func jobOf(g *snapshot.Gang) string {
 }
 
 // explainData tells where what the gang reads is, and what it takes to have it elsewhere.
-func explainData(w io.Writer, s *snapshot.Snapshot, g *snapshot.Gang) {
+func explainData(w io.Writer, s *snapshot.Snapshot, g *snapshot.Gang, now time.Time) {
 	for i := range g.Data {
 		d := &g.Data[i]
 		if d.Unknown {
@@ -380,8 +380,16 @@ func explainData(w io.Writer, s *snapshot.Snapshot, g *snapshot.Gang) {
 		if len(on) > 0 {
 			where = "on " + strings.Join(on, ", ")
 		}
-		fmt.Fprintf(w, "  reads dataset %s of %s: %s; elsewhere it starts %s later, for the copy\n",
+		how := "it starts %s later, for the copy"
+		if d.Staged {
+			how = "a copy of about %s is made first, where it can be"
+		}
+		fmt.Fprintf(w, "  reads dataset %s of %s: %s; elsewhere "+how+"\n",
 			d.Name, plan.Amount("memory", d.Size), where, time.Duration(d.Transfer())*time.Second)
+		for k := range d.Targets {
+			t := &d.Targets[k]
+			fmt.Fprintf(w, "    may be copied to cluster %s, %s\n", t.Cluster, plan.CopyWords(snapshot.Copy{Data: d, Target: t}, now))
+		}
 	}
 }
 

@@ -100,6 +100,7 @@ type Binder struct {
 	preparing map[int64]*preparation
 	prepared  int64
 	written   map[string]time.Time // last write of a message by UID
+	asked     map[string]askedCopies
 	waits     waits
 	workers   sync.WaitGroup
 }
@@ -139,7 +140,7 @@ func New(c Config) *Binder {
 		evicts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[evictTask](firstRetry, lastRetry)),
 		later: newLater(), preparing: map[int64]*preparation{},
-		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, waits: waits{told: map[waitOf]time.Time{}},
+		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}},
 	}
 }
 

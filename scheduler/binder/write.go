@@ -27,6 +27,7 @@ type wish struct {
 	pod    *podWish
 	booked *plan.Reservation
 	gate   *plan.PodRef
+	copies *plan.Staging
 	idle   *resourcev1.ResourceClaim // whose devices are to be taken back
 }
 
@@ -85,6 +86,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 		b.writes.Add(r.UID)
 	}
 	b.noteGates(p, now)
+	b.noteCopies(p, now)
 	b.tellWaiting(p, now)
 	for _, u := range p.Unschedulable {
 		if !u.Code.CapacityKind() {
@@ -142,6 +144,8 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	switch {
 	case w.gate != nil:
 		kind, err = "pod", b.openGate(call, w.gate)
+	case w.copies != nil:
+		err = b.askForCopies(call, w.copies)
 	case w.idle != nil:
 		kind, err = "resourceclaim", b.takeDevices(call, w.idle)
 	case w.booked != nil:

@@ -315,7 +315,7 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 	for _, p := range g.policies {
 		g.SubGroups = append(g.SubGroups, p.SubGroup)
 	}
-	g.Nominated = nominationOf(pg.Annotations)
+	g.Nominated, g.Staging = nominationOf(pg.Annotations), pg.Annotations[wellknown.Staging]
 	if d := duration(pg.Annotations[wellknown.RunningEstimate]); d > 0 {
 		g.Estimate, g.EstimateFrom = int64(d), snapshot.EstimateDeclared
 	}

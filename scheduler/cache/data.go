@@ -17,6 +17,7 @@ import (
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -45,6 +46,9 @@ func (c *Cache) SetDataset(d *hpcv1alpha1.Dataset) {
 		}
 		entry.Places = append(entry.Places, p)
 	}
+	if d.Spec.Staging != nil {
+		entry.setTargets(d)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	key := d.Namespace + "/" + d.Name
@@ -53,6 +57,29 @@ func (c *Cache) SetDataset(d *hpcv1alpha1.Dataset) {
 	}
 	c.datasets[key] = entry
 	c.touchReaders(d.Namespace, d.Name)
+}
+
+// setTargets takes in where a Dataset is copied to, and what became of that: a copy that
+// is ready is a place like others.
+func (e *dataset) setTargets(d *hpcv1alpha1.Dataset) {
+	e.Staged = true
+	for _, target := range d.Spec.Staging.Targets {
+		t := snapshot.DataTarget{Cluster: target.Cluster, Labels: map[string]string{wellknown.Cluster: target.Cluster}}
+		switch c := d.Copy(target); {
+		case c == nil:
+		case c.Phase == hpcv1alpha1.CopyReady:
+			e.Places = append(e.Places, snapshot.DataPlace{Labels: t.Labels, Path: target.Path})
+			continue
+		case c.Phase == hpcv1alpha1.CopyCopying && c.StartTime != nil:
+			t.Since = c.StartTime.UnixNano()
+		case c.Phase == hpcv1alpha1.CopyFailed:
+			t.Failed, t.Why = c.RetryTime == nil, plan.Bound(c.Message)
+			if c.RetryTime != nil {
+				t.RetryAt = c.RetryTime.UnixNano()
+			}
+		}
+		e.Targets = append(e.Targets, t)
+	}
 }
 
 // DeleteDataset forgets a Dataset.

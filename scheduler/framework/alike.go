@@ -14,6 +14,7 @@ func (s *Session) Alike(b Blocked) string {
 	var out strings.Builder
 	g := b.Gang
 	fmt.Fprintf(&out, " %p %p", s.pointsOf(g.Queue), s.barOf(g))
+	out.WriteString(s.stagingKey(g))
 	if s.selective {
 		fmt.Fprintf(&out, " %s", g.Namespace)
 	}

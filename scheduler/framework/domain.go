@@ -100,6 +100,8 @@ type Fit struct {
 	// Left is what stays free, of the resource that matters most to the gang, on
 	// the hosts or nodes touched; Rest is the same over the whole domain.
 	Left, Rest int64
+	// Copies have to be made first: the gang cannot be placed there yet.
+	Copies []snapshot.Copy
 }
 
 // group is the pods of one class.
@@ -140,7 +142,7 @@ func (s *Session) FindDomain(g *snapshot.Gang, job string, pods []*snapshot.Pod,
 		domains = s.DomainsFor(g)
 	}
 	a := s.newAsk(g, job, pods)
-	key := fmt.Sprintf("%p %p %s%s%s", s.scope, s.bar, s.opened, s.salt, signature(a, domains))
+	key := fmt.Sprintf("%p %p %s%s%s%s", s.scope, s.bar, s.opened, s.salt, s.stagingKey(g), signature(a, domains))
 	if s.selective { // what fails for one namespace need not for another
 		key += " " + g.Namespace
 	}
@@ -253,9 +255,12 @@ func (s *Session) try(a *ask, d Domain) (*Fit, *plan.DomainReason) {
 	if fit != nil && len(a.gang.Data) > 0 {
 		var longest int64 // nodes are copied to side by side
 		for _, on := range fit.Assigned {
-			longest = max(longest, a.gang.TransferTo(s.Snapshot.Nodes[on.Node].Labels))
+			longest = max(longest, a.gang.TransferTo(s.Snapshot.Nodes[on.Node].Labels, d.Virtual()))
 		}
 		fit.Start = resource.Add(fit.Start, longest)
+		if why := s.stage(a.gang, fit); why != "" {
+			return nil, &plan.DomainReason{Domain: d.Name, Code: plan.NodesDontMatch, Nodes: []plan.NodeCount{{Count: 1, Why: why}}}
+		}
 	}
 	return fit, reason
 }

@@ -136,6 +136,7 @@ func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
 	}
 	h, why, guessed := s.start(b)
 	if h == nil {
+		s.copyAhead(b, u)
 		return
 	}
 	h.guessed = guessed

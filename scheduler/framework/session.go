@@ -38,13 +38,15 @@ type Session struct {
 	virtual  []int // positions of virtual nodes
 	// selective says that some virtual node serves some namespaces only.
 	selective bool
-	failed    map[string][]plan.DomainReason
-	byLabel   map[string][]*snapshot.Place
-	unmet     map[string]int // of the last pod that found no node for its claims: nodes by reason
-	salt      string         // part of the key of failed: what else the answer depends on
-	follow    *follow        // over the cycle's own transaction
-	whatIf    *follow        // over the last other one, nil before the first
-	marks     marks          // see marked
+	// copying says that virtual nodes count to which something has to be copied first.
+	copying bool
+	failed  map[string][]plan.DomainReason
+	byLabel map[string][]*snapshot.Place
+	unmet   map[string]int // of the last pod that found no node for its claims: nodes by reason
+	salt    string         // part of the key of failed: what else the answer depends on
+	follow  *follow        // over the cycle's own transaction
+	whatIf  *follow        // over the last other one, nil before the first
+	marks   marks          // see marked
 
 	blocked    []Blocked
 	turns      map[*snapshot.Gang]int // when a blocked gang was looked at first, as a position in blocked

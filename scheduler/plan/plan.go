@@ -5,6 +5,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -32,6 +33,8 @@ type Plan struct {
 	// Opened are pods whose queue has room for them: the gate that kept them out of
 	// sight until then is taken away.
 	Opened []PodRef
+	// Stagings are the gangs of whose PodGroup it is to be said which copies they wait for.
+	Stagings []Staging
 	// Heads are gangs that wait with a start time that nobody may put off.
 	Heads []Head
 }
@@ -72,6 +75,14 @@ type Round struct {
 	Plugin string
 	// After is who was looked at last where not all were: others are first next time.
 	After string
+}
+
+// Staging is which copies a gang waits for, where its PodGroup says otherwise.
+type Staging struct {
+	Gang, GangUID   string
+	Namespace, Name string
+	// Want is a JSON object with the cluster by the dataset's name, "" for none.
+	Want string
 }
 
 // Head is a gang whose start is planned.
@@ -158,6 +169,7 @@ const (
 	Nominated          Code = "Nominated"          // room is being made for it
 	Reserved           Code = "Reserved"           // it would fit, and put off the planned start of another
 	DatasetNotFound    Code = "DatasetNotFound"    // it reads a Dataset that does not exist
+	DataStaging        Code = "DataStaging"        // what it reads is copied to where it goes
 	Quarantined        Code = "Quarantined"        // a cycle that looked at it broke, and it is left out for a while
 )
 
@@ -179,6 +191,8 @@ type Unschedulable struct {
 	Message string
 	// Domains say what each domain lacks, in the order they were tried.
 	Domains []DomainReason
+	// Staging are the copies that it waits for, as in Staging.Want.
+	Staging string
 	// Pods are the members that wait, ordered as in the gang.
 	Pods []PodRef
 }
@@ -292,6 +306,9 @@ func (p Plan) String() string {
 	}
 	for _, u := range p.Unschedulable {
 		fmt.Fprintf(&b, "wait %s %s: %s\n", short(u.Gang), u.Code, u.Message)
+	}
+	for _, s := range p.Stagings {
+		fmt.Fprintf(&b, "stage %s %s\n", short(s.Gang), cmp.Or(s.Want, "nothing"))
 	}
 	for _, s := range p.Statuses {
 		fmt.Fprintf(&b, "status %s phase=%s running=%d succeeded=%d failed=%d", short(s.Gang), s.Want.Phase, s.Want.Running, s.Want.Succeeded, s.Want.Failed)

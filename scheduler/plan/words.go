@@ -2,11 +2,14 @@ package plan
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // maxDomains bounds how many domains a message spells out; the data has all.
@@ -74,6 +77,24 @@ func (r DomainReason) Words() string {
 		text = "for part " + r.Part + " " + text
 	}
 	return r.Domain + ": " + text
+}
+
+// CopyWords says in one clause how far a copy is. It stays the same for as long as the copy
+// goes as expected.
+func CopyWords(c snapshot.Copy, now time.Time) string {
+	takes := time.Duration(min(c.Data.Transfer(), int64(math.MaxInt64/time.Second))) * time.Second
+	clock := func(at int64) string { return time.Unix(0, at).UTC().Format(time.RFC3339) }
+	switch t := c.Target; {
+	case t.Failed:
+		return "which failed and is not tried again: " + t.Why
+	case t.Since != 0 && t.Since+int64(takes) > now.UnixNano():
+		return "ready at about " + clock(t.Since+int64(takes))
+	case t.Since != 0:
+		return fmt.Sprintf("which was to take %s when it began at %s", takes, clock(t.Since))
+	case t.RetryAt > now.UnixNano():
+		return fmt.Sprintf("which failed and is tried again at %s: %s", clock(t.RetryAt), t.Why)
+	}
+	return fmt.Sprintf("which takes about %s", takes)
 }
 
 // DomainWords joins the reasons of domains to one message of bounded length.

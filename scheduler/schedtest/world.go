@@ -228,6 +228,9 @@ func (w *World) Apply(p plan.Plan) {
 			}
 		}
 	}
+	for _, s := range p.Stagings {
+		groups[s.Gang].Staging = s.Want
+	}
 	for _, s := range p.Statuses {
 		groups[s.Gang].Status = s.Want
 	}

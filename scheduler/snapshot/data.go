@@ -16,6 +16,10 @@ type Data struct {
 	PerSecond int64 `json:"perSecond,omitempty"`
 	// Places have it.
 	Places []DataPlace `json:"places,omitempty"`
+	// Staged says that it is copied, to Targets, before gangs go to a virtual node that
+	// lacks it; otherwise they see to that themselves.
+	Staged  bool         `json:"staged,omitempty"`
+	Targets []DataTarget `json:"targets,omitempty"`
 }
 
 // DataPlace is the nodes with all of these labels; the data is at Path there, if
@@ -53,12 +57,13 @@ func (d *Data) Transfer() int64 {
 }
 
 // TransferTo is how many seconds it takes to copy what the gang reads to a node with
-// these labels, one dataset after the other.
-func (g *GangSpec) TransferTo(labels map[string]string) int64 {
+// these labels, one dataset after the other. What is Staged counts on real nodes only.
+func (g *GangSpec) TransferTo(labels map[string]string, virtual bool) int64 {
 	var sum int64
 	for i := range g.Data {
-		if _, there := g.Data[i].On(labels); !there {
-			sum = resource.Add(sum, g.Data[i].Transfer())
+		d := &g.Data[i]
+		if _, there := d.On(labels); !there && (!virtual || !d.Staged) {
+			sum = resource.Add(sum, d.Transfer())
 		}
 	}
 	return sum

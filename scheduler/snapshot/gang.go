@@ -165,6 +165,8 @@ type GangSpec struct {
 	EstimateFrom string `json:"estimateFrom,omitempty"`
 	// Data is what the gang reads, ordered by name.
 	Data []Data `json:"data,omitempty"`
+	// Staging is what was written on its PodGroup of the copies that it waits for.
+	Staging string `json:"staging,omitempty"`
 	// Patient gangs never take another's place: their pods' preemptionPolicy is Never.
 	Patient bool `json:"patient,omitempty"`
 	// Nominated is the place that was made for the gang by evicting others.

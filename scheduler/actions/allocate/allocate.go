@@ -65,7 +65,7 @@ func inOrder(s *framework.Session, l *framework.Line) bool {
 		return false
 	}
 	switch u.Code {
-	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.UnsupportedRequest, plan.DatasetNotFound:
+	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.UnsupportedRequest, plan.DatasetNotFound, plan.DataStaging:
 		return false // it has no claim to a place yet
 	}
 	for _, g := range l.Gangs[1:] {
@@ -201,7 +201,13 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 	var reasons []plan.DomainReason
 	fit := s.FindKept(g, job, must)
 	if fit == nil {
-		fit, reasons = s.FindDomain(g, job, must, nil)
+		fit, reasons = s.FindStaged(g, job, must)
+	}
+	if fit != nil && len(fit.Copies) > 0 {
+		u := s.AwaitCopies(fit)
+		u.Satisfied = satisfied
+		s.Wait(g, u)
+		return false
 	}
 	if fit == nil {
 		fit = s.FindBeside(g, job, must)
