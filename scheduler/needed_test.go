@@ -31,27 +31,39 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 			earlier := p
 			earlier.Claims = p.Claims[:i]
 			w.Apply(earlier)
-			for _, e := range c.Evictions {
-				if !slices.Contains(stays, e.UID) {
-					podByUID(w, e.UID).Terminating = true
-				}
-			}
 			w.Settle(time.Second)
 			pinKept(w, c.Gang)
 			// Who only waits for what goes by itself has taken some of it before, if it was
 			// looked at before.
 			gate := func(on func(*schedtest.Gang) bool) {
 				for _, g := range w.Gangs {
+					need := max(g.MinMember-placed(g), 0) // what is beyond that is no reason to spare anybody
 					for _, pod := range g.Pods {
 						if pod.Node == "" && pod.Gate == "" {
-							pod.Gated = on(g) || podByUID(before, pod.UID) != nil && podByUID(before, pod.UID).Gated
+							pod.Gated = on(g) || podByUID(before, pod.UID) != nil && podByUID(before, pod.UID).Gated || need == 0
+							if !pod.Gated {
+								need--
+							}
 						}
 					}
 				}
 			}
-			kept := func(g *schedtest.Gang) bool { return g.Nominated != nil || expects(p, g.Key) }
+			kept := func(g *schedtest.Gang) bool {
+				return g.Nominated != nil && g.Nominated.Until > w.Now.UnixNano() || expects(p, g.Key, c.Gang)
+			}
 			gate(func(g *schedtest.Gang) bool { return !kept(g) || g.Key == c.Gang })
-			w.Apply(scheduler.Cycle(placing, w.Snapshot(), w.Now))
+			for range 2 { // a gang that lost all its pods is let in again first
+				w.Apply(scheduler.Cycle(placing, w.Snapshot(), w.Now))
+			}
+			if slices.ContainsFunc(w.Gangs, func(g *schedtest.Gang) bool { return g.Key != c.Gang && expects(p, g.Key, c.Gang) && placed(g) < g.MinMember }) {
+				continue // others have gone elsewhere than was thought, which says nothing of this claim
+			}
+			for _, e := range c.Evictions {
+				if !slices.Contains(stays, e.UID) {
+					podByUID(w, e.UID).Terminating = true
+				}
+			}
+			w.Settle(time.Second)
 			gate(func(g *schedtest.Gang) bool { return !kept(g) && g.Key != c.Gang })
 			next := scheduler.Cycle(placing, w.Snapshot(), w.Now)
 			w.Apply(next)
@@ -63,9 +75,14 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 	return nil
 }
 
-// expects reports whether a gang waits for what goes by itself.
-func expects(p plan.Plan, gang string) bool {
-	return slices.ContainsFunc(p.Unschedulable, func(u plan.Unschedulable) bool { return u.Gang == gang && u.Code == plan.Nominated })
+// expects reports whether a gang that was looked at before another waits for what goes by
+// itself. Who was looked at after it may wait for what goes for that one.
+func expects(p plan.Plan, gang, before string) bool {
+	at := func(key string) int {
+		return slices.IndexFunc(p.Unschedulable, func(u plan.Unschedulable) bool { return u.Gang == key })
+	}
+	i := at(gang)
+	return i >= 0 && i < at(before) && p.Unschedulable[i].Code == plan.Nominated
 }
 
 // pinKept puts all but one gang where room is kept for them.

@@ -42,9 +42,10 @@ func (s *Session) FindKept(g *snapshot.Gang, job string, pods []*snapshot.Pod) *
 }
 
 // FindBeside is for a gang that room is kept for and that found none, since the rooms of
-// others are made of that of pods which are still there: these do not count, if with the
-// gang placed all of them are there once everything has gone that is going away. Else the
-// gang's own room, which is free, would be kept for it in vain for as long as others end.
+// others, made since, are made of that of pods which are still there: these do not count,
+// if with the gang placed all of them are there once everything has gone that is going
+// away. Else the gang's own room, which is free, would be kept for it in vain for as long
+// as others end.
 // It is nil, and nothing has changed, where that does not help.
 func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod) *Fit {
 	if !s.Nominated(g) || len(s.going()) == 0 {
@@ -52,7 +53,7 @@ func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod)
 	}
 	var others []*snapshot.Gang
 	for _, o := range s.Snapshot.Gangs {
-		if o != g && s.Nominated(o) {
+		if o != g && s.Nominated(o) && o.Nominated != nil && g.Nominated != nil && o.Nominated.Since >= g.Nominated.Since {
 			others = append(others, o)
 		}
 	}

@@ -2,6 +2,7 @@ package framework
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -49,9 +50,18 @@ func (s *Session) Affords(b Blocked, given map[string]resource.Vector) bool {
 	return refusal == nil
 }
 
-// WithinQuota returns those of more, in order, that the gang's queue may hold
+// Beyond returns those of the waiting members, in order, that may be placed beside those
+// that have to be.
+func (s *Session) Beyond(g *snapshot.Gang, waiting, must []*snapshot.Pod) []*snapshot.Pod {
+	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
+		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
+	})
+	return s.withinQuota(g, must, rest)
+}
+
+// withinQuota returns those of more, in order, that the gang's queue may hold
 // beside must.
-func (s *Session) WithinQuota(g *snapshot.Gang, must, more []*snapshot.Pod) []*snapshot.Pod {
+func (s *Session) withinQuota(g *snapshot.Gang, must, more []*snapshot.Pod) []*snapshot.Pod {
 	sum := s.sum(must)
 	all := sum.Clone()
 	all.AddScaled(s.sum(more), 1)

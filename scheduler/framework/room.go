@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"iter"
 	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
@@ -25,11 +26,17 @@ func (s *Session) Block(b Blocked) {
 	s.blocked = append(s.blocked, b)
 }
 
-// BlockedGangs lists the gangs without room in the order in which they were
-// looked at. Those that room was made for since are not among them, nor those whose
-// queue has a profile without the action that runs.
-func (s *Session) BlockedGangs() []Blocked {
-	return slices.DeleteFunc(slices.Clone(s.blocked), func(b Blocked) bool { return s.claimed[b.Gang.Key] || !s.Serves(s.action, b.Gang.Queue) })
+// BlockedGangs lists the gangs without room in the order in which they were looked at.
+// Those that room was made for, by the time that it is their turn, are not among them, nor
+// those whose queue has a profile without the action that runs.
+func (s *Session) BlockedGangs() iter.Seq[Blocked] {
+	return func(yield func(Blocked) bool) {
+		for _, b := range slices.Clone(s.blocked) {
+			if !s.claimed[b.Gang.Key] && s.Serves(s.action, b.Gang.Queue) && !yield(b) {
+				return
+			}
+		}
+	}
 }
 
 // keptRoom is what is kept on one node for pods of a nominated gang.

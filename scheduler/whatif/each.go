@@ -22,7 +22,7 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		hold  map[string]resource.Vector // what all of them do, by queue
 	}
 	units := map[string]candidates{}
-	for _, b := range s.BlockedGangs() {
+	for b := range s.BlockedGangs() {
 		if b.Gang.Patient || len(failed) >= maxFailures {
 			continue
 		}

@@ -236,11 +236,7 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 		s.Commit(g, fit.Domain, "", 0, fit.Assigned, nil)
 		return true
 	}
-	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
-		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
-	})
-	rest = s.WithinQuota(g, must, rest)
-	extra := s.Extend(g, job, rest, fit.Domain, fit.Assigned)
+	extra := s.Extend(g, job, s.Beyond(g, waiting, must), fit.Domain, fit.Assigned)
 	assigned := slices.Concat(fit.Assigned, extra)
 	s.Commit(g, fit.Domain, "", 0, assigned, nil)
 	total := 0

@@ -40,7 +40,7 @@ func (a Action) Run(s *framework.Session) {
 	failed := map[string]bool{}
 	var movers []whatif.Mover
 	known := false
-	for _, b := range s.BlockedGangs() {
+	for b := range s.BlockedGangs() {
 		if b.Gang.Patient || len(failed) >= mostTried || s.StartsWithin(b.Gang, whatif.Keep) {
 			continue // who starts as soon by itself is not worth the work of others
 		}
