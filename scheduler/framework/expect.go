@@ -60,6 +60,22 @@ func (s *Session) takeExpected(g *snapshot.Gang) {
 	}
 }
 
+// besideStarts is the place of a gang once everything has gone that is going away: f, or,
+// where others that come before it have planned starts, one that puts off none of these.
+// It is nil where there is none.
+func (s *Session) besideStarts(b Blocked, f *Fit) *Fit {
+	starts := s.Starts(b.Gang)
+	if starts = starts.before(b.Gang); starts == nil {
+		return f
+	}
+	s.WhatIf(s.Future(b.Gang), func() {
+		defer s.Unguard()
+		starts.Guard(b.Gang)
+		f, _ = s.FindDomain(b.Gang, b.Job, b.Must, nil)
+	})
+	return f
+}
+
 // overbooked reports whether more is kept where room is kept for a gang than there is once
 // everything has gone that is going away.
 func (s *Session) overbooked(g *snapshot.Gang) bool {

@@ -308,11 +308,15 @@ func (s *Session) standIn(g *snapshot.Gang, np snapshot.NominatedPod) *snapshot.
 
 // Expect keeps a fit for the rest of the cycle only: what is in its way goes by
 // itself, and nobody else is to count on it. Where nothing goes the gang is held back
-// for the sake of another, which this room may be for.
+// for the sake of another, which this room may be for; so it is where the gang would put
+// off a planned start there.
 func (s *Session) Expect(b Blocked, f *Fit) {
 	g := b.Gang
 	if s.Nominated(g) {
 		s.claimed[g.Key] = true
+		return
+	}
+	if f = s.besideStarts(b, f); f == nil {
 		return
 	}
 	goes := func(a Assignment) bool {

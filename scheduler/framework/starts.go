@@ -42,6 +42,25 @@ func (s *Session) Starts(but *snapshot.Gang) *Starts {
 	return out
 }
 
+// before leaves the starts that keep g from what it would be given now: of gangs that
+// were looked at before it, and of reservations. It is nil when there are none.
+func (p *Starts) before(g *snapshot.Gang) *Starts {
+	if p == nil {
+		return nil
+	}
+	mine, looked := p.s.turns[g]
+	out := &Starts{s: p.s}
+	for i, h := range p.heads {
+		if h.reservation != nil || !looked || p.s.turns[h.gang] < mine {
+			out.heads, out.marks = append(out.heads, h), append(out.marks, p.marks[i])
+		}
+	}
+	if len(out.heads) == 0 {
+		return nil
+	}
+	return out
+}
+
 // Without takes pods of a gang off the starts that they would still run at.
 func (p *Starts) Without(g *snapshot.Gang, pods []*snapshot.Pod) {
 	if p == nil {
