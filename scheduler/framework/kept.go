@@ -84,6 +84,19 @@ func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod)
 	return fit
 }
 
+// GiveUpKept gives up the room on a virtual node that is kept for a gang, until the end of
+// the cycle, where the gang does not fit into it and nothing is going away there: what fits
+// hosts beside other pods need not fit without them, since packing is no exact search. It
+// is called between Unhold and Rehold, and reports whether there was any.
+func (s *Session) GiveUpKept(g *snapshot.Gang) bool {
+	d, ok := s.nominatedDomain(g)
+	if !ok || !d.Virtual() || !s.Nominated(g) || slices.ContainsFunc(s.going(), func(l leave) bool { return l.node == d.Node }) {
+		return false
+	}
+	s.kept[g.Key] = nil
+	return true
+}
+
 // nominatedDomain is the domain in which room is kept for a gang.
 func (s *Session) nominatedDomain(g *snapshot.Gang) (Domain, bool) {
 	if g.Nominated != nil {
