@@ -55,7 +55,9 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 			for range 2 { // a gang that lost all its pods is let in again first
 				w.Apply(scheduler.Cycle(placing, w.Snapshot(), w.Now))
 			}
-			if slices.ContainsFunc(w.Gangs, func(g *schedtest.Gang) bool { return g.Key != c.Gang && expects(p, g.Key, c.Gang) && placed(g) < g.MinMember }) {
+			if slices.ContainsFunc(w.Gangs, func(g *schedtest.Gang) bool {
+				return g.Key != c.Gang && expects(p, g.Key, c.Gang) && placed(g) < g.MinMember
+			}) {
 				continue // others have gone elsewhere than was thought, which says nothing of this claim
 			}
 			for _, e := range c.Evictions {
