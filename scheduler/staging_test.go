@@ -219,3 +219,69 @@ func TestGangsBehindGoOn(t *testing.T) {
 	}
 	says(t, p, "wait g DataStaging")
 }
+
+// A gang waits for room where its data is, which is kept for it, if others end there before
+// a copy is made elsewhere, and nobody guesses when; else for the copy.
+func TestCopyAgainstEnding(t *testing.T) {
+	for name, tt := range map[string]struct {
+		estimate string
+		seconds  int64
+		wants    []string
+		heads    int
+	}{
+		"others end sooner":     {" estimate=30m", 3600, []string{"wait g NoCapacity", "it can start at 2026-01-01T00:30:00Z on near"}, 1},
+		"its queue counts too":  {" estimate=30m", 2000, []string{`stage g {"a":"tight"}`}, 0},
+		"the copy is sooner":    {" estimate=30m", 60, []string{`stage g {"a":"tight"}`}, 0},
+		"nobody knows the ends": {"", 3 * 3600, []string{`stage g {"a":"tight"}`}, 0},
+	} {
+		w := schedtest.NewWorld()
+		for _, line := range []string{"virtual near shape=1*cpu=16,gpu=4 wait=600", "group holds min=1" + tt.estimate, "pods holds w 1 gpu=4"} {
+			if _, err := w.Do(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next(t, w)
+		for _, line := range []string{"run holds", "virtual tight shape=1*cpu=8,gpu=2", "group g min=1", "pods g w 1 gpu=2"} {
+			if _, err := w.Do(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range w.Nodes {
+			w.Nodes[i].Labels = map[string]string{"isthmus.sh/cluster": w.Nodes[i].Name}
+		}
+		d := staged("a", tt.seconds, "tight")
+		d.Places[0].Labels = map[string]string{"isthmus.sh/cluster": "near"}
+		w.Gang("g").Data = []snapshot.Data{d}
+		p := next(t, w)
+		if len(p.Heads) != tt.heads || len(p.Placements) != 0 {
+			t.Errorf("%s: want %d planned starts:\n%s", name, tt.heads, p)
+		}
+		for _, want := range tt.wants {
+			if !strings.Contains(p.String(), want) {
+				t.Errorf("%s: the plan does not say %q:\n%s", name, want, p)
+			}
+		}
+	}
+}
+
+// The replicas of a loose gang wait for a copy where they do not fit beside those that are
+// placed.
+func TestLooseGangsWaitForCopies(t *testing.T) {
+	w := dataWorld(t, "virtual near shape=1*cpu=16,gpu=2", "pods g w 2 gpu=2")
+	w.Gang("g").Loose = true
+	for i := range w.Nodes {
+		w.Nodes[i].Labels = map[string]string{"isthmus.sh/cluster": w.Nodes[i].Name}
+	}
+	d := staged("a", 60, "tight")
+	d.Places[0].Labels = map[string]string{"isthmus.sh/cluster": "near"}
+	w.Gang("g").Data = []snapshot.Data{d}
+	p := next(t, w)
+	if len(p.Placements) != 1 || p.Placements[0].Domain != "near" {
+		t.Errorf("want one on near:\n%s", p)
+	}
+	says(t, p, `stage g {"a":"tight"}`)
+	arrive(&w.Gang("g").Data[0], "tight")
+	if p = next(t, w); len(p.Placements) != 1 || p.Placements[0].Domain != "tight" {
+		t.Errorf("want the other on tight:\n%s", p)
+	}
+}

@@ -382,7 +382,7 @@ func explainData(w io.Writer, s *snapshot.Snapshot, g *snapshot.Gang, now time.T
 		}
 		how := "it starts %s later, for the copy"
 		if d.Staged {
-			how = "a copy of about %s is made first, where it can be"
+			how = "a copy of about %s is made first"
 		}
 		fmt.Fprintf(w, "  reads dataset %s of %s: %s; elsewhere "+how+"\n",
 			d.Name, plan.Amount("memory", d.Size), where, time.Duration(d.Transfer())*time.Second)

@@ -200,12 +200,16 @@ func TestExplainData(t *testing.T) {
 	w.Gang("big").Data = []snapshot.Data{
 		{Name: "images", Size: 1 << 40, PerSecond: 1 << 30, Places: []snapshot.DataPlace{{Labels: map[string]string{"place": "v"}}}},
 		{Name: "lost", Unknown: true},
+		{Name: "maps", Size: 1 << 40, PerSecond: 1 << 30, Staged: true, Places: []snapshot.DataPlace{{Labels: map[string]string{"place": "v"}}}, Targets: []snapshot.DataTarget{
+			{Cluster: "east"}, {Cluster: "north", Since: w.Now.UnixNano()}, {Cluster: "west", Failed: true, Why: "no space left"}}},
 		{Name: "words", Size: 1 << 30, PerSecond: 1 << 30, Places: []snapshot.DataPlace{{Labels: map[string]string{"place": "gone"}}}},
 	}
 	file := written(t, w)
 	for args, wants := range map[string][]string{
 		"explain node v": {"is expected to wait for 10m0s"},
-		"explain job big": {"reads dataset images of 1Ti: on v; elsewhere it starts 17m4s later, for the copy",
+		"explain job big --at=2026-01-01T00:10:00Z": {"reads dataset images of 1Ti: on v; elsewhere it starts 17m4s later, for the copy",
+			"reads dataset maps of 1Ti: on v; elsewhere a copy of about 17m4s is made first", "may be copied to cluster east, which takes about 17m4s",
+			"to cluster north, ready at about 2026-01-01T00:17:04Z", "to cluster west, which failed and is not tried again: no space left",
 			"reads dataset lost, which does not exist", "waits (DatasetNotFound)",
 			"reads dataset words of 1Gi: on no node; elsewhere it starts 1s later"},
 	} {

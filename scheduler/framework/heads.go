@@ -125,13 +125,7 @@ func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
 		h := s.heads[max(slices.IndexFunc(s.heads, func(h head) bool { return !h.mine(b.Gang) }), 0)]
 		u.Message = fmt.Sprintf("it would fit, and put off the planned start of %s at %s", h.name(), clock(h.at))
 	}
-	mine := 0
-	for _, h := range s.heads {
-		if h.reservation == nil && h.gang.Queue == b.Gang.Queue {
-			mine++
-		}
-	}
-	if mine >= s.backfill.Heads || len(s.heads) >= s.backfill.Most {
+	if !s.plansFor(b.Gang) {
 		return
 	}
 	h, why, guessed := s.start(b)
@@ -147,6 +141,20 @@ func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
 		about = "at a guess at"
 	}
 	u.Message += fmt.Sprintf("; it can start %s %s on %s", about, clock(h.at), h.fit.Domain.Name)
+}
+
+// plansFor reports whether the gang is one of those whose start is planned.
+func (s *Session) plansFor(g *snapshot.Gang) bool {
+	if s.backfill == nil {
+		return false
+	}
+	mine := 0
+	for _, h := range s.heads {
+		if h.reservation == nil && h.gang.Queue == g.Queue {
+			mine++
+		}
+	}
+	return mine < s.backfill.Heads && len(s.heads) < s.backfill.Most
 }
 
 func clock(at int64) string { return time.Unix(0, at).UTC().Format(time.RFC3339) }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -90,6 +91,19 @@ func (s *Session) stagingKey(g *snapshot.Gang) string {
 // AwaitCopies is why a gang waits that goes where copies have to be made first.
 func (s *Session) AwaitCopies(fit *Fit) plan.Unschedulable {
 	return plan.Unschedulable{Code: plan.DataStaging, Staging: stagingText(fit.Copies), Message: "waits for " + s.copyWords(fit.Copies) + "; it then goes to " + fit.Domain.Name}
+}
+
+// SoonerThan reports whether a gang that fits where copies have to be made first can have a
+// start planned where its data is that comes before they are ready, and is no guess.
+func (s *Session) SoonerThan(fit *Fit, b Blocked) bool {
+	if !s.plansFor(b.Gang) {
+		return false
+	}
+	guards := s.Txn.Guards()
+	s.Txn.Guard()
+	defer s.Txn.Guard(guards...)
+	h, _, guessed := s.start(b)
+	return h != nil && !guessed && resource.Add((h.at-s.Now.UnixNano())/int64(time.Second), h.fit.Start) < fit.Start
 }
 
 // copyAhead asks for the copies that a gang needs where it has room once others have ended,

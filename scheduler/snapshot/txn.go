@@ -94,6 +94,9 @@ func (t *Txn) Fork() *Txn {
 // Each call replaces the guards before.
 func (t *Txn) Guard(guards ...*Txn) { t.guards = guards }
 
+// Guards are those of the last call of Guard.
+func (t *Txn) Guards() []*Txn { return t.guards }
+
 func (t *Txn) change(node int, items []Item, off bool, f func(*nodeState)) {
 	t.changeOne(t, node, items, off, f)
 	for _, g := range t.guards {

@@ -204,10 +204,13 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 		fit, reasons = s.FindStaged(g, job, must)
 	}
 	if fit != nil && len(fit.Copies) > 0 {
-		u := s.AwaitCopies(fit)
-		u.Satisfied = satisfied
-		s.Wait(g, u)
-		return false
+		if satisfied || !s.SoonerThan(fit, framework.Blocked{Gang: g, Job: job, Must: must}) {
+			u := s.AwaitCopies(fit)
+			u.Satisfied = satisfied
+			s.Wait(g, u)
+			return false
+		}
+		fit, reasons = s.FindDomain(g, job, must, nil)
 	}
 	if fit == nil {
 		fit = s.FindBeside(g, job, must)
