@@ -11,6 +11,8 @@ import (
 type actionEntry struct {
 	name      string
 	arguments []argument
+	// twin is another name for the same, of which a configuration has one at the most.
+	twin string
 	// always says that it runs, in its place, when a configuration does not name it.
 	always bool
 	// last says that it runs, after all others, when a configuration does not name it.

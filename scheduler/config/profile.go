@@ -36,8 +36,11 @@ func Profile(spec ProfileSpec) (framework.Profile, []string, error) {
 		case e.make == nil:
 			r.unused(fmt.Sprintf("spec.actions[%d]", i), fmt.Sprintf("action %q", name), "")
 		default:
-			// The action may go by another name than the one it is asked for by.
-			out.Actions = append(out.Actions, e.make(nil).Name(), name)
+			// The scheduler's configuration may name its twin.
+			if e.twin != "" {
+				out.Actions = append(out.Actions, e.twin)
+			}
+			out.Actions = append(out.Actions, name)
 		}
 	}
 	var tier []Plugin

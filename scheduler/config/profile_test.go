@@ -102,6 +102,35 @@ func TestAProfileKeepsActionsAway(t *testing.T) {
 	}
 }
 
+// TestActionsGoByTheirConfiguredNames: what is told of evictions names the action as the
+// configuration does, and a profile serves it by either name.
+func TestActionsGoByTheirConfiguredNames(t *testing.T) {
+	for _, name := range []string{"preempt", "gangpreempt"} {
+		for _, served := range []string{"preempt", "gangpreempt"} {
+			c, _, err := config.Parse([]byte("actions: \"enqueue, allocate, " + name + "\"\ntiers: [{plugins: [{name: priority}, {name: gang}]}]\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			profile, _, err := config.Profile(config.ProfileSpec{Name: "p", Actions: []string{served}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			pipe := c.Pipeline()
+			pipe.Profiles = map[string]framework.Profile{"default": profile}
+			w := schedtest.NewWorld()
+			for _, line := range []string{"node n cpu=8 gpu=1", "group low min=1", "pods low w 1 gpu=1", "cycle", "settle 5m", "group high min=1 priority=5", "pods high w 1 gpu=1"} {
+				if _, err := w.Do(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+			if len(p.Claims) != 1 || p.Claims[0].Action != name || p.Claims[0].Evictions[0].Reason != name || !strings.HasPrefix(p.Claims[0].Evictions[0].Message, name+" for ") {
+				t.Errorf("configured as %s, in the profile %s:\n%s", name, served, p)
+			}
+		}
+	}
+}
+
 func placedNames(p plan.Plan) string {
 	var out []string
 	for _, pl := range p.Placements {

@@ -55,14 +55,14 @@ var actions = []actionEntry{
 		return backfill.Action{Heads: int(min(a.Int(heads.name, 0), 64)), Conservative: a.Bool(conservative.name, false), PassUnknown: a.Text(unknownRuns.name, "wait") == "pass"}
 	}},
 	{name: "elastic", arguments: []argument{minRun}, make: func(a Arguments) framework.Action { return elastic.Action{MinRun: a.Duration(minRun.name, 0)} }},
-	{name: "preempt", arguments: append(preemption, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
-	{name: "reclaim", arguments: append([]argument{errorCache}, minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "preempt", twin: "gangpreempt", arguments: append(preemption, minRun), make: func(a Arguments) framework.Action { return preempt.Action{MinRun: a.Duration(minRun.name, 0)} }},
+	{name: "reclaim", twin: "gangreclaim", arguments: append([]argument{errorCache}, minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	// All preemption here is of gangs and for gangs.
-	{name: "gangpreempt", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
-		return preempt.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true)}
+	{name: "gangpreempt", twin: "preempt", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
+		return preempt.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true), As: "gangpreempt"}
 	}},
-	{name: "gangreclaim", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
-		return reclaim.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true)}
+	{name: "gangreclaim", twin: "reclaim", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
+		return reclaim.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true), As: "gangreclaim"}
 	}},
 	{name: "repair", last: true, arguments: []argument{arg("grace", duration).obeyed(), arg("enabled", boolean).obeyed()}, make: func(a Arguments) framework.Action {
 		return repair.Action{Grace: a.Duration("grace", 0), Off: !a.Bool("enabled", true)}

@@ -78,7 +78,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.audits, m.waiting, m.binds, m.bindTime, m.writes, m.configured, m.measured, m.extended,
 		m.latency, m.jobLatency, m.taskLatency, m.opening, m.creation, m.plugins, m.actions, m.attempts, m.victims, m.preemptions, m.evictions, m.state)
-	for _, action := range []string{"preempt", "reclaim", "elastic"} {
+	for _, action := range []string{"preempt", "reclaim", "gangpreempt", "gangreclaim", "elastic"} {
 		m.evictions.WithLabelValues(action) // told as 0 before the first
 	}
 	return m

@@ -4,6 +4,7 @@
 package preempt
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -19,10 +20,12 @@ type Action struct {
 	MinRun time.Duration
 	// SpareWholes has no gang go as a whole, only what it has beyond its minimum.
 	SpareWholes bool
+	// As is the name by which a configuration asks for it; "" is preempt.
+	As string
 }
 
 // Name is the action's name in configuration.
-func (Action) Name() string { return "preempt" }
+func (a Action) Name() string { return cmp.Or(a.As, "preempt") }
 
 // Run sends away whom plugins say, and makes room for the gangs that allocate found
 // none for, in its order.

@@ -7,6 +7,7 @@
 package reclaim
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -24,10 +25,12 @@ type Action struct {
 	MinRun time.Duration
 	// SpareWholes has no gang go as a whole, only what it has beyond its minimum.
 	SpareWholes bool
+	// As is the name by which a configuration asks for it; "" is reclaim.
+	As string
 }
 
 // Name is the action's name in configuration.
-func (Action) Name() string { return "reclaim" }
+func (a Action) Name() string { return cmp.Or(a.As, "reclaim") }
 
 // Run makes room for the gangs that allocate found none for, in its order.
 func (a Action) Run(s *framework.Session) {
