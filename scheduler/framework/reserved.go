@@ -178,6 +178,23 @@ func (p *pieces) covered() int64 {
 	return n
 }
 
+// Reserved reports whether pods of a gang count for a reservation of an amount that has
+// begun and is not for another gang: in their place its room would be that one's.
+func (s *Session) Reserved(g, other *snapshot.Gang, asks resource.Vector) bool {
+	if s.reserved == nil {
+		return false
+	}
+	return slices.ContainsFunc(s.reserved.pieces, func(p *pieces) bool {
+		if p.Phase(s.Now.UnixNano()) != snapshot.ReservationActive || !p.Owns(g) || p.Owns(other) {
+			return false
+		}
+		without := *p
+		without.owned = p.owned.Clone()
+		without.owned.SubScaled(asks, 1)
+		return without.covered() < p.covered()
+	})
+}
+
 func (p *pieces) keeps() int64 {
 	var n int64
 	for _, k := range p.kept {
@@ -217,9 +234,20 @@ func (p *pieces) owner() *snapshot.Gang {
 	return g
 }
 
+// keepPieces keeps pieces where there is room and, where that does not suffice, where there
+// is once everything has gone that is going away: the room that is kept for others there
+// was made beside them.
 func (s *Session) keepPieces(p *pieces) {
-	p.kept = s.placePieces(p, p.Count-p.covered())
+	need := p.Count - p.covered()
+	p.kept = s.placePieces(p, need)
 	s.putPieces(p, true)
+	if need -= p.keeps(); need <= 0 || len(s.going()) == 0 {
+		return
+	}
+	later := &pieces{Reservation: p.Reservation, class: p.class}
+	s.WhatIf(s.fork(s.afterLeaving()), func() { later.kept = s.placePieces(p, need) })
+	s.putPieces(later, true)
+	p.kept = append(p.kept, later.kept...)
 }
 
 func (s *Session) putPieces(p *pieces, put bool) {

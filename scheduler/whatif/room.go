@@ -88,7 +88,9 @@ func search(s *framework.Session, a Ask, units []Unit, d framework.Domain) (foun
 			units = t.here(units)
 		}
 		for _, order := range orders {
-			if w := t.least(newGrants(a, budgets(s), order(units))); w != nil {
+			grants := newGrants(a, budgets(s), order(units))
+			grants.reserved = func(u Unit) bool { return s.Reserved(u.Gang, a.Blocked.Gang, u.Asks) }
+			if w := t.least(grants); w != nil {
 				found = w
 				return
 			}
@@ -115,9 +117,11 @@ var orders = []func([]Unit) []Unit{
 type grants struct {
 	budgets map[string]int64
 	allow   func(Unit) bool
-	left    []Unit
-	stays   map[*snapshot.Gang]bool // gangs of which a loose member must stay: then the rest stays as well
-	units   []Unit                  // those granted
+	// reserved, when set, reports units that stay, since others have reserved what they hold.
+	reserved func(Unit) bool
+	left     []Unit
+	stays    map[*snapshot.Gang]bool // gangs of which a loose member must stay: then the rest stays as well
+	units    []Unit                  // those granted
 }
 
 func newGrants(a Ask, budgets map[string]int64, units []Unit) *grants {
@@ -136,7 +140,7 @@ func (g *grants) upTo(n int) bool {
 		if u.Whole && g.stays[u.Gang] {
 			continue
 		}
-		if !within(g.budgets, u) || !g.allow(u) {
+		if !within(g.budgets, u) || g.reserved != nil && g.reserved(u) || !g.allow(u) {
 			g.stays[u.Gang] = true
 			continue
 		}
