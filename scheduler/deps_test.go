@@ -13,7 +13,7 @@ var pure = []string{
 }
 
 // edges are the packages with I/O.
-var edges = []string{"./scheduler/cache", "./scheduler/binder", "./scheduler/driver", "./scheduler/memory", "./scheduler/measure", "./scheduler/extend"}
+var edges = []string{"./scheduler/cache", "./scheduler/binder", "./scheduler/driver", "./scheduler/memory", "./scheduler/measure", "./scheduler/extend", "./scheduler/grants"}
 
 func TestImports(t *testing.T) {
 	rules := []importrules.Rule{

@@ -21,6 +21,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/grants"
 	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -113,6 +114,13 @@ func (s *source) open(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load kubeconfig: %w", err)
 	}
+	// Who looks may read less than the scheduler does.
+	ledger := &grants.Ledger{Now: time.Now, Report: func(r grants.Right, denied bool) {
+		if denied {
+			_, _ = fmt.Fprintf(os.Stderr, "isthmus: you have no right to %s: %s\n", r, r.Lost()) // it is only said
+		}
+	}}
+	rest.Wrap(ledger.Wrap)
 	client, err := kubernetes.NewForConfig(rest)
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
@@ -126,6 +134,7 @@ func (s *source) open(ctx context.Context) (*view, error) {
 		return nil, fmt.Errorf("make dynamic client: %w", err)
 	}
 	state := cache.New()
+	state.Rights = ledger
 	if s.memory != "" {
 		state.Learn(estimate.New())
 	}

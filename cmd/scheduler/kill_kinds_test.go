@@ -17,7 +17,7 @@ const (
 	evicts    = "eviction"
 	binds     = "binding"
 	guards    = "finalizer" // of a resource claim
-	grants    = "devices"   // given to a resource claim
+	givings   = "devices"   // given to a resource claim
 	takes     = "devices back"
 )
 
@@ -25,6 +25,8 @@ const (
 func kindOf(q *http.Request) string {
 	path := q.URL.Path
 	switch {
+	case q.URL.Query().Has("dryRun"): // it asks what it may do
+		return ""
 	case strings.HasSuffix(path, "/eviction"):
 		return evicts
 	case strings.HasSuffix(path, "/binding"):
@@ -50,7 +52,7 @@ func kindOf(q *http.Request) string {
 	case strings.Contains(path, "/podgroups/") && body.Status != nil:
 		return shows
 	case strings.Contains(path, "/resourceclaims/") && body.Status["allocation"] != nil:
-		return grants
+		return givings
 	case strings.Contains(path, "/resourceclaims/") && body.Status != nil:
 		return takes
 	case strings.Contains(path, "/resourceclaims/") && len(body.Metadata.Finalizers) > 0:

@@ -157,14 +157,14 @@ func killScenes() []act {
 			ends:  func(s *stage) string { return firstOf(s.placed("wide", "a", "b"), s.oneWent(true, "a", "b")) },
 		},
 		{
-			name: "claims", kinds: append(twice(guards, grants), guards, grants, binds, binds, binds, binds),
+			name: "claims", kinds: append(twice(guards, givings), guards, givings, binds, binds, binds, binds),
 			set:   devices,
 			turns: func(t *testing.T, s *stage) { s.join(t, &party{name: "c", size: 4, device: "killed"}) },
 			ends:  func(s *stage) string { return firstOf(s.placed("c"), s.wentHalf("c", 0), s.given("c", 4)) },
 		},
 		{
 			// Devices of a gang that cannot be placed any more are not kept from others.
-			name: "claims of nobody", kinds: []string{grants, takes}, blows: []blow{{grants, 2, true}, {takes, 1, false}, {takes, 1, true}},
+			name: "claims of nobody", kinds: []string{givings, takes}, blows: []blow{{givings, 2, true}, {takes, 1, false}, {takes, 1, true}},
 			set:   devices,
 			turns: func(t *testing.T, s *stage) { s.join(t, &party{name: "c", size: 4, device: "killed"}) },
 			between: func(t *testing.T, s *stage) {

@@ -40,6 +40,7 @@ type party struct {
 	on []string
 	// moves says that it is of a Job and may be sent elsewhere.
 	moves bool
+	job   types.UID
 	// device is the class of devices of which each pod claims one.
 	device string
 	// lost are members that nobody makes anew while others of the gang are there.
@@ -134,6 +135,13 @@ func (s *stage) join(t *testing.T, p *party) {
 		Spec:       volcanov1.PodGroupSpec{MinMember: int32(p.size), Queue: p.queue, PriorityClassName: p.class},
 		Status:     volcanov1.PodGroupStatus{Phase: volcanov1.PodGroupInqueue},
 	})
+	if p.moves {
+		j := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: p.name}, Spec: batchv1.JobSpec{Tasks: []batchv1.TaskSpec{{
+			Name: "w", Replicas: int32(p.size), Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "none"}}}},
+		}}}}
+		s.make(t, j)
+		p.job = j.UID
+	}
 	for i := range p.size {
 		if p.device != "" {
 			s.make(t, &resourcev1.ResourceClaim{
@@ -170,7 +178,7 @@ func (s *stage) member(p *party, i int, first bool) *corev1.Pod {
 	}
 	if p.moves {
 		pod.Annotations[volcanov1.PodPreemptable] = "true"
-		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job", Name: p.name, UID: "none", Controller: ptr.To(true)}}
+		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job", Name: p.name, UID: p.job, Controller: ptr.To(true)}}
 	}
 	if first && i < len(p.on) {
 		pod.Spec.NodeName = p.on[i]

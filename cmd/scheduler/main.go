@@ -42,6 +42,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/scheduler/estimate"
 	"github.com/isthmus-hpc/isthmus/scheduler/extend"
+	"github.com/isthmus-hpc/isthmus/scheduler/grants"
 	"github.com/isthmus-hpc/isthmus/scheduler/measure"
 	"github.com/isthmus-hpc/isthmus/scheduler/memory"
 )
@@ -146,8 +147,11 @@ type scheduler struct {
 	events  record.EventBroadcaster
 	conf    *confFile // nil without a file
 	fence   *fence
-	dynamic dynamic.Interface
-	memory  *memory.Keeper // nil when what is learnt is not kept
+	grants  *grants.Ledger
+	// rightsEvery is how often rights that are missing are asked for again.
+	rightsEvery time.Duration
+	dynamic     dynamic.Interface
+	memory      *memory.Keeper // nil when what is learnt is not kept
 
 	pipelines *pipelines
 	measure   *measure.Keeper
@@ -179,6 +183,8 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	guard := &fence{}
 	config = rest.CopyConfig(config)
 	config.Wrap(guard.wrap)
+	ledger := &grants.Ledger{Now: time.Now, Evicts: true}
+	config.Wrap(ledger.Wrap) // what it does in place of something else passes the fence
 	core := rest.CopyConfig(config)
 	core.ContentType = "application/vnd.kubernetes.protobuf"
 	core.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
@@ -198,8 +204,10 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	if err := errors.Join(scheme.AddToScheme(types), hpcv1alpha1.AddToScheme(types)); err != nil {
 		return nil, fmt.Errorf("make scheme: %w", err)
 	}
-	s := &scheduler{fence: guard, client: client, volcano: volcano, dynamic: free, cache: cache.New(), events: record.NewBroadcaster()}
+	s := &scheduler{fence: guard, grants: ledger, rightsEvery: o.rights, client: client, volcano: volcano, dynamic: free, cache: cache.New(), events: record.NewBroadcaster()}
 	s.cache.Created = m.Created
+	s.cache.Rights = ledger
+	ledger.Report = s.tellRights(logger(o), m)
 	s.cache.Learn(estimate.New())
 	if o.memory != "" {
 		s.memory = &memory.Keeper{Client: client, Namespace: o.memory, Learner: s.cache, Every: 30 * time.Second}
@@ -220,7 +228,7 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	}
 	s.driver = &driver.Driver{Cache: s.cache, Pipeline: schedconfig.Default(), Binder: s.binder, Metrics: m, Now: time.Now, Timing: timing, Looked: s.extend.Look}
 	s.pipelines = &pipelines{
-		use: s.driver.Use, base: schedconfig.Default(), told: map[string]string{},
+		use: s.driver.Use, base: schedconfig.Default(), told: map[string]string{}, denied: ledger.Denied,
 		events: s.events.NewRecorder(types, corev1.EventSource{Component: "isthmus-scheduler"}),
 	}
 	return s, nil
@@ -272,6 +280,7 @@ func (s *scheduler) run(ctx context.Context) error {
 		s.memory.Load(ctx)
 		watched.Go(func() { s.memory.Run(ctx) })
 	}
+	watched.Go(func() { s.refreshRights(ctx, s.rightsEvery) })
 	watched.Go(func() { s.measure.Run(ctx) })
 	watched.Go(func() { s.extend.Run(ctx) })
 	if s.conf != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 func TestOptionsAreChecked(t *testing.T) {
-	for _, args := range []string{"--kube-api-qps=0", "--kube-api-burst=-1", "--bind-workers=0", "--log-format=xml", "--pprof-bind-address=0.0.0.0:6060", "--pprof-bind-address=:6060", "extra"} {
+	for _, args := range []string{"--kube-api-qps=0", "--kube-api-burst=-1", "--bind-workers=0", "--rights-interval=0s", "--log-format=xml", "--pprof-bind-address=0.0.0.0:6060", "--pprof-bind-address=:6060", "extra"} {
 		c, _ := command()
 		c.SetArgs([]string{args})
 		if err := c.ExecuteContext(t.Context()); err == nil {

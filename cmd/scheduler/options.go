@@ -20,6 +20,7 @@ type options struct {
 	names       []string
 	await       time.Duration
 	audit       time.Duration
+	rights      time.Duration
 	leaderElect bool
 	leaseNS     string
 	lease       lease
@@ -60,6 +61,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.leaseNS, "leader-elect-resource-namespace", metav1.NamespaceSystem, "the same")
 	f.StringVar(&o.leaseNS, "lock-object-namespace", metav1.NamespaceSystem, "the same")
 	f.DurationVar(&o.audit, "audit-interval", driver.DefaultTiming().Audit, "how often what is counted as held is compared with a recount of all pods")
+	f.DurationVar(&o.rights, "rights-interval", 30*time.Second, "how often rights that no role grants are asked for again")
 	f.DurationVar(&o.lease.duration, "leader-elect-lease-duration", 15*time.Second, "how long others wait for a holder of the lease that is not heard of")
 	f.DurationVar(&o.lease.deadline, "leader-elect-renew-deadline", 10*time.Second, "how long the holder tries to renew the lease before it ends; shorter than the lease")
 	f.DurationVar(&o.lease.retry, "leader-elect-retry-period", 2*time.Second, "time between two tries to get or renew the lease; shorter than the deadline")
@@ -119,6 +121,8 @@ func (o options) validate() error {
 		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
 	case o.await < 0:
 		return fmt.Errorf("--await-pod-groups is %s, must not be negative", o.await)
+	case o.rights <= 0:
+		return fmt.Errorf("--rights-interval is %s, must be positive", o.rights)
 	case o.workers < 1 || o.workers > 1024:
 		return errors.New("--bind-workers must be between 1 and 1024")
 	case o.lease.retry <= 0 || float64(o.lease.deadline) <= leaderelection.JitterFactor*float64(o.lease.retry) || o.lease.duration <= o.lease.deadline:

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	schedconfig "github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 )
@@ -29,6 +30,7 @@ import (
 type pipelines struct {
 	use    func(framework.Pipeline)
 	events record.EventRecorder
+	denied func(kind string) bool // nil when nothing is
 
 	mu       sync.Mutex
 	base     framework.Pipeline
@@ -105,7 +107,8 @@ func profileSpec(sp *hpcv1alpha1.SchedulingProfile) schedconfig.ProfileSpec {
 }
 
 // watch follows the SchedulingProfiles until ctx ends and returns when the first
-// listing is in force. Where the API server has no such kind there are none.
+// listing is in force. Where the API server has no such kind, or they may not be read,
+// there are none.
 func (p *pipelines) watch(ctx context.Context, d discovery.DiscoveryInterface, client dynamic.Interface) (wait func(), err error) {
 	log := logr.FromContextOrDiscard(ctx)
 	kinds, err := d.ServerResourcesForGroupVersion(hpcv1alpha1.GroupVersion.String())
@@ -143,12 +146,18 @@ func (p *pipelines) watch(ctx context.Context, d discovery.DiscoveryInterface, c
 		p.set(log, all)
 	}
 	handler := kcache.ResourceEventHandlerFuncs{AddFunc: changed, UpdateFunc: func(_, now any) { changed(now) }, DeleteFunc: changed}
+	if err := informer.Informer().SetWatchErrorHandlerWithContext(cache.Quietly); err != nil {
+		return nil, fmt.Errorf("set error handler: %w", err)
+	}
 	registered, err := informer.Informer().AddEventHandler(handler)
 	if err != nil {
 		return nil, fmt.Errorf("watch scheduling profiles: %w", err)
 	}
 	factory.Start(ctx.Done())
-	if !kcache.WaitForCacheSync(ctx.Done(), registered.HasSynced) {
+	ready := func() bool {
+		return registered.HasSynced() || p.denied != nil && p.denied("schedulingprofiles."+hpcv1alpha1.GroupVersion.Group)
+	}
+	if !kcache.WaitForCacheSync(ctx.Done(), ready) {
 		return factory.Shutdown, fmt.Errorf("list scheduling profiles: %w", context.Cause(ctx))
 	}
 	return factory.Shutdown, nil

@@ -165,6 +165,13 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err):
 		// Gone, or another object by now; a status that is still wrong comes with the next plan.
 		b.Observe.Wrote(kind, "gone")
+	case apierrors.IsForbidden(err):
+		// No role grants it, or it is not wanted; a later plan asks again.
+		b.Observe.Wrote(kind, "denied")
+		b.mu.Lock()
+		b.written[uid] = b.Now()
+		b.mu.Unlock()
+		logr.FromContextOrDiscard(ctx).V(1).Info("status write was denied", "kind", kind, "uid", uid, "reason", err.Error())
 	default:
 		b.Observe.Wrote(kind, "retried")
 		logr.FromContextOrDiscard(ctx).V(1).Info("status write failed", "kind", kind, "uid", uid, "reason", err.Error())

@@ -32,8 +32,12 @@ type Cache struct {
 	// Created, when set, is told how long after its PodGroup a new pod was made. It
 	// must not call the cache. It is set before the cache is given anything.
 	Created func(after time.Duration)
+	// Rights, when set, says what may not be read. It is set before Watch.
+	Rights Rights
 
 	mu sync.Mutex
+	// guarded says why pods that a budget covers are left alone.
+	guarded string
 
 	dims    *resource.Dims // nil when the names that nodes offer may have changed
 	classes map[string]*snapshot.Class
@@ -57,6 +61,7 @@ type Cache struct {
 	// reservations are by name.
 	reservations map[string]*reservation
 	datasets     map[string]*dataset // by namespace/name
+	jobs         map[string]bool     // by UID: whether they act on an eviction
 	loads        []snapshot.Load
 	rounds       map[string]int64
 	turns        map[string]string // who had the last turn in a round, by plugin
@@ -138,7 +143,7 @@ func New() *Cache {
 		queues: map[string]*snapshot.Queue{}, priorities: map[string]priorityClass{},
 		hyperNodes: map[string]snapshot.HyperNodeSpec{}, levels: snapshot.DefaultLevels(), labelKeys: map[string]bool{},
 		names:   []string{wellknown.SchedulerVolcano, wellknown.SchedulerIsthmus},
-		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{}, datasets: map[string]*dataset{}, numa: map[string]numaEntry{},
+		assumed: map[string]Assumption{}, evictions: map[string]eviction{}, budgets: map[string]*budget{}, quotas: map[string]*quota{}, reservations: map[string]*reservation{}, datasets: map[string]*dataset{}, jobs: map[string]bool{}, numa: map[string]numaEntry{},
 		claimed: newClaimed(), namespaces: map[string]map[string]string{},
 		changed: make(chan struct{}, 1), later: make(chan struct{}, 1),
 	}
@@ -453,7 +458,7 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.Gang {
 	pods := make([]*snapshot.Pod, 0, len(e.pods))
 	var priority int32
-	patient := false
+	patient, acts := false, c.actsOnEviction(e)
 	for _, pe := range e.pods {
 		p := c.seat(pe)
 		p.Class = c.class(pe)
@@ -461,8 +466,11 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		if e.group != nil && e.group.protected != "" && p.Protected == "" {
 			p.Protected = e.group.protected
 		}
+		if c.guarded != "" && len(p.Budgets) > 0 && p.Protected == "" {
+			p.Protected = c.guarded
+		}
 		p.Picked = c.picked(pe)
-		p.Movable = p.Protected == "" && (p.Movable || pe.remade && e.group != nil && e.group.yields) && (e.group == nil || !e.group.acts)
+		p.Movable = p.Protected == "" && (p.Movable || pe.job != "" && e.group != nil && e.group.yields) && !acts
 		pods = append(pods, &p)
 		priority = max(priority, pe.priority)
 		patient = patient || pe.patient
@@ -490,6 +498,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		}
 		spec.Priority = priority
 	}
+	spec.ActsOnEviction = acts
 	spec.Hold, spec.HoldCode, spec.Patient, spec.Data = e.hold, e.code, patient, c.dataOf(spec.Namespace, e)
 	spec.Nominated = e.nomination(spec.Nominated)
 	estimated(&spec, e.pods)

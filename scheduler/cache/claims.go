@@ -92,30 +92,31 @@ func (c *Cache) claimsChanged() {
 func (c *Cache) claimKinds(d discovery.DiscoveryInterface, core informers.SharedInformerFactory) []kind {
 	s := &c.claimed
 	out := []kind{
-		kindOf(c, core.Core().V1().PersistentVolumes().Informer(), s.volumes),
-		kindOf(c, core.Core().V1().PersistentVolumeClaims().Informer(), s.volumeClaims),
-		kindOf(c, core.Storage().V1().StorageClasses().Informer(), s.classes),
-		kindOf(c, core.Storage().V1().CSINodes().Informer(), s.csiNodes),
-		kindOf(c, core.Storage().V1().CSIDrivers().Informer(), s.csiDrivers),
-		kindOf(c, core.Storage().V1().CSIStorageCapacities().Informer(), s.capacities),
+		kindOf(c, "persistentvolumes", core.Core().V1().PersistentVolumes().Informer(), s.volumes),
+		kindOf(c, "persistentvolumeclaims", core.Core().V1().PersistentVolumeClaims().Informer(), s.volumeClaims),
+		kindOf(c, "storageclasses.storage.k8s.io", core.Storage().V1().StorageClasses().Informer(), s.classes),
+		kindOf(c, "csinodes.storage.k8s.io", core.Storage().V1().CSINodes().Informer(), s.csiNodes),
+		kindOf(c, "csidrivers.storage.k8s.io", core.Storage().V1().CSIDrivers().Informer(), s.csiDrivers),
+		kindOf(c, "csistoragecapacities.storage.k8s.io", core.Storage().V1().CSIStorageCapacities().Informer(), s.capacities),
 	}
 	if served(d, resourcev1.SchemeGroupVersion.String(), "resourceclaims") {
 		out = append(out,
-			kindOf(c, core.Resource().V1().ResourceClaims().Informer(), s.resourceClaims),
-			kindOf(c, core.Resource().V1().ResourceSlices().Informer(), s.slices),
-			kindOf(c, core.Resource().V1().DeviceClasses().Informer(), s.deviceClasses))
+			kindOf(c, "resourceclaims.resource.k8s.io", core.Resource().V1().ResourceClaims().Informer(), s.resourceClaims),
+			kindOf(c, "resourceslices.resource.k8s.io", core.Resource().V1().ResourceSlices().Informer(), s.slices),
+			kindOf(c, "deviceclasses.resource.k8s.io", core.Resource().V1().DeviceClasses().Informer(), s.deviceClasses))
 	}
 	return out
 }
 
 // kind is a kind of objects that is watched.
 type kind struct {
+	resource string // and its group after a dot, as the Cache's Denied wants it
 	informer kcache.SharedIndexInformer
 	set, del func(any)
 }
 
-func kindOf[T metav1.Object](c *Cache, informer kcache.SharedIndexInformer, s shelf[T]) kind {
-	return kind{informer, on(func(o T) { put(c, s, o) }), on(func(o T) { drop(c, s, o) })}
+func kindOf[T metav1.Object](c *Cache, resource string, informer kcache.SharedIndexInformer, s shelf[T]) kind {
+	return kind{resource, informer, on(func(o T) { put(c, s, o) }), on(func(o T) { drop(c, s, o) })}
 }
 
 // SetVolume takes in a volume, as does each of the following its kind. What they get

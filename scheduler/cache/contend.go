@@ -10,7 +10,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -237,9 +236,9 @@ func (c *Cache) allBudgets() []snapshot.Budget {
 func contend(e *podEntry, p *corev1.Pod) {
 	e.labels = p.Labels
 	e.pod.Protected = protected(p)
-	e.remade = remade(p)
+	e.job = jobOf(p)
 	e.spec.Revocable = revocable(p.Annotations)
-	e.pod.Movable = e.remade && (yields(p.Labels) || yields(p.Annotations))
+	e.pod.Movable = e.job != "" && (yields(p.Labels) || yields(p.Annotations))
 	e.pod.Cooldown = int64(duration(firstOf(p.Labels[volcanov1.CooldownTime], p.Annotations[volcanov1.CooldownTime])))
 	e.pod.Lost = lost(p)
 	e.past = historyOf(p)
@@ -320,12 +319,6 @@ func revocable(annotations map[string]string) []string {
 
 func yields(m map[string]string) bool {
 	return strings.EqualFold(m[volcanov1.PodPreemptable], "true")
-}
-
-// remade reports whether the pod's owner makes it anew under its name when it is ended.
-func remade(p *corev1.Pod) bool {
-	ref := metav1.GetControllerOf(p)
-	return ref != nil && ref.Kind == "Job" && strings.HasPrefix(ref.APIVersion, batchv1.SchemeGroupVersion.Group+"/")
 }
 
 func keeps(m map[string]string) bool {

@@ -29,7 +29,7 @@ type podEntry struct {
 	stand    snapshot.GangSpec // the gang when there is no PodGroup object
 	priority int32
 	patient  bool
-	remade   bool // by its owner, under its name
+	job      string // UID of the Job that makes it anew under its name, "" for none
 	// estimate is how long the pod runs, and who says so.
 	estimate     int64
 	estimateFrom string
@@ -293,7 +293,6 @@ type groupSpec struct {
 	reads          []string // datasets
 	protected      string   // why none of its pods may have to make room
 	yields         bool     // its pods say by it that they may have to
-	acts           bool     // its Job restarts or ends when one of them is evicted
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
@@ -323,7 +322,6 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 		g.protected = "its PodGroup says that it is not to be preempted"
 	}
 	g.yields = yields(pg.Labels) || yields(pg.Annotations)
-	g.acts = pg.Annotations[wellknown.EvictionActs] != ""
 	for task, n := range pg.Spec.MinTaskMember {
 		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})
 	}

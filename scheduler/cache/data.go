@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
-	kcache "k8s.io/client-go/tools/cache"
 
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -136,8 +135,9 @@ func (c *Cache) dataOf(namespace string, e *gangEntry) []snapshot.Data {
 // the cache. Where the API server has no such kind there are none.
 func (c *Cache) WatchOwn(ctx, sync context.Context, d discovery.DiscoveryInterface, client dynamic.Interface) (wait func(), err error) {
 	log := logr.FromContextOrDiscard(ctx)
+	var all []followed
 	factory := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
-	for _, kind := range []struct {
+	for _, own := range []struct {
 		resource string
 		set      func(o *unstructured.Unstructured) error
 		del      func(o *unstructured.Unstructured)
@@ -161,28 +161,23 @@ func (c *Cache) WatchOwn(ctx, sync context.Context, d discovery.DiscoveryInterfa
 			c.DeleteDataset(o.GetNamespace(), o.GetName(), string(o.GetUID()))
 		}},
 	} {
-		if !served(d, hpcv1alpha1.GroupVersion.String(), kind.resource) {
-			log.V(1).Info("the API server has no such kind", "resource", kind.resource)
+		if !served(d, hpcv1alpha1.GroupVersion.String(), own.resource) {
+			log.V(1).Info("the API server has no such kind", "resource", own.resource)
 			continue
 		}
-		registered, err := factory.ForResource(hpcv1alpha1.GroupVersion.WithResource(kind.resource)).Informer().AddEventHandler(handler(func(o any) {
-			if u, ok := o.(*unstructured.Unstructured); ok {
-				if err := kind.set(u); err != nil {
-					log.Error(err, "read an object", "resource", kind.resource, "namespace", u.GetNamespace(), "name", u.GetName())
-				}
+		k := kind{resource: own.resource + "." + hpcv1alpha1.GroupVersion.Group, informer: factory.ForResource(hpcv1alpha1.GroupVersion.WithResource(own.resource)).Informer()}
+		k.set = on(func(u *unstructured.Unstructured) {
+			if err := own.set(u); err != nil {
+				log.Error(err, "read an object", "resource", own.resource, "namespace", u.GetNamespace(), "name", u.GetName())
 			}
-		}, func(o any) {
-			if u, ok := o.(*unstructured.Unstructured); ok {
-				kind.del(u)
-			}
-		}))
+		})
+		k.del = on(own.del)
+		f, err := k.follow()
 		if err != nil {
-			return factory.Shutdown, fmt.Errorf("watch %s: %w", kind.resource, err)
+			return factory.Shutdown, err
 		}
-		factory.Start(ctx.Done())
-		if !kcache.WaitForCacheSync(sync.Done(), registered.HasSynced) {
-			return factory.Shutdown, fmt.Errorf("list %s: %w", kind.resource, context.Cause(sync))
-		}
+		all = append(all, f)
 	}
-	return factory.Shutdown, nil
+	factory.Start(ctx.Done())
+	return factory.Shutdown, c.handedOver(sync, all)
 }

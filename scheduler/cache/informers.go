@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	kcache "k8s.io/client-go/tools/cache"
+	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	nodeinfov1 "volcano.sh/apis/pkg/apis/nodeinfo/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	topologyv1 "volcano.sh/apis/pkg/apis/topology/v1alpha1"
@@ -29,54 +30,56 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 	core := informers.NewSharedInformerFactory(client, 0)
 	vol := externalversions.NewSharedInformerFactory(volcano, 0)
 	wait = func() { core.Shutdown(); vol.Shutdown() }
-	var synced []kcache.InformerSynced
-	watch := func(inf kcache.SharedIndexInformer, set func(any), del func(any)) error {
-		if err := inf.SetTransform(dropManagedFields); err != nil {
-			return fmt.Errorf("set transform: %w", err)
-		}
-		reg, err := inf.AddEventHandler(handler(set, del))
-		if err != nil {
-			return fmt.Errorf("add handler: %w", err)
-		}
-		synced = append(synced, reg.HasSynced)
-		return nil
-	}
+	var all []followed
 	kinds := []kind{
-		{core.Core().V1().Nodes().Informer(), on(c.SetNode), on(func(n *corev1.Node) { c.DeleteNode(n.Name, string(n.UID)) })},
-		{core.Core().V1().Namespaces().Informer(), on(c.SetNamespace), on(c.DeleteNamespace)},
-		{core.Core().V1().Pods().Informer(), on(c.SetPod), on(func(p *corev1.Pod) { c.DeletePod(string(p.UID)) })},
-		{core.Scheduling().V1().PriorityClasses().Informer(), on(c.SetPriorityClass), on(func(p *schedulingv1.PriorityClass) { c.DeletePriorityClass(p.Name) })},
-		{core.Policy().V1().PodDisruptionBudgets().Informer(), on(c.SetBudget), on(c.DeleteBudget)},
-		{core.Core().V1().ResourceQuotas().Informer(), on(c.SetQuota), on(c.DeleteQuota)},
-		{vol.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetGroup), on(func(g *volcanov1.PodGroup) { c.DeleteGroup(g.Namespace, g.Name, string(g.UID)) })},
-		{vol.Scheduling().V1beta1().Queues().Informer(), on(c.SetQueue), on(func(q *volcanov1.Queue) { c.DeleteQueue(q.Name, string(q.UID)) })},
+		{"nodes", core.Core().V1().Nodes().Informer(), on(c.SetNode), on(func(n *corev1.Node) { c.DeleteNode(n.Name, string(n.UID)) })},
+		{"namespaces", core.Core().V1().Namespaces().Informer(), on(c.SetNamespace), on(c.DeleteNamespace)},
+		{"pods", core.Core().V1().Pods().Informer(), on(c.SetPod), on(func(p *corev1.Pod) { c.DeletePod(string(p.UID)) })},
+		{"priorityclasses.scheduling.k8s.io", core.Scheduling().V1().PriorityClasses().Informer(), on(c.SetPriorityClass), on(func(p *schedulingv1.PriorityClass) { c.DeletePriorityClass(p.Name) })},
+		{"poddisruptionbudgets.policy", core.Policy().V1().PodDisruptionBudgets().Informer(), on(c.SetBudget), on(c.DeleteBudget)},
+		{"resourcequotas", core.Core().V1().ResourceQuotas().Informer(), on(c.SetQuota), on(c.DeleteQuota)},
+		{"podgroups.scheduling.volcano.sh", vol.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetGroup), on(func(g *volcanov1.PodGroup) { c.DeleteGroup(g.Namespace, g.Name, string(g.UID)) })},
+		{"queues.scheduling.volcano.sh", vol.Scheduling().V1beta1().Queues().Informer(), on(c.SetQueue), on(func(q *volcanov1.Queue) { c.DeleteQueue(q.Name, string(q.UID)) })},
 	}
 	kinds = append(kinds, c.claimKinds(client.Discovery(), core)...)
 	// Kinds that a cluster may do without are watched where the server has them at
 	// the start.
 	if served(client.Discovery(), topologyv1.SchemeGroupVersion.String(), "hypernodes") {
-		kinds = append(kinds, kind{vol.Topology().V1alpha1().HyperNodes().Informer(), on(c.SetHyperNode), on(func(h *topologyv1.HyperNode) { c.DeleteHyperNode(h.Name, string(h.UID)) })})
+		kinds = append(kinds, kind{"hypernodes.topology.volcano.sh", vol.Topology().V1alpha1().HyperNodes().Informer(), on(c.SetHyperNode), on(func(h *topologyv1.HyperNode) { c.DeleteHyperNode(h.Name, string(h.UID)) })})
 	}
 	if served(client.Discovery(), nodeinfov1.SchemeGroupVersion.String(), "numatopologies") {
-		kinds = append(kinds, kind{vol.Nodeinfo().V1alpha1().Numatopologies().Informer(), on(c.SetNumatopology), on(func(n *nodeinfov1.Numatopology) { c.DeleteNumatopology(n.Name, string(n.UID)) })})
+		kinds = append(kinds, kind{"numatopologies.nodeinfo.volcano.sh", vol.Nodeinfo().V1alpha1().Numatopologies().Informer(), on(c.SetNumatopology), on(func(n *nodeinfov1.Numatopology) { c.DeleteNumatopology(n.Name, string(n.UID)) })})
 	}
 	if served(client.Discovery(), schedulingv1beta1.SchemeGroupVersion.String(), "podgroups") {
-		kinds = append(kinds, kind{core.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetNativeGroup), on(func(g *schedulingv1beta1.PodGroup) { c.DeleteNativeGroup(g.Namespace, g.Name, string(g.UID)) })})
+		kinds = append(kinds, kind{"podgroups.scheduling.k8s.io", core.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetNativeGroup), on(func(g *schedulingv1beta1.PodGroup) { c.DeleteNativeGroup(g.Namespace, g.Name, string(g.UID)) })})
 	}
-	for _, k := range kinds {
-		if err := watch(k.informer, k.set, k.del); err != nil {
+	if served(client.Discovery(), batchv1.SchemeGroupVersion.String(), "jobs") {
+		jobs := kind{"jobs.batch.volcano.sh", vol.Batch().V1alpha1().Jobs().Informer(), on(c.SetJob), on(c.DeleteJob)}
+		if err := jobs.informer.SetTransform(onlyPolicies); err != nil {
+			return wait, fmt.Errorf("set transform: %w", err)
+		}
+		f, err := jobs.follow()
+		if err != nil {
 			return wait, err
 		}
+		all = append(all, f)
+	}
+	for _, k := range kinds {
+		if err := k.informer.SetTransform(dropManagedFields); err != nil {
+			return wait, fmt.Errorf("set transform: %w", err)
+		}
+		f, err := k.follow()
+		if err != nil {
+			return wait, err
+		}
+		all = append(all, f)
 	}
 	c.mu.Lock()
 	c.objects = &objects{pods: core.Core().V1().Pods().Lister(), nodes: core.Core().V1().Nodes().Lister()}
 	c.mu.Unlock()
 	core.Start(ctx.Done())
 	vol.Start(ctx.Done())
-	if !kcache.WaitForCacheSync(sync.Done(), synced...) {
-		return wait, fmt.Errorf("list the cluster: %w", context.Cause(sync))
-	}
-	return wait, nil
+	return wait, c.handedOver(sync, all)
 }
 
 // served reports whether the API server has a resource. One that it does not

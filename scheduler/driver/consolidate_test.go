@@ -7,11 +7,13 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	busv1 "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
@@ -37,6 +39,26 @@ func realNode(t *testing.T, ns, name string) {
 	}
 }
 
+// jobOf returns the Job of a gang, which it makes the first time: one that does nothing
+// of its own when a pod is evicted.
+func jobOf(t *testing.T, ns, name string) *batchv1.Job {
+	t.Helper()
+	j := &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+		Spec: batchv1.JobSpec{
+			Policies: []batchv1.LifecyclePolicy{{Event: busv1.PodFailedEvent, Action: busv1.RestartJobAction}},
+			Tasks:    []batchv1.TaskSpec{{Name: "w", Replicas: 1, Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "none"}}}}}},
+		},
+	}
+	switch err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(j), j); {
+	case apierrors.IsNotFound(err):
+		create(t, j)
+	case err != nil:
+		t.Fatal(err)
+	}
+	return j
+}
+
 // jobPod makes the only pod of a gang, as a Job's controller would, or makes it anew.
 func jobPod(t *testing.T, ns, group string, gpus int64, annotations map[string]string, on string) {
 	t.Helper()
@@ -44,7 +66,7 @@ func jobPod(t *testing.T, ns, group string, gpus int64, annotations map[string]s
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: ns, Name: group + "-0", Annotations: map[string]string{wellknown.PodGroupName: group, "volcano.sh/task-spec": "w", "volcano.sh/task-index": "0"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job", Name: group, UID: "none", Controller: ptr.To(true)}},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job", Name: group, UID: jobOf(t, ns, group).UID, Controller: ptr.To(true)}},
 		},
 		Spec: corev1.PodSpec{
 			SchedulerName: wellknown.SchedulerVolcano, NodeName: on, Tolerations: []corev1.Toleration{{Key: ns, Operator: corev1.TolerationOpExists}},

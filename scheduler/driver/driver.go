@@ -35,6 +35,7 @@ type Driver struct {
 	// Looked, when set, is told the outcome of each cycle. It must not block.
 	Looked func(*snapshot.Snapshot, plan.Plan)
 
+	blind  string // what can no longer be followed
 	beat   atomic.Int64
 	other  atomic.Pointer[framework.Pipeline]
 	wanted chan struct{}
@@ -117,6 +118,10 @@ func (d *Driver) Run(ctx context.Context) {
 			audited = last
 			d.audit(ctx)
 		}
+		if d.isBlind(ctx) {
+			took = 0
+			continue
+		}
 		if err := d.Cycle(ctx); err != nil {
 			d.Metrics.panics.Inc()
 			logr.FromContextOrDiscard(ctx).Error(err, "scheduling cycle failed")
@@ -126,6 +131,22 @@ func (d *Driver) Run(ctx context.Context) {
 		}
 		took = d.Now().Sub(last)
 	}
+}
+
+// isBlind reports whether a right was taken away without which nothing is to be
+// decided. It is asked for again by those that follow the kinds.
+func (d *Driver) isBlind(ctx context.Context) bool {
+	now := d.Cache.Blind()
+	if now != d.blind {
+		log := logr.FromContextOrDiscard(ctx)
+		if now != "" {
+			log.Error(nil, "nothing is decided: what the cluster holds may no longer be read", "missing", "list, watch", "resources", now)
+		} else {
+			log.Info("the cluster may be read again", "resources", d.blind)
+		}
+		d.blind = now
+	}
+	return now != ""
 }
 
 // gather waits for more changes after one that placements depend on.

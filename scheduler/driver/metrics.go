@@ -26,6 +26,7 @@ type Metrics struct {
 	configured *prometheus.CounterVec
 	measured   *prometheus.CounterVec
 	extended   *prometheus.CounterVec
+	rights     *prometheus.GaugeVec
 
 	latency     prometheus.Histogram
 	jobLatency  prometheus.Histogram
@@ -62,6 +63,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		configured: counter("isthmus_scheduler_configurations_total", "Configurations that were read, by result: good, invalid or unreadable.", "result"),
 		measured:   counter("isthmus_scheduler_measurements_total", "Times that the loads of nodes were asked for, by result: measured or failed.", "result"),
 		extended:   counter("isthmus_scheduler_extender_rounds_total", "Times that the extender was asked about the pods of one class, by result: answered or failed.", "result"),
+		rights:     gauge("isthmus_scheduler_rights_missing", "1 for each right that the scheduler asked for and that no role grants it; 0 once it is granted.", "verb", "resource"),
 
 		latency:     milliseconds("volcano_e2e_scheduling_latency_milliseconds", "Time of a scheduling cycle."),
 		jobLatency:  milliseconds("volcano_e2e_job_scheduling_latency_milliseconds", "Time from the making of a gang to its placement."),
@@ -76,7 +78,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		evictions:   counter("volcano_eviction_transactions_total", "Sets of evictions that were decided together, by action.", "action"),
 		state:       &stateCollector{retries: map[string]int64{}},
 	}
-	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.audits, m.waiting, m.binds, m.bindTime, m.writes, m.configured, m.measured, m.extended,
+	r.MustRegister(m.cycles, m.panics, m.expired, m.mismatches, m.audits, m.waiting, m.binds, m.bindTime, m.writes, m.configured, m.measured, m.extended, m.rights,
 		m.latency, m.jobLatency, m.taskLatency, m.opening, m.creation, m.plugins, m.actions, m.attempts, m.victims, m.preemptions, m.evictions, m.state)
 	for _, action := range []string{"preempt", "reclaim", "gangpreempt", "gangreclaim", "elastic"} {
 		m.evictions.WithLabelValues(action) // told as 0 before the first
@@ -114,6 +116,15 @@ func (m *Metrics) Measured(result string) { m.measured.WithLabelValues(result).I
 
 // Extended counts a time that the extender was asked about pods.
 func (m *Metrics) Extended(result string) { m.extended.WithLabelValues(result).Inc() }
+
+// Right takes in that a right is missing, or no longer is.
+func (m *Metrics) Right(verb, resource string, missing bool) {
+	g := m.rights.WithLabelValues(verb, resource)
+	g.Set(0)
+	if missing {
+		g.Set(1)
+	}
+}
 
 // Created takes in how long after its PodGroup a pod was made.
 func (m *Metrics) Created(after time.Duration) { m.creation.Observe(inMilliseconds(after)) }

@@ -26,7 +26,7 @@ import (
 //	    box=pairs:4 box=switched:8,mode=mps,slots=4,memory=16384 box=mig:2*1g.10gb+3g.40gb (real nodes)
 //	queue NAME weight=2 priority=1 state=Closed parent=P cap.gpu=8 deserved.gpu=4 guarantee.gpu=2 fifo keep
 //	  groups=A,B prefer=A forbid=C avoid=D hierarchy=root/x weights=1/2
-//	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8 sla=1h loose
+//	group NAME min=4 queue=Q priority=5 phase=Pending task.T=2 minres.gpu=8 sla=1h loose acts
 //	    topology=hard:1|hard:TIERNAME|soft:1|key:LABEL sub=POLICY,size=2,min=2,topology=hard:1
 //	pods GROUP TASK COUNT cpu=1 gpu=2 select.KEY=V tolerate=KEY port=80 gated queuegated part=POLICY/PART priority=1
 //	    lab.KEY=V near=KEY:L=V apart=KEY:L=V likes=KEY:L=V dislikes=KEY:L=V spread=KEY:L=V:SKEW softspread=KEY:L=V:SKEW
@@ -330,6 +330,8 @@ func (w *World) groupCommand(plain bool, name string, options []string) error {
 			g.Estimate, g.EstimateFrom = int64(d), snapshot.EstimateDeclared
 		case key == "patient":
 			g.Patient, err = true, nil
+		case key == "acts":
+			g.ActsOnEviction, err = true, nil
 		case key == "loose":
 			g.Loose, err = true, nil
 		case key == "absent":

@@ -167,6 +167,9 @@ type GangSpec struct {
 	Data []Data `json:"data,omitempty"`
 	// Staging is what was written on its PodGroup of the copies that it waits for.
 	Staging string `json:"staging,omitempty"`
+	// ActsOnEviction says that the gang's Job restarts or ends something when one of its
+	// pods is evicted, or that nobody knows.
+	ActsOnEviction bool `json:"actsOnEviction,omitempty"`
 	// Patient gangs never take another's place: their pods' preemptionPolicy is Never.
 	Patient bool `json:"patient,omitempty"`
 	// Nominated is the place that was made for the gang by evicting others.

@@ -138,11 +138,6 @@ const Nomination = Prefix + "nomination"
 // Dataset's name. It is there for as long as the gang waits for that.
 const Staging = Prefix + "staging"
 
-// EvictionActs is the Job controller's annotation on a PodGroup whose Job has a policy
-// that acts when a pod is evicted, such as RestartJob; value "true". Such a gang does not
-// simply get its pods anew, so the scheduler does not move it.
-const EvictionActs = Prefix + "eviction-acts"
-
 // Labels and annotations of a virtual node.
 const (
 	// VirtualNode is the label that marks a node as virtual; value "true".

@@ -14,8 +14,6 @@ import (
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	bus "volcano.sh/apis/pkg/apis/bus/v1alpha1"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
-
-	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
 func TestPodsWaitForThePodGroup(t *testing.T) {
@@ -103,31 +101,6 @@ func TestPodGroupSpec(t *testing.T) {
 	s.job.Spec.Tasks[0].Replicas = 2
 	if out := s.next(); out.UpdatePodGroup == nil {
 		t.Error("the PodGroup is not updated after scaling")
-	}
-}
-
-// TestPodGroupTellsOfEvictionPolicies: a gang whose Job does something of its own when a
-// pod is evicted is told apart from one that simply gets its pods anew.
-func TestPodGroupTellsOfEvictionPolicies(t *testing.T) {
-	code := int32(3)
-	for name, tc := range map[string]struct {
-		job, task []batch.LifecyclePolicy
-		want      string
-	}{
-		"none":         {},
-		"others":       {job: []batch.LifecyclePolicy{{Event: bus.PodFailedEvent, Action: bus.RestartJobAction}, {ExitCode: &code, Action: bus.AbortJobAction}}},
-		"the job's":    {job: []batch.LifecyclePolicy{{Event: bus.PodEvictedEvent, Action: bus.RestartJobAction}}, want: "true"},
-		"among others": {job: []batch.LifecyclePolicy{{Events: []bus.Event{bus.PodFailedEvent, bus.PodEvictedEvent}, Action: bus.AbortJobAction}}, want: "true"},
-		"any event":    {job: []batch.LifecyclePolicy{{Event: bus.AnyEvent, Action: bus.TerminateJobAction}}, want: "true"},
-		"a task's":     {task: []batch.LifecyclePolicy{{Event: bus.PodEvictedEvent, Action: bus.RestartPodAction}}, want: "true"},
-		"resume":       {job: []batch.LifecyclePolicy{{Event: bus.PodEvictedEvent, Action: bus.ResumeJobAction}}},
-	} {
-		s := newScene(batch.Pending, 2)
-		s.job.Spec.Policies, s.job.Spec.Tasks[0].Policies = tc.job, tc.task
-		s.admit(scheduling.PodGroupInqueue)
-		if got := s.pg.Annotations[wellknown.EvictionActs]; got != tc.want {
-			t.Errorf("%s: the annotation is %q, want %q", name, got, tc.want)
-		}
 	}
 }
 

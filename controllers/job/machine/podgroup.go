@@ -26,9 +26,6 @@ func newPodGroup(job *batch.Job, version int32, r release) *scheduling.PodGroup 
 	if d := job.Spec.RunningEstimate; d != nil {
 		annotations[wellknown.RunningEstimate] = d.Duration.String()
 	}
-	if actsOnEviction(job) {
-		annotations[wellknown.EvictionActs] = "true"
-	}
 	annotations[batch.JobVersion] = strconv.Itoa(int(version))
 	return &scheduling.PodGroup{
 		ObjectMeta: metav1.ObjectMeta{

@@ -149,14 +149,6 @@ func matchIn(policies []batch.LifecyclePolicy, h happening) int {
 	})
 }
 
-// actsOnEviction reports whether some policy, of the job or of a task, restarts or ends
-// something when a pod is evicted.
-func actsOnEviction(job *batch.Job) bool {
-	h := happening{event: bus.PodEvictedEvent}
-	return matchIn(job.Spec.Policies, h) >= 0 ||
-		slices.ContainsFunc(job.Spec.Tasks, func(t batch.TaskSpec) bool { return matchIn(t.Policies, h) >= 0 })
-}
-
 // happenings reads the events out of the objects. Pods of an older version, pods
 // that a restart has done with and pods that are not wanted any more tell nothing
 // about the job.

@@ -1,6 +1,6 @@
 // Package elastic shrinks gangs that grew beyond their minimum when another gang
 // of their queue, of no lower priority, has no room for its own minimum. No whole
-// gang goes. A minimum may take what is beyond another's and never the other way
+// gang goes, nor a member of one whose Job restarts or ends something for that. A minimum may take what is beyond another's and never the other way
 // round, so nothing goes in circles; growing again is allocate's business.
 package elastic
 
@@ -32,7 +32,7 @@ func (a Action) Run(s *framework.Session) {
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
 			Units: func() []whatif.Unit {
 				units := whatif.Units(s, whatif.Rules{MinRun: a.MinRun}, func(v *snapshot.Gang) bool {
-					return v.Queue == g.Queue && v.Priority <= g.Priority
+					return v.Queue == g.Queue && v.Priority <= g.Priority && !v.ActsOnEviction
 				})
 				// A gang that lacks its minimum has nothing beyond it: never the one that asks.
 				return slices.DeleteFunc(units, func(u whatif.Unit) bool { return u.Whole })

@@ -1,0 +1,378 @@
+// Package grants has the scheduler live with the rights that it is given. It sits
+// between the program and the API server, and knows by the answers what the roles do
+// not grant: it says so once, with what is lost by it, says so again when that has
+// changed, and does what was asked for by another right where that is as safe. What
+// is denied is asked for again, so that roles may be changed while the program runs.
+package grants
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Again is how long a write that was denied is not asked for again.
+const Again = 2 * time.Minute
+
+// maxAnswer bounds what is read of a refusal.
+const maxAnswer = 64 << 10
+
+// Read is the verb of a right to list and watch: a program that follows a kind needs both.
+const Read = "list, watch"
+
+// Right is what a role may grant.
+type Right struct {
+	Verb string // as RBAC names it, or Read
+	// Resource as RBAC names it, a subresource after a slash; a group follows a dot.
+	Resource string
+}
+
+// String is for people.
+func (r Right) String() string { return r.Verb + " " + r.Resource }
+
+// Ledger holds which rights were denied. Its methods are safe for concurrent use.
+type Ledger struct {
+	// Now is the clock.
+	Now func() time.Time
+	// Evicts has Refresh ask whether pods may be evicted.
+	Evicts bool
+	// Report is told of a right that is denied, and of one that is granted after all.
+	// It must not call the ledger.
+	Report func(r Right, denied bool)
+
+	mu      sync.Mutex
+	denied  map[place]*denial
+	missing map[Right]int // in how many namespaces
+	next    http.RoundTripper
+	server  *url.URL
+	as      http.Header // of the last request
+}
+
+// place is a right in one namespace, "" for everywhere.
+type place struct {
+	Right
+	namespace string
+}
+
+// denial is what is known of a right that was denied.
+type denial struct {
+	until       time.Time // when a write is asked for again
+	list, watch bool
+	ask         *url.URL // of what cannot be listed
+}
+
+// Wrap is for a rest.Config.
+func (l *Ledger) Wrap(next http.RoundTripper) http.RoundTripper {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next = next
+	return transport(func(r *http.Request) (*http.Response, error) { return l.pass(next, r) })
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
+
+// Denied reports whether a kind may not be followed, by the last answer.
+func (l *Ledger) Denied(resource string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.denied[place{Right: Right{Read, resource}}] != nil
+}
+
+// Refresh asks again for all kinds that may not be followed, and, for a program that
+// evicts, whether it may; it blocks until all is answered. An API server that has just started
+// denies what it grants a moment later.
+func (l *Ledger) Refresh(ctx context.Context) {
+	l.mu.Lock()
+	next, server, as := l.next, l.server, l.as
+	var lists []*url.URL
+	namespaces := map[string]bool{}
+	if l.Evicts {
+		namespaces[metav1.NamespaceDefault] = true
+	}
+	for p, d := range l.denied {
+		switch {
+		case p.Verb == Read && d.ask != nil:
+			lists = append(lists, d.ask)
+		case p.Right == Evict:
+			namespaces[p.namespace] = true
+		}
+	}
+	l.mu.Unlock()
+	if next == nil || server == nil {
+		return
+	}
+	for _, at := range lists {
+		q, granted := l.ask(ctx, next, as, http.MethodGet, at, "")
+		if granted {
+			q.verb = "watch" // until that is denied again
+			l.note(q, false, http.StatusOK)
+		}
+	}
+	for n := range namespaces {
+		// Of no pod, and not meant: what is allowed is looked at first.
+		at := server.JoinPath("api", "v1", "namespaces", n, "pods", nobody, "eviction")
+		at.RawQuery = "dryRun=All"
+		l.ask(ctx, next, as, http.MethodPost, at, `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"`+nobody+`","namespace":"`+n+`"},"deleteOptions":{"dryRun":["All"],"preconditions":{"uid":"`+nobody+`"}}}`)
+	}
+}
+
+// Evict is the right to have pods go as their disruption budgets allow.
+var Evict = Right{"create", "pods/eviction"}
+
+// nobody is the name of a pod that is not there.
+const nobody = "isthmus-asks-for-its-rights"
+
+// ask sends a request for the sake of its answer, and reports whether it was granted.
+func (l *Ledger) ask(ctx context.Context, next http.RoundTripper, as http.Header, method string, at *url.URL, body string) (q request, granted bool) {
+	var sent io.Reader
+	if body != "" {
+		sent = strings.NewReader(body)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, at.String(), sent)
+	if err != nil {
+		return q, false
+	}
+	r.Header = as.Clone()
+	r.Header.Del("Content-Length")
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("Content-Type", "application/json")
+	q, ok := parse(r)
+	if !ok {
+		return q, false
+	}
+	resp, err := next.RoundTrip(r)
+	if err != nil {
+		return q, false
+	}
+	denied, err := refused(resp, q)
+	if err == nil {
+		l.note(q, denied, resp.StatusCode)
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // so that the connection may be used again
+		_ = resp.Body.Close()
+	}
+	return q, err == nil && !denied && resp.StatusCode == http.StatusOK
+}
+
+func (l *Ledger) pass(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+	q, ok := parse(r)
+	if !ok {
+		return next.RoundTrip(r)
+	}
+	l.know(r, q)
+	other := fallbackOf(q)
+	var body []byte
+	if r.Body != nil && other != nil {
+		var err error
+		if body, err = io.ReadAll(r.Body); err != nil {
+			return nil, fmt.Errorf("read what is to be sent: %w", err)
+		}
+		_ = r.Body.Close()
+		r = r.Clone(r.Context())
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	if l.skip(q) {
+		if other != nil {
+			return other(next, r, q, body)
+		}
+		if r.Body != nil {
+			_ = r.Body.Close()
+		}
+		return answer(r, http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("this scheduler has no right to %s", q.right())), nil
+	}
+	resp, err := next.RoundTrip(r)
+	if err != nil {
+		return resp, err
+	}
+	denied, err := refused(resp, q)
+	if err != nil {
+		return nil, err
+	}
+	l.note(q, denied, resp.StatusCode)
+	if denied && other != nil {
+		_ = resp.Body.Close()
+		return other(next, r, q, body)
+	}
+	return resp, nil
+}
+
+// know keeps where the API server is and as whom it is asked: what says so is put on a
+// request before it comes here.
+func (l *Ledger) know(r *http.Request, q request) {
+	as := r.Header.Clone()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.as = as
+	if l.server == nil {
+		l.server = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: "/" + q.prefix}
+	}
+}
+
+// skip reports whether a write would be denied once more.
+func (l *Ledger) skip(q request) bool {
+	if q.reads() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.denied[q.place()]
+	return d != nil && l.Now().Before(d.until)
+}
+
+// refused reports whether an answer says that no role grants what was asked for. Other
+// things are forbidden too: by a quota, an admission, or since a namespace goes away.
+func refused(resp *http.Response, q request) (bool, error) {
+	if resp.StatusCode != http.StatusForbidden {
+		return false, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		_ = resp.Body.Close()
+		return false, fmt.Errorf("read a refusal: %w", err)
+	}
+	_ = resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(text))
+	return q.reads() || bytes.Contains(text, []byte(" cannot "+q.verb+" resource ")), nil
+}
+
+// note takes an answer in.
+func (l *Ledger) note(q request, denied bool, code int) {
+	if !denied && (code == http.StatusUnauthorized || code == http.StatusForbidden && q.reads() || code >= http.StatusInternalServerError || code == http.StatusTooManyRequests && q.reads()) {
+		return // that says nothing
+	}
+	p := q.place()
+	l.mu.Lock()
+	d := l.denied[p]
+	had := d != nil
+	if d == nil {
+		d = &denial{}
+	}
+	switch {
+	case !q.reads():
+		d.until = l.Now().Add(Again)
+	case q.verb == "list":
+		d.list, d.ask = denied, q.ask
+	default:
+		d.watch = denied
+		if !denied && q.streams {
+			d.list = false // what it would have listed came along
+		}
+	}
+	has := denied
+	if q.reads() {
+		has = d.list || d.watch
+	}
+	news := false
+	switch {
+	case has && !had:
+		if l.denied == nil {
+			l.denied, l.missing = map[place]*denial{}, map[Right]int{}
+		}
+		l.denied[p] = d
+		l.missing[p.Right]++
+		news = l.missing[p.Right] == 1
+	case !has && had:
+		delete(l.denied, p)
+		l.missing[p.Right]--
+		news = l.missing[p.Right] == 0
+	}
+	l.mu.Unlock()
+	if news && l.Report != nil {
+		l.Report(p.Right, has)
+	}
+}
+
+// answer is one of the API server's, made here.
+func answer(r *http.Request, code int, reason metav1.StatusReason, message string) *http.Response {
+	return jsonAnswer(r, code, metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Message: message, Reason: reason, Code: int32(code), //nolint:gosec // a status of HTTP
+	})
+}
+
+// request is what is asked of the API server.
+type request struct {
+	verb                             string
+	group, version                   string
+	namespace, resource, name, below string
+	streams                          bool     // a watch that begins with all there is
+	ask                              *url.URL // lists one object
+	prefix                           string   // the path of the API server, where it is not alone at its address
+	base                             string   // the path of the group and version
+}
+
+func (q request) reads() bool { return q.verb == "list" || q.verb == "watch" }
+
+func (q request) kind() string {
+	out := q.resource
+	if q.below != "" {
+		out += "/" + q.below
+	}
+	if q.group != "" {
+		out += "." + q.group
+	}
+	return out
+}
+
+func (q request) right() Right {
+	if q.reads() {
+		return Right{Read, q.kind()}
+	}
+	return Right{q.verb, q.kind()}
+}
+
+// place is where a right counts: what is read in a single namespace says nothing of
+// all, and single objects are read with rights of their own.
+func (q request) place() place { return place{q.right(), q.namespace} }
+
+// parse reads a request for resources; others it does not know.
+func parse(r *http.Request) (q request, ok bool) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	root := slices.IndexFunc(parts, func(p string) bool { return p == "api" || p == "apis" })
+	if root < 0 {
+		return q, false
+	}
+	q.prefix = strings.Join(parts[:root], "/")
+	depth := map[string]int{"api": 2, "apis": 3}[parts[root]]
+	if len(parts) <= root+depth {
+		return q, false
+	}
+	q.base = "/" + strings.Join(parts[:root+depth], "/")
+	q.version = parts[root+depth-1]
+	if depth == 3 {
+		q.group = parts[root+1]
+	}
+	parts = parts[root+depth:]
+	if parts[0] == "namespaces" && len(parts) >= 3 && parts[2] != "status" && parts[2] != "finalize" {
+		q.namespace, parts = parts[1], parts[2:]
+	}
+	q.resource = parts[0]
+	if len(parts) > 1 {
+		q.name = parts[1]
+	}
+	if len(parts) > 2 {
+		q.below = parts[2]
+	}
+	asks := r.URL.Query()
+	switch {
+	case r.Method == http.MethodGet && (asks.Get("watch") == "true" || asks.Get("watch") == "1"):
+		q.verb, q.streams = "watch", asks.Get("sendInitialEvents") == "true"
+	case r.Method == http.MethodGet && q.name == "":
+		q.verb = "list"
+		at := *r.URL
+		at.RawQuery = "limit=1"
+		q.ask = &at
+	default:
+		q.verb = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete"}[r.Method]
+	}
+	return q, q.verb != "" && q.verb != "get"
+}
