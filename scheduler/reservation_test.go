@@ -55,7 +55,8 @@ func playBooked(script []string) error {
 			if len(w.Reservations) > 1 && !r.Whole() {
 				continue // where others reserve the same, what its owners give back may be theirs
 			}
-			took := slices.ContainsFunc(p.Placements, func(pl plan.Placement) bool { return r.Owns(s.Gang(pl.Gang)) })
+			took := slices.ContainsFunc(p.Placements, func(pl plan.Placement) bool { return r.Owns(s.Gang(pl.Gang)) }) ||
+				slices.ContainsFunc(p.Claims, func(c plan.Claim) bool { return r.Owns(s.Gang(c.Gang)) })
 			if took || owned[r.Name] < had[r.Name] {
 				continue // its owners have taken of it, a part of a piece maybe, or ended where no piece fits beside others
 			}
