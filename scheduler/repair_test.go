@@ -154,3 +154,29 @@ func TestLossesAreFound(t *testing.T) {
 		t.Errorf("a gang that stayed in part gave %v", err)
 	}
 }
+
+// TestRestKeepsRoom: a gang that is half bound and rests, after a refusal say, keeps the
+// room of those that are missing: one that comes meanwhile does not take it.
+func TestRestKeepsRoom(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"virtual v shape=1*cpu=8,gpu=4", "group half min=4", "pods half w 4 gpu=1"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+	w.Apply(scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now))
+	for _, line := range []string{"lose half-w-2", "lose half-w-3", "group late min=1 priority=9", "pods late w 1 gpu=1"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+	w.Gang("half").Hold = "rests"
+	if p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now); len(p.Placements) != 0 {
+		t.Errorf("its room is taken:\n%s", p)
+	}
+	w.Gang("half").Hold = ""
+	w.Apply(scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now))
+	if placed(w.Gang("half")) != 4 {
+		t.Errorf("%d of 4 are placed after the rest", placed(w.Gang("half")))
+	}
+}

@@ -27,6 +27,10 @@ var reasons = map[string]string{
 	"kubectl logs":                  "named as what works; run by TestLogs of test/e2e",
 	"kubectl exec":                  "named as what works; run by TestStreams of test/e2e",
 	"kubectl get rsv":               "run by TestUpgradeAndBack of test/upgrade",
+	"kubectl get dataset image-net": "the status that it shows is read by TestDatasetIsCopied of test/e2e",
+	"kubectl get dataset image-net -o jsonpath='{.status.copies}'":            "the status that it shows is read by TestDatasetIsCopied of test/e2e",
+	`kubectl logs "$(kubectl get pod -o name -l volcano.sh/job-name="$job")"`: "logs of pods on virtual nodes; run by TestLogs of test/e2e",
+	"isthmus explain":               "run by TestLooking of test/e2e, with more arguments",
 	"isthmus top":                   "run by TestLooking of test/e2e, with more arguments",
 	"isthmus explain job":           "run by TestLooking of test/e2e, with more arguments",
 	"isthmus explain queue NAME":    "run by TestLooking of test/e2e, with a name",
@@ -140,7 +144,7 @@ func commands(text string) (out []string) {
 			continue
 		}
 		for line := range strings.Lines(m[2]) {
-			add(strings.TrimSpace(remark.ReplaceAllString(line, "")))
+			add(remark.ReplaceAllString(strings.TrimSpace(line), ""))
 		}
 	}
 	for _, m := range span.FindAllStringSubmatch(block.ReplaceAllString(text, ""), -1) {

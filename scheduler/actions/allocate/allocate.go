@@ -27,10 +27,13 @@ const grace = 10 * time.Second
 
 // Run places what fits, in the order of queues and gangs.
 func (Action) Run(s *framework.Session) {
-	var urgent, others []*snapshot.Gang
+	var resting, urgent, others []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {
 		s.Look(g)
 		if !candidate(s, g) {
+			if g.Hold != "" && len(openAttempts(g)) > 0 {
+				resting = append(resting, g)
+			}
 			continue
 		}
 		if partial(g) || s.Nominated(g) {
@@ -40,6 +43,10 @@ func (Action) Run(s *framework.Session) {
 		others = append(others, g)
 	}
 	s.Look(nil)
+	slices.SortFunc(resting, s.CompareGangs)
+	for _, g := range resting {
+		keepForRest(s, g)
+	}
 	slices.SortFunc(urgent, s.CompareGangs)
 	for _, g := range urgent {
 		placeOwn(s, g)

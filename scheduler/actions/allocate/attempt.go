@@ -154,3 +154,30 @@ func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snap
 	}
 	return pods
 }
+
+// keepForRest has nobody else take, in this cycle, the room of what is missing from the
+// attempts of a gang that rests for a while, after a refusal say: it is half bound, and is
+// completed as soon as it has rested.
+func keepForRest(s *framework.Session, g *snapshot.Gang) {
+	s.Look(g)
+	var waiting []*snapshot.Pod
+	for _, p := range g.Pods {
+		if p.Waits() {
+			waiting = append(waiting, p)
+		}
+	}
+	for _, a := range openAttempts(g) {
+		domain, ok := s.DomainOf(a.node)
+		pods, _, _ := a.choose(waiting)
+		if !ok || len(pods) == 0 {
+			continue
+		}
+		if fit, _ := s.FindDomain(g, a.id, pods, []framework.Domain{domain}); fit == nil {
+			continue
+		}
+		for _, p := range pods { // the fit stays in the cycle's transaction
+			s.Ledger.Take(g.Queue, p.Class.Request, 1)
+		}
+		waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(pods, p) })
+	}
+}
