@@ -197,12 +197,19 @@ func compareStrings(pairs ...string) int {
 	return 0
 }
 
-// available is what there is for the queues: everything without what pods of
-// other schedulers hold.
+// available is what there is for the queues: everything without what pods of other
+// schedulers hold, and without what is free on nodes where nobody can be placed now.
+// What runs there counts: it is held. With it a queue would deserve what nobody can
+// have, and another that holds all that works would have nothing beyond its part.
 func available(s *snapshot.Snapshot) resource.Vector {
 	out := s.Total.Clone()
 	for _, n := range s.Nodes {
 		out.SubScaled(n.Used(), 1)
+		if !n.Ready || n.Unschedulable || n.Virtual && n.Broken != "" {
+			for d, a := range n.Total {
+				out[d] = resource.Sub(out[d], max(resource.Sub(a, n.Used()[d]), 0))
+			}
+		}
 	}
 	for _, g := range s.Gangs {
 		out.AddScaled(g.Held, 1)
