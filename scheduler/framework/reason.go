@@ -16,7 +16,7 @@ func QueueReason(s *Session, g *snapshot.Gang) (plan.Unschedulable, bool) {
 	switch {
 	case q == nil:
 		return plan.Unschedulable{Code: plan.QueueNotFound, Message: fmt.Sprintf("queue %q does not exist", g.Queue)}, false
-	case !q.Open() && (!q.Serves() || g.Plain || g.Status.Phase == snapshot.GroupPending):
+	case !q.Open() && (!q.Serves() || g.Plain || g.Status.Phase == snapshot.GroupPending || g.Native && g.Have() == 0):
 		return plan.Unschedulable{Code: plan.QueueClosed, Message: fmt.Sprintf("queue %q is %s", g.Queue, q.State)}, false
 	case fault != nil:
 		return plan.Unschedulable{Code: plan.QueueInvalid, Message: fault.Message}, false
