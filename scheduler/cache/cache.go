@@ -457,7 +457,7 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 
 func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.Gang {
 	pods := make([]*snapshot.Pod, 0, len(e.pods))
-	var priority int32
+	var priority int32 // of the most urgent pod; it may be below zero
 	patient, acts := false, c.actsOnEviction(e)
 	for _, pe := range e.pods {
 		p := c.seat(pe)
@@ -471,8 +471,10 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		}
 		p.Picked = c.picked(pe)
 		p.Movable = p.Protected == "" && (p.Movable || pe.job != "" && e.group != nil && e.group.yields) && !acts
+		if len(pods) == 0 || pe.priority > priority {
+			priority = pe.priority
+		}
 		pods = append(pods, &p)
-		priority = max(priority, pe.priority)
 		patient = patient || pe.patient
 	}
 	spec := snapshot.GangSpec{Key: key}

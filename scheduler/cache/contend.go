@@ -3,7 +3,7 @@ package cache
 import (
 	"encoding/json"
 	"slices"
-	"strings"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -317,12 +317,16 @@ func revocable(annotations map[string]string) []string {
 	return nil
 }
 
+// yields reports whether a pod, or its PodGroup, may be sent away by its own word, which
+// is read as Volcano does: what is no boolean is false.
 func yields(m map[string]string) bool {
-	return strings.EqualFold(m[volcanov1.PodPreemptable], "true")
+	yes, err := strconv.ParseBool(m[volcanov1.PodPreemptable])
+	return err == nil && yes
 }
 
 func keeps(m map[string]string) bool {
-	return strings.EqualFold(m[volcanov1.PodPreemptable], "false")
+	_, said := m[volcanov1.PodPreemptable]
+	return said && !yields(m)
 }
 
 // started is when the first container began, or else when the kubelet took the pod.

@@ -212,9 +212,10 @@ func loose(pg *volcanov1.PodGroup) bool {
 		pg.Spec.MinMember <= 1 && len(pg.Spec.MinTaskMember) == 0 && len(pg.Spec.SubGroupPolicy) == 0
 }
 
+// A pod that is made smaller in place holds what it had until the kubelet has done so.
 func requests(p *corev1.Pod) resource.List {
 	qs := []resource.Quantity{{Name: string(corev1.ResourcePods), Amount: 1}}
-	for name, q := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{}) {
+	for name, q := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{UseStatusResources: true}) {
 		if v := resource.Requested(string(name), q); v > 0 {
 			qs = append(qs, resource.Quantity{Name: string(name), Amount: v})
 		}

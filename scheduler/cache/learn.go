@@ -33,7 +33,11 @@ func historyOf(p *corev1.Pod) history {
 	for _, c := range p.Status.ContainerStatuses {
 		if t := c.State.Terminated; t != nil && !t.FinishedAt.IsZero() && !t.StartedAt.IsZero() {
 			h.ended = max(h.ended, t.FinishedAt.UnixNano())
-			if b := t.StartedAt.UnixNano(); h.began == 0 || b < h.began {
+			b := t.StartedAt.UnixNano()
+			if c.RestartCount > 0 && p.Status.StartTime != nil { // that was the last of its runs
+				b = min(b, p.Status.StartTime.UnixNano())
+			}
+			if h.began == 0 || b < h.began {
 				h.began = b
 			}
 		}
