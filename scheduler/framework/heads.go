@@ -196,13 +196,7 @@ func (s *Session) planned(b Blocked, n int) (txn *snapshot.Txn, fit *Fit) {
 }
 
 func (s *Session) earliest(b Blocked, ends []end) (*head, []string, bool) {
-	// Those that end together are one step.
-	var steps []int // position after the last of each step
-	for i := range ends {
-		if i+1 == len(ends) || ends[i+1].at != ends[i].at {
-			steps = append(steps, i+1)
-		}
-	}
+	steps := s.stepsOf(ends)
 	var then *snapshot.Txn // at the first step that is known to suffice
 	var fit *Fit
 	lo, hi := 0, len(steps) // which is in [lo, hi)
@@ -224,7 +218,7 @@ func (s *Session) earliest(b Blocked, ends []end) (*head, []string, bool) {
 	for _, a := range fit.Assigned {
 		on[a.Node] = true
 	}
-	for i := n - 1; i >= 0; i-- {
+	for i := n - 1; i >= 0 && (!guessed || len(why) < maxWhy); i-- {
 		guessed = guessed || ends[i].guessed
 		if len(why) < maxWhy && on[ends[i].node] && !slices.Contains(why, ends[i].gang) {
 			why = append(why, ends[i].gang)
@@ -234,13 +228,26 @@ func (s *Session) earliest(b Blocked, ends []end) (*head, []string, bool) {
 	return &head{gang: b.Gang, at: ends[n-1].at, fit: fit, job: b.Job, then: then}, why, guessed
 }
 
+// stepsOf lists the positions after the last of those ends that come together.
+func (s *Session) stepsOf(ends []end) []int {
+	if s.steps == nil {
+		for i := range ends {
+			if i+1 == len(ends) || ends[i+1].at != ends[i].at {
+				s.steps = append(s.steps, i+1)
+			}
+		}
+	}
+	return s.steps
+}
+
 // maxWhy bounds the gangs that a planned start names.
 const maxWhy = 4
 
 // endings lists when what is placed is expected to end, the soonest first.
 func (s *Session) endings() []end {
 	if !s.endsKnown {
-		s.endsKnown = true
+		s.endsKnown, s.steps = true, nil
+		s.ends = make([]end, 0, s.residents())
 		now := s.Now.UnixNano()
 		for _, g := range s.Snapshot.Gangs {
 			if g.Held.Zero() {
@@ -264,6 +271,16 @@ func (s *Session) endings() []end {
 	return s.ends
 }
 
+// residents counts the pods that have a place.
+func (s *Session) residents() (n int) {
+	for _, g := range s.Snapshot.Gangs {
+		if !g.Held.Zero() {
+			n += len(g.Pods)
+		}
+	}
+	return n
+}
+
 // keptEnds lists when those end that room is kept for: they start when it is given up at
 // the latest, so what is planned after them never slides while they wait.
 func (s *Session) keptEnds() {
@@ -280,7 +297,7 @@ func (s *Session) keptEnds() {
 
 // forgetEnds has what ends worked out anew, since what is kept for others has changed.
 func (s *Session) forgetEnds() {
-	s.ends, s.endsOn, s.views, s.endsKnown, s.merged = nil, nil, nil, false, 0
+	s.ends, s.steps, s.endsOn, s.views, s.endsKnown, s.merged = nil, nil, nil, nil, false, 0
 }
 
 // starting is what this cycle has placed.
@@ -306,7 +323,7 @@ func (s *Session) addFresh() {
 			}
 		}
 	}
-	s.merged, s.endsOn = len(s.started), nil
+	s.merged, s.endsOn, s.steps = len(s.started), nil, nil
 	s.sortEnds()
 	fresh := s.ends
 	s.ends = make([]end, 0, len(before)+len(fresh))

@@ -198,20 +198,22 @@ func (s *Session) spreadClaiming(job string, g group, d Domain) ([]Assignment, i
 }
 
 // candidates lists the nodes of a domain that can take a pod of a class, the best
-// first. The caller must not change the list, and rooms may be more than limit.
+// first. The caller must not change the list, which is good until the next call, and rooms
+// may be more than limit.
 func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candidate {
 	if in.Place == nil && !s.Txn.Entangled() && len(s.scope.enterers) == 0 {
 		return s.rankedNodes(c)
 	}
 	dim := s.scarcest(c)
 	nodes, likes := s.admitted(c, in), s.verdict(c).likes
-	out := make([]candidate, 0, len(nodes))
+	out := slices.Grow(s.found[:0], len(nodes))
 	for _, i := range nodes {
 		if cand, ok := s.candidate(i, c, dim, limit, likes); ok {
 			out = append(out, cand)
 		}
 	}
 	slices.SortFunc(out, candidate.compare)
+	s.found = out
 	return out
 }
 
@@ -315,14 +317,14 @@ func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain)
 func (s *Session) shortage(groups []group, d Domain) ([]snapshot.Shortage, resource.Vector) {
 	need := make(resource.Vector, s.Snapshot.Dims.Len())
 	free, largest := need.Clone(), need.Clone()
-	seen := map[int]bool{}
+	seen := s.marked()
 	for _, g := range groups {
 		need.AddScaled(g.class.Request, int64(len(g.pods)))
 		for _, i := range s.admitted(g.class, d) {
-			if seen[i] {
+			if seen.has(i) {
 				continue
 			}
-			seen[i] = true
+			seen.add(i)
 			for dim := range need {
 				f := max(s.Txn.FreeOf(i, dim), 0)
 				free[dim] = resource.Add(free[dim], f)

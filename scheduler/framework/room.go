@@ -48,6 +48,11 @@ type keptRoom struct {
 	guessed bool
 }
 
+// like reports whether the two can be counted as one item: ports are no amounts.
+func (r keptRoom) like(o keptRoom) bool {
+	return r.node == o.node && r.at == o.at && r.pod.Class == o.pod.Class && len(r.pod.Class.HostPorts) == 0
+}
+
 const newJobSuffix = "/new"
 
 // newJob is the batch job of members that are not placed yet.

@@ -47,6 +47,7 @@ type Session struct {
 	follow  *follow        // over the cycle's own transaction
 	whatIf  *follow        // over the last other one, nil before the first
 	marks   marks          // see marked
+	found   []candidate    // what candidates listed last
 
 	blocked    []Blocked
 	turns      map[*snapshot.Gang]int // when a blocked gang was looked at first, as a position in blocked
@@ -72,6 +73,7 @@ type Session struct {
 	backfill *Backfill
 	heads    []head
 	ends     []end // valid once endsKnown, with the first merged of those that are started
+	steps    []int // see stepsOf, nil when not worked out
 	started  []starting
 	merged   int
 	unheld   string          // the gang that uses what is kept for it

@@ -143,8 +143,14 @@ func (s *Session) startWith(g *snapshot.Gang, put bool) {
 }
 
 func (s *Session) fillStart(g *snapshot.Gang, h head, put bool) {
-	for _, r := range s.kept[g.Key] {
-		it := snapshot.Item{Class: r.pod.Class, Job: newJob(g), Count: 1}
+	job := newJob(g)
+	for rooms := s.kept[g.Key]; len(rooms) > 0; {
+		r, n := rooms[0], 1
+		for n < len(rooms) && r.like(rooms[n]) {
+			n++
+		}
+		rooms = rooms[n:]
+		it := snapshot.Item{Class: r.pod.Class, Job: job, Count: int64(n)}
 		switch {
 		case r.at <= h.at:
 		case put:

@@ -18,7 +18,7 @@ const maxFailures = 32
 func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 	failed := map[string]bool{}
 	type candidates struct {
-		units []Unit
+		units []*Unit
 		hold  map[string]resource.Vector // what all of them do, by queue
 	}
 	units := map[string]candidates{}
@@ -56,10 +56,9 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 }
 
 // asked adds up what units hold, by queue.
-func asked(units []Unit) map[string]resource.Vector {
+func asked(units []*Unit) map[string]resource.Vector {
 	out := map[string]resource.Vector{}
-	for i := range units {
-		u := &units[i]
+	for _, u := range units {
 		if out[u.Gang.Queue] == nil {
 			out[u.Gang.Queue] = make(resource.Vector, len(u.Asks))
 		}

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
-	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // pool is the units of all gangs that anybody has asked about in a cycle, in order. What
@@ -13,47 +12,62 @@ import (
 type pool struct {
 	s     *framework.Session
 	rules Rules
-	known map[*snapshot.Gang]int // how many of a gang had been sent away when it was looked at
+	known []int  // by gang: how many of it had been sent away when it was looked at, -1 for not yet
+	may   []bool // by gang: who is asked about, between two questions nobody
 	units []*Unit
 	fresh []*Unit
-	stale map[*snapshot.Gang]bool // whose units are in units and are no longer true
+	stale map[int]bool // gangs whose units are in units and are no longer true
 }
 
 type poolKey struct{ Rules }
 
 func poolOf(s *framework.Session, r Rules) *pool {
 	return s.Note(poolKey{r}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
-		return &pool{s: s, rules: r, known: map[*snapshot.Gang]int{}, stale: map[*snapshot.Gang]bool{}}
+		p := &pool{s: s, rules: r, known: make([]int, len(s.Snapshot.Gangs)), may: make([]bool, len(s.Snapshot.Gangs)), stale: map[int]bool{}}
+		for i := range p.known {
+			p.known[i] = -1
+		}
+		return p
 	}).(*pool)
 }
 
-// ask sees to it that the units of a gang are known.
-func (p *pool) ask(g *snapshot.Gang) {
-	sent, known := p.known[g]
-	if known && sent == p.s.Sent(g) {
+// ask asks about the gang at a position of the snapshot's.
+func (p *pool) ask(at int) {
+	p.may[at] = true
+	g := p.s.Snapshot.Gangs[at]
+	sent := p.s.Sent(g)
+	if p.known[at] == sent {
 		return
 	}
-	if known {
-		p.stale[g] = true
+	if p.known[at] >= 0 {
+		p.stale[at] = true
 	}
-	p.known[g] = p.s.Sent(g)
+	p.known[at] = sent
 	for _, u := range p.rules.of(p.s, g) {
+		u.gang = at
 		p.fresh = append(p.fresh, &u)
 	}
 }
 
-// pick lists the units of gangs that were asked for, in order.
-func (p *pool) pick(may map[*snapshot.Gang]bool) []Unit {
+// pick lists the units of gangs that were asked about, in order, and forgets who those are.
+func (p *pool) pick() []*Unit {
 	p.settle()
-	if len(may) == 0 {
-		return nil
-	}
-	out := make([]Unit, 0, len(p.units))
+	n := 0
 	for _, u := range p.units {
-		if may[u.Gang] {
-			out = append(out, *u)
+		if p.may[u.gang] {
+			n++
 		}
 	}
+	var out []*Unit
+	if n > 0 {
+		out = make([]*Unit, 0, n)
+	}
+	for _, u := range p.units {
+		if p.may[u.gang] {
+			out = append(out, u)
+		}
+	}
+	clear(p.may)
 	return out
 }
 
@@ -66,7 +80,7 @@ func (p *pool) settle() {
 	out := make([]*Unit, 0, len(p.units)+len(p.fresh))
 	in := p.fresh
 	for _, u := range p.units {
-		if p.stale[u.Gang] {
+		if p.stale[u.gang] {
 			continue
 		}
 		for len(in) > 0 && compare(in[0], u) < 0 {

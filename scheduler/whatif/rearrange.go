@@ -151,7 +151,7 @@ func allowed(budgets map[string]int64, set []Mover) bool {
 	for _, m := range set {
 		all.Pods = append(all.Pods, m.Pods...)
 	}
-	return within(budgets, all)
+	return within(budgets, &all)
 }
 
 // rearranged tries the gang with a set of others gone, and then these again. On

@@ -19,10 +19,10 @@ type Ask struct {
 	// Like is equal for gangs for which the same others may be sent away.
 	Like string
 	// Units lists those. It is asked again after somebody was sent away.
-	Units func() []Unit
+	Units func() []*Unit
 	// Allow, when set, is asked for every unit in order, with those before it
 	// granted, and grants it. Start it anew for every order that is tried.
-	Allow func() func(Unit) bool
+	Allow func() func(*Unit) bool
 	// Action names who asks; Why says in one clause why a gang has to yield.
 	Action string
 	Why    func(victim *snapshot.Gang) string
@@ -35,12 +35,12 @@ const Keep = 10 * time.Minute
 // way is one way to make room.
 type way struct {
 	fit    *framework.Fit
-	chosen []Unit
+	chosen []*Unit
 }
 
 // Make makes room for the gang and reports whether it did. Nobody is evicted
 // when it is enough to wait for what is going away already.
-func Make(s *framework.Session, a Ask, units []Unit) bool {
+func Make(s *framework.Session, a Ask, units []*Unit) bool {
 	var best *way
 	for _, d := range s.DomainsFor(a.Blocked.Gang) {
 		w := search(s, a, units, d)
@@ -75,7 +75,7 @@ func (w *way) price() (wholes int, lost int64, pods int) {
 }
 
 // search looks for the least that has to leave one domain.
-func search(s *framework.Session, a Ask, units []Unit, d framework.Domain) (found *way) {
+func search(s *framework.Session, a Ask, units []*Unit, d framework.Domain) (found *way) {
 	txn := s.Future(a.Blocked.Gang)
 	t := &trial{s: s, txn: txn, ask: a, domain: d}
 	s.WhatIf(txn, func() {
@@ -89,7 +89,7 @@ func search(s *framework.Session, a Ask, units []Unit, d framework.Domain) (foun
 		}
 		for _, order := range orders {
 			grants := newGrants(a, budgets(s), order(units))
-			grants.reserved = func(u Unit) bool { return s.Reserved(u.Gang, a.Blocked.Gang, u.Asks) }
+			grants.reserved = func(u *Unit) bool { return s.Reserved(u.Gang, a.Blocked.Gang, u.Asks) }
 			if w := t.least(grants); w != nil {
 				found = w
 				return
@@ -101,11 +101,11 @@ func search(s *framework.Session, a Ask, units []Unit, d framework.Domain) (foun
 
 // orders are the orders in which units are granted: the cheapest first and, should
 // that use up what may go in small pieces, the largest first.
-var orders = []func([]Unit) []Unit{
-	func(us []Unit) []Unit { return us },
-	func(us []Unit) []Unit {
+var orders = []func([]*Unit) []*Unit{
+	func(us []*Unit) []*Unit { return us },
+	func(us []*Unit) []*Unit {
 		out := slices.Clone(us)
-		slices.SortStableFunc(out, func(a, b Unit) int {
+		slices.SortStableFunc(out, func(a, b *Unit) int {
 			return cmp.Or(order(a.Whole)-order(b.Whole), cmp.Compare(len(b.Pods), len(a.Pods)))
 		})
 		return out
@@ -116,16 +116,16 @@ var orders = []func([]Unit) []Unit{
 // for: mostly the first few suffice.
 type grants struct {
 	budgets map[string]int64
-	allow   func(Unit) bool
+	allow   func(*Unit) bool
 	// reserved, when set, reports units that stay, since others have reserved what they hold.
-	reserved func(Unit) bool
-	left     []Unit
+	reserved func(*Unit) bool
+	left     []*Unit
 	stays    map[*snapshot.Gang]bool // gangs of which a loose member must stay: then the rest stays as well
-	units    []Unit                  // those granted
+	units    []*Unit                 // those granted
 }
 
-func newGrants(a Ask, budgets map[string]int64, units []Unit) *grants {
-	g := &grants{budgets: budgets, left: units, stays: map[*snapshot.Gang]bool{}, allow: func(Unit) bool { return true }}
+func newGrants(a Ask, budgets map[string]int64, units []*Unit) *grants {
+	g := &grants{budgets: budgets, left: units, stays: map[*snapshot.Gang]bool{}, allow: func(*Unit) bool { return true }}
 	if a.Allow != nil {
 		g.allow = a.Allow()
 	}
@@ -156,7 +156,7 @@ func (g *grants) upTo(n int) bool {
 
 // Allowed picks those of units that may all go together under the disruption budgets. A
 // whole gang goes only after what it can do without.
-func Allowed(s *framework.Session, units []Unit) []Unit {
+func Allowed(s *framework.Session, units []*Unit) []*Unit {
 	g := newGrants(Ask{}, budgets(s), units)
 	g.upTo(len(units))
 	return g.units
@@ -182,7 +182,7 @@ func budgets(s *framework.Session) map[string]int64 {
 	return out
 }
 
-func within(budgets map[string]int64, u Unit) bool {
+func within(budgets map[string]int64, u *Unit) bool {
 	if len(budgets) == 0 {
 		return true
 	}
@@ -226,7 +226,7 @@ func (t *trial) measure() {
 
 // lacks returns what the domain still lacks with units gone, wherever they are: nothing
 // fits before that is nothing.
-func (t *trial) lacks(units []Unit) resource.Vector {
+func (t *trial) lacks(units []*Unit) resource.Vector {
 	out := t.need.Clone()
 	out.SubScaled(t.free, 1)
 	for i := range units {
@@ -246,7 +246,7 @@ func (t *trial) hopeless(lacks resource.Vector) bool {
 
 // here keeps the units that hold something in the domain. The loose members of a
 // gang are kept with the rest of it, since it can go only after them.
-func (t *trial) here(units []Unit) []Unit {
+func (t *trial) here(units []*Unit) []*Unit {
 	in := make([]bool, len(units))
 	for i, u := range units {
 		in[i] = slices.ContainsFunc(u.at, t.holds)
@@ -258,7 +258,7 @@ func (t *trial) here(units []Unit) []Unit {
 	for i, u := range units {
 		present[u.Gang] = present[u.Gang] || u.Whole && in[i]
 	}
-	var out []Unit
+	var out []*Unit
 	for i, u := range units {
 		if in[i] || present[u.Gang] {
 			out = append(out, u)
@@ -276,7 +276,7 @@ func (t *trial) holds(node int) bool {
 }
 
 // without tries the whole gang with units gone, and leaves all as it was.
-func (t *trial) without(units []Unit) *framework.Fit {
+func (t *trial) without(units []*Unit) *framework.Fit {
 	if t.hopeless(t.lacks(units)) || !t.s.Affords(t.ask.Blocked, asked(units)) {
 		return nil
 	}
@@ -344,7 +344,7 @@ func (t *trial) least(from *grants) *way {
 	}
 	for i := len(chosen) - 1; i >= 0; i-- { // the dearest stays first
 		u := chosen[i]
-		if !u.Whole && slices.ContainsFunc(chosen, func(o Unit) bool { return o.Whole && o.Gang == u.Gang }) {
+		if !u.Whole && slices.ContainsFunc(chosen, func(o *Unit) bool { return o.Whole && o.Gang == u.Gang }) {
 			continue // what is left of its gang goes: it cannot stay alone
 		}
 		fewer := slices.Delete(slices.Clone(chosen), i, i+1)
@@ -356,19 +356,19 @@ func (t *trial) least(from *grants) *way {
 }
 
 // touching keeps the units that hold something where the gang would go.
-func (t *trial) touching(f *framework.Fit, units []Unit) []Unit {
+func (t *trial) touching(f *framework.Fit, units []*Unit) []*Unit {
 	nodes := map[int]bool{}
 	for _, a := range f.Assigned {
 		nodes[a.Node] = true
 	}
 	whole := map[*snapshot.Gang]bool{}
-	touches := func(u Unit) bool {
+	touches := func(u *Unit) bool {
 		return slices.ContainsFunc(u.at, func(i int) bool { return nodes[i] })
 	}
 	for _, u := range units {
 		whole[u.Gang] = whole[u.Gang] || u.Whole && touches(u)
 	}
-	return slices.DeleteFunc(slices.Clone(units), func(u Unit) bool { return !whole[u.Gang] && !touches(u) })
+	return slices.DeleteFunc(slices.Clone(units), func(u *Unit) bool { return !whole[u.Gang] && !touches(u) })
 }
 
 func commit(s *framework.Session, a Ask, w *way) {

@@ -26,7 +26,8 @@ type Unit struct {
 	// Asks is what the pods ask for together. Nobody changes it.
 	Asks resource.Vector
 
-	at []int // the nodes of the pods, -1 for one that does not exist
+	at   []int // the nodes of the pods, -1 for one that does not exist
+	gang int   // the gang's position among the snapshot's
 }
 
 // Rules are what makes a pod safe from everybody.
@@ -44,24 +45,24 @@ const DefaultMinRun = time.Minute
 
 // Units lists what may go, cheapest first: members beyond a minimum before whole
 // gangs, lower priority before higher, little lost work before much, young before
-// old. Only gangs that eligible admits are looked at.
-func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []Unit {
+// old. Only gangs that eligible admits are looked at. The units are shared: the caller may
+// change the list, and not them.
+func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []*Unit {
 	busy := map[string]bool{} // what this cycle places is not sent away by it
 	for _, p := range s.Plan.Placements {
 		busy[p.Gang] = true
 	}
 	all := poolOf(s, r)
-	may := map[*snapshot.Gang]bool{}
-	for _, g := range s.Snapshot.Gangs {
+	now := s.Now.UnixNano()
+	for i, g := range s.Snapshot.Gangs {
 		// Whom others went for is left alone for a while: else they went in vain.
-		fresh := g.Nominated != nil && g.Nominated.Until > s.Now.UnixNano()
+		fresh := g.Nominated != nil && g.Nominated.Until > now
 		if g.Held.Zero() || fresh || len(busy) > 0 && busy[g.Key] || !eligible(g) {
 			continue
 		}
-		may[g] = true
-		all.ask(g)
+		all.ask(i)
 	}
-	return all.pick(may)
+	return all.pick()
 }
 
 func compare(a, b *Unit) int {

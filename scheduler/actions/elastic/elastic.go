@@ -30,12 +30,12 @@ func (a Action) Run(s *framework.Session) {
 		g := b.Gang
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
-			Units: func() []whatif.Unit {
+			Units: func() []*whatif.Unit {
 				units := whatif.Units(s, whatif.Rules{MinRun: a.MinRun}, func(v *snapshot.Gang) bool {
 					return v.Queue == g.Queue && v.Priority <= g.Priority && !v.ActsOnEviction
 				})
 				// A gang that lacks its minimum has nothing beyond it: never the one that asks.
-				return slices.DeleteFunc(units, func(u whatif.Unit) bool { return u.Whole })
+				return slices.DeleteFunc(units, func(u *whatif.Unit) bool { return u.Whole })
 			},
 			Why: func(v *snapshot.Gang) string {
 				return fmt.Sprintf("it has more than its minimum of %d and the other has not its own", v.Minimum())

@@ -35,7 +35,7 @@ func (a Action) Run(s *framework.Session) {
 		g := b.Gang
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
-			Units: func() []whatif.Unit {
+			Units: func() []*whatif.Unit {
 				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, func(v *snapshot.Gang) bool {
 					return v.Queue == g.Queue && v.Priority < g.Priority
 				})

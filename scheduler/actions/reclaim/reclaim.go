@@ -45,7 +45,7 @@ func (a Action) Run(s *framework.Session) {
 		s.Rehold(g)
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %v %v", g.Queue, entitled, asks(need)),
-			Units: func() []whatif.Unit {
+			Units: func() []*whatif.Unit {
 				if !entitled {
 					return nil
 				}
@@ -59,10 +59,10 @@ func (a Action) Run(s *framework.Session) {
 					return may
 				})
 			},
-			Allow: func() func(whatif.Unit) bool {
+			Allow: func() func(*whatif.Unit) bool {
 				ledger := s.Ledger.Fork()
 				branches := map[string][]*entitlement.Queue{}
-				return func(u whatif.Unit) bool {
+				return func(u *whatif.Unit) bool {
 					queues, known := branches[u.Gang.Queue]
 					if !known {
 						queues = branch(ledger, g.Queue, u.Gang.Queue)
@@ -123,7 +123,7 @@ func over(l *entitlement.Ledger, claimant, victim string, need resource.Vector) 
 
 // take gives a unit back in the ledger if all queues that have to do with it still
 // hold what they deserve then, of everything that is taken from their excess.
-func take(l *entitlement.Ledger, queues []*entitlement.Queue, u whatif.Unit, need resource.Vector) bool {
+func take(l *entitlement.Ledger, queues []*entitlement.Queue, u *whatif.Unit, need resource.Vector) bool {
 	taken, useful := u.Asks, false
 	for d, a := range need {
 		if a <= 0 || taken[d] <= 0 {

@@ -140,7 +140,7 @@ func (c cycle) Revoke(s *framework.Session) []framework.Revocation {
 			whole[u.Gang] = true
 		}
 	}
-	units = slices.DeleteFunc(units, func(u whatif.Unit) bool { return !whole[u.Gang] && !slices.ContainsFunc(u.Pods, in) })
+	units = slices.DeleteFunc(units, func(u *whatif.Unit) bool { return !whole[u.Gang] && !slices.ContainsFunc(u.Pods, in) })
 	var out []framework.Revocation
 	for _, u := range whatif.Allowed(s, units) {
 		zone := ""
