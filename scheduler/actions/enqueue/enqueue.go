@@ -130,7 +130,8 @@ func never(s *framework.Session, g *snapshot.Gang) []plan.DomainReason {
 	need, missing := s.Snapshot.Dims.Vector(wanted)
 	var out []plan.DomainReason
 	for _, d := range s.Domains() {
-		total, largest := s.Whole(d)
+		of := wholeOf(s, d)
+		total, largest := of.total, of.largest
 		r := plan.DomainReason{Domain: d.Name, Code: plan.NoCapacity}
 		for dim, a := range need {
 			if a > total[dim] {
@@ -150,6 +151,18 @@ func never(s *framework.Session, g *snapshot.Gang) []plan.DomainReason {
 		out = []plan.DomainReason{{Domain: plan.RealDomain, Code: plan.NodesDontMatch, Nodes: []plan.NodeCount{{Why: fmt.Sprintf("of %d known", len(s.Snapshot.Nodes))}}}}
 	}
 	return out
+}
+
+// whole is what a domain offers, which every gang is compared with.
+type whole struct{ total, largest resource.Vector }
+
+type wholeKey struct{ framework.Domain }
+
+func wholeOf(s *framework.Session, d framework.Domain) whole {
+	return s.Note(wholeKey{d}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
+		total, largest := s.Whole(d)
+		return whole{total, largest}
+	}).(whole)
 }
 
 // quotaOnly reports names that only resource quotas know.
