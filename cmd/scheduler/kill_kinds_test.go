@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 )
 
 // The kinds of writes that schedulers are killed at.
@@ -19,6 +20,8 @@ const (
 	guards    = "finalizer" // of a resource claim
 	givings   = "devices"   // given to a resource claim
 	takes     = "devices back"
+	gives     = "volume" // given to a claim
+	asks      = "node"   // for which a volume of a claim is to be made
 )
 
 // kindOf is the kind of a write, "" for others. It leaves the request as it was.
@@ -41,6 +44,7 @@ func kindOf(q *http.Request) string {
 			Annotations map[string]any
 			Finalizers  []string
 		}
+		Spec   map[string]any
 		Status map[string]any
 	}
 	if err != nil || json.Unmarshal(text, &body) != nil {
@@ -57,6 +61,10 @@ func kindOf(q *http.Request) string {
 		return takes
 	case strings.Contains(path, "/resourceclaims/") && len(body.Metadata.Finalizers) > 0:
 		return guards
+	case strings.Contains(path, "/persistentvolumes/") && body.Spec["claimRef"] != nil:
+		return gives
+	case strings.Contains(path, "/persistentvolumeclaims/") && body.Metadata.Annotations[claims.SelectedNode] != nil:
+		return asks
 	}
 	return ""
 }

@@ -47,6 +47,8 @@ func (s *act) configuration() string {
 	switch action := strings.TrimPrefix(s.actions, ", "); action {
 	case "":
 		return text
+	case "shuffle":
+		return levelled
 	case "repair":
 		return text + "configurations: [{name: repair, arguments: {grace: 1s}}]\n"
 	default:
@@ -103,6 +105,10 @@ func firstOf(lines ...string) string {
 }
 
 func killScenes() []act {
+	return slices.Concat(roomScenes(), volumeScenes(), elasticScenes())
+}
+
+func roomScenes() []act {
 	return []act{
 		{
 			name: "preempt", actions: ", preempt", kinds: append([]string{nominates}, twice(evicts, binds)...),
@@ -352,7 +358,7 @@ func (s *stage) shown(t *testing.T, r *runner) {
 			return err.Error()
 		}
 		for _, pg := range list.Items {
-			if pg.Status.Phase != volcanov1.PodGroupRunning || pg.Status.Running != pg.Spec.MinMember {
+			if pg.Status.Phase != volcanov1.PodGroupRunning || pg.Status.Running < pg.Spec.MinMember {
 				return fmt.Sprintf("PodGroup %s is %s with %d running", pg.Name, pg.Status.Phase, pg.Status.Running)
 			}
 		}
@@ -361,9 +367,10 @@ func (s *stage) shown(t *testing.T, r *runner) {
 }
 
 // TestKilledInScenes kills schedulers while they preempt, reclaim, repair a gang that
-// lost members, move one to make room, and give devices out: before and after the
+// lost members, move one to make room or from a node that is full, make one smaller, have
+// one grow, and give devices and volumes out: before and after the
 // writes of each kind, one scheduler after the other, each of which finds what the one
-// before has left. Nothing is over-committed, no gang partial for long, no device given
+// before has left. Nothing is over-committed, no gang partial for long, no device or volume given
 // twice; exactly those pods are sent away that have to be, once, and who they went for
 // is placed; what is counted as held is what pods hold; and then nothing happens any
 // more. With ISTHMUS_SCHEDULER_KILLS both sides of each write are tried, and that many

@@ -33,6 +33,7 @@ import (
 type party struct {
 	name  string
 	size  int
+	least int // members that it needs; 0 is all
 	gpus  int64
 	queue string
 	class string // of priority
@@ -43,6 +44,10 @@ type party struct {
 	job   types.UID
 	// device is the class of devices of which each pod claims one.
 	device string
+	// volumes are the classes of the volumes that its pods claim, by index.
+	volumes []string
+	// ran is how long its pods say that they have run when they start.
+	ran time.Duration
 	// lost are members that nobody makes anew while others of the gang are there.
 	lost map[int]bool
 	// never says that nobody makes them anew at all.
@@ -68,6 +73,7 @@ type stage struct {
 	pods    []corev1.Pod // as last seen
 	claims  []resourcev1.ResourceClaim
 	rounds  int
+	shop    *shop
 }
 
 func newStage(t *testing.T, plane *controllertest.Plane, conf string) *stage {
@@ -121,6 +127,8 @@ func (s *stage) node(t *testing.T, name string, gpus int64, hosts int) {
 	if err := s.plane.Client.Update(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.nodes[name] = gpus
 }
 
@@ -132,7 +140,7 @@ func (s *stage) join(t *testing.T, p *party) {
 	}
 	s.make(t, &volcanov1.PodGroup{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: p.name},
-		Spec:       volcanov1.PodGroupSpec{MinMember: int32(p.size), Queue: p.queue, PriorityClassName: p.class},
+		Spec:       volcanov1.PodGroupSpec{MinMember: int32(p.needs()), Queue: p.queue, PriorityClassName: p.class},
 		Status:     volcanov1.PodGroupStatus{Phase: volcanov1.PodGroupInqueue},
 	})
 	if p.moves {
@@ -151,6 +159,9 @@ func (s *stage) join(t *testing.T, p *party) {
 				}}}},
 			})
 		}
+		if i < len(p.volumes) {
+			s.make(t, s.claim(fmt.Sprintf("%s-%d", p.name, i), p.volumes[i]))
+		}
 		if err := s.plane.Client.Create(t.Context(), s.member(p, i, true)); err != nil {
 			t.Fatal(err)
 		}
@@ -159,6 +170,14 @@ func (s *stage) join(t *testing.T, p *party) {
 	defer s.mu.Unlock()
 	s.parties[p.name] = p
 	s.order = append(s.order, p.name)
+}
+
+// needs is how many members it has at least.
+func (p *party) needs() int {
+	if p.least > 0 {
+		return p.least
+	}
+	return p.size
 }
 
 func (s *stage) member(p *party, i int, first bool) *corev1.Pod {
@@ -186,6 +205,9 @@ func (s *stage) member(p *party, i int, first bool) *corev1.Pod {
 	if p.device != "" {
 		pod.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "device", ResourceClaimName: ptr.To(pod.Name)}}
 	}
+	if i < len(p.volumes) {
+		pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: pod.Name}}}}
+	}
 	return pod
 }
 
@@ -203,9 +225,12 @@ func (s *stage) turn(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rounds++
+	if !s.visit(ctx) {
+		return
+	}
 	s.pods, s.claims = list.Items, claims.Items
 	var partial []string
-	err := errors.Join(s.crowded(), devicesApart(claims.Items))
+	err := errors.Join(s.crowded(), devicesApart(claims.Items), s.volumesApart())
 	for _, name := range s.order {
 		short, broken := s.asked(s.parties[name])
 		if short {
@@ -216,6 +241,7 @@ func (s *stage) turn(ctx context.Context) {
 	if err = errors.Join(err, s.partials.look(partial)); s.wrong == nil {
 		s.wrong = err
 	}
+	s.serve(ctx)
 	s.play(ctx)
 }
 
@@ -283,7 +309,7 @@ func (s *stage) asked(p *party) (partial bool, wrong error) {
 	if len(domains) > 1 {
 		wrong = fmt.Errorf("gang %s is in %v", p.name, slices.Sorted(maps.Keys(domains)))
 	}
-	return len(live) > 0 && len(live) < p.size && len(p.lost) == 0, wrong
+	return len(live) > 0 && len(live) < p.needs() && len(p.lost) == 0, wrong
 }
 
 // play is what kubelets and owners do. What fails is done in another turn.
@@ -300,7 +326,7 @@ func (s *stage) play(ctx context.Context) {
 			}
 			_ = s.plane.Client.Delete(ctx, p, client.GracePeriodSeconds(0), client.Preconditions{UID: &p.UID})
 		case p.Spec.NodeName != "" && p.Status.Phase != corev1.PodRunning:
-			p.Status.Phase, p.Status.StartTime = corev1.PodRunning, ptr.To(metav1.Now())
+			p.Status.Phase, p.Status.StartTime = corev1.PodRunning, ptr.To(metav1.NewTime(time.Now().Add(-s.ranFor(p))))
 			_ = s.plane.Client.Status().Update(ctx, p)
 		}
 	}
@@ -312,6 +338,14 @@ func (s *stage) play(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// ranFor is how long a pod says that it has run.
+func (s *stage) ranFor(p *corev1.Pod) time.Duration {
+	if of := s.parties[p.Annotations[wellknown.PodGroupName]]; of != nil {
+		return of.ran
+	}
+	return 0
 }
 
 // begin takes turns until the returned function is called.
