@@ -126,7 +126,11 @@ func (r *reader) actions(v any) []Action {
 	for _, name := range strings.Split(s, ",") {
 		name = strings.TrimSpace(name)
 		e := actionOf(name)
+		why, past := bygoneActions[name]
 		switch {
+		case past:
+			r.unused("actions", fmt.Sprintf("action %q", name), why)
+			continue
 		case e == nil:
 			r.wrong("actions", "no action is named %q; there are %s", name, strings.Join(actionNames(), ", "))
 			continue
@@ -167,6 +171,10 @@ func (r *reader) plugin(path string, v any) (Plugin, bool) {
 	name, _ := scalarText(m["name"])
 	if !ok || name == "" {
 		r.wrong(path, "must be a map with a name")
+		return Plugin{}, false
+	}
+	if why, past := bygonePlugins[name]; past {
+		r.unused(path, fmt.Sprintf("plugin %q", name), why)
 		return Plugin{}, false
 	}
 	e := pluginOf(name)
@@ -216,6 +224,10 @@ func (r *reader) actionArguments(path string, v any, actions []Action) {
 			r.wrong(path+"."+key, "unknown; there are name and arguments")
 		}
 	}
+	if why, past := bygoneActions[name]; past {
+		r.unused(path, fmt.Sprintf("action %q", name), why)
+		return
+	}
 	e := actionOf(name)
 	if e == nil {
 		r.wrong(path+".name", "no action is named %q; there are %s", name, strings.Join(actionNames(), ", "))
@@ -237,6 +249,10 @@ func (r *reader) arguments(path string, v any, known []argument, warn bool) Argu
 	for _, key := range keys(flat) {
 		at := fmt.Sprintf("%s[%q]", path, key)
 		i := slices.IndexFunc(known, func(a argument) bool { return a.matches(key) })
+		if why, past := bygone(key); i < 0 && past {
+			r.unused(at, "the argument", why)
+			continue
+		}
 		if i < 0 {
 			r.wrong(at, "unknown argument%s", choices(known))
 			continue
