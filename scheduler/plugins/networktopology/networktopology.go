@@ -68,14 +68,19 @@ func (p Plugin) Open(s *framework.Session) framework.Plugin {
 	return c
 }
 
-// fade is what a tier counts, in thousandths: all at the first.
+// fade is what a tier counts, in thousandths: all at the first. The number of a tier is
+// whatever somebody wrote.
 func fade(by, tier int64) int64 {
 	out := int64(whole)
-	for t := int64(1); t < tier && out > 0; t++ {
+	for t := int64(1); t < min(tier, mostFaded); t++ {
 		out = out * by / whole
 	}
 	return out
 }
+
+// mostFaded is the tier from which on nothing more fades: all that fades at all is
+// nothing by then.
+const mostFaded = 1024
 
 // held is what a HyperNode has and what is free of it, by the plugin's dimensions.
 type held struct {

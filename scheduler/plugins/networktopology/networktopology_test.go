@@ -2,6 +2,7 @@ package networktopology_test
 
 import (
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
@@ -120,5 +121,18 @@ func TestSoGangsKeepARackOfTheirOwn(t *testing.T) {
 				t.Errorf("pod %d is on %s, and the first rack had room:\n%s", i, n, p)
 			}
 		}
+	}
+}
+
+// TestNumbersOfTiersAreNoWork: a tier may have any number, and whoever writes it does not
+// stop the cycle by it.
+func TestNumbersOfTiersAreNoWork(t *testing.T) {
+	for by, want := range map[int64]int64{1000: 1000, 999: 0, 800: 0, 0: 0} {
+		if got := networktopology.Fade(by, math.MaxInt64); got != want {
+			t.Errorf("by %d: %d, want %d", by, got, want)
+		}
+	}
+	if got := networktopology.Fade(500, 3); got != 250 {
+		t.Errorf("the third tier counts %d, want 250", got)
 	}
 }

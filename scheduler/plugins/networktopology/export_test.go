@@ -1,0 +1,4 @@
+package networktopology
+
+// Fade is fade.
+var Fade = fade
