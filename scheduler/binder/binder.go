@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -102,6 +103,7 @@ type Binder struct {
 	written   map[string]time.Time // last write of a message by UID
 	asked     map[string]askedCopies
 	waits     waits
+	turns     turns
 	workers   sync.WaitGroup
 }
 
@@ -140,7 +142,7 @@ func New(c Config) *Binder {
 		evicts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[evictTask](firstRetry, lastRetry)),
 		later: newLater(), preparing: map[int64]*preparation{},
-		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}},
+		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, turns: turns{last: map[string]turn{}},
 	}
 }
 
@@ -226,6 +228,38 @@ func (b *Binder) Carry(p plan.Plan) {
 func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	handed := b.Cache.HandOver(t.bind.UID, t.bind.Node, cache.Devices(t.bind.Devices), b.Now())
+	if handed != nil {
+		switch ok, err := b.inTurn(call, t); {
+		case err != nil:
+			logr.FromContextOrDiscard(ctx).Error(err, "a pod is not bound yet", "pod", t.bind.Namespace+"/"+t.bind.Name, "node", t.bind.Node)
+			return false
+		case !ok:
+			return true
+		}
+	}
+	annotations := says(t)
+	maps.Copy(annotations, handed)
+	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: t.bind.Namespace, Name: t.bind.Name, UID: types.UID(t.bind.UID),
+			Annotations: annotations,
+		},
+		Target: corev1.ObjectReference{Kind: "Node", Name: t.bind.Node},
+	}, metav1.CreateOptions{})
+	result, settled := b.settle(call, t, err)
+	if settled && result != "bound" && handed != nil {
+		b.pass(t)
+	}
+	b.Observe.Bound(result, b.Now().Sub(t.since))
+	if err != nil && !errors.Is(err, context.Canceled) {
+		logr.FromContextOrDiscard(ctx).V(1).Info("binding was not accepted", "pod", t.bind.Namespace+"/"+t.bind.Name, "podUID", t.bind.UID, "node", t.bind.Node, "result", result, "reason", err.Error())
+	}
+	return settled
+}
+
+// says is what a binding tells the pod, whatever its node.
+func says(t bindTask) map[string]string {
 	annotations := map[string]string{
 		wellknown.GangAttempt: t.attempt,
 		wellknown.GangSize:    strconv.FormatInt(t.size, 10),
@@ -248,19 +282,7 @@ func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 	if t.reservedBy != "" {
 		annotations[wellknown.ReservedBy] = t.reservedBy
 	}
-	err := b.Client.CoreV1().Pods(t.bind.Namespace).Bind(call, &corev1.Binding{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: t.bind.Namespace, Name: t.bind.Name, UID: types.UID(t.bind.UID),
-			Annotations: annotations,
-		},
-		Target: corev1.ObjectReference{Kind: "Node", Name: t.bind.Node},
-	}, metav1.CreateOptions{})
-	result, settled := b.settle(call, t, err)
-	b.Observe.Bound(result, b.Now().Sub(t.since))
-	if err != nil && !errors.Is(err, context.Canceled) {
-		logr.FromContextOrDiscard(ctx).V(1).Info("binding was not accepted", "pod", t.bind.Namespace+"/"+t.bind.Name, "podUID", t.bind.UID, "node", t.bind.Node, "result", result, "reason", err.Error())
-	}
-	return settled
+	return annotations
 }
 
 // settle works out what an answer to a binding means.

@@ -88,6 +88,7 @@ type Cache struct {
 	await time.Duration
 
 	changed, later chan struct{}
+	broken         map[string]string // what nodes tell that cannot be read, not yet told
 }
 
 type nodeEntry struct {
@@ -181,6 +182,7 @@ func (c *Cache) SetNode(n *corev1.Node) {
 	if e.spec == nil {
 		c.inOrder = nil
 	}
+	c.noteBroken(e.spec, spec)
 	if e.spec == nil || e.spec.Virtual != spec.Virtual || !maps.Equal(e.spec.Labels, spec.Labels) {
 		c.places = nil
 	}

@@ -13,7 +13,6 @@ import (
 	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
-	"github.com/isthmus-hpc/isthmus/controllers/api/gpubox"
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -34,7 +33,8 @@ type podEntry struct {
 	estimate     int64
 	estimateFrom string
 
-	past history
+	past   history
+	handed handed
 	// reads names datasets.
 	reads []string
 	// images are those of its containers; pictured says that its class has them.
@@ -106,7 +106,8 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 	if e.pod.Phase == "" || e.pod.Phase == string(corev1.PodUnknown) {
 		e.pod.Phase = snapshot.PodPending
 	}
-	e.pod.Devices = listOf(firstOf(p.Annotations[wellknown.ActualGPUIDs], p.Annotations[wellknown.GPUIDs]))
+	e.pod.Devices = devicesOf(p)
+	e.handed = handedOf(p)
 	e.pod.Cells = decided(p.Annotations[wellknown.TopologyDecision])
 	if p.Spec.NodeName == "" {
 		// Only a binding of ours writes these; on an unbound pod they mean nothing.
@@ -259,13 +260,10 @@ func nodeSpec(n *corev1.Node) snapshot.NodeSpec {
 			spec.Ready = c.Status == corev1.ConditionTrue
 		}
 	}
-	if text, ok := n.Annotations[wellknown.GPUBox]; ok && !spec.Virtual {
-		box, err := gpubox.Parse(text)
-		if err != nil {
-			spec.Broken = err.Error()
-		} else {
-			spec.GPUs = &box
-		}
+	if box, err := boxOf(n); err != nil && !spec.Virtual {
+		spec.Broken = err.Error()
+	} else if !spec.Virtual {
+		spec.GPUs = box
 	}
 	var qs []resource.Quantity
 	for name, q := range n.Status.Allocatable {
@@ -353,8 +351,9 @@ func gpuSpec(p *corev1.Pod, requests resource.List) *snapshot.GPUSpec {
 		Joined: a[wellknown.GPULink] == "required",
 		Models: listOf(strings.ToLower(a[wellknown.UseGPUType])), NotModels: listOf(strings.ToLower(a[wellknown.NoUseGPUType])),
 		UUIDs: listOf(a[wellknown.UseGPUUUID]), NotUUIDs: listOf(a[wellknown.NoUseGPUUUID]),
-		Modes: listOf(a[wellknown.GPUModes]),
+		Modes: listOf(a[wellknown.GPUModes]), Scattered: scattered(p),
 	}
+	s.Modes = append(s.Modes, volcanosMode(p)...)
 	if snapshot.SharesGPUs(requests) {
 		s.Tenant = p.Namespace
 	}

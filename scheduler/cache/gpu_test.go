@@ -23,6 +23,8 @@ func TestGPUsThatAPodWants(t *testing.T) {
 		{map[string]string{"nvidia.com/nouse-gputype": "T4"}, &snapshot.GPUSpec{NotModels: []string{"t4"}}},
 		{map[string]string{"volcano.sh/vgpu-use-gpuuuid": "GPU-1,GPU-2"}, &snapshot.GPUSpec{UUIDs: []string{"GPU-1", "GPU-2"}}},
 		{map[string]string{"volcano.sh/vgpu-nouse-gpuuuid": "GPU-3"}, &snapshot.GPUSpec{NotUUIDs: []string{"GPU-3"}}},
+		{map[string]string{"volcano.sh/vgpu-mode": "hami-core"}, &snapshot.GPUSpec{Modes: []string{"timeslice"}}},
+		{map[string]string{"volcano.sh/vgpu-mode": "mig"}, &snapshot.GPUSpec{Modes: []string{"mig"}}},
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p", Annotations: c.annotations}}
 		if got := gpuSpec(pod, resource.List{}); !reflect.DeepEqual(got, c.want) {

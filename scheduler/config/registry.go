@@ -191,7 +191,7 @@ var (
 		arg("dynamicresources.filterTimeoutSeconds", integer).unused("no filter waits for anything"),
 	}
 	devices = append(only(true, "pods that ask by these names are always served", "deviceshare.GPUSharingEnable", "deviceshare.GPUNumberEnable", "deviceshare.VGPUEnable"),
-		arg("deviceshare.NodeLockEnable", boolean).only(false, "GPU ids are written with the binding, so that nodes need no lock"),
+		arg("deviceshare.NodeLockEnable", boolean).only(false, "GPU ids are written with the binding, and pods are bound one after the other to nodes whose plugin needs that, so that nodes need no lock"),
 		arg("deviceshare.AscendMindClusterVNPUEnable", boolean).only(false, noAscend), arg("deviceshare.AscendHAMiVNPUEnable", boolean).only(false, noAscend),
 		arg("deviceshare.SchedulePolicy", text).either("binpack", "spread").obeyed(), arg("deviceshare.ScheduleWeight", integer).obeyed(),
 		arg("deviceshare.KnownGeometriesCMName", text).unused(geometries), arg("deviceshare.KnownGeometriesCMNamespace", text).unused(geometries),

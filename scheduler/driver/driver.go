@@ -178,6 +178,9 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 		d.Metrics.expired.Inc()
 		log.Info("a binding was accepted but never shown by the watch; no longer counting it", "podUID", uid)
 	}
+	for node, why := range d.Cache.NewlyBroken() {
+		log.Info("what a node tells of itself cannot be read: no pod that needs it goes there", "node", node, "reason", why)
+	}
 	pipeline := d.pipeline()
 	pipeline.Watch = d.Metrics.watch(d.Now)
 	d.Cache.WantImages(pipeline.WantsImages())

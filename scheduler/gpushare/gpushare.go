@@ -19,6 +19,9 @@ type Device struct {
 	Mode      string // of gpubox
 	// Mixed allows several tenants at a time.
 	Mixed bool
+	// Alone says that all cores are asked for to have the device alone, and that nothing
+	// more goes on it without cores, as in Volcano.
+	Alone bool
 	// Usable is false for a sick device.
 	Usable bool
 }
@@ -68,6 +71,9 @@ func Room(d Device, l Load, r Request) int64 {
 		return 0
 	}
 	if !d.Mixed && l.Pods > 0 && l.Tenant != r.Tenant {
+		return 0
+	}
+	if d.Alone && (r.Cores >= AllCores && l.Pods > 0 || r.Cores == 0 && l.Cores >= AllCores) {
 		return 0
 	}
 	n := d.Slots - l.Pods

@@ -22,6 +22,8 @@ type GPUSpec struct {
 	NotUUIDs  []string `json:"notUUIDs,omitempty"`
 	// Modes are the modes of sharing that will do; empty is any.
 	Modes []string `json:"modes,omitempty"`
+	// Scattered says that several containers ask for GPUs, or one that starts before others.
+	Scattered bool `json:"scattered,omitempty"`
 	// Tenant is whose the pod is, where it shares GPUs.
 	Tenant string `json:"tenant,omitempty"`
 }
@@ -117,7 +119,7 @@ func newGPUBox(wire gpubox.Box) *gpuBox {
 	for i, g := range wire.GPUs {
 		b.index[g.UUID] = i
 		ok := g.Unhealthy == ""
-		b.devices = append(b.devices, gpushare.Device{MemoryMiB: g.MemoryMiB, Slots: g.Slots, Mode: g.Mode, Mixed: g.MixedTenants, Usable: ok})
+		b.devices = append(b.devices, gpushare.Device{MemoryMiB: g.MemoryMiB, Slots: g.Slots, Mode: g.Mode, Mixed: g.MixedTenants, Alone: wire.HandedOutBy == gpubox.VolcanoPlugin, Usable: ok})
 		if ok && g.Mode != gpubox.MIG {
 			b.usable |= 1 << i
 		}
@@ -134,6 +136,9 @@ func newGPUBox(wire gpubox.Box) *gpuBox {
 func boxOffers(wire *gpubox.Box) resource.List {
 	if wire == nil {
 		return nil
+	}
+	if wire.HandedOutBy == gpubox.VolcanoPlugin {
+		return pluginOffers(wire)
 	}
 	var memory, slots, devices, whole int64
 	for _, g := range wire.GPUs {
@@ -211,6 +216,9 @@ func (b *gpuBox) shareable(c *Class) []gpushare.Device {
 
 // room is how many pods of the class find GPUs, at most limit.
 func (b *gpuBox) room(s *gpuState, c *Class, limit int64) int64 {
+	if b.unserved(c) != "" {
+		return 0
+	}
 	n := limit
 	kinds := 0
 	if whole := b.wholeOf(c); whole > 0 {
@@ -259,6 +267,9 @@ func (b *gpuBox) wholeRoom(s *gpuState, c *Class, whole, limit int64) int64 {
 
 // why says why no pod of the class finds its GPUs now, "" when one does.
 func (b *gpuBox) why(s *gpuState, c *Class) string {
+	if why := b.unserved(c); why != "" {
+		return why
+	}
 	if b.room(s, c, 1) > 0 {
 		return ""
 	}

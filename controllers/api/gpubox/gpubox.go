@@ -36,6 +36,10 @@ const (
 	MIG = "mig"
 )
 
+// VolcanoPlugin is Volcano's vgpu device plugin: it serves one container of a pod, for
+// volcano.sh/vgpu-number and what else is asked by names that start with volcano.sh/vgpu-.
+const VolcanoPlugin = "volcano-vgpu-device-plugin"
+
 // The PCIe distances of two GPUs, from close to far.
 const (
 	Board    = "board"    // two GPUs on one board
@@ -51,6 +55,9 @@ var distances = []string{Board, Switch, Switches, Bridge, NUMA, System}
 // Box is the GPUs of one node.
 type Box struct {
 	Version int `json:"version"`
+	// HandedOutBy is who gives containers the GPUs that were chosen: VolcanoPlugin, or
+	// nothing for a node side that goes by the scheduler's own annotation.
+	HandedOutBy string `json:"handedOutBy,omitempty"`
 	// Resource is the name whole GPUs are requested by.
 	Resource string `json:"resource"`
 	GPUs     []GPU  `json:"gpus"`
