@@ -212,26 +212,42 @@ func (s *Session) earliest(b Blocked, ends []end) (*head, []string, bool) {
 		return nil, nil, false
 	}
 	n := steps[lo]
-	var why []string
-	guessed := false
-	on := make([]bool, len(s.Snapshot.Nodes))
+	return &head{gang: b.Gang, at: ends[n-1].at, fit: fit, job: b.Job, then: then}, s.why(fit, n), s.guessed < n
+}
+
+// why lists the last gangs of which some end, among the first n, where a fit is.
+func (s *Session) why(fit *Fit, n int) (why []string) {
+	on, nodes := s.endsByNode(), make([]int, 0, len(fit.Assigned))
 	for _, a := range fit.Assigned {
-		on[a.Node] = true
+		nodes = append(nodes, a.Node)
 	}
-	for i := n - 1; i >= 0 && (!guessed || len(why) < maxWhy); i-- {
-		guessed = guessed || ends[i].guessed
-		if len(why) < maxWhy && on[ends[i].node] && !slices.Contains(why, ends[i].gang) {
-			why = append(why, ends[i].gang)
+	slices.Sort(nodes)
+	var at []int
+	for _, node := range slices.Compact(nodes) {
+		for _, i := range on[node] {
+			if int(i) < n {
+				at = append(at, int(i))
+			}
+		}
+	}
+	slices.Sort(at)
+	for _, i := range slices.Backward(at) {
+		if gang := s.ends[i].gang; len(why) < maxWhy && !slices.Contains(why, gang) {
+			why = append(why, gang)
 		}
 	}
 	slices.Reverse(why)
-	return &head{gang: b.Gang, at: ends[n-1].at, fit: fit, job: b.Job, then: then}, why, guessed
+	return why
 }
 
 // stepsOf lists the positions after the last of those ends that come together.
 func (s *Session) stepsOf(ends []end) []int {
 	if s.steps == nil {
+		s.guessed = len(ends)
 		for i := range ends {
+			if ends[i].guessed {
+				s.guessed = min(s.guessed, i)
+			}
 			if i+1 == len(ends) || ends[i+1].at != ends[i].at {
 				s.steps = append(s.steps, i+1)
 			}

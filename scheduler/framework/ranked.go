@@ -53,9 +53,40 @@ func (s *Session) following() *follow {
 		return s.follow
 	}
 	if s.whatIf == nil || s.whatIf.txn != s.Txn {
-		s.whatIf = newFollow(s.Txn)
+		s.goOn(newFollow(s.Txn))
 	}
 	return s.whatIf
+}
+
+// goOn goes on with another what-if, which takes over the memory of the last one: nobody
+// holds its lists any longer.
+func (s *Session) goOn(f *follow) {
+	if s.whatIf != nil {
+		for _, r := range s.whatIf.ranked {
+			s.spent.lists = append(s.spent.lists, r.list, r.spare)
+		}
+		for _, r := range s.whatIf.rest {
+			s.spent.rests = append(s.spent.rests, r.each)
+		}
+	}
+	s.whatIf = f
+}
+
+// spent is memory of what-ifs that are over. One that follows takes as much as it gives
+// back, so there is never more than the largest one needed.
+type spent struct {
+	lists [][]candidate
+	rests [][]int64
+}
+
+// copyInto copies a list into memory that is taken from spent, if there is any.
+func copyInto[T any](spent *[][]T, list []T) []T {
+	if n := len(*spent); n > 0 {
+		to := (*spent)[n-1]
+		*spent = (*spent)[:n-1]
+		return append(to[:0], list...)
+	}
+	return slices.Clone(list)
 }
 
 // rankedNodes returns all real nodes that can take a pod of a class, the best
@@ -77,7 +108,8 @@ func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 	r := f.ranked[key]
 	if r == nil && f.heir() {
 		r = &ranked{}
-		s.before(f, func() { r.list = slices.Clone(s.rankedIn(f.from, c)) })
+		s.before(f, func() { r.list = copyInto(&s.spent.lists, s.rankedIn(f.from, c)) })
+		r.spare = copyInto(&s.spent.lists, nil)
 		f.ranked[key] = r
 	}
 	if r == nil {
@@ -162,7 +194,7 @@ func (s *Session) restIn(f *follow, dim int) int64 {
 		s.before(f, func() {
 			s.restIn(f.from, dim)
 			b := f.from.rest[dim]
-			r = &rest{each: slices.Clone(b.each), sum: b.sum, off: b.off}
+			r = &rest{each: copyInto(&s.spent.rests, b.each), sum: b.sum, off: b.off}
 		})
 		of[dim] = r
 	}

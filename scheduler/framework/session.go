@@ -48,6 +48,7 @@ type Session struct {
 	whatIf  *follow        // over the last other one, nil before the first
 	marks   marks          // see marked
 	found   []candidate    // what candidates listed last
+	spent   spent          // see goOn
 
 	blocked    []Blocked
 	turns      map[*snapshot.Gang]int // when a blocked gang was looked at first, as a position in blocked
@@ -74,12 +75,13 @@ type Session struct {
 	heads    []head
 	ends     []end // valid once endsKnown, with the first merged of those that are started
 	steps    []int // see stepsOf, nil when not worked out
+	guessed  int   // position of the first of ends that is guessed, once steps are
 	started  []starting
 	merged   int
-	unheld   string          // the gang that uses what is kept for it
-	endsOn   map[int][]int32 // positions in ends by node, nil when not worked out
-	views    []*view         // at times when some have ended, by time
-	asked    int             // how often one was asked for
+	unheld   string    // the gang that uses what is kept for it
+	endsOn   [][]int32 // see endsByNode, nil when not worked out
+	views    []*view   // at times when some have ended, by time
+	asked    int       // how often one was asked for
 	notes    map[any]any
 
 	endsKnown bool

@@ -31,7 +31,7 @@ func newView(from, txn *snapshot.Txn) *view {
 // fork returns a transaction that starts as the view is, with what is known of that.
 func (s *Session) fork(v *view) *snapshot.Txn {
 	txn := v.txn.Fork()
-	s.whatIf = newFollow(txn)
+	s.goOn(newFollow(txn))
 	s.whatIf.from, s.whatIf.at = v.follow, v.txn.Changes()
 	return txn
 }
@@ -120,21 +120,38 @@ func (s *Session) catchUp(v *view) {
 	if len(nodes) == 0 {
 		return
 	}
-	if s.endsOn == nil {
-		s.endsOn = map[int][]int32{}
-		for i, e := range s.ends {
-			s.endsOn[e.node] = append(s.endsOn[e.node], int32(i)) //nolint:gosec // a position
-		}
-	}
+	on := s.endsByNode()
 	for _, i := range nodes {
 		var gone []snapshot.Item
-		for _, k := range s.endsOn[i] {
+		for _, k := range on[i] {
 			if s.ends[k].at <= v.at {
 				gone = append(gone, s.ends[k].item)
 			}
 		}
 		v.txn.Mirror(i, v.from, gone)
 	}
+}
+
+// endsByNode lists the positions in ends by node.
+func (s *Session) endsByNode() [][]int32 {
+	if s.endsOn != nil {
+		return s.endsOn
+	}
+	count := make([]int, len(s.Snapshot.Nodes))
+	for i := range s.ends {
+		count[s.ends[i].node]++
+	}
+	all, at := make([]int32, len(s.ends)), 0
+	s.endsOn = make([][]int32, len(count))
+	for i, n := range count {
+		s.endsOn[i] = all[at : at : at+n]
+		at += n
+	}
+	for i := range s.ends {
+		node := s.ends[i].node
+		s.endsOn[node] = append(s.endsOn[node], int32(i)) //nolint:gosec // a position
+	}
+	return s.endsOn
 }
 
 // end takes off what has ended: node by node, since a node's state is copied for it.
