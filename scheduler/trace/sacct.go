@@ -38,12 +38,15 @@ const sacctTime = "2006-01-02T15:04:05"
 // not ended and jobs without processors are left out and counted. Times count
 // from the first submission.
 func Sacct(r io.Reader) (jobs []Job, left int, err error) {
-	lines := bufio.NewScanner(r)
+	lines := bufio.NewScanner(unmarked(r))
 	lines.Buffer(make([]byte, 64<<10), 1<<20)
 	if !lines.Scan() {
 		return nil, 0, fmt.Errorf("line 1: want the header of sacct --parsable2: %w", orEOF(lines.Err()))
 	}
-	head := strings.Split(strings.TrimSuffix(lines.Text(), "|"), "|")
+	// With --parsable each line ends in a bar; with --parsable2 a bar at the end has an
+	// empty last column after it.
+	first, barred := strings.CutSuffix(lines.Text(), "|")
+	head := strings.Split(first, "|")
 	at := map[string]int{}
 	for what, names := range sacctColumns {
 		for _, name := range names {
@@ -62,9 +65,13 @@ func Sacct(r io.Reader) (jobs []Job, left int, err error) {
 		if lines.Text() == "" {
 			continue
 		}
-		fields := strings.Split(strings.TrimSuffix(lines.Text(), "|"), "|")
+		text := lines.Text()
+		if barred {
+			text = strings.TrimSuffix(text, "|")
+		}
+		fields := strings.Split(text, "|")
 		if head[len(head)-1] == "JobName" {
-			fields = strings.SplitN(strings.TrimSuffix(lines.Text(), "|"), "|", len(head))
+			fields = strings.SplitN(text, "|", len(head))
 		}
 		if len(fields) != len(head) {
 			return nil, 0, fmt.Errorf("line %d: %d fields, the header has %d", n, len(fields), len(head))

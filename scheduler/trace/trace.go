@@ -42,7 +42,7 @@ const swfFields = 18
 // lines of 18 numbers, -1 for unknown, comments after ";". Jobs that never ran,
 // which have no run time or no processors, are left out and counted.
 func SWF(r io.Reader) (jobs []Job, left int, err error) {
-	lines := bufio.NewScanner(r)
+	lines := bufio.NewScanner(unmarked(r))
 	lines.Buffer(make([]byte, 64<<10), 1<<20)
 	for n := 1; lines.Scan(); n++ {
 		text, _, _ := strings.Cut(lines.Text(), ";")
@@ -84,13 +84,24 @@ func SWF(r io.Reader) (jobs []Job, left int, err error) {
 	return ordered(jobs), left, nil
 }
 
+// unmarked leaves out the byte-order mark that some programs, spreadsheets above all,
+// put before text.
+func unmarked(r io.Reader) io.Reader {
+	const mark = "\ufeff"
+	in := bufio.NewReader(r)
+	if start, err := in.Peek(len(mark)); err == nil && string(start) == mark {
+		_, _ = in.Discard(len(mark)) // it is there
+	}
+	return in
+}
+
 // columns of the CSV, in this order.
 var columns = []string{"id", "submit", "run", "estimate", "size", "user", "queue"}
 
 // CSV reads a table with the header id,submit,run,estimate,size,user,queue, and
 // perhaps kind after them, and times in seconds.
 func CSV(r io.Reader) ([]Job, error) {
-	in := csv.NewReader(r)
+	in := csv.NewReader(unmarked(r))
 	head, err := in.Read() // all lines have as many fields as this
 	kinds := err == nil && len(head) > len(columns)
 	if err != nil || !slices.Equal(head, columns) && !slices.Equal(head, append(slices.Clone(columns), "kind")) {

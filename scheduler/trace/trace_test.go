@@ -25,6 +25,10 @@ func TestCSV(t *testing.T) {
 	if err != nil || len(jobs) != 2 || jobs[0] != (trace.Job{ID: "a", Run: 10, Estimate: 20, Size: 4, User: "u", Queue: "q"}) {
 		t.Errorf("got %+v, %v", jobs, err)
 	}
+	// Excel's "CSV UTF-8" begins with a mark.
+	if jobs, err = trace.CSV(strings.NewReader("\ufeff" + head + "a,0,10,20,4,u,q\n")); err != nil || len(jobs) != 1 {
+		t.Errorf("with a byte-order mark: %+v, %v", jobs, err)
+	}
 	for text, want := range map[string]string{
 		"id,submit\n":                   "line 1",
 		head + "a,0,x,20,4,u,q\n":       `line 2: run is "x"`,
@@ -69,6 +73,12 @@ func TestSacct(t *testing.T) {
 	jobs, _, err = trace.Sacct(strings.NewReader("Submit|Start|End|NCPUS|Timelimit|\n2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|2|1-02:03:04|\n"))
 	if err != nil || len(jobs) != 1 || jobs[0].Estimate != 93784 || jobs[0].ID != "1" {
 		t.Errorf("got %+v, %v", jobs, err)
+	}
+	// The last column of a step is empty; before the header is a mark.
+	jobs, left, err = trace.Sacct(strings.NewReader("\ufeffJobIDRaw|Submit|Start|End|NCPUS|User\n" +
+		"12|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|4|ann\n12.batch|2026-03-01T10:00:00|2026-03-01T10:00:00|2026-03-01T10:00:50|4|\n"))
+	if err != nil || left != 1 || len(jobs) != 1 || jobs[0].User != "ann" || jobs[0].ID != "12" {
+		t.Errorf("with an empty last column: %+v, %d left out, %v", jobs, left, err)
 	}
 	for text, want := range map[string]string{
 		"":                     "line 1: want the header",
