@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,7 +11,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/informers"
 	kcache "k8s.io/client-go/tools/cache"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
@@ -89,7 +89,7 @@ func (c *Cache) claimsChanged() {
 }
 
 // claimKinds are the kinds of volumes and devices to watch.
-func (c *Cache) claimKinds(d discovery.DiscoveryInterface, core informers.SharedInformerFactory) []kind {
+func (c *Cache) claimKinds(sync context.Context, ask *asker, core informers.SharedInformerFactory) []kind {
 	s := &c.claimed
 	out := []kind{
 		kindOf(c, "persistentvolumes", core.Core().V1().PersistentVolumes().Informer(), s.volumes),
@@ -99,7 +99,7 @@ func (c *Cache) claimKinds(d discovery.DiscoveryInterface, core informers.Shared
 		kindOf(c, "csidrivers.storage.k8s.io", core.Storage().V1().CSIDrivers().Informer(), s.csiDrivers),
 		kindOf(c, "csistoragecapacities.storage.k8s.io", core.Storage().V1().CSIStorageCapacities().Informer(), s.capacities),
 	}
-	if served(d, resourcev1.SchemeGroupVersion.String(), "resourceclaims") {
+	if ask.serves(sync, resourcev1.SchemeGroupVersion.String(), "resourceclaims") {
 		out = append(out,
 			kindOf(c, "resourceclaims.resource.k8s.io", core.Resource().V1().ResourceClaims().Informer(), s.resourceClaims),
 			kindOf(c, "resourceslices.resource.k8s.io", core.Resource().V1().ResourceSlices().Informer(), s.slices),

@@ -137,6 +137,7 @@ func (c *Cache) WatchOwn(ctx, sync context.Context, d discovery.DiscoveryInterfa
 	log := logr.FromContextOrDiscard(ctx)
 	var all []followed
 	factory := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
+	ask := &asker{discovery: d}
 	for _, own := range []struct {
 		resource string
 		set      func(o *unstructured.Unstructured) error
@@ -161,8 +162,7 @@ func (c *Cache) WatchOwn(ctx, sync context.Context, d discovery.DiscoveryInterfa
 			c.DeleteDataset(o.GetNamespace(), o.GetName(), string(o.GetUID()))
 		}},
 	} {
-		if !served(d, hpcv1alpha1.GroupVersion.String(), own.resource) {
-			log.V(1).Info("the API server has no such kind", "resource", own.resource)
+		if !ask.serves(sync, hpcv1alpha1.GroupVersion.String(), own.resource) {
 			continue
 		}
 		k := kind{resource: own.resource + "." + hpcv1alpha1.GroupVersion.Group, informer: factory.ForResource(hpcv1alpha1.GroupVersion.WithResource(own.resource)).Informer()}
@@ -177,6 +177,9 @@ func (c *Cache) WatchOwn(ctx, sync context.Context, d discovery.DiscoveryInterfa
 			return factory.Shutdown, err
 		}
 		all = append(all, f)
+	}
+	if ask.err != nil {
+		return factory.Shutdown, ask.err
 	}
 	factory.Start(ctx.Done())
 	return factory.Shutdown, c.handedOver(sync, all)

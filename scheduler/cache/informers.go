@@ -6,9 +6,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/informers"
@@ -41,19 +43,20 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 		{"podgroups.scheduling.volcano.sh", vol.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetGroup), on(func(g *volcanov1.PodGroup) { c.DeleteGroup(g.Namespace, g.Name, string(g.UID)) })},
 		{"queues.scheduling.volcano.sh", vol.Scheduling().V1beta1().Queues().Informer(), on(c.SetQueue), on(func(q *volcanov1.Queue) { c.DeleteQueue(q.Name, string(q.UID)) })},
 	}
-	kinds = append(kinds, c.claimKinds(client.Discovery(), core)...)
+	ask := &asker{discovery: client.Discovery()}
+	kinds = append(kinds, c.claimKinds(sync, ask, core)...)
 	// Kinds that a cluster may do without are watched where the server has them at
 	// the start.
-	if served(client.Discovery(), topologyv1.SchemeGroupVersion.String(), "hypernodes") {
+	if ask.serves(sync, topologyv1.SchemeGroupVersion.String(), "hypernodes") {
 		kinds = append(kinds, kind{"hypernodes.topology.volcano.sh", vol.Topology().V1alpha1().HyperNodes().Informer(), on(c.SetHyperNode), on(func(h *topologyv1.HyperNode) { c.DeleteHyperNode(h.Name, string(h.UID)) })})
 	}
-	if served(client.Discovery(), nodeinfov1.SchemeGroupVersion.String(), "numatopologies") {
+	if ask.serves(sync, nodeinfov1.SchemeGroupVersion.String(), "numatopologies") {
 		kinds = append(kinds, kind{"numatopologies.nodeinfo.volcano.sh", vol.Nodeinfo().V1alpha1().Numatopologies().Informer(), on(c.SetNumatopology), on(func(n *nodeinfov1.Numatopology) { c.DeleteNumatopology(n.Name, string(n.UID)) })})
 	}
-	if served(client.Discovery(), schedulingv1beta1.SchemeGroupVersion.String(), "podgroups") {
+	if ask.serves(sync, schedulingv1beta1.SchemeGroupVersion.String(), "podgroups") {
 		kinds = append(kinds, kind{"podgroups.scheduling.k8s.io", core.Scheduling().V1beta1().PodGroups().Informer(), on(c.SetNativeGroup), on(func(g *schedulingv1beta1.PodGroup) { c.DeleteNativeGroup(g.Namespace, g.Name, string(g.UID)) })})
 	}
-	if served(client.Discovery(), batchv1.SchemeGroupVersion.String(), "jobs") {
+	if ask.serves(sync, batchv1.SchemeGroupVersion.String(), "jobs") {
 		jobs := kind{"jobs.batch.volcano.sh", vol.Batch().V1alpha1().Jobs().Informer(), on(c.SetJob), on(c.DeleteJob)}
 		if err := jobs.informer.SetTransform(onlyPolicies); err != nil {
 			return wait, fmt.Errorf("set transform: %w", err)
@@ -63,6 +66,9 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 			return wait, err
 		}
 		all = append(all, f)
+	}
+	if ask.err != nil {
+		return wait, ask.err
 	}
 	for _, k := range kinds {
 		if err := k.informer.SetTransform(dropManagedFields); err != nil {
@@ -82,14 +88,42 @@ func (c *Cache) Watch(ctx, sync context.Context, client kubernetes.Interface, vo
 	return wait, c.handedOver(sync, all)
 }
 
-// served reports whether the API server has a resource. One that it does not
-// tell of is not there.
-func served(d discovery.DiscoveryInterface, groupVersion, resource string) bool {
-	list, err := d.ServerResourcesForGroupVersion(groupVersion)
-	if err != nil {
-		return false
+// asker asks the API server which kinds it has.
+type asker struct {
+	discovery discovery.DiscoveryInterface
+	err       error // the first question that got no answer
+}
+
+// askAgain is the time between two tries of a question.
+const askAgain = 500 * time.Millisecond
+
+// serves reports whether the API server has a resource. One that it says it does not
+// have, or will not tell of, is not there; any other error is asked about again, since a
+// kind that is taken for absent stays so, and reserved nodes would be given to anybody.
+// It blocks until there is an answer or ctx ends.
+func (a *asker) serves(ctx context.Context, groupVersion, resource string) bool {
+	log := logr.FromContextOrDiscard(ctx)
+	for a.err == nil {
+		list, err := a.discovery.ServerResourcesForGroupVersion(groupVersion)
+		switch {
+		case err == nil:
+			there := slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource })
+			if !there {
+				log.V(1).Info("the API server has no such kind", "groupVersion", groupVersion, "resource", resource)
+			}
+			return there
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+			log.V(1).Info("the API server tells of no such kind", "groupVersion", groupVersion, "resource", resource, "answer", err.Error())
+			return false
+		}
+		log.Info("the API server does not say whether it has a kind; it is asked again", "groupVersion", groupVersion, "resource", resource, "error", err.Error())
+		select {
+		case <-ctx.Done():
+			a.err = fmt.Errorf("ask whether the API server has %s of %s: %w", resource, groupVersion, err)
+		case <-time.After(askAgain):
+		}
 	}
-	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource })
+	return false
 }
 
 // dropManagedFields halves what the informers keep.
