@@ -31,8 +31,14 @@ func state(t *testing.T) string {
 // written writes what a world is to a file.
 func written(t *testing.T, w *schedtest.World) string {
 	t.Helper()
+	return saved(t, w.Snapshot())
+}
+
+// saved writes a state to a file.
+func saved(t *testing.T, s *snapshot.Snapshot) string {
+	t.Helper()
 	var b bytes.Buffer
-	if err := w.Snapshot().Write(&b); err != nil {
+	if err := s.Write(&b); err != nil {
 		t.Fatal(err)
 	}
 	name := filepath.Join(t.TempDir(), "state.json")

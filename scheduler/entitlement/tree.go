@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -240,7 +241,7 @@ func (l *Ledger) limits() {
 				continue
 			}
 			if own := q.Spec != nil && q.Spec.Guarantee.Get(l.dims.Name(d)) > q.Capability[d]; own {
-				l.fault(q, Fault{Reason: GuaranteeAboveLimit, Message: fmt.Sprintf("queue %q is guaranteed %d of %s and can hold at most %d", q.Name, q.Guarantee[d], l.dims.Name(d), q.Capability[d])})
+				l.fault(q, Fault{Reason: GuaranteeAboveLimit, Message: fmt.Sprintf("queue %q is guaranteed %s of %s and can hold at most %s", q.Name, plan.Amount(l.dims.Name(d), q.Guarantee[d]), l.dims.Name(d), plan.Amount(l.dims.Name(d), q.Capability[d]))})
 			}
 			q.Guarantee[d] = q.Capability[d]
 		}
@@ -259,7 +260,7 @@ func (l *Ledger) limits() {
 			if sum <= q.Guarantee[d] {
 				continue
 			}
-			l.fault(q, Fault{Reason: GuaranteeAboveTotal, Message: fmt.Sprintf("the queues below %q are guaranteed %d of %s in sum and there is %d for them: each gets its part of that", q.Name, sum, l.dims.Name(d), q.Guarantee[d])})
+			l.fault(q, Fault{Reason: GuaranteeAboveTotal, Message: fmt.Sprintf("the queues below %q are guaranteed %s of %s in sum and there is %s for them: each gets its part of that", q.Name, plan.Amount(l.dims.Name(d), sum), l.dims.Name(d), plan.Amount(l.dims.Name(d), q.Guarantee[d]))})
 			for _, c := range q.children {
 				l.queues[c].Guarantee[d] = resource.Part(l.queues[c].Guarantee[d], q.Guarantee[d], sum)
 			}

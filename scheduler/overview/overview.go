@@ -113,6 +113,9 @@ func (o *overview) table(w io.Writer, what string, head []string, rows [][]strin
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, r := range append([][]string{head}, rows...) {
+		for i, cell := range r {
+			r[i] = Printable(cell)
+		}
 		fmt.Fprintln(tw, strings.Join(r, "\t"))
 	}
 	_ = tw.Flush() // it goes to memory

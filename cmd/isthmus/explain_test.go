@@ -1,0 +1,63 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// TestTerminalIsLeftAlone: the queue of a PodGroup is free text; nothing of it acts on the
+// terminal of who looks, and it makes up no line.
+func TestTerminalIsLeftAlone(t *testing.T) {
+	w := schedtest.NewWorld()
+	if _, err := w.Do("node n1 cpu=8 gpu=4"); err != nil {
+		t.Fatal(err)
+	}
+	g := w.AddGang("a", 1)
+	g.Queue = "\x1b]0;x\a\nteam-b\tother\u009b2J\u202e"
+	g.AddPods("w", 1, snapshot.ClassSpec{Requests: resource.MakeList(resource.Quantity{Name: "cpu", Amount: 1000})})
+	file := written(t, w)
+	for _, args := range []string{"top", "explain job a"} {
+		got, err := printed(t, append(strings.Fields(args), "--snapshot="+file)...)
+		if err != nil || !strings.Contains(got, `\x1b]0;x\a\nteam-b\tother\u009b2J\u202e`) || strings.ContainsAny(got, "\x1b\a\t\u009b\u202e") {
+			t.Errorf("%s prints %q (%v)", args, got, err)
+		}
+	}
+}
+
+// TestQueueIsExplained: a queue in which nothing is held or wanted has its state, limits
+// and guarantee told, those of the queues above it, and what is declared wrongly.
+func TestQueueIsExplained(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"node n1 cpu=8 gpu=4", "queue research weight=3", "queue vision weight=2 parent=research state=Closed"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gpus := func(n int64) resource.List {
+		return resource.MakeList(resource.Quantity{Name: "nvidia.com/gpu", Amount: n})
+	}
+	state := w.Snapshot()
+	for _, q := range state.Queues {
+		switch q.Name {
+		case "research":
+			q.Capability = gpus(3)
+		case "vision":
+			q.Guarantee, q.Unreclaimable, q.Dequeue = gpus(5), true, snapshot.DequeueFIFO
+		}
+	}
+	got, err := printed(t, "explain", "queue", "vision", "--snapshot="+saved(t, state))
+	for _, want := range []string{
+		"queue vision, Closed, not reclaimable, dequeue strategy fifo, weight 2",
+		"nvidia.com/gpu: holds 0, deserves 3, may hold 3, waits for 0, is guaranteed 3",
+		"below queue research", "nvidia.com/gpu: holds 0, may hold 3",
+		`declared wrongly (GuaranteeAboveLimit): queue "vision" is guaranteed 5 of nvidia.com/gpu and can hold at most 3`,
+	} {
+		if err != nil || !strings.Contains(got, want) {
+			t.Errorf("%q is not in (%v)\n%s", want, err, got)
+		}
+	}
+}
