@@ -102,6 +102,33 @@ func TestAProfileKeepsActionsAway(t *testing.T) {
 	}
 }
 
+// TestBackfillOfAProfile: without it no start of the queue's gangs is planned, and nobody
+// is kept off for one.
+func TestBackfillOfAProfile(t *testing.T) {
+	for _, c := range []struct {
+		actions []string
+		heads   int
+	}{{nil, 1}, {[]string{"backfill"}, 1}, {[]string{}, 0}, {[]string{"preempt"}, 0}} {
+		pipe := config.Default()
+		if c.actions != nil {
+			profile, _, err := config.Profile(config.ProfileSpec{Name: "p", Actions: c.actions})
+			if err != nil {
+				t.Fatal(err)
+			}
+			pipe.Profiles = map[string]framework.Profile{"default": profile}
+		}
+		w := schedtest.NewWorld()
+		for _, line := range []string{"node n cpu=8 gpu=1", "group a min=1 estimate=2h", "pods a w 1 gpu=1", "cycle", "settle 5m", "group b min=1 estimate=1h", "pods b w 1 gpu=1"} {
+			if _, err := w.Do(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p := scheduler.Cycle(pipe, w.Snapshot(), w.Now); len(p.Heads) != c.heads {
+			t.Errorf("actions %v: %d planned starts, want %d:\n%s", c.actions, len(p.Heads), c.heads, p)
+		}
+	}
+}
+
 // TestActionsGoByTheirConfiguredNames: what is told of evictions names the action as the
 // configuration does, and a profile serves it by either name.
 func TestActionsGoByTheirConfiguredNames(t *testing.T) {

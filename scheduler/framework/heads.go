@@ -143,9 +143,10 @@ func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
 	u.Message += fmt.Sprintf("; it can start %s %s on %s", about, clock(h.at), h.fit.Domain.Name)
 }
 
-// plansFor reports whether the gang is one of those whose start is planned.
+// plansFor reports whether the gang is one of those whose start is planned: the first
+// of its queue, unless a profile leaves backfill out there.
 func (s *Session) plansFor(g *snapshot.Gang) bool {
-	if s.backfill == nil {
+	if s.backfill == nil || !s.Serves("backfill", g.Queue) {
 		return false
 	}
 	mine := 0

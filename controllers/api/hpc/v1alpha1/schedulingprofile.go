@@ -44,7 +44,7 @@ type SchedulingProfileSpec struct {
 	// scheduler runs; all when absent, none when empty. Gangs are let in and placed
 	// in any case.
 	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:items:Enum=backfill;elastic;preempt;reclaim;gangpreempt;gangreclaim
+	// +kubebuilder:validation:items:Enum=backfill;consolidate;elastic;preempt;reclaim;gangpreempt;gangreclaim
 	// +optional
 	// +listType=set
 	Actions *[]string `json:"actions,omitempty"`
