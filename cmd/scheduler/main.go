@@ -69,11 +69,17 @@ func command() (*cobra.Command, *options) {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var bad []error
 			c.Flags().Visit(func(f *pflag.Flag) {
-				if unused[f.Name] != "" {
+				if err := refused(f); err != nil {
+					bad = append(bad, err)
+				} else if unused[f.Name] != "" {
 					o.idle = append(o.idle, "--"+f.Name)
 				}
 			})
+			if err := errors.Join(bad...); err != nil {
+				return err
+			}
 			return run(c.Context(), *o)
 		},
 	}

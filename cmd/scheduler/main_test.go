@@ -24,6 +24,22 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
+// TestFlagsThatWouldChangePlacesAreRefused: what Volcano's scheduler obeys and this one
+// does not is told in words, and the value that means what is done here is no matter.
+func TestFlagsThatWouldChangePlacesAreRefused(t *testing.T) {
+	for arg, want := range map[string]string{
+		"--node-selector=volcano.sh/role:train": "pods would go to all nodes",
+		"--default-queue=shared":                "give queue default what shared has",
+		"--default-queue=default":               "--log-format",
+	} {
+		c, _ := command()
+		c.SetArgs([]string{arg, "--log-format=xml"})
+		if err := c.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives %v, want %q", arg, err, want)
+		}
+	}
+}
+
 // TestRunsUntilTold starts the program with a lease, waits until it has made the
 // queues, and stops it: no error, and a second start takes over at once.
 func TestRunsUntilTold(t *testing.T) {

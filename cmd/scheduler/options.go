@@ -99,6 +99,19 @@ var unused = map[string]string{
 	"resync-period": "0s", "logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "vmodule": "-",
 }
 
+// refused says why a flag of Volcano's scheduler cannot be passed over: without its
+// effect pods would go where they must not.
+func refused(f *pflag.Flag) error {
+	value := f.Value.String()
+	switch {
+	case f.Name == "node-selector" && value != "" && value != unused[f.Name]:
+		return fmt.Errorf("--node-selector=%s is not known here, and without it pods would go to all nodes: take the flag away and say where the pods of a queue go by its spec.affinity and the node label volcano.sh/nodegroup-name (plugin nodegroup), or taint the other nodes", value)
+	case f.Name == "default-queue" && value != "" && value != unused[f.Name]:
+		return fmt.Errorf("--default-queue=%s is not known here: pods and PodGroups that name no queue go to queue default; take the flag away and name the queue in them, or give queue default what %s has", value, value)
+	}
+	return nil
+}
+
 // resolve turns Volcano's switches into addresses.
 func (o *options) resolve() {
 	address := func(given *string, on bool, of, otherwise string) {

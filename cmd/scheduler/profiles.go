@@ -35,7 +35,15 @@ type pipelines struct {
 	mu       sync.Mutex
 	base     framework.Pipeline
 	profiles map[string]framework.Profile
-	told     map[string]string // what was last said of a profile, by UID
+	told     map[string]string   // what was last said of a profile, by UID
+	good     map[string]honoured // what last counted of a profile, by UID
+}
+
+// honoured is a version of a profile that is right.
+type honoured struct {
+	profile    framework.Profile
+	queues     []string
+	generation int64
 }
 
 // configure takes in another configuration.
@@ -52,8 +60,10 @@ func (p *pipelines) apply() {
 	p.use(out)
 }
 
-// set takes in all profiles there are. One that is wrong is told as an event and
-// does not count; of two for one queue the older does.
+// set takes in all profiles there are. One that is wrong is told as an event; the last
+// version of it that was right counts on, or its actions where none is known: a mistake
+// in an edit must not have the pods of its queues evicted. Of two for one queue the
+// older counts.
 func (p *pipelines) set(log logr.Logger, all []*hpcv1alpha1.SchedulingProfile) {
 	slices.SortFunc(all, func(a, b *hpcv1alpha1.SchedulingProfile) int {
 		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
@@ -66,20 +76,18 @@ func (p *pipelines) set(log logr.Logger, all []*hpcv1alpha1.SchedulingProfile) {
 	p.profiles = map[string]framework.Profile{}
 	owner := map[string]string{}
 	told := map[string]string{}
+	good := map[string]honoured{}
 	for _, sp := range all {
-		var says []string
-		profile, warnings, err := schedconfig.Profile(profileSpec(sp))
-		says = append(says, warnings...)
-		if err != nil {
-			says = []string{"the profile does not count: " + err.Error()}
-		} else {
-			for _, q := range sp.Spec.Queues {
-				if first := owner[q]; first != "" {
-					says = append(says, fmt.Sprintf("queue %q has the older profile %s, which counts", q, first))
-					continue
-				}
-				owner[q], p.profiles[q] = sp.Name, profile
+		counts, says := p.read(sp)
+		if counts.right {
+			good[string(sp.UID)] = counts.honoured
+		}
+		for _, q := range counts.queues {
+			if first := owner[q]; first != "" {
+				says = append(says, fmt.Sprintf("queue %q has the older profile %s, which counts", q, first))
+				continue
 			}
+			owner[q], p.profiles[q] = sp.Name, counts.profile
 		}
 		message := strings.Join(says, "; ")
 		told[string(sp.UID)] = message
@@ -88,8 +96,33 @@ func (p *pipelines) set(log logr.Logger, all []*hpcv1alpha1.SchedulingProfile) {
 			p.events.Event(sp, corev1.EventTypeWarning, "ProfileNotHonoured", message)
 		}
 	}
-	p.told = told
+	p.told, p.good = told, good
 	p.apply()
+}
+
+// counted is what counts of a profile; right says that it is a version without mistakes.
+type counted struct {
+	honoured
+	right bool
+}
+
+// read says what counts of a profile, and what there is to say about it.
+func (p *pipelines) read(sp *hpcv1alpha1.SchedulingProfile) (counted, []string) {
+	spec := profileSpec(sp)
+	profile, warnings, err := schedconfig.Profile(spec)
+	if err == nil {
+		return counted{honoured{profile, sp.Spec.Queues, sp.Generation}, true}, warnings
+	}
+	if last, is := p.good[string(sp.UID)]; is {
+		return counted{last, true}, []string{fmt.Sprintf("version %d of the profile does not count, version %d does until it is put right: %v", sp.Generation, last.generation, err)}
+	}
+	if spec.Actions != nil {
+		spec.Plugins = nil
+		if actions, _, wrong := schedconfig.Profile(spec); wrong == nil {
+			return counted{honoured{actions, sp.Spec.Queues, sp.Generation}, false}, []string{"of the profile its actions alone count: " + err.Error()}
+		}
+	}
+	return counted{}, []string{"the profile does not count: " + err.Error()}
 }
 
 func profileSpec(sp *hpcv1alpha1.SchedulingProfile) schedconfig.ProfileSpec {

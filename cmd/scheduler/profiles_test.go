@@ -104,6 +104,26 @@ func TestProfilesAreAdmittedAndFollowed(t *testing.T) {
 	if _, is := last.Profiles["r"]; is {
 		t.Error("the wrong profile is in force")
 	}
+	// A mistake in an edit takes nothing away; another profile without actions that evict
+	// keeps that, though it never was right.
+	good.Spec.Plugins = plugins("binpak")
+	if err := api.Update(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	eventually("an event tells of the wrong edit", func() bool { return len(events.Events) > 0 })
+	if e := <-events.Events; !strings.Contains(e, "version 2 of the profile does not count, version 1 does") || !strings.Contains(e, `"binpak"`) {
+		t.Errorf("the event says %s", e)
+	}
+	if pr, is := last.Profiles["q"]; !is || len(pr.Actions) != 2 || len(pr.Plugins) == 0 {
+		t.Errorf("after the wrong edit the profiles are %+v", last.Profiles)
+	}
+	if err := api.Create(t.Context(), profile("half", hpcv1alpha1.SchedulingProfileSpec{Queues: []string{"h"}, Actions: &[]string{}, Plugins: plugins("magic")})); err != nil {
+		t.Fatal(err)
+	}
+	eventually("the actions of a half right profile count", func() bool {
+		pr, is := last.Profiles["h"]
+		return is && len(pr.Actions) == 2 && len(pr.Plugins) == 0
+	})
 	if err := api.Delete(t.Context(), good); err != nil {
 		t.Fatal(err)
 	}
