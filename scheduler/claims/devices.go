@@ -223,16 +223,25 @@ func (s *State) allocate(node *corev1.Node, open []*resourcev1.ResourceClaim) ([
 	}
 	var names []string
 	memo := fmt.Sprintf("%s %d %d", node.Name, s.stamps.of(node.Name), s.stamps.of(""))
+	shapes := ""
 	for _, c := range open {
 		names = append(names, c.Name)
-		memo += " " + w.shapes[key(c.Namespace, c.Name)]
+		shapes += " " + w.shapes[key(c.Namespace, c.Name)]
 	}
+	memo += shapes
 	if why := s.base.failed[memo]; why != "" {
 		return nil, why
 	}
-	results, err := s.ask(node, open, slices.Concat(ofNode, shared))
+	most := s.base.patience(shapes)
+	if most == 0 {
+		return nil, tooMany
+	}
+	results, err := s.ask(node, open, slices.Concat(ofNode, shared), most)
 	why := ""
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		s.base.waste(shapes, most)
+		why = tooMany
 	case errors.Is(err, structured.ErrFailedAllocationOnNode):
 		why = strings.TrimSpace(err.Error())
 	case err != nil:
@@ -259,15 +268,13 @@ func (s *State) allocate(node *corev1.Node, open []*resourcev1.ResourceClaim) ([
 
 func ownedByAny(c *resourcev1.ResourceClaim) bool { return len(c.OwnerReferences) > 0 }
 
-func (s *State) ask(node *corev1.Node, open []*resourcev1.ResourceClaim, from []*resourcev1.ResourceSlice) ([]resourcev1.AllocationResult, error) {
+func (s *State) ask(node *corev1.Node, open []*resourcev1.ResourceClaim, from []*resourcev1.ResourceSlice, most int) ([]resourcev1.AllocationResult, error) {
 	state := structured.AllocatedState{
 		AllocatedDevices: sets.New(s.heldOn(node.Name)...), AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
 		AggregatedCapacity: structured.NewConsumedCapacityCollection(),
 	}
 	state.AllocatedDevices.Insert(s.heldOn("")...)
-	// The library wants a context for its log and to be stopped early; a decision has
-	// neither.
-	ctx := context.Background()
+	ctx := &steps{Context: context.Background(), left: most}
 	a, err := structured.NewAllocator(ctx, features, state, s.base.world.kinds, from, expressions)
 	if err != nil {
 		return nil, fmt.Errorf("make allocator: %w", err)

@@ -27,7 +27,7 @@ type State struct {
 }
 
 // base is what the pods that are there use. What is in it grows for nobody but the
-// one who makes it; failed and stamp serve all States over it.
+// one who makes it; failed, stamp, endless and wasted serve all States over it.
 type base struct {
 	world    *World
 	users    map[string]int64 // pods by claim
@@ -38,6 +38,9 @@ type base struct {
 
 	failed map[string]string // why an allocation failed, by all that it depends on
 	stamp  int64
+
+	endless map[string]bool // claims, by their shapes, of which a search came to no end
+	wasted  int             // steps of such searches
 }
 
 // attachment is a volume on a node.
@@ -57,7 +60,7 @@ type User struct {
 func (w *World) Start(users []User, waiting map[string]bool) *State {
 	b := &base{
 		world: w, users: map[string]int64{}, attached: map[attachment]int64{}, volumes: map[site]int64{},
-		held: map[string][]structured.DeviceID{}, waiting: waiting, failed: map[string]string{},
+		held: map[string][]structured.DeviceID{}, waiting: waiting, failed: map[string]string{}, endless: map[string]bool{},
 	}
 	for _, u := range users {
 		for _, a := range u.Asks.Volumes {
