@@ -3,6 +3,7 @@ package framework
 import (
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -70,10 +71,14 @@ func NewJob(g *snapshot.Gang, pods []*snapshot.Pod) string {
 // Nominated reports whether room is kept for the gang.
 func (s *Session) Nominated(g *snapshot.Gang) bool { return len(s.kept[g.Key]) > 0 }
 
+// longestKept is beyond every time for which a scheduler keeps room, whatif.Keep and what
+// clocks differ by: a nomination for longer was written by somebody else.
+const longestKept = 15 * time.Minute
+
 // keep puts the pods of a nomination that still wait where room was made for
 // them. The pods in the way may still be there: then the node has less than nothing free.
 func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
-	if n == nil || n.Until <= s.Now.UnixNano() {
+	if n == nil || n.Until <= s.Now.UnixNano() || n.Until > s.Now.Add(longestKept).UnixNano() {
 		return
 	}
 	if begun, _ := s.moving(g, n); !begun {
