@@ -19,7 +19,10 @@ import (
 func newPodGroup(job *batch.Job, version int32, r release) *scheduling.PodGroup {
 	annotations := map[string]string{}
 	for k, v := range job.Annotations {
-		if k != corev1.LastAppliedConfigAnnotation {
+		switch k {
+		case corev1.LastAppliedConfigAnnotation:
+		case wellknown.Nomination, wellknown.Staging: // the scheduler alone says these of a PodGroup
+		default:
 			annotations[k] = v
 		}
 	}
