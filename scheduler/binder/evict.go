@@ -156,7 +156,7 @@ func (b *Binder) dropClaims(c plan.Claim) {
 }
 
 func (b *Binder) writeNomination(ctx context.Context, c plan.Claim) error {
-	if c.Plain { // a pod without a PodGroup has nothing that we may write this on
+	if c.Plain || c.Native { // there is no PodGroup that we may write this on: memory alone keeps it
 		return nil
 	}
 	text, err := json.Marshal(c.Nomination)

@@ -174,3 +174,16 @@ func TestGivingRoomUpIsWritten(t *testing.T) {
 		t.Errorf("the nomination is not written: %v", all)
 	}
 }
+
+// TestRoomForNativePodGroups: a PodGroup of Kubernetes' own API is none of Volcano's, and
+// room is made for it though it is written down nowhere.
+func TestRoomForNativePodGroups(t *testing.T) {
+	w := contended(t, []string{"victim"}, []string{"urgent"})
+	c := w.claim("urgent", "victim")
+	c.Native, c.Name = true, "none-of-volcanos"
+	w.binder.Carry(plan.Plan{Claims: []plan.Claim{c}})
+	for range 3 {
+		w.ten(t)
+	}
+	w.left(t, "victim", true)
+}

@@ -44,7 +44,7 @@ func (s *Session) FinishMove(g *snapshot.Gang) {
 	if !begun || len(rest) == 0 || slices.ContainsFunc(rest, func(p *snapshot.Pod) bool { return p.Protected != "" || p.Assumed }) {
 		return
 	}
-	c := plan.Claim{Action: s.action, Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Plain: g.Plain, Nomination: *n}
+	c := plan.Claim{Action: s.action, Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Plain: g.Plain, Native: g.Native, Nomination: *n}
 	if !s.roomFor(g, rest) {
 		s.Unhold(g)
 		s.kept[g.Key] = nil

@@ -265,7 +265,7 @@ func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byN
 	if byName {
 		n.Moved = n.Moved.Again(s.Now, left(c, n))
 	}
-	c.Gang, c.GangUID, c.Namespace, c.Name, c.Plain, c.Nomination = g.Key, g.UID, g.Namespace, g.Name, g.Plain, n
+	c.Gang, c.GangUID, c.Namespace, c.Name, c.Plain, c.Native, c.Nomination = g.Key, g.UID, g.Namespace, g.Name, g.Plain, g.Native, n
 	s.Plan.Claims = append(s.Plan.Claims, c)
 	s.claimed[g.Key] = true
 	s.keep(g, &n)

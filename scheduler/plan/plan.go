@@ -44,7 +44,8 @@ type Plan struct {
 type Claim struct {
 	Gang, GangUID   string
 	Namespace, Name string
-	Plain           bool
+	// Plain and Native are as the gang has them: there is no PodGroup of Volcano's then.
+	Plain, Native bool
 	// Action is what decided it: preempt, reclaim, elastic, consolidate or shuffle.
 	Action     string
 	Nomination snapshot.Nomination
