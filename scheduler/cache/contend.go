@@ -134,9 +134,19 @@ func (c *Cache) Unnominate(gang string, since int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.gangs[gang]; e != nil && e.nominated != nil && e.nominated.Since == since {
-		e.nominated, e.snap = &snapshot.Nomination{Since: since + 1, Moved: e.nominated.Moved}, nil // newer than the annotation, and over
+		e.nominated, e.snap = over(e.nominated), nil
 		c.signal()
 	}
+}
+
+// over is a nomination that is newer than the annotation of another and keeps no room,
+// but has what became of the gang.
+func over(n *snapshot.Nomination) *snapshot.Nomination {
+	out := &snapshot.Nomination{Since: n.Since + 1, Moved: n.Moved}
+	if slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
+		out.Pods, out.Leaves = n.Pods, n.Leaves
+	}
+	return out
 }
 
 // nomination is the newest that is known: the annotation, or what was decided since.

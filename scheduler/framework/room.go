@@ -263,7 +263,7 @@ func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byN
 	n := nomination(s, f, byName)
 	n.Since, n.Until, n.Evicted, n.Moved = s.Now.UnixNano(), until, len(c.Evictions), g.MovedBy(s.Now)
 	if byName {
-		n.Moved = n.Moved.Again(s.Now, left(c, n))
+		n.Leaves = left(c, n)
 	}
 	c.Gang, c.GangUID, c.Namespace, c.Name, c.Plain, c.Native, c.Nomination = g.Key, g.UID, g.Namespace, g.Name, g.Plain, g.Native, n
 	s.Plan.Claims = append(s.Plan.Claims, c)

@@ -223,6 +223,8 @@ type Nomination struct {
 	Evicted int `json:"evicted,omitempty"`
 	// Moved is what became of the gang before, nil when nobody ever moved it.
 	Moved *Moved `json:"moved,omitempty"`
+	// Leaves are the nodes that a gang leaves that is moved: once that has begun.
+	Leaves []string `json:"leaves,omitempty"`
 }
 
 // NominatedPod is a pod and the node where room is kept for it.

@@ -29,12 +29,36 @@ const (
 	mostLeft = 32
 )
 
-// MovedBy returns how the gang was moved of late, nil when it was not.
-func (g *GangSpec) MovedBy(now time.Time) *Moved {
-	if g.Nominated == nil || g.Nominated.Moved == nil || now.UnixNano()-g.Nominated.Moved.At > int64(remembered) {
+// MovedBy returns how the gang was moved of late, nil when it was not. A move that was
+// only written down is none: the scheduler that wrote it may have ended then.
+func (g *Gang) MovedBy(now time.Time) *Moved {
+	n := g.Nominated
+	if n == nil {
 		return nil
 	}
-	return g.Nominated.Moved
+	m := n.Moved
+	if (m == nil || m.At != n.Since) && g.begun(n) {
+		m = m.Again(time.Unix(0, n.Since), n.Leaves)
+	}
+	if m == nil || now.UnixNano()-m.At > int64(remembered) {
+		return nil
+	}
+	return m
+}
+
+// OnlyToMove reports whether it was written down that the gang is moved, and nobody has
+// gone for it.
+func (g *Gang) OnlyToMove() bool {
+	n := g.Nominated
+	return n != nil && slices.ContainsFunc(n.Pods, func(np NominatedPod) bool { return np.Name != "" }) && !g.begun(n)
+}
+
+// begun reports whether a nomination is that of a move, and some pod has gone for it.
+func (g *Gang) begun(n *Nomination) bool {
+	return slices.ContainsFunc(n.Pods, func(np NominatedPod) bool {
+		i := slices.IndexFunc(g.Pods, func(p *Pod) bool { return p.UID == np.UID })
+		return np.Name != "" && (i < 0 || !g.Pods[i].Lives() && g.Pods[i].Phase != PodSucceeded)
+	})
 }
 
 // Again is how a gang was moved that leaves nodes now as well. The nil one was not moved

@@ -56,7 +56,7 @@ func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []
 	now := s.Now.UnixNano()
 	for i, g := range s.Snapshot.Gangs {
 		// Whom others went for is left alone for a while: else they went in vain.
-		fresh := g.Nominated != nil && g.Nominated.Until > now
+		fresh := g.Nominated != nil && g.Nominated.Until > now && !g.OnlyToMove()
 		if g.Held.Zero() || fresh || len(busy) > 0 && busy[g.Key] || !eligible(g) {
 			continue
 		}
