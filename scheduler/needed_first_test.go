@@ -35,3 +35,26 @@ func TestWhatLeavesIsForTheFirst(t *testing.T) {
 		}
 	}
 }
+
+// TestNobodyIsSentAwayForAndGoes: others go for what a gang lacks, and in the same cycle one
+// of higher priority, which comes later in the order, does not take the place of what it has.
+func TestNobodyIsSentAwayForAndGoes(t *testing.T) {
+	w := schedtest.NewWorld()
+	do := func(lines ...string) {
+		for _, line := range lines {
+			if _, err := w.Do(line); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+		}
+	}
+	do("node n0 cpu=16 gpu=6", "node n1 cpu=16 gpu=7", "group half min=2 priority=1", "pods half w 2 cpu=1 gpu=4")
+	w.Apply(scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now))
+	do("lose half-w-1", "group low min=1 priority=0", "pods low w 1 cpu=1 gpu=4")
+	low, stays := w.Gang("low").Pods[0], w.Gang("half").Pods[0].Node
+	low.Node, low.Attempt, low.Size = map[string]string{"n0": "n1", "n1": "n0"}[stays], "a", 1
+	do("settle 10m", "group high min=1 priority=2", "pods high w 1 cpu=1 gpu=4")
+	p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
+	if len(p.Claims) != 1 || p.Claims[0].Name != "half" || len(p.Claims[0].Evictions) != 1 || p.Claims[0].Evictions[0].Name != "low-w-0" {
+		t.Errorf("one pod is to go, for what is half placed:\n%s", p)
+	}
+}

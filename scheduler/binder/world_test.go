@@ -466,6 +466,9 @@ func (w *world) sound() error {
 				continue
 			}
 			used[p.Spec.NodeName] += int64(j.gpus)
+			if p.DeletionTimestamp != nil && j.hurt {
+				continue // it goes, on a node that was lost maybe: the others have been placed without it
+			}
 			domain := "nodes"
 			if strings.HasPrefix(p.Spec.NodeName, "v") {
 				domain = p.Spec.NodeName

@@ -23,7 +23,7 @@ func (s *Session) FindKept(g *snapshot.Gang, job string, pods []*snapshot.Pod) *
 		}
 	}
 	domain, ok := s.keptDomain(g)
-	if !ok {
+	if !ok || !s.mayJoin(g, domain) {
 		return nil
 	}
 	s.enter(g)
@@ -58,7 +58,7 @@ func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod)
 		}
 	}
 	domain, ok := s.nominatedDomain(g)
-	if !ok || len(others) == 0 {
+	if !ok || len(others) == 0 || !s.mayJoin(g, domain) {
 		return nil
 	}
 	later := s.fork(s.afterLeaving())
@@ -82,6 +82,14 @@ func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod)
 		s.fillRooms(o, true)
 	}
 	return fit
+}
+
+// mayJoin reports whether a gang, of which members may be somewhere already, may be placed
+// in a domain: room may be kept for some in one, and others have been placed in another.
+func (s *Session) mayJoin(g *snapshot.Gang, domain Domain) bool {
+	return slices.ContainsFunc(s.DomainsFor(g), func(d Domain) bool {
+		return d.Virtual() == domain.Virtual() && (!d.Virtual() || d.Node == domain.Node)
+	})
 }
 
 // GiveUpKept gives up the room on a virtual node that is kept for a gang, until the end of

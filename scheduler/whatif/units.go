@@ -48,9 +48,12 @@ const DefaultMinRun = time.Minute
 // old. Only gangs that eligible admits are looked at. The units are shared: the caller may
 // change the list, and not them.
 func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []*Unit {
-	busy := map[string]bool{} // what this cycle places is not sent away by it
+	busy := map[string]bool{} // what this cycle places, or sends others away for, is not sent away by it
 	for _, p := range s.Plan.Placements {
 		busy[p.Gang] = true
+	}
+	for _, c := range s.Plan.Claims {
+		busy[c.Gang] = true
 	}
 	all := poolOf(s, r)
 	now := s.Now.UnixNano()

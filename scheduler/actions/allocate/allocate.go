@@ -31,7 +31,7 @@ func (Action) Run(s *framework.Session) {
 	for _, g := range s.Snapshot.Gangs {
 		s.Look(g)
 		if !candidate(s, g) {
-			if g.Hold != "" && len(openAttempts(g)) > 0 {
+			if g.Hold != "" && partial(g) {
 				resting = append(resting, g)
 			}
 			continue

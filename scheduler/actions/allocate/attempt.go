@@ -155,29 +155,37 @@ func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snap
 	return pods
 }
 
-// keepForRest has nobody else take, in this cycle, the room of what is missing from the
-// attempts of a gang that rests for a while, after a refusal say: it is half bound, and is
-// completed as soon as it has rested.
+// keepForRest has nobody else take, in this cycle, the room of what is missing from a gang
+// that rests for a while, after a refusal say: it is half bound, and is completed as soon
+// as it has rested.
 func keepForRest(s *framework.Session, g *snapshot.Gang) {
 	s.Look(g)
-	var waiting []*snapshot.Pod
+	var waiting, used []*snapshot.Pod
 	for _, p := range g.Pods {
 		if p.Waits() {
 			waiting = append(waiting, p)
 		}
 	}
-	for _, a := range openAttempts(g) {
-		domain, ok := s.DomainOf(a.node)
-		pods, _, _ := a.choose(waiting)
-		if !ok || len(pods) == 0 {
-			continue
+	keep := func(job string, pods []*snapshot.Pod, domains []framework.Domain) {
+		if len(pods) == 0 {
+			return
 		}
-		if fit, _ := s.FindDomain(g, a.id, pods, []framework.Domain{domain}); fit == nil {
-			continue
+		if fit, _ := s.FindDomain(g, job, pods, domains); fit == nil {
+			return
 		}
 		for _, p := range pods { // the fit stays in the cycle's transaction
 			s.Ledger.Take(g.Queue, p.Class.Request, 1)
 		}
-		waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(pods, p) })
+		used = append(used, pods...)
+	}
+	for _, a := range openAttempts(g) {
+		if domain, ok := s.DomainOf(a.node); ok {
+			pods, _, _ := a.choose(waiting)
+			keep(a.id, pods, []framework.Domain{domain})
+			waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(pods, p) })
+		}
+	}
+	if must, why := minimum(g, waiting, g.Have()+int64(len(used)), used); why == nil && refused(s, g, must) == nil {
+		keep(framework.NewJob(g, must), must, nil)
 	}
 }
