@@ -20,7 +20,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Again is how long a write that was denied is not asked for again.
+// Again is how long a write that was denied, and that another right stands in for, is not
+// asked for again. Others are always asked for: who writes waits between two tries anyway,
+// and a denial of a moment must not become one of minutes.
 const Again = 2 * time.Minute
 
 // maxAnswer bounds what is read of a refusal.
@@ -181,14 +183,8 @@ func (l *Ledger) pass(next http.RoundTripper, r *http.Request) (*http.Response, 
 		r = r.Clone(r.Context())
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
-	if l.skip(q) {
-		if other != nil {
-			return other(next, r, q, body)
-		}
-		if r.Body != nil {
-			_ = r.Body.Close()
-		}
-		return answer(r, http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("this scheduler has no right to %s", q.right())), nil
+	if other != nil && l.skip(q) {
+		return other(next, r, q, body)
 	}
 	resp, err := next.RoundTrip(r)
 	if err != nil {
@@ -218,11 +214,8 @@ func (l *Ledger) know(r *http.Request, q request) {
 	}
 }
 
-// skip reports whether a write would be denied once more.
+// skip reports whether a write is to be done in its other way at once.
 func (l *Ledger) skip(q request) bool {
-	if q.reads() {
-		return false
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := l.denied[q.place()]

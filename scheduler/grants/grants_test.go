@@ -209,6 +209,23 @@ func TestForbiddenOtherwise(t *testing.T) {
 	}
 }
 
+// A binding that is denied for a moment is sent at the next try: a gang must not stay
+// half bound for longer than the API server says so.
+func TestBindingDeniedForAMoment(t *testing.T) {
+	at := pods + "/p/binding"
+	b := newBench(map[string][]string{})
+	if code, text := b.send(t, http.MethodPost, at, `{}`); code != 403 {
+		t.Fatal(code, text)
+	}
+	b.server.answers["POST "+at] = []string{"201 {}"}
+	if code, text := b.send(t, http.MethodPost, at, `{}`); code != 201 {
+		t.Errorf("once it is granted: %d %s", code, text)
+	}
+	if want := []string{"create pods/binding true", "create pods/binding false"}; !slices.Equal(b.told, want) {
+		t.Errorf("it tells %v, want %v", b.told, want)
+	}
+}
+
 // TestKinds: one that may not be followed is denied until it may be, by a list and a
 // watch, by a watch that lists, or when it is asked for again; errors say nothing.
 func TestKinds(t *testing.T) {
