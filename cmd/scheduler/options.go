@@ -61,7 +61,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.leaseNS, "leader-elect-resource-namespace", metav1.NamespaceSystem, "the same")
 	f.StringVar(&o.leaseNS, "lock-object-namespace", metav1.NamespaceSystem, "the same")
 	f.DurationVar(&o.audit, "audit-interval", driver.DefaultTiming().Audit, "how often what is counted as held is compared with a recount of all pods")
-	f.DurationVar(&o.rights, "rights-interval", 30*time.Second, "how often rights that no role grants are asked for again")
+	f.DurationVar(&o.rights, "rights-interval", 30*time.Second, "how often rights to read and to evict that no role grants are asked for again; a write that another one stands in for is tried again after 2m")
 	f.DurationVar(&o.lease.duration, "leader-elect-lease-duration", 15*time.Second, "how long others wait for a holder of the lease that is not heard of")
 	f.DurationVar(&o.lease.deadline, "leader-elect-renew-deadline", 10*time.Second, "how long the holder tries to renew the lease before it ends; shorter than the lease")
 	f.DurationVar(&o.lease.retry, "leader-elect-retry-period", 2*time.Second, "time between two tries to get or renew the lease; shorter than the deadline")

@@ -25,7 +25,7 @@ func (s *scheduler) tellRights(log logr.Logger, m *driver.Metrics) func(grants.R
 		if denied {
 			log.Info("WARNING: a right is missing; grant it in the scheduler's role, which takes effect without a restart", "verbs", r.Verb, "resource", r.Resource, "lost", r.Lost())
 		} else {
-			log.Info("a right that was missing is granted", "verbs", r.Verb, "resource", r.Resource)
+			log.Info("a right that was missing is granted, or has not been wanted for a while", "verbs", r.Verb, "resource", r.Resource)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (k kind) follow() (followed, error) {
 }
 
 // Quietly is an informer's handler of errors. It leaves what is denied to whoever looks after rights: it is asked for again
-// every half a minute.
+// from time to time (Rights.Refresh).
 func Quietly(ctx context.Context, r *kcache.Reflector, err error) {
 	if !apierrors.IsForbidden(err) {
 		kcache.DefaultWatchErrorHandler(ctx, r, err)

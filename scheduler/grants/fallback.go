@@ -25,30 +25,35 @@ import (
 const tries = 5
 
 // fallback does what was asked for with other rights.
-type fallback func(next http.RoundTripper, r *http.Request, q request, body []byte) (*http.Response, error)
+type fallback func(l *Ledger, next http.RoundTripper, r *http.Request, q request, body []byte) (*http.Response, error)
 
 // fallbackOf is what else a request can be done by, nil for nothing.
 func fallbackOf(q request) fallback {
 	switch {
 	case q.verb == "patch" && q.name != "" && q.resource != "events":
-		return update
+		return (*Ledger).update
 	case q.verb == "create" && q.group == "" && q.resource == "pods" && q.below == "eviction":
-		return remove
+		return (*Ledger).remove
 	}
 	return nil
 }
 
 // update does a patch by reading the object, which the right to list suffices for, and
 // writing all of it: no change of others is lost, since the version that was read has
-// to be the present one.
-func update(next http.RoundTripper, r *http.Request, q request, patch []byte) (*http.Response, error) {
+// to be the present one. Where that is denied too it is not tried each time.
+func (l *Ledger) update(next http.RoundTripper, r *http.Request, q request, patch []byte) (*http.Response, error) {
 	var said struct {
 		Metadata metav1.ObjectMeta `json:"metadata"`
 	}
 	if err := json.Unmarshal(patch, &said); err != nil {
 		return nil, fmt.Errorf("read a patch: %w", err)
 	}
+	w := q
+	w.verb = "update"
 	for try := 1; ; try++ {
+		if l.skip(w) {
+			return answer(r, http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("this scheduler has no right to patch %s, nor to update them", q.kind())), nil
+		}
 		object, refusal, err := find(next, r, q)
 		if err != nil || refusal != nil {
 			return refusal, err
@@ -69,6 +74,11 @@ func update(next http.RoundTripper, r *http.Request, q request, patch []byte) (*
 		if err != nil {
 			return nil, err //nolint:wrapcheck // it stands for the request's own
 		}
+		v, err := judge(resp, w)
+		if err != nil {
+			return nil, err
+		}
+		l.note(w, v)
 		// A patch that names a version, or another object by this name, must fail.
 		if resp.StatusCode != http.StatusConflict || said.Metadata.ResourceVersion != "" || try == tries {
 			return resp, nil
@@ -169,7 +179,7 @@ func read(next http.RoundTripper, r *http.Request, at *url.URL, into any) (refus
 // remove deletes a pod in place of its eviction, if no disruption budget covers it:
 // only an eviction is counted by the budgets, so one that is covered stays. As with
 // an eviction, budgets are not asked about a pod that does not run.
-func remove(next http.RoundTripper, r *http.Request, q request, body []byte) (*http.Response, error) {
+func (*Ledger) remove(next http.RoundTripper, r *http.Request, q request, body []byte) (*http.Response, error) {
 	decoded, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("read an eviction: %w", err)

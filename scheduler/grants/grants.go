@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -24,6 +25,10 @@ import (
 // asked for again. Others are always asked for: who writes waits between two tries anyway,
 // and a denial of a moment must not become one of minutes.
 const Again = 2 * time.Minute
+
+// Stale is after how long a denial of a write counts no more that nobody came upon since:
+// what was to be written may be gone, and then nothing would ever tell that it is granted.
+const Stale = 15 * time.Minute
 
 // maxAnswer bounds what is read of a refusal.
 const maxAnswer = 64 << 10
@@ -47,10 +52,11 @@ type Ledger struct {
 	Now func() time.Time
 	// Evicts has Refresh ask whether pods may be evicted.
 	Evicts bool
-	// Report is told of a right that is denied, and of one that is granted after all.
-	// It must not call the ledger.
+	// Report is told of a right that is denied, and of one that is granted after all or
+	// was not wanted for long, one at a time and in this order. It must not call the ledger.
 	Report func(r Right, denied bool)
 
+	telling sync.Mutex // over a change and its report; taken before mu
 	mu      sync.Mutex
 	denied  map[place]*denial
 	missing map[Right]int // in how many namespaces
@@ -67,7 +73,9 @@ type place struct {
 
 // denial is what is known of a right that was denied.
 type denial struct {
-	until       time.Time // when a write is asked for again
+	// Of a write: since when it is denied, when it last was, and when it is asked for again.
+	since, last, until time.Time
+
 	list, watch bool
 	ask         *url.URL // of what cannot be listed
 }
@@ -93,8 +101,10 @@ func (l *Ledger) Denied(resource string) bool {
 
 // Refresh asks again for all kinds that may not be followed, and, for a program that
 // evicts, whether it may; it blocks until all is answered. An API server that has just started
-// denies what it grants a moment later.
+// denies what it grants a moment later. Writes are asked for when there is something to
+// write; those that were not for long are forgotten.
 func (l *Ledger) Refresh(ctx context.Context) {
+	l.forget()
 	l.mu.Lock()
 	next, server, as := l.next, l.server, l.as
 	var lists []*url.URL
@@ -115,10 +125,10 @@ func (l *Ledger) Refresh(ctx context.Context) {
 		return
 	}
 	for _, at := range lists {
-		q, granted := l.ask(ctx, next, as, http.MethodGet, at, "")
-		if granted {
+		q, may := l.ask(ctx, next, as, http.MethodGet, at, "")
+		if may {
 			q.verb = "watch" // until that is denied again
-			l.note(q, false, http.StatusOK)
+			l.note(q, granted)
 		}
 	}
 	for n := range namespaces {
@@ -136,7 +146,7 @@ var Evict = Right{"create", "pods/eviction"}
 const nobody = "isthmus-asks-for-its-rights"
 
 // ask sends a request for the sake of its answer, and reports whether it was granted.
-func (l *Ledger) ask(ctx context.Context, next http.RoundTripper, as http.Header, method string, at *url.URL, body string) (q request, granted bool) {
+func (l *Ledger) ask(ctx context.Context, next http.RoundTripper, as http.Header, method string, at *url.URL, body string) (q request, may bool) {
 	var sent io.Reader
 	if body != "" {
 		sent = strings.NewReader(body)
@@ -157,13 +167,13 @@ func (l *Ledger) ask(ctx context.Context, next http.RoundTripper, as http.Header
 	if err != nil {
 		return q, false
 	}
-	denied, err := refused(resp, q)
+	v, err := judge(resp, q)
 	if err == nil {
-		l.note(q, denied, resp.StatusCode)
+		l.note(q, v)
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // so that the connection may be used again
 		_ = resp.Body.Close()
 	}
-	return q, err == nil && !denied && resp.StatusCode == http.StatusOK
+	return q, err == nil && v == granted && resp.StatusCode == http.StatusOK
 }
 
 func (l *Ledger) pass(next http.RoundTripper, r *http.Request) (*http.Response, error) {
@@ -184,20 +194,20 @@ func (l *Ledger) pass(next http.RoundTripper, r *http.Request) (*http.Response, 
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	if other != nil && l.skip(q) {
-		return other(next, r, q, body)
+		return other(l, next, r, q, body)
 	}
 	resp, err := next.RoundTrip(r)
 	if err != nil {
 		return resp, err
 	}
-	denied, err := refused(resp, q)
+	v, err := judge(resp, q)
 	if err != nil {
 		return nil, err
 	}
-	l.note(q, denied, resp.StatusCode)
-	if denied && other != nil {
+	l.note(q, v)
+	if v == denied && other != nil {
 		_ = resp.Body.Close()
-		return other(next, r, q, body)
+		return other(l, next, r, q, body)
 	}
 	return resp, nil
 }
@@ -214,7 +224,7 @@ func (l *Ledger) know(r *http.Request, q request) {
 	}
 }
 
-// skip reports whether a write is to be done in its other way at once.
+// skip reports whether a write is not to be tried now: it was denied.
 func (l *Ledger) skip(q request) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -222,46 +232,99 @@ func (l *Ledger) skip(q request) bool {
 	return d != nil && l.Now().Before(d.until)
 }
 
-// refused reports whether an answer says that no role grants what was asked for. Other
-// things are forbidden too: by a quota, an admission, or since a namespace goes away.
-func refused(resp *http.Response, q request) (bool, error) {
-	if resp.StatusCode != http.StatusForbidden {
-		return false, nil
+// verdict is what an answer says of a right.
+type verdict int
+
+const (
+	silent verdict = iota // nothing: the API server did not come to look
+	granted
+	denied
+)
+
+// judge reads what an answer says of the right that was asked for. Other things are
+// forbidden too: by a quota, an admission, or since a namespace goes away. Too many
+// requests are turned away before any right is looked at; only evictions are answered so
+// by a disruption budget.
+func judge(resp *http.Response, q request) (verdict, error) {
+	switch code := resp.StatusCode; {
+	case code == http.StatusUnauthorized || code >= http.StatusInternalServerError:
+		return silent, nil
+	case code != http.StatusForbidden && code != http.StatusTooManyRequests:
+		return granted, nil
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		_ = resp.Body.Close()
-		return false, fmt.Errorf("read a refusal: %w", err)
+		return silent, fmt.Errorf("read a refusal: %w", err)
 	}
 	_ = resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(text))
-	return q.reads() || bytes.Contains(text, []byte(" cannot "+q.verb+" resource ")), nil
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests && !bytes.Contains(text, []byte(policyv1.DisruptionBudgetCause)):
+		return silent, nil
+	case resp.StatusCode == http.StatusForbidden && (q.reads() || bytes.Contains(text, []byte(" cannot "+q.verb+" resource "))):
+		return denied, nil
+	}
+	return granted, nil
+}
+
+// forget drops the denials of writes that nobody came upon for long.
+func (l *Ledger) forget() {
+	l.telling.Lock()
+	defer l.telling.Unlock()
+	var over []Right
+	l.mu.Lock()
+	for p, d := range l.denied {
+		// Evictions are asked for by Refresh itself.
+		if p.Verb == Read || p.Right == Evict || l.Now().Sub(d.last) < Stale {
+			continue
+		}
+		delete(l.denied, p)
+		if l.missing[p.Right]--; l.missing[p.Right] == 0 {
+			over = append(over, p.Right)
+		}
+	}
+	l.mu.Unlock()
+	if l.Report == nil {
+		return
+	}
+	for _, r := range over {
+		l.Report(r, false)
+	}
 }
 
 // note takes an answer in.
-func (l *Ledger) note(q request, denied bool, code int) {
-	if !denied && (code == http.StatusUnauthorized || code == http.StatusForbidden && q.reads() || code >= http.StatusInternalServerError || code == http.StatusTooManyRequests && q.reads()) {
-		return // that says nothing
+func (l *Ledger) note(q request, v verdict) {
+	if v == silent {
+		return
 	}
+	l.telling.Lock()
+	defer l.telling.Unlock()
 	p := q.place()
 	l.mu.Lock()
 	d := l.denied[p]
 	had := d != nil
 	if d == nil {
-		d = &denial{}
+		d = &denial{since: l.Now()}
 	}
 	switch {
 	case !q.reads():
-		d.until = l.Now().Add(Again)
+		d.last = l.Now()
+		// Where nothing stands in, a denial of a moment costs no more than as long again.
+		pause := min(Again, d.last.Sub(d.since))
+		if fallbackOf(q) != nil {
+			pause = Again
+		}
+		d.until = d.last.Add(pause)
 	case q.verb == "list":
-		d.list, d.ask = denied, q.ask
+		d.list, d.ask = v == denied, q.ask
 	default:
-		d.watch = denied
-		if !denied && q.streams {
+		d.watch = v == denied
+		if v == granted && q.streams {
 			d.list = false // what it would have listed came along
 		}
 	}
-	has := denied
+	has := v == denied
 	if q.reads() {
 		has = d.list || d.watch
 	}

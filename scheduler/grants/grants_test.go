@@ -120,7 +120,11 @@ func TestPatchBecomesUpdate(t *testing.T) {
 			if code != tc.code || puts != tc.puts || puts > 0 && !strings.Contains(b.server.sent[len(b.server.sent)-1], tc.want) {
 				t.Errorf("%d %s after %v with %v; want %d after %d PUTs with %s", code, text, b.server.asked, b.server.sent, tc.code, tc.puts, tc.want)
 			}
-			if want := []string{"patch podgroups.scheduling.volcano.sh true"}; !slices.Equal(b.told, want) {
+			want := []string{"patch podgroups.scheduling.volcano.sh true"}
+			if tc.put == nil && tc.puts > 0 {
+				want = append(want, "update podgroups.scheduling.volcano.sh true")
+			}
+			if !slices.Equal(b.told, want) {
 				t.Errorf("it tells %v, want %v", b.told, want)
 			}
 		})
@@ -226,6 +230,90 @@ func TestBindingDeniedForAMoment(t *testing.T) {
 	}
 }
 
+// What may be neither patched nor updated is not read and written each time: it is tried
+// again after as long as it is denied, and at most after Again.
+func TestNeitherPatchNorUpdate(t *testing.T) {
+	group := `200 {"apiVersion":"scheduling.volcano.sh/v1beta1","kind":"PodGroupList","items":[{"metadata":{"name":"g"}}]}`
+	b := newBench(map[string][]string{"GET " + groups: {group}})
+	asked := func(after time.Duration, want ...string) {
+		t.Helper()
+		b.now, b.server.asked = b.now.Add(after), nil
+		if code, text := b.send(t, http.MethodPatch, groups+"/g", `{}`); code != 403 || !slices.Equal(b.server.asked, want) {
+			t.Errorf("%d %s after %v, want 403 after %v", code, text, b.server.asked, want)
+		}
+	}
+	asked(0, "PATCH "+groups+"/g", "GET "+groups, "PUT "+groups+"/g")
+	asked(10*time.Second, "GET "+groups, "PUT "+groups+"/g")
+	asked(9 * time.Second)
+	asked(time.Second, "GET "+groups, "PUT "+groups+"/g")
+	asked(time.Hour, "PATCH "+groups+"/g", "GET "+groups, "PUT "+groups+"/g")
+	asked(Again - time.Second)
+	b.server.answers["PUT "+groups+"/g"] = []string{"200 {}"}
+	b.now = b.now.Add(time.Second)
+	if code, text := b.send(t, http.MethodPatch, groups+"/g", `{}`); code != 200 {
+		t.Errorf("once it is granted: %d %s", code, text)
+	}
+	if want := []string{"patch podgroups.scheduling.volcano.sh true", "update podgroups.scheduling.volcano.sh true", "update podgroups.scheduling.volcano.sh false"}; !slices.Equal(b.told, want) {
+		t.Errorf("it tells %v, want %v", b.told, want)
+	}
+}
+
+// A right that a namespace lacked in which nothing is written any more does not stay
+// missing: it is granted in the others, and nobody would ever hear it of that one.
+func TestNamespaceWithoutWork(t *testing.T) {
+	b := newBench(map[string][]string{})
+	b.Evicts = false
+	at := func(n string) string { return "/api/v1/namespaces/" + n + "/pods/p/binding" }
+	for _, n := range []string{"busy", "left"} {
+		b.send(t, http.MethodPost, at(n), `{}`)
+	}
+	b.now = b.now.Add(Stale - time.Second)
+	b.server.answers["POST "+at("busy")] = []string{"201 {}"}
+	b.send(t, http.MethodPost, at("busy"), `{}`)
+	b.Refresh(t.Context())
+	if want := []string{"create pods/binding true"}; !slices.Equal(b.told, want) {
+		t.Errorf("before its time it tells %v, want %v", b.told, want)
+	}
+	b.now = b.now.Add(time.Second)
+	b.Refresh(t.Context())
+	b.send(t, http.MethodPost, at("left"), `{}`)
+	if want := []string{"create pods/binding true", "create pods/binding false", "create pods/binding true"}; !slices.Equal(b.told, want) {
+		t.Errorf("it tells %v, want %v", b.told, want)
+	}
+	for range 3 { // what is still wanted stays missing
+		b.now = b.now.Add(Stale / 2)
+		b.send(t, http.MethodPost, at("left"), `{}`)
+		b.Refresh(t.Context())
+	}
+	if len(b.told) != 3 {
+		t.Errorf("it tells %v, and nothing has changed", b.told)
+	}
+}
+
+// Too many requests are turned away before rights are looked at; a disruption budget's
+// answer comes after.
+func TestTooManyRequests(t *testing.T) {
+	b := newBench(map[string][]string{"GET " + pods: {`200 {"items":[]}`}})
+	evict := pods + "/p/eviction"
+	send := func(at string) {
+		b.now = b.now.Add(Again)
+		b.send(t, http.MethodPost, at, `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p","namespace":"ns"},"deleteOptions":{"preconditions":{"uid":"u"}}}`)
+	}
+	for _, at := range []string{evict, pods + "/p/binding"} {
+		send(at)
+		b.server.answers["POST "+at] = []string{"429 Too many requests, please try again later."}
+		send(at)
+	}
+	if want := []string{"create pods/eviction true", "create pods/binding true"}; !slices.Equal(b.told, want) {
+		t.Errorf("it tells %v, want %v", b.told, want)
+	}
+	b.server.answers["POST "+evict] = []string{`429 {"kind":"Status","details":{"causes":[{"reason":"DisruptionBudget"}]}}`}
+	send(evict)
+	if got := b.told[len(b.told)-1]; got != Evict.String()+" false" {
+		t.Errorf("it tells %v after a budget's answer", b.told)
+	}
+}
+
 // TestKinds: one that may not be followed is denied until it may be, by a list and a
 // watch, by a watch that lists, or when it is asked for again; errors say nothing.
 func TestKinds(t *testing.T) {
@@ -287,8 +375,10 @@ func TestEveryLossIsWorded(t *testing.T) {
 	if got := (Right{"patch", "podgroups.scheduling.volcano.sh"}).Lost(); !strings.Contains(got, "updated instead") {
 		t.Error(got)
 	}
-	if got := (Right{"update", "unheard-of"}).Lost(); got == "" {
-		t.Error("nothing is said")
+	for _, verb := range []string{"update", "patch"} {
+		if got := (Right{verb, "unheard-of"}).Lost(); !strings.HasSuffix(got, "what needs it is not done") {
+			t.Errorf("%s: %q", verb, got)
+		}
 	}
 }
 

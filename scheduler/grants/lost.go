@@ -42,11 +42,12 @@ var lost = map[string]string{
 
 // Lost says for people what goes without a right.
 func (r Right) Lost() string {
-	if other := fallbackOf(request{verb: r.Verb, resource: strings.SplitN(r.Resource, "/", 2)[0], name: "any"}); other != nil && r.Verb == "patch" {
-		return "what is to be patched is read and updated instead, if that is granted; else: " + lost[r.Resource]
+	text := lost[r.Resource]
+	if text == "" {
+		text = "what needs it is not done"
 	}
-	if text := lost[r.Resource]; text != "" {
-		return text
+	if r.Verb == "patch" && fallbackOf(request{verb: r.Verb, resource: strings.SplitN(r.Resource, "/", 2)[0], name: "any"}) != nil {
+		return "what is to be patched is read and updated instead, if that is granted; else: " + text
 	}
-	return "what needs it is not done"
+	return text
 }
