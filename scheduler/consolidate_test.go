@@ -230,3 +230,20 @@ func movedAreKept(after *schedtest.World, p plan.Plan) error {
 	}
 	return nil
 }
+
+// TestFullQueueStopsNoMoves: a gang whose queue is full is like one of another queue for
+// which room can be made, and is looked at first.
+func TestFullQueueStopsNoMoves(t *testing.T) {
+	pipe := pipelineOf(t, strings.Replace(consolidating, ", elastic, preempt, reclaim", "", 1))
+	w := fragmented(t, "movable")
+	for _, line := range []string{"queue full cap.gpu=1", "group first min=1 queue=full", "pods first w 1 gpu=4"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Gang("first").CreatedAt = w.Gang("a").CreatedAt - 1
+	w.Gang("first").Priority = 1
+	if p := scheduler.Cycle(pipe, w.Snapshot(), w.Now); !slices.ContainsFunc(p.Claims, func(c plan.Claim) bool { return c.Name == "wide" }) {
+		t.Errorf("nobody is moved for the one that waits:\n%s", p)
+	}
+}

@@ -29,3 +29,24 @@ func TestNominationForTooLong(t *testing.T) {
 		t.Errorf("want good placed:\n%s", p)
 	}
 }
+
+// TestNominationForEverProtectsNobody: a nomination that no scheduler would have written, on
+// a gang that runs, does not spare it.
+func TestNominationForEverProtectsNobody(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"node n cpu=16 gpu=4", "group low min=1 priority=0", "pods low w 1 cpu=1 gpu=4"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+	w.Apply(scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now))
+	w.Gang("low").Nominated = &snapshot.Nomination{Domain: "nodes", Until: w.Now.AddDate(1, 0, 0).UnixNano()}
+	for _, line := range []string{"settle 10m", "group high min=1 priority=2", "pods high w 1 cpu=1 gpu=4"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+	if p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now); len(p.Claims) != 1 {
+		t.Errorf("it is spared:\n%s", p)
+	}
+}

@@ -42,12 +42,13 @@ func playBooked(script []string) error {
 		}
 		before, had := slices.Clone(w.Reservations), owned
 		s := w.Snapshot()
-		owned = ownersPods(s)
+		holds := ownersPods(s)
 		p := scheduler.Cycle(schedtest.Pipeline(), s, w.Now)
 		if err := keptOut(s, p, w.Now.UnixNano()); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
 		w.Apply(p)
+		owned = ownersPods(w.Snapshot())
 		if err := check(w); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
@@ -57,7 +58,7 @@ func playBooked(script []string) error {
 			}
 			took := slices.ContainsFunc(p.Placements, func(pl plan.Placement) bool { return r.Owns(s.Gang(pl.Gang)) }) ||
 				slices.ContainsFunc(p.Claims, func(c plan.Claim) bool { return r.Owns(s.Gang(c.Gang)) })
-			if took || owned[r.Name] < had[r.Name] {
+			if took || holds[r.Name] < had[r.Name] {
 				continue // its owners have taken of it, a part of a piece maybe, or ended where no piece fits beside others
 			}
 			was := before[k].Status

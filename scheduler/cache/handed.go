@@ -26,14 +26,15 @@ type handed struct {
 func handedOf(p *corev1.Pod) handed {
 	a := p.Annotations
 	h := handed{}
-	if at := askingContainers(p.Spec.Containers); len(at) > 0 {
+	h.due = p.Spec.NodeName != "" && strings.Contains(a[volcanogpu.ToAllocate], ",")
+	at := askingContainers(p.Spec.Containers)
+	if len(at) > 0 {
 		h.container = at[0]
 	}
-	if p.Spec.NodeName == "" {
-		return h // only a binding says this; on an unbound pod it means nothing
+	if p.Spec.NodeName == "" || len(at) == 0 {
+		return h // only a binding says this, of pods that ask: else its author may have written it, and it is not waited for
 	}
 	h.node, h.allocating = a[volcanogpu.Node], a[volcanogpu.Phase] == volcanogpu.Allocating
-	h.due = strings.Contains(a[volcanogpu.ToAllocate], ",")
 	return h
 }
 

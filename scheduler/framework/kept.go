@@ -42,11 +42,11 @@ func (s *Session) FindKept(g *snapshot.Gang, job string, pods []*snapshot.Pod) *
 }
 
 // FindBeside is for a gang that room is kept for and that found none, since the rooms of
-// others, made since, are made of that of pods which are still there: these do not count,
-// if with the gang placed all of them are there once everything has gone that is going
-// away. Else the gang's own room, which is free, would be kept for it in vain for as long
-// as others end.
-// It is nil, and nothing has changed, where that does not help.
+// others, made since, and pieces of reservations are made of that of pods which are still
+// there: these do not count, if with the gang placed all of them are there once everything
+// has gone that is going away. Else the gang's own room, which is free, would be kept for
+// it in vain for as long as others end. It is nil, and nothing has changed, where that
+// does not help.
 func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod) *Fit {
 	if !s.Nominated(g) || len(s.going()) == 0 {
 		return nil
@@ -57,14 +57,25 @@ func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod)
 			others = append(others, o)
 		}
 	}
+	var pending []*pieces
+	if s.reserved != nil {
+		for _, p := range s.reserved.pieces {
+			if later := p.behindLeaving(); len(later.kept) > 0 && !p.Owns(g) {
+				pending = append(pending, later)
+			}
+		}
+	}
 	domain, ok := s.nominatedDomain(g)
-	if !ok || len(others) == 0 || !s.mayJoin(g, domain) {
+	if !ok || len(others)+len(pending) == 0 || !s.mayJoin(g, domain) {
 		return nil
 	}
 	later := s.fork(s.afterLeaving())
 	mark := s.Txn.Checkpoint()
 	for _, o := range others {
 		s.fillRooms(o, false)
+	}
+	for _, p := range pending {
+		s.putPieces(p, false)
 	}
 	s.Txn.Guard(later)
 	var fit *Fit
@@ -80,6 +91,9 @@ func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod)
 	}
 	for _, o := range others {
 		s.fillRooms(o, true)
+	}
+	for _, p := range pending {
+		s.putPieces(p, true)
 	}
 	return fit
 }

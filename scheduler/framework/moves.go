@@ -37,7 +37,7 @@ func (s *Session) moving(g *snapshot.Gang, n *snapshot.Nomination) (begun bool, 
 // given up.
 func (s *Session) FinishMove(g *snapshot.Gang) {
 	n := g.Nominated
-	if n == nil || n.Until <= s.Now.UnixNano() || s.claimed[g.Key] {
+	if !n.Keeps(s.Now.UnixNano()) || s.claimed[g.Key] {
 		return
 	}
 	begun, rest := s.moving(g, n)
@@ -77,7 +77,7 @@ func (s *Session) roomFor(g *snapshot.Gang, rest []*snapshot.Pod) bool {
 	txn := s.fork(s.afterLeaving())
 	for _, other := range s.Snapshot.Gangs {
 		n := other.Nominated
-		if n == nil || n.Until <= s.Now.UnixNano() {
+		if !n.Keeps(s.Now.UnixNano()) {
 			continue
 		}
 		begun, stay := s.moving(other, n)

@@ -167,6 +167,9 @@ func (s *Session) piecesStatus(r *snapshot.Reservation, want *snapshot.Reservati
 		want.Pieces = covered + p.keeps()
 		want.Held = want.Pieces >= p.Count
 		want.Reason, want.Message = reservationHeld, fmt.Sprintf("%d pieces are kept, or held by its owners", p.Count)
+		if n := p.behindLeaving().keeps(); n > 0 {
+			want.Message += fmt.Sprintf("; %d of them as soon as what is going away has gone", n)
+		}
 		if !want.Held {
 			want.Reason, want.Message = reservationTooFew, fmt.Sprintf("of %d pieces %d are kept; the rest is as soon as there is room", p.Count, want.Pieces)
 		}

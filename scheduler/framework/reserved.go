@@ -3,6 +3,7 @@ package framework
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -30,6 +31,7 @@ type pieces struct {
 	class *snapshot.Class
 	dims  map[int]int64   // what a piece is of
 	owned resource.Vector // what owners hold, with this cycle's placements
+	sent  resource.Vector // what of it is going away, nil for nothing
 	kept  []keptPieces    // in the cycle's transaction; none before it begins
 	later int64           // how many there will be room for when it begins
 }
@@ -37,6 +39,7 @@ type pieces struct {
 type keptPieces struct {
 	node  int
 	count int64
+	later bool // there is the room once everything has gone that is going away
 }
 
 // bar is the nodes that reservations keep a gang off, with why, by position.
@@ -72,8 +75,14 @@ func (s *Session) reserve() {
 			}
 		}
 		for _, g := range s.Snapshot.Gangs {
-			if r.Owns(g) {
-				p.owned.AddScaled(g.Held, 1)
+			if !r.Owns(g) {
+				continue
+			}
+			p.owned.AddScaled(g.Held, 1)
+			for _, pod := range g.Pods {
+				if pod.Terminating && pod.Node != "" && !pod.Terminal() {
+					p.send(pod)
+				}
 			}
 		}
 		s.reserved.pieces = append(s.reserved.pieces, p)
@@ -178,20 +187,35 @@ func (p *pieces) covered() int64 {
 	return n
 }
 
-// Reserved reports whether pods of a gang count for a reservation of an amount that has
-// begun and is not for another gang: in their place its room would be that one's.
-func (s *Session) Reserved(g, other *snapshot.Gang, asks resource.Vector) bool {
+// Gone is what pods of a gang hold that may go.
+type Gone struct {
+	Gang *snapshot.Gang
+	Asks resource.Vector
+}
+
+// Reserved reports whether some that may go count for a reservation of an amount that has
+// begun and is not for the gang that they would go for: in their place its room would be
+// that one's.
+func (s *Session) Reserved(other *snapshot.Gang, gone iter.Seq[Gone]) bool {
 	if s.reserved == nil {
 		return false
 	}
 	return slices.ContainsFunc(s.reserved.pieces, func(p *pieces) bool {
-		if p.Phase(s.Now.UnixNano()) != snapshot.ReservationActive || !p.Owns(g) || p.Owns(other) {
+		if p.Phase(s.Now.UnixNano()) != snapshot.ReservationActive || p.Owns(other) {
 			return false
 		}
 		without := *p
 		without.owned = p.owned.Clone()
-		without.owned.SubScaled(asks, 1)
-		return without.covered() < p.covered()
+		if p.sent != nil {
+			without.owned.SubScaled(p.sent, 1)
+		}
+		before := without.covered()
+		for u := range gone {
+			if p.Owns(u.Gang) {
+				without.owned.SubScaled(u.Asks, 1)
+			}
+		}
+		return without.covered() < before
 	})
 }
 
@@ -216,7 +240,7 @@ func (s *Session) placePieces(p *pieces, n int64) []keptPieces {
 			break
 		}
 		k := min(int64(c.room), n)
-		out = append(out, keptPieces{int(c.node), k})
+		out = append(out, keptPieces{node: int(c.node), count: k})
 		n -= k
 	}
 	return out
@@ -247,7 +271,21 @@ func (s *Session) keepPieces(p *pieces) {
 	later := &pieces{Reservation: p.Reservation, class: p.class}
 	s.WhatIf(s.fork(s.afterLeaving()), func() { later.kept = s.placePieces(p, need) })
 	s.putPieces(later, true)
-	p.kept = append(p.kept, later.kept...)
+	for _, k := range later.kept {
+		k.later = true
+		p.kept = append(p.kept, k)
+	}
+}
+
+// behindLeaving are the pieces that there is room for once everything has gone that is going away.
+func (p *pieces) behindLeaving() *pieces {
+	out := &pieces{Reservation: p.Reservation, class: p.class}
+	for _, k := range p.kept {
+		if k.later {
+			out.kept = append(out.kept, k)
+		}
+	}
+	return out
 }
 
 func (s *Session) putPieces(p *pieces, put bool) {
@@ -309,6 +347,25 @@ func (s *Session) countOwned(g *snapshot.Gang, pod *snapshot.Pod) {
 			p.owned.AddScaled(pod.Class.Request, 1)
 		}
 	}
+}
+
+// sendOwned notes that a pod that counts for reservations is sent away.
+func (s *Session) sendOwned(g *snapshot.Gang, pod *snapshot.Pod) {
+	if s.reserved == nil {
+		return
+	}
+	for _, p := range s.reserved.pieces {
+		if p.Owns(g) {
+			p.send(pod)
+		}
+	}
+}
+
+func (p *pieces) send(pod *snapshot.Pod) {
+	if p.sent == nil {
+		p.sent = make(resource.Vector, len(p.owned))
+	}
+	p.sent.AddScaled(pod.Class.Request, 1)
 }
 
 // planReserved protects the starts of the pieces that have not begun: whoever still

@@ -3,7 +3,6 @@ package framework
 import (
 	"iter"
 	"slices"
-	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -71,14 +70,10 @@ func NewJob(g *snapshot.Gang, pods []*snapshot.Pod) string {
 // Nominated reports whether room is kept for the gang.
 func (s *Session) Nominated(g *snapshot.Gang) bool { return len(s.kept[g.Key]) > 0 }
 
-// longestKept is beyond every time for which a scheduler keeps room, whatif.Keep and what
-// clocks differ by: a nomination for longer was written by somebody else.
-const longestKept = 15 * time.Minute
-
 // keep puts the pods of a nomination that still wait where room was made for
 // them. The pods in the way may still be there: then the node has less than nothing free.
 func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
-	if n == nil || n.Until <= s.Now.UnixNano() || n.Until > s.Now.Add(longestKept).UnixNano() {
+	if !n.Keeps(s.Now.UnixNano()) {
 		return
 	}
 	if begun, _ := s.moving(g, n); !begun {
@@ -246,6 +241,7 @@ func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
 	s.sent[g]++
 	s.leave(g, p)
 	s.Ledger.Give(g.Queue, p.Class.Request, 1)
+	s.sendOwned(g, p)
 	return plan.Eviction{UID: p.UID, Namespace: p.Namespace, Name: p.Name, Gang: g.Key, Node: p.Node}
 }
 

@@ -255,6 +255,20 @@ func (s *Session) Placing(g *snapshot.Gang) bool {
 // IsPlaced reports whether this cycle has placed the pod.
 func (s *Session) IsPlaced(p *snapshot.Pod) bool { return s.placed[p.UID] }
 
+// Rest counts a fit, which is in the transaction, as placed for the cycle: it is for a gang
+// that will have it after a rest, and nothing is written to the plan.
+func (s *Session) Rest(g *snapshot.Gang, job string, f *Fit) {
+	for _, a := range f.Assigned {
+		for _, p := range a.Pods {
+			s.Ledger.Take(g.Queue, p.Class.Request, 1)
+			s.countOwned(g, p)
+		}
+	}
+	if s.backfill != nil {
+		s.started = append(s.started, starting{g, job, f.Assigned})
+	}
+}
+
 // Assignment is pods of one class on one node.
 type Assignment struct {
 	Node int

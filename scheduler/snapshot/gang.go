@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
@@ -225,6 +226,16 @@ type Nomination struct {
 	Moved *Moved `json:"moved,omitempty"`
 	// Leaves are the nodes that a gang leaves that is moved: once that has begun.
 	Leaves []string `json:"leaves,omitempty"`
+}
+
+// longestKept is beyond every time for which a scheduler keeps room, and what clocks differ
+// by: a nomination for longer was written by somebody else.
+const longestKept = 15 * time.Minute
+
+// Keeps reports whether a nomination, nil for none, says at a time, in nanoseconds since
+// 1970, that room is kept.
+func (n *Nomination) Keeps(now int64) bool {
+	return n != nil && n.Until > now && n.Until <= resource.Add(now, int64(longestKept))
 }
 
 // NominatedPod is a pod and the node where room is kept for it.

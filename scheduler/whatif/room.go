@@ -3,6 +3,7 @@ package whatif
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -89,7 +90,7 @@ func search(s *framework.Session, a Ask, units []*Unit, d framework.Domain) (fou
 		}
 		for _, order := range orders {
 			grants := newGrants(a, budgets(s), order(units))
-			grants.reserved = func(u *Unit) bool { return s.Reserved(u.Gang, a.Blocked.Gang, u.Asks) }
+			grants.reserved = func(u *Unit) bool { return s.Reserved(a.Blocked.Gang, grants.with(u)) }
 			if w := t.least(grants); w != nil {
 				found = w
 				return
@@ -130,6 +131,18 @@ func newGrants(a Ask, budgets map[string]int64, units []*Unit) *grants {
 		g.allow = a.Allow()
 	}
 	return g
+}
+
+// with lists what goes if a unit is granted as well.
+func (g *grants) with(u *Unit) iter.Seq[framework.Gone] {
+	return func(yield func(framework.Gone) bool) {
+		for _, o := range g.units {
+			if !yield(framework.Gone{Gang: o.Gang, Asks: o.Asks}) {
+				return
+			}
+		}
+		yield(framework.Gone{Gang: u.Gang, Asks: u.Asks})
+	}
 }
 
 // upTo grants on until there are n, and reports whether there are.

@@ -59,7 +59,7 @@ func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []
 	now := s.Now.UnixNano()
 	for i, g := range s.Snapshot.Gangs {
 		// Whom others went for is left alone for a while: else they went in vain.
-		fresh := g.Nominated != nil && g.Nominated.Until > now && !g.OnlyToMove()
+		fresh := g.Nominated.Keeps(now) && !g.OnlyToMove()
 		if g.Held.Zero() || fresh || len(busy) > 0 && busy[g.Key] || !eligible(g) {
 			continue
 		}
@@ -152,8 +152,8 @@ func slack(s *framework.Session, g *snapshot.Gang, live []*snapshot.Pod, r Rules
 		}
 	}
 	spare := have - g.Minimum()
-	if spare <= 0 || len(g.SubGroups) > 0 {
-		return nil // parts of a gang with sub-groups stand or fall together
+	if spare <= 0 || len(g.SubGroups) > 0 || g.ActsOnEviction {
+		return nil // it stands or falls together: the parts of sub-groups, and where its Job sees to that
 	}
 	byJob := map[string][]*snapshot.Pod{}
 	var jobs []string

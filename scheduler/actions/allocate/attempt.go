@@ -160,6 +160,9 @@ func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snap
 // as it has rested.
 func keepForRest(s *framework.Session, g *snapshot.Gang) {
 	s.Look(g)
+	if s.Nominated(g) {
+		return // room is kept for it anyway
+	}
 	var waiting, used []*snapshot.Pod
 	for _, p := range g.Pods {
 		if p.Waits() {
@@ -170,12 +173,11 @@ func keepForRest(s *framework.Session, g *snapshot.Gang) {
 		if len(pods) == 0 {
 			return
 		}
-		if fit, _ := s.FindDomain(g, job, pods, domains); fit == nil {
+		fit, _ := s.FindDomain(g, job, pods, domains)
+		if fit == nil {
 			return
 		}
-		for _, p := range pods { // the fit stays in the cycle's transaction
-			s.Ledger.Take(g.Queue, p.Class.Request, 1)
-		}
+		s.Rest(g, job, fit)
 		used = append(used, pods...)
 	}
 	for _, a := range openAttempts(g) {

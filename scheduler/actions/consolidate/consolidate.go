@@ -44,6 +44,9 @@ func (a Action) Run(s *framework.Session) {
 		if b.Gang.Patient || len(failed) >= mostTried || s.StartsWithin(b.Gang, whatif.Keep) {
 			continue // who starts as soon by itself is not worth the work of others
 		}
+		if !s.Affords(b, nil) {
+			continue // its queue is full, which says nothing of those like it in others
+		}
 		like := whatif.Alike(s, b)
 		if failed[like] {
 			continue

@@ -206,7 +206,7 @@ func (b *books) holds(g *snapshot.Gang) (held, slack resource.Vector) {
 			b.free.AddScaled(p.Class.Request, 1)
 		}
 	}
-	if spare := have - g.Minimum(); spare > 0 {
+	if spare := have - g.Minimum(); spare > 0 && !g.ActsOnEviction {
 		for d, a := range held {
 			if a > 0 {
 				slack[d] = min(largest(g, d, spare), a)
@@ -260,7 +260,7 @@ func (b *books) lacks(g *snapshot.Gang) resource.Vector {
 
 // stuck reports whether it was told of a gang that it has no room, and none is kept for it.
 func stuck(g *snapshot.Gang, now int64) bool {
-	if g.Nominated != nil && g.Nominated.Until > now {
+	if g.Nominated.Keeps(now) {
 		return false
 	}
 	return slices.ContainsFunc(g.Status.Conditions, func(c snapshot.Condition) bool {
