@@ -10,13 +10,12 @@ import (
 // in quotes: names of queues and parts are free text of users, who must not move the
 // cursor, clear the screen or make up lines of whoever looks.
 func Printable(text string) string {
-	plain := func(r rune) bool { return unicode.IsPrint(r) }
-	if strings.IndexFunc(text, func(r rune) bool { return !plain(r) }) < 0 && strings.ToValidUTF8(text, "") == text {
+	if strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 && strings.ToValidUTF8(text, "") == text {
 		return text
 	}
 	var out strings.Builder
 	for _, r := range text {
-		if plain(r) {
+		if unicode.IsPrint(r) {
 			out.WriteRune(r)
 			continue
 		}
