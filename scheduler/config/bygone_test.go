@@ -34,7 +34,7 @@ func TestConfigurationsOfEarlierVolcano(t *testing.T) {
 		}
 		c.Pipeline()
 	}
-	for _, text := range []string{"actions: elected", predicatesWith("predicate.GPUSharing: true"), predicatesWith("predicate.resources.: 1")} {
+	for _, text := range []string{"actions: elected", predicatesWith("predicate.GPUSharing: true"), predicatesWith("predicate.resources.: 1"), predicatesWith("selectorspread.weight: 1"), "actions: allocate\ntiers: [{plugins: [{name: nodeorder, arguments: {overcommit-factor: 1.5}}]}]"} {
 		if parses(text) {
 			t.Errorf("accepted: %s", text)
 		}

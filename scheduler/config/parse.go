@@ -205,7 +205,7 @@ func (r *reader) plugin(path string, v any) (Plugin, bool) {
 			r.unused(path+"."+key, "the switch", sw.why)
 		}
 	}
-	p.Arguments = r.arguments(path+".arguments", m["arguments"], e.arguments, e.make != nil)
+	p.Arguments = r.arguments(path+".arguments", name, m["arguments"], e.arguments, e.make != nil)
 	if url := p.Arguments.Text("extender.urlPrefix", ""); name == "extender" && !isURL(url) {
 		r.wrong(path+`.arguments["extender.urlPrefix"]`, "is %q, must be a URL like http://127.0.0.1:8080", url)
 	}
@@ -233,7 +233,7 @@ func (r *reader) actionArguments(path string, v any, actions []Action) {
 		r.wrong(path+".name", "no action is named %q; there are %s", name, strings.Join(actionNames(), ", "))
 		return
 	}
-	args := r.arguments(path+".arguments", m["arguments"], e.arguments, e.make != nil)
+	args := r.arguments(path+".arguments", name, m["arguments"], e.arguments, e.make != nil)
 	for i := range actions {
 		if actions[i].Name == name {
 			actions[i].Arguments = args
@@ -243,13 +243,13 @@ func (r *reader) actionArguments(path string, v any, actions []Action) {
 	r.warnings = append(r.warnings, fmt.Sprintf("%s: action %q is not among the actions", path, name))
 }
 
-func (r *reader) arguments(path string, v any, known []argument, warn bool) Arguments {
+func (r *reader) arguments(path, owner string, v any, known []argument, warn bool) Arguments {
 	out := Arguments{}
 	flat := r.flatten(path, v, known)
 	for _, key := range keys(flat) {
 		at := fmt.Sprintf("%s[%q]", path, key)
 		i := slices.IndexFunc(known, func(a argument) bool { return a.matches(key) })
-		if why, past := bygone(key); i < 0 && past {
+		if why, past := bygone(owner, key); i < 0 && past {
 			r.unused(at, "the argument", why)
 			continue
 		}

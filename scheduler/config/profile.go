@@ -70,7 +70,7 @@ func Profile(spec ProfileSpec) (framework.Profile, []string, error) {
 		for k, v := range p.Arguments {
 			given[k] = v
 		}
-		tier = append(tier, Plugin{Name: p.Name, Switches: map[string]bool{}, Arguments: r.arguments(path+".arguments", given, e.arguments, e.make != nil)})
+		tier = append(tier, Plugin{Name: p.Name, Switches: map[string]bool{}, Arguments: r.arguments(path+".arguments", p.Name, given, e.arguments, e.make != nil)})
 	}
 	if len(tier) > 0 {
 		out.Plugins = Config{Tiers: [][]Plugin{tier}}.Pipeline().Plugins

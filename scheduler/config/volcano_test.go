@@ -134,6 +134,16 @@ func TestVolcanoGuide(t *testing.T) {
 	}
 	before, rest, ok1 := strings.Cut(string(text), begin)
 	got, after, ok2 := strings.Cut(rest, end)
+	for _, names := range []map[string]string{bygoneActions, bygonePlugins, bygoneArguments} {
+		for name := range names {
+			if _, of, ok := strings.Cut(name, "/"); ok {
+				name = of
+			}
+			if !strings.Contains(string(text), "`"+name+"`") {
+				t.Errorf("the page does not tell that %s of earlier releases is not used", name)
+			}
+		}
+	}
 	switch want := tables(); {
 	case !ok1 || !ok2:
 		t.Fatal("the marks of the tables are not there")

@@ -24,12 +24,12 @@ var elsewhere = map[string]string{
 
 // reasons are for commands that no test runs as they stand there.
 var reasons = map[string]string{
-	"kubectl logs":                  "named as what works; run by TestLogs of test/e2e",
-	"kubectl exec":                  "named as what works; run by TestStreams of test/e2e",
-	"kubectl get rsv":               "run by TestUpgradeAndBack of test/upgrade",
-	"kubectl get dataset image-net": "the status that it shows is read by TestDatasetIsCopied of test/e2e",
-	"kubectl get dataset image-net -o jsonpath='{.status.copies}'":            "the status that it shows is read by TestDatasetIsCopied of test/e2e",
-	`kubectl logs "$(kubectl get pod -o name -l volcano.sh/job-name="$job")"`: "logs of pods on virtual nodes; run by TestLogs of test/e2e",
+	"kubectl logs":    "named as what works; run by TestLogs of test/e2e",
+	"kubectl exec":    "named as what works; run by TestStreams of test/e2e",
+	"kubectl get rsv": "run by TestUpgradeAndBack of test/upgrade",
+	"kubectl -n physics get dataset image-net":                                "TestDatasetIsCopied of test/e2e lists those of its own namespace",
+	"kubectl -n physics get dataset image-net -o jsonpath='{.status.copies}'": "run by TestDatasetIsCopied of test/e2e in its own namespace",
+	`kubectl -n physics logs -l volcano.sh/job-name="$job" --tail=-1`:         "TestLogs of test/e2e names the pod; others choose pods by this label",
 	"isthmus explain":               "run by TestLooking of test/e2e, with more arguments",
 	"isthmus top":                   "run by TestLooking of test/e2e, with more arguments",
 	"isthmus explain job":           "run by TestLooking of test/e2e, with more arguments",
