@@ -180,8 +180,8 @@ func (a *memory) Delete(_ context.Context, o client.Object, opts ...client.Delet
 		}
 	}
 	switch {
-	case len(have.GetFinalizers()) == 0:
-		delete(a.objects[kind], key)
+	case len(have.GetFinalizers()) == 0, slices.Equal(have.GetFinalizers(), []string{metav1.FinalizerDeleteDependents}):
+		delete(a.objects[kind], key) // nobody collects garbage here
 	case have.GetDeletionTimestamp() == nil:
 		at := metav1.NewTime(a.now())
 		have.SetDeletionTimestamp(&at)

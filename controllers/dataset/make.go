@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -99,18 +101,35 @@ func newJob(d *hpc.Dataset, target hpc.DatasetTarget, attempt int32) *batch.Job 
 	}
 	return &batch.Job{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace:       d.Namespace,
-			Name:            jobName(d, target, attempt),
-			Labels:          map[string]string{wellknown.Cluster: target.Cluster},
+			Namespace: d.Namespace,
+			Name:      jobName(d, target, attempt),
+			Labels:    map[string]string{wellknown.Cluster: target.Cluster},
+			// When its Dataset is deleted, it is there until its pods are gone, as when it is
+			// deleted here: they may write, and a Dataset of the same name is to wait.
+			Finalizers:      []string{metav1.FinalizerDeleteDependents},
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(d, hpc.GroupVersion.WithKind("Dataset"))},
 		},
 		Spec: batch.JobSpec{
 			MinAvailable: 1,
 			Queue:        s.Queue,
 			Tasks: []batch.TaskSpec{{Name: "copy", Replicas: 1, Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Annotations: s.Annotations}, Spec: pod}}},
+				ObjectMeta: metav1.ObjectMeta{Annotations: annotations(d)}, Spec: pod}}},
 		},
 	}
+}
+
+// annotations are those of the pod. It does not wait for what it makes.
+func annotations(d *hpc.Dataset) map[string]string {
+	out := maps.Clone(d.Spec.Staging.Annotations)
+	if _, ok := out[wellknown.Datasets]; !ok {
+		return out
+	}
+	names := slices.DeleteFunc(strings.Split(out[wellknown.Datasets], ","), func(n string) bool { return strings.TrimSpace(n) == d.Name })
+	out[wellknown.Datasets] = strings.Join(names, ",")
+	if len(names) == 0 {
+		delete(out, wellknown.Datasets)
+	}
+	return out
 }
 
 // environment tells the program what to copy.

@@ -20,6 +20,9 @@ type Input struct {
 	Dataset *hpc.Dataset
 	// Jobs are those that the Dataset controls.
 	Jobs []*batch.Job
+	// Others are those of a Dataset of its name that was deleted. The garbage collector
+	// deletes them, and until then they may write.
+	Others []*batch.Job
 	// Wanted are the BatchClusters that gangs ask for.
 	Wanted map[string]bool
 	Now    time.Time
@@ -58,13 +61,24 @@ const (
 // defaultRetries is that of the CRD, for objects that were stored without it.
 const defaultRetries = 3
 
-// maxMessage bounds what of a Job's message is repeated.
-const maxMessage = 1024
+// The API server takes no event with a text of more than maxNote bytes. What others say
+// is cut to maxMessage, so that there is room for what is said about it.
+const (
+	maxNote    = 1024
+	maxMessage = 700
+)
+
+// maxCopies is how many copies the API server takes in a status.
+const maxCopies = 64
+
+// waits begins the part of a message that names a Job which has to be gone first.
+const waits = "it waits until Job "
 
 // Next decides about one Dataset. For the same input it gives the same answer.
 //
 // No two Jobs of one Dataset and cluster ever run at a time: one that is not to go on is
-// deleted, and the next is made when it and its pods are gone.
+// deleted, and the next is made when it and its pods are gone. The same holds for Jobs of
+// a Dataset of its name before it.
 func Next(in Input) (out Output) {
 	if in.Dataset.DeletionTimestamp != nil {
 		out.Status = *in.Dataset.Status.DeepCopy()
@@ -92,10 +106,21 @@ func clusters(in Input) []string {
 		out = append(out, c.Cluster)
 	}
 	for _, j := range in.Jobs {
-		out = append(out, j.Labels[wellknown.Cluster])
+		out = append(out, clusterOf(in, j))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// clusterOf is where a Job copies to: what the status says of it, since users may change
+// labels, and else its label.
+func clusterOf(in Input, j *batch.Job) string {
+	for _, c := range in.Dataset.Status.Copies {
+		if c.Job == j.Name {
+			return c.Cluster
+		}
+	}
+	return j.Labels[wellknown.Cluster]
 }
 
 // state is where the copy to one cluster stands.
@@ -104,7 +129,8 @@ type state struct {
 	out     *Output
 	cluster string
 	target  *hpc.DatasetTarget // nil when it is none
-	was     *hpc.DatasetCopy   // nil when the status has none
+	was     *hpc.DatasetCopy   // nil when the status has none; without what it waits for
+	said    string             // its message, with that
 	jobs    []*batch.Job
 }
 
@@ -113,6 +139,9 @@ func (s *state) look() {
 	for i := range d.Status.Copies {
 		if d.Status.Copies[i].Cluster == s.cluster {
 			s.was = d.Status.Copies[i].DeepCopy()
+			s.said = s.was.Message
+			s.was.Message, _, _ = strings.Cut(s.was.Message, waits)
+			s.was.Message = strings.TrimSuffix(s.was.Message, "; ")
 		}
 	}
 	if d.Spec.Staging != nil {
@@ -123,7 +152,7 @@ func (s *state) look() {
 		}
 	}
 	for _, j := range s.in.Jobs {
-		if j.Labels[wellknown.Cluster] == s.cluster || s.was != nil && s.was.Job == j.Name {
+		if clusterOf(s.in, j) == s.cluster {
 			s.jobs = append(s.jobs, j)
 		}
 	}
@@ -156,13 +185,28 @@ func (s *state) leave() *hpc.DatasetCopy {
 		s.drop(j)
 	}
 	if len(s.jobs) > 0 {
-		return s.was
+		if s.was != nil && s.was.Phase == hpc.CopyCopying {
+			s.was.Message = "" // of a Job that is given up
+		}
+		return s.wait(s.jobs[0])
 	}
 	if s.target == nil {
 		return nil
 	}
 	s.was = nil
 	return s.begin(0)
+}
+
+// wait is what there is, and that it waits for the end of a Job.
+func (s *state) wait(job *batch.Job) *hpc.DatasetCopy {
+	if s.was == nil {
+		return nil
+	}
+	if s.was.Message != "" {
+		s.was.Message += "; "
+	}
+	s.was.Message += waits + job.Name + " and its pods are gone"
+	return s.was
 }
 
 func (s *state) drop(j *batch.Job) {
@@ -178,7 +222,7 @@ func (s *state) begin(attempts int32) *hpc.DatasetCopy {
 	job := newJob(d, *s.target, attempts+1)
 	c := &hpc.DatasetCopy{Cluster: s.cluster, Path: s.target.Path, Phase: hpc.CopyCopying, Job: job.Name, Attempts: attempts + 1,
 		StartTime: ptr.To(metav1.NewTime(s.in.Now).Rfc3339Copy()), Recipe: recipe(d, *s.target)}
-	free := true
+	var before *batch.Job
 	for _, j := range s.jobs {
 		switch {
 		case j.Name == job.Name && j.DeletionTimestamp == nil:
@@ -188,12 +232,26 @@ func (s *state) begin(attempts int32) *hpc.DatasetCopy {
 			s.started(c)
 			return s.follow(c)
 		case j.Name == job.Name || !finished(j):
-			free = false
+			before = j
 			s.drop(j)
 		}
 	}
-	if !free || !s.in.Wanted[s.cluster] {
+	for _, j := range s.in.Others {
+		if j.Labels[wellknown.Cluster] == s.cluster && !finished(j) {
+			before = j
+		}
+	}
+	switch {
+	case !s.in.Wanted[s.cluster]:
 		return s.was
+	case s.was == nil && s.full():
+		s.note(true, "TooManyCopies", "the copy to cluster %s waits until there are fewer than %d in the status: those of targets that are removed go from it when their Jobs are gone", s.cluster, maxCopies)
+		return nil
+	case before != nil:
+		if s.was == nil {
+			s.was = unmade(s.in, c, nil, "its Job is not made yet")
+		}
+		return s.wait(before)
 	}
 	s.out.Create = append(s.out.Create, job)
 	c.Message = "its Job is new"
@@ -201,16 +259,27 @@ func (s *state) begin(attempts int32) *hpc.DatasetCopy {
 	return c
 }
 
+// full says that the status has no room for this copy.
+func (s *state) full() bool {
+	names := map[string]bool{}
+	for _, list := range [][]hpc.DatasetCopy{s.in.Dataset.Status.Copies, s.out.Status.Copies} {
+		for _, c := range list {
+			names[c.Cluster] = true
+		}
+	}
+	return !names[s.cluster] && len(names) >= maxCopies
+}
+
 func (s *state) started(c *hpc.DatasetCopy) {
 	s.out.Notices = append(s.out.Notices, started(c))
 }
 
 func started(c *hpc.DatasetCopy) Notice {
-	return Notice{Reason: "CopyStarted", Message: fmt.Sprintf("Job %s copies to %s on cluster %s (attempt %d)", c.Job, c.Path, c.Cluster, c.Attempts)}
+	return Notice{Reason: "CopyStarted", Message: bounded(fmt.Sprintf("Job %s copies to cluster %s (attempt %d), path %s", c.Job, c.Cluster, c.Attempts, c.Path), maxNote)}
 }
 
 func (s *state) note(warning bool, reason, format string, args ...any) {
-	s.out.Notices = append(s.out.Notices, Notice{Warning: warning, Reason: reason, Message: fmt.Sprintf(format, args...)})
+	s.out.Notices = append(s.out.Notices, Notice{Warning: warning, Reason: reason, Message: bounded(fmt.Sprintf(format, args...), maxNote)})
 }
 
 // follow is what has become of a copy by what its Job says.
@@ -228,7 +297,7 @@ func (s *state) follow(c *hpc.DatasetCopy) *hpc.DatasetCopy {
 		s.fail(c, s.in.Now, "its Job was deleted")
 	case job.Status.State.Phase == batch.Completed:
 		c.Phase, c.Message, c.CompletionTime = hpc.CopyReady, "", s.ended(job)
-		s.note(false, "CopyCompleted", "the data is at %s on cluster %s", c.Path, c.Cluster)
+		s.note(false, "CopyCompleted", "the data is on cluster %s, path %s", c.Cluster, c.Path)
 		s.tidy(keptReady)
 	case finished(job):
 		s.fail(c, s.ended(job).Time, "its Job is "+said(job))
@@ -248,10 +317,15 @@ func said(job *batch.Job) string {
 	if why := cmp.Or(st.Message, st.Reason); why != "" {
 		text += ": " + why
 	}
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "") + "..."
+	return bounded(text, maxMessage)
+}
+
+// bounded cuts a text that has more bytes than that, without breaking a character.
+func bounded(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	return text
+	return strings.ToValidUTF8(text[:most-3], "") + "..."
 }
 
 func (s *state) ended(job *batch.Job) *metav1.Time {
@@ -301,6 +375,7 @@ func (s *state) retry() *hpc.DatasetCopy {
 		return s.begin(s.was.Attempts)
 	}
 	s.tidy(keptFailed)
+	s.was.Message = s.said
 	return s.was
 }
 
@@ -337,10 +412,21 @@ func finished(j *batch.Job) bool {
 // refuse makes of a copy whose Job the API server will not have one that failed. It
 // counts as no attempt, so that it is tried for as long as it is asked for.
 func refuse(in Input, c, was *hpc.DatasetCopy, why error) {
-	*c = hpc.DatasetCopy{Cluster: c.Cluster, Path: c.Path, Phase: hpc.CopyFailed, Recipe: c.Recipe, Message: "its Job cannot be made: " + why.Error(),
-		CompletionTime: ptr.To(metav1.NewTime(in.Now).Rfc3339Copy())}
+	*c = *unmade(in, c, was, "its Job cannot be made: "+bounded(why.Error(), maxMessage))
+}
+
+// unmade is a copy whose Job is not made now. Before the first attempt its StartTime is
+// since when that is so without a longer break.
+func unmade(in Input, c, was *hpc.DatasetCopy, why string) *hpc.DatasetCopy {
+	now := metav1.NewTime(in.Now).Rfc3339Copy()
+	out := &hpc.DatasetCopy{Cluster: c.Cluster, Path: c.Path, Phase: hpc.CopyFailed, Recipe: c.Recipe, Message: why,
+		StartTime: &now, CompletionTime: &now}
 	if was != nil {
-		c.Attempts, c.Job, c.StartTime = was.Attempts, was.Job, was.StartTime
+		out.Attempts, out.Job = was.Attempts, was.Job
+		if was.Attempts > 0 || was.CompletionTime != nil && now.Sub(was.CompletionTime.Time) < longestWait && was.StartTime != nil {
+			out.StartTime = was.StartTime
+		}
 	}
-	c.RetryTime = ptr.To(metav1.NewTime(c.CompletionTime.Add(pause(c.Attempts))))
+	out.RetryTime = ptr.To(metav1.NewTime(now.Add(pause(out.Attempts))))
+	return out
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
@@ -24,9 +25,11 @@ type scene struct {
 	t       *testing.T
 	dataset *hpc.Dataset
 	jobs    []*batch.Job
+	others  []*batch.Job
 	wanted  map[string]bool
 	now     time.Time
 	told    []string
+	notices []Notice
 	wake    time.Duration
 }
 
@@ -43,7 +46,7 @@ func newScene(t *testing.T) *scene {
 // pass carries one decision out.
 func (s *scene) pass() Output {
 	s.t.Helper()
-	out := Next(Input{Dataset: s.dataset.DeepCopy(), Jobs: s.jobs, Wanted: s.wanted, Now: s.now})
+	out := Next(Input{Dataset: s.dataset.DeepCopy(), Jobs: s.jobs, Others: s.others, Wanted: s.wanted, Now: s.now})
 	for _, j := range out.Create {
 		j.UID, j.CreationTimestamp = "j", metav1.NewTime(s.now)
 		s.jobs = append(s.jobs, j)
@@ -54,6 +57,7 @@ func (s *scene) pass() Output {
 	}
 	for _, n := range out.Notices {
 		s.told = append(s.told, n.Reason)
+		s.notices = append(s.notices, n)
 	}
 	s.wake = out.RequeueAfter
 	return out
@@ -94,6 +98,14 @@ func (s *scene) job() *batch.Job {
 func (s *scene) end(phase batch.JobPhase) {
 	s.t.Helper()
 	s.job().Status.State = batch.JobState{Phase: phase, Message: "so it went", LastTransitionTime: metav1.NewTime(s.now)}
+}
+
+// says compares the message of the first copy.
+func (s *scene) says(want string) {
+	s.t.Helper()
+	if len(s.dataset.Status.Copies) == 0 || s.dataset.Status.Copies[0].Message != want {
+		s.t.Fatalf("copies are %+v, want the message %q", s.dataset.Status.Copies, want)
+	}
 }
 
 // is compares the status, as cluster path phase attempts.
@@ -202,6 +214,7 @@ func TestCopyThatFails(t *testing.T) {
 	s.dataset.Spec.Staging.Args = []string{"-r"}
 	s.rest()
 	s.is("hpc /scratch Failed 4") // until the Job is gone
+	s.says("its Job is Terminated: so it went; it waits until Job " + s.dataset.Status.Copies[0].Job + " and its pods are gone")
 	s.gone()
 	s.rest()
 	s.is("hpc /scratch Copying 1")
@@ -255,6 +268,7 @@ func TestTargetThatChanges(t *testing.T) {
 			if len(s.dataset.Status.Copies) != 1 || s.dataset.Status.Copies[0].Job != first.Name || first.DeletionTimestamp == nil || len(s.jobs) != 1 {
 				t.Fatalf("while the Job is there: %+v, %d Jobs", s.dataset.Status.Copies, len(s.jobs))
 			}
+			s.says("it waits until Job " + first.Name + " and its pods are gone")
 			s.gone()
 			s.rest()
 			if what == "removed" || what == "nothing" {
@@ -326,10 +340,122 @@ func TestJobIsFoundAgain(t *testing.T) {
 	s.dataset.Status = hpc.DatasetStatus{}
 	s.dataset.Spec.Staging.Command = []string{"rsync"}
 	s.rest()
-	s.is()
+	s.is("hpc /scratch Failed 0")
+	s.says("its Job is not made yet; it waits until Job " + s.jobs[0].Name + " and its pods are gone")
 	s.gone()
 	s.rest()
+	s.now = s.now.Add(time.Minute)
+	s.rest()
 	s.is("hpc /scratch Copying 1")
+}
+
+// While the Job of a Dataset that had the name may write, none is begun, and that Job is
+// left to the garbage collector.
+func TestDatasetIsMadeAnew(t *testing.T) {
+	s := newScene(t)
+	s.rest()
+	s.others, s.jobs = s.jobs, nil
+	old := s.others[0]
+	s.dataset.UID, s.dataset.Status = "v", hpc.DatasetStatus{}
+	s.wanted["east"] = true
+	s.rest()
+	s.is("east /work Copying 1", "hpc /scratch Failed 0")
+	wait := "its Job is not made yet; it waits until Job " + old.Name + " and its pods are gone"
+	for range 3 {
+		if c := s.dataset.Status.Copies[1]; c.Message != wait || old.DeletionTimestamp != nil || len(s.jobs) != 1 {
+			t.Fatalf("got %+v and %d Jobs, the old one deleted at %v", c, len(s.jobs), old.DeletionTimestamp)
+		}
+		s.now = s.now.Add(time.Minute)
+		s.rest()
+	}
+	// Nobody asks any more, and then somebody does.
+	s.wanted["hpc"] = false
+	s.others = nil
+	s.rest()
+	if c := s.dataset.Status.Copies[1]; c.Message != "its Job is not made yet" {
+		t.Errorf("got %+v", c)
+	}
+	s.wanted["hpc"] = true
+	s.rest()
+	s.is("east /work Copying 1", "hpc /scratch Copying 1")
+	// One that has ended writes no more.
+	s = newScene(t)
+	old.Status.State.Phase = batch.Failed
+	s.others = []*batch.Job{old}
+	s.rest()
+	s.is("hpc /scratch Copying 1")
+	if f := s.job().Finalizers; !slices.Equal(f, []string{metav1.FinalizerDeleteDependents}) {
+		t.Errorf("a Job with the finalizers %q may go before its pods", f)
+	}
+}
+
+// Labels are users' to change: a Job is that of the copy that names it.
+func TestJobLosesItsLabel(t *testing.T) {
+	for _, label := range []string{"", "east", "nowhere"} {
+		s := newScene(t)
+		s.rest()
+		s.job().Labels[wellknown.Cluster] = label
+		s.wanted["east"] = false
+		s.rest()
+		s.is("hpc /scratch Copying 1")
+		s.job() // is not deleted
+		s.end(batch.Completed)
+		s.rest()
+		s.is("hpc /scratch Ready 1")
+	}
+}
+
+// The API server refuses events with a text of more than 1,024 bytes.
+func TestLongWords(t *testing.T) {
+	s := newScene(t)
+	s.dataset.Spec.Staging.Targets[0].Path = "/" + strings.Repeat("ä", 2047)
+	s.rest()
+	s.end(batch.Failed)
+	s.job().Status.State.Message = strings.Repeat("ö", 2500)
+	s.rest()
+	s.now = s.now.Add(time.Minute)
+	s.rest()
+	s.gone()
+	s.end(batch.Completed)
+	s.rest()
+	if want := []string{"CopyStarted", "CopyFailed", "CopyStarted", "CopyCompleted"}; !slices.Equal(s.told, want) {
+		t.Errorf("told %v, want %v", s.told, want)
+	}
+	for _, n := range s.notices {
+		if len(n.Message) > 1024 || !utf8.ValidString(n.Message) || n.Reason == "CopyFailed" && !strings.HasSuffix(n.Message, "if it is still asked for") {
+			t.Errorf("%s of %d bytes: %s", n.Reason, len(n.Message), n.Message)
+		}
+	}
+	in := Input{Dataset: s.dataset, Now: s.now}
+	refuse(in, &s.dataset.Status.Copies[0], nil, errors.New(strings.Repeat("x", 5000)))
+	if n := len(s.dataset.Status.Copies[0].Message); n > 1024 {
+		t.Errorf("the message of a refusal has %d bytes", n)
+	}
+}
+
+// The API server takes 64 copies in a status: further ones wait until there is room.
+func TestTooManyCopies(t *testing.T) {
+	s := newScene(t)
+	s.dataset.Spec.Staging.Targets = nil
+	for i := range 64 {
+		name := fmt.Sprintf("b%02d", i)
+		s.dataset.Spec.Staging.Targets = append(s.dataset.Spec.Staging.Targets, hpc.DatasetTarget{Cluster: name, Path: "/p"})
+		s.wanted[name] = true
+	}
+	s.rest()
+	for i := range s.dataset.Spec.Staging.Targets {
+		name := fmt.Sprintf("a%02d", i)
+		s.dataset.Spec.Staging.Targets[i].Cluster, s.wanted[name] = name, true
+	}
+	s.rest()
+	if n := len(s.dataset.Status.Copies); n != 64 || !slices.Contains(s.told, "TooManyCopies") {
+		t.Fatalf("%d copies, told %v", n, slices.Compact(s.told))
+	}
+	s.gone()
+	s.rest()
+	if n, first, last := len(s.dataset.Status.Copies), s.dataset.Status.Copies[0].Cluster, s.dataset.Status.Copies[63].Cluster; n != 64 || first != "a00" || last != "a63" {
+		t.Errorf("%d copies, from %s to %s", n, first, last)
+	}
 }
 
 func TestRefusedJob(t *testing.T) {
@@ -344,9 +470,27 @@ func TestRefusedJob(t *testing.T) {
 	}
 	s.rest()
 	s.is("hpc /scratch Failed 0")
+	// It says since when it is refused, unless nobody tried for long.
+	first := s.now
+	for _, later := range []time.Duration{time.Minute, 50 * time.Minute, 2 * time.Hour} {
+		s.now = s.now.Add(later)
+		in := Input{Dataset: s.dataset.DeepCopy(), Wanted: s.wanted, Now: s.now}
+		out := Next(in)
+		refuse(in, &out.Status.Copies[0], &in.Dataset.Status.Copies[0], errors.New("no queue nightly"))
+		s.dataset.Status = out.Status
+		if later > time.Hour {
+			first = s.now
+		}
+		if c := s.dataset.Status.Copies[0]; !c.StartTime.Equal(&metav1.Time{Time: first}) || !c.CompletionTime.Equal(&metav1.Time{Time: s.now}) {
+			t.Errorf("after %s more: %+v", later, c)
+		}
+	}
 	s.now = s.now.Add(time.Minute)
 	s.rest()
 	s.is("hpc /scratch Copying 1")
+	if at := s.dataset.Status.Copies[0].StartTime; !at.Equal(&metav1.Time{Time: s.now}) {
+		t.Errorf("it began at %s", at)
+	}
 }
 
 func TestDeletedDatasetIsLeft(t *testing.T) {
@@ -389,6 +533,14 @@ func TestJobOfACopy(t *testing.T) {
 	d.Spec.Staging.ServiceAccountName = "mover"
 	if pod := newJob(d, d.Spec.Staging.Targets[0], 1).Spec.Tasks[0].Template; pod.Spec.ServiceAccountName != "mover" || pod.Spec.AutomountServiceAccountToken != nil {
 		t.Errorf("pod %+v", pod.Spec)
+	}
+	// What it makes is not there while it is made, so it does not wait for it.
+	for text, want := range map[string]string{"other , " + d.Name + ", more": "other , more", d.Name: "", "other": "other", d.Name + "," + d.Name: ""} {
+		d.Spec.Staging.Annotations = map[string]string{wellknown.Datasets: text, wellknown.Walltime: "2h"}
+		got, there := newJob(d, d.Spec.Staging.Targets[0], 1).Spec.Tasks[0].Template.Annotations[wellknown.Datasets]
+		if got != want || there != (want != "") || d.Spec.Staging.Annotations[wellknown.Datasets] != text {
+			t.Errorf("%q: reads %q, want %q", text, got, want)
+		}
 	}
 	d.Spec.Locations = d.Spec.Locations[:1]
 	if l := source(d); l.Path != "/local" || l.Cluster != "" {

@@ -35,10 +35,10 @@ import (
 // Name is the controller's name in logs, metrics, events and field ownership.
 const Name = "isthmus-dataset"
 
-// Cache indexes: from a Dataset's UID to its Jobs, and from a Dataset's name to the
+// Cache indexes: from a Dataset's name to Jobs of it and of others that had its name, and from a Dataset's name to the
 // PodGroups of its namespace that ask for a copy.
 const (
-	jobsByDataset   = "isthmus.dataset-uid"
+	jobsByDataset   = "isthmus.dataset"
 	groupsByDataset = "isthmus.staging"
 )
 
@@ -72,7 +72,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		if owner == nil || owner.Kind != "Dataset" || owner.APIVersion != hpc.GroupVersion.String() {
 			return nil
 		}
-		return []string{string(owner.UID)}
+		return []string{owner.Name}
 	})
 	if err != nil {
 		return fmt.Errorf("index jobs by Dataset: %w", err)
@@ -164,11 +164,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 func (r *Reconciler) read(ctx context.Context, d *hpc.Dataset) (Input, error) {
 	in := Input{Dataset: d, Wanted: map[string]bool{}, Now: r.Now()}
 	var jobs batch.JobList
-	if err := r.Client.List(ctx, &jobs, client.InNamespace(d.Namespace), client.MatchingFields{jobsByDataset: string(d.UID)}); err != nil {
+	if err := r.Client.List(ctx, &jobs, client.InNamespace(d.Namespace), client.MatchingFields{jobsByDataset: d.Name}); err != nil {
 		return in, fmt.Errorf("list jobs: %w", err)
 	}
 	for i := range jobs.Items {
-		in.Jobs = append(in.Jobs, &jobs.Items[i])
+		if job := &jobs.Items[i]; metav1.IsControlledBy(job, d) {
+			in.Jobs = append(in.Jobs, job)
+		} else {
+			in.Others = append(in.Others, job)
+		}
 	}
 	if err := r.lookFor(ctx, &in); err != nil {
 		return in, err

@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -269,4 +271,47 @@ func TestDatasetIsDeleted(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// A Dataset that is deleted and made again is not copied while a pod of the one before
+// may write.
+func TestMadeAnewWhileCopied(t *testing.T) {
+	s := newStage(t)
+	s.ask("one", `{"images":"hpc"}`)
+	s.is(1, "hpc Copying 1")
+	first := s.job("hpc")
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "copy", Finalizers: []string{"example.org/hold"},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(first, batch.SchemeGroupVersion.WithKind("Job"))}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "tools"}}},
+	}
+	s.create(pod)
+	if err := plane.Client.Delete(t.Context(), s.dataset()); err != nil {
+		t.Fatal(err)
+	}
+	s.create(images(s.ns))
+	d := s.is(1, "hpc Failed 0")
+	if c := d.Status.Copies[0]; !strings.Contains(c.Message, "waits until Job "+first.Name) {
+		t.Errorf("got %+v", c)
+	}
+	// The garbage collector has come by, and the Job stays with its pod.
+	controllertest.Eventually(t, 2*time.Minute, func(ctx context.Context) string {
+		if err := plane.Client.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil || pod.DeletionTimestamp == nil {
+			return fmt.Sprintf("the pod is not being deleted: %v", err)
+		}
+		return ""
+	})
+	s.stop()
+	s.offset.Add(int64(time.Minute))
+	s.start()
+	if c := s.is(1, "hpc Failed 0").Status.Copies[0]; !strings.Contains(c.Message, "waits until Job "+first.Name) {
+		t.Errorf("got %+v", c)
+	}
+	if err := plane.Client.Patch(t.Context(), pod, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
+		t.Fatal(err)
+	}
+	s.is(1, "hpc Copying 1")
+	if j := s.job("hpc"); j.UID == first.UID {
+		t.Errorf("Job %s of the Dataset before goes on", j.Name)
+	}
 }

@@ -5,6 +5,7 @@ package ownedjob
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,7 +36,18 @@ func Create(ctx context.Context, c client.Client, recorder events.EventRecorder,
 		err = fmt.Errorf("a Job of that name exists and is another's: %w", err)
 	}
 	if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		recorder.Eventf(owner, nil, corev1.EventTypeWarning, "FailedCreate", "Reconcile", "cannot create Job %s: %s", job.Name, err)
+		recorder.Eventf(owner, nil, corev1.EventTypeWarning, "FailedCreate", "Reconcile", "cannot create Job %s: %s", job.Name, bounded(err.Error()))
 	}
 	return fmt.Errorf("create job %s: %w", job.Name, err)
+}
+
+// maxReason bounds what is told of an error: the API server takes no event with a text
+// of more than 1,024 bytes, and a name has at most 253.
+const maxReason = 700
+
+func bounded(text string) string {
+	if len(text) <= maxReason {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxReason-3], "") + "..."
 }

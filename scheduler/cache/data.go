@@ -75,10 +75,21 @@ func (e *dataset) setTargets(d *hpcv1alpha1.Dataset) {
 			t.Failed, t.Why = c.RetryTime == nil, plan.Bound(c.Message)
 			if c.RetryTime != nil {
 				t.RetryAt = c.RetryTime.UnixNano()
+				t.Begins = beginsAt(c)
 			}
 		}
 		e.Targets = append(e.Targets, t)
 	}
+}
+
+// beginsAt is when a copy that was tried in vain may be thought to begin, in nanoseconds
+// since 1970: one whose Job is refused is thought to be refused as much longer again, so
+// that another cluster may become the better one.
+func beginsAt(c *hpcv1alpha1.DatasetCopy) int64 {
+	if c.Attempts > 0 || c.StartTime == nil || c.CompletionTime == nil {
+		return 0
+	}
+	return max(c.RetryTime.UnixNano(), c.CompletionTime.Add(c.CompletionTime.Sub(c.StartTime.Time)).UnixNano())
 }
 
 // DeleteDataset forgets a Dataset.

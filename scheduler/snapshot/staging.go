@@ -25,6 +25,9 @@ type DataTarget struct {
 	RetryAt int64  `json:"retryAt,omitempty"`
 	Failed  bool   `json:"failed,omitempty"`
 	Why     string `json:"why,omitempty"`
+	// Begins is when one whose Job is refused again and again is thought to begin, in
+	// nanoseconds since 1970; 0 is at RetryAt.
+	Begins int64 `json:"begins,omitempty"`
 }
 
 // Copy is a dataset and where it is to be copied to.
@@ -70,8 +73,8 @@ func (c Copy) Ready(now time.Time) int64 {
 			return takes - ran
 		}
 		return max(ran-takes, leastLeft)
-	case t.RetryAt > now.UnixNano():
-		return resource.Add(takes, (t.RetryAt-now.UnixNano())/int64(time.Second))
+	case max(t.RetryAt, t.Begins) > now.UnixNano():
+		return resource.Add(takes, (max(t.RetryAt, t.Begins)-now.UnixNano())/int64(time.Second))
 	}
 	return takes
 }

@@ -153,7 +153,8 @@ type DatasetCopy struct {
 	// +optional
 	Message string `json:"message,omitempty"`
 
-	// StartTime is when the last attempt began, CompletionTime when it ended.
+	// StartTime is when the last attempt began, or before the first one since when its
+	// Job cannot be made. CompletionTime is when it ended, or was last tried in vain.
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// +optional
