@@ -107,13 +107,20 @@ func (s *Session) mayJoin(g *snapshot.Gang, domain Domain) bool {
 }
 
 // GiveUpKept gives up the room on a virtual node that is kept for a gang, until the end of
-// the cycle, where the gang does not fit into it and nothing is going away there: what fits
-// hosts beside other pods need not fit without them, since packing is no exact search. It
-// is called between Unhold and Rehold, and reports whether there was any.
-func (s *Session) GiveUpKept(g *snapshot.Gang) bool {
+// the cycle, where its pods do not fit although as much is free and nothing is going away
+// there: what fits hosts beside other pods need not fit without them, since packing is no
+// exact search. Where less is free those who are in the way have yet to be sent away, by
+// the next scheduler maybe. It is called between Unhold and Rehold, and reports whether
+// there was any.
+func (s *Session) GiveUpKept(g *snapshot.Gang, pods []*snapshot.Pod) bool {
 	d, ok := s.nominatedDomain(g)
 	if !ok || !d.Virtual() || !s.Nominated(g) || slices.ContainsFunc(s.going(), func(l leave) bool { return l.node == d.Node }) {
 		return false
+	}
+	for dim, a := range s.sum(pods) {
+		if a > 0 && s.Txn.FreeOf(d.Node, dim) < a {
+			return false
+		}
 	}
 	s.kept[g.Key] = nil
 	return true

@@ -236,7 +236,7 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 			}
 			s.Block(b)
 		}
-		if !s.GiveUpKept(g) && s.Nominated(g) {
+		if !s.GiveUpKept(g, must) && s.Nominated(g) {
 			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
 		}
 		s.Wait(g, u)
