@@ -30,7 +30,7 @@ func images(ns string) *hpc.Dataset {
 			Size: kresource.MustParse("10Gi"), Locations: []hpc.DatasetLocation{{Cluster: "home", Path: "/data/images"}},
 			Staging: &hpc.DatasetStaging{
 				Image: "tools", Command: []string{"rsync"}, Args: []string{"-a", "$(ISTHMUS_SOURCE_PATH)/", "$(ISTHMUS_TARGET_PATH)/"},
-				Targets: []hpc.DatasetTarget{{Cluster: "hpc", Path: "/scratch/images"}, {Cluster: "east", Path: "/work/images"}},
+				Targets: []hpc.DatasetTarget{{Cluster: "hpc", Path: "/scratch/images"}, {Cluster: "east", Path: "/lustre/images"}},
 			},
 		},
 	}
@@ -107,7 +107,7 @@ func TestGuidesExampleIsFine(t *testing.T) {
 // TestCopyOfATarget: a copy is of a target only with its path.
 func TestCopyOfATarget(t *testing.T) {
 	d := images("ns")
-	d.Status.Copies = []hpc.DatasetCopy{{Cluster: "hpc", Path: "/old", Phase: hpc.CopyReady}, {Cluster: "east", Path: "/work/images", Phase: hpc.CopyFailed}}
+	d.Status.Copies = []hpc.DatasetCopy{{Cluster: "hpc", Path: "/old", Phase: hpc.CopyReady}, {Cluster: "east", Path: "/lustre/images", Phase: hpc.CopyFailed}}
 	var got []string
 	for _, target := range d.Spec.Staging.Targets {
 		if c := d.Copy(target); c != nil {
