@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,8 +20,10 @@ import (
 // a time: the next one when the plugin has served the one before it.
 
 const (
-	// turnAgain is how often a pod that is not the next asks again.
-	turnAgain = 50 * time.Millisecond
+	// A pod that is not the next asks again after an eighth of the time that it has waited
+	// for, between turnAgain and turnAgainAtMost: many may wait, and any may go next.
+	turnAgain       = 50 * time.Millisecond
+	turnAgainAtMost = 2 * time.Second
 	// serveWithin is how long others wait for one pod to be served.
 	serveWithin = 2 * time.Minute
 )
@@ -83,7 +86,7 @@ func (b *Binder) inTurn(ctx context.Context, t bindTask) (bool, error) {
 		return false, nil
 	}
 	if !ok {
-		b.binds.AddAfter(t, turnAgain)
+		b.binds.AddAfter(t, min(max(now.Sub(t.since)/8, turnAgain), turnAgainAtMost))
 		return false, nil
 	}
 	return true, b.clearUndue(ctx, t.bind.Node)
@@ -98,6 +101,10 @@ func (b *Binder) clearUndue(ctx context.Context, node string) error {
 			_, err := b.Client.CoreV1().Pods(ref.Namespace).Patch(ctx, ref.Name, types.MergePatchType, data, metav1.PatchOptions{})
 			return err
 		})
+		if apierrors.IsForbidden(err) {
+			logr.FromContextOrDiscard(ctx).Info("an ended pod cannot be told that it gets no GPUs any more; some versions of Volcano's device plugin may serve it in place of the next", "pod", ref.Namespace+"/"+ref.Name, "reason", err.Error())
+			continue // whoever may not patch pods is not to be held up by it for ever
+		}
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 			return fmt.Errorf("take back what pod %s/%s was to get from Volcano's device plugin: %w", ref.Namespace, ref.Name, err)
 		}

@@ -205,7 +205,7 @@ func available(s *snapshot.Snapshot) resource.Vector {
 	out := s.Total.Clone()
 	for _, n := range s.Nodes {
 		out.SubScaled(n.Used(), 1)
-		if !n.Ready || n.Unschedulable || n.Virtual && n.Broken != "" {
+		if !n.Takes() {
 			for d, a := range n.Total {
 				out[d] = resource.Sub(out[d], max(resource.Sub(a, n.Used()[d]), 0))
 			}

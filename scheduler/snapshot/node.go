@@ -247,5 +247,8 @@ func (s *nodeState) portsFree(c *Class) bool {
 	return true
 }
 
+// Takes reports whether anybody can be placed on the node now, if there is room.
+func (n *Node) Takes() bool { return n.Ready && !n.Unschedulable && !(n.Virtual && n.Broken != "") }
+
 // Used is what the node's residents take; the caller must not change it.
 func (n *Node) Used() resource.Vector { return n.state.used }

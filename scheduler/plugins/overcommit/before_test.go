@@ -199,3 +199,23 @@ func TestRoomThatNobodyTakesLetsIn(t *testing.T) {
 		}
 	}
 }
+
+// TestCordonedRoomLetsNobodyIn: what is idle on a node where nobody can be placed is none
+// that somebody could have.
+func TestCordonedRoomLetsNobodyIn(t *testing.T) {
+	w := cluster(t, "a")
+	out := schedtest.Real("out", resource.Quantity{Name: gpu, Amount: 100}, resource.Quantity{Name: "pods", Amount: 1000})
+	out.Unschedulable = true
+	w.SetNode(out)
+	add(w, "a", snapshot.GroupRunning, 7, 10, 0)
+	add(w, "a", snapshot.GroupInqueue, 7, 25, 0)
+	add(w, "a", snapshot.GroupPending, 9, 10, 0)
+	for _, g := range w.Gangs {
+		if g.Status.Phase == snapshot.GroupInqueue {
+			g.Pods[0].Needs.NodeSelector = map[string]string{"disk": "fast"}
+		}
+	}
+	if in, words := letIn(piped(t, "name: proportion"), w); in["a"] != 3 {
+		t.Errorf("%v are let in, for 30 GPUs that are idle; %v", in, words)
+	}
+}

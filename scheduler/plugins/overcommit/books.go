@@ -133,7 +133,7 @@ func (b *books) build() {
 		}
 	}
 	for _, n := range b.s.Snapshot.Nodes {
-		if !n.Ready {
+		if !n.Takes() {
 			continue
 		}
 		used := n.Used()
@@ -170,8 +170,9 @@ func (b *books) enter(g *snapshot.Gang) {
 func (b *books) leafOf(queue string) *node {
 	n, known := b.leaves[queue]
 	if !known {
+		above := b.ledger.Above(queue)
 		for _, c := range b.nodes {
-			if above := b.ledger.Above(queue); len(above) > 0 && c.queue == above[len(above)-1] {
+			if len(above) > 0 && c.queue == above[len(above)-1] {
 				n = c
 			}
 		}
