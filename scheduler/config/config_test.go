@@ -233,6 +233,29 @@ func TestEveryPluginOfVolcano(t *testing.T) {
 	}
 }
 
+// TestNumbersAreReadAsWritten: whole numbers in all the forms that files have them in, and
+// the words for those that are none.
+func TestNumbersAreReadAsWritten(t *testing.T) {
+	read := func(v string) (config.Config, error) {
+		c, _, err := config.Parse([]byte("actions: allocate\ntiers:\n- plugins:\n  - name: nodeorder\n    arguments: {nodeaffinity.weight: " + v + "}\n"))
+		return c, err
+	}
+	for v, want := range map[string]int64{`"1.0"`: 1, "1.0": 1, `"3"`: 3, `" 4 "`: 4, `"1e3"`: 1000, "1e3": 1000, `"-0.0"`: 0, `"9007199254740993"`: 1<<53 + 1} {
+		if c, err := read(v); err != nil || c.Tiers[0][0].Arguments["nodeaffinity.weight"] != want {
+			t.Errorf("%s is read as %v (%v), want %d", v, c.Tiers, err, want)
+		}
+	}
+	for v, why := range map[string]string{
+		"-1": "it is less", `"-1"`: "it is less", `"-1.0"`: "it is less", `"-1e30"`: "it is less", "1.5": "it has a fraction", `"1.5"`: "it has a fraction",
+		"1e30": "it is too large", `"1e400"`: "it is too large", `"NaN"`: "it is no number", "high": "it is no number", `""`: "it is no number", "null": "must be a single value",
+	} {
+		_, err := read(v)
+		if !pathIs(err, `tiers[0].plugins[0].arguments["nodeaffinity.weight"]`) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s gives %v, want the path and %q", v, err, why)
+		}
+	}
+}
+
 func pathIs(err error, path string) bool {
 	var e *config.Error
 	return errors.As(err, &e) && e.Path == path

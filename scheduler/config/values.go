@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -133,8 +134,9 @@ func get[T any](a Arguments, name string, other T) T {
 	return other
 }
 
-// read converts a decoded value to the argument's type. Volcano takes numbers and
-// booleans as text as well, so they are taken here.
+// read converts a decoded value to the argument's type. Numbers and booleans are taken as
+// text as well, as the first releases of Volcano wanted them; later ones pass such text over
+// and say so in their log alone.
 func (a argument) read(v any) (any, error) {
 	s, scalar := scalarText(v)
 	switch a.kind {
@@ -163,9 +165,12 @@ func (a argument) read(v any) (any, error) {
 		}
 		return b, nil
 	case integer:
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || float64(n) < a.from {
-			return nil, fmt.Errorf("is %q, must be a whole number of at least %g", s, a.from)
+		n, err := wholeNumber(s)
+		if err == nil && float64(n) < a.from {
+			err = errors.New("is less")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("is %q, must be a whole number of at least %g; it %w", s, a.from, err)
 		}
 		return n, nil
 	case number:
@@ -194,6 +199,29 @@ func (a argument) read(v any) (any, error) {
 	}
 	return s, nil
 }
+
+// wholeNumber reads a whole number that may be written with decimals that are none ("1.0")
+// or with an exponent ("1e3"), as unquoted numbers may be. The error says what else it is.
+func wholeNumber(s string) (int64, error) {
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return n, nil
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	switch {
+	case math.IsNaN(f) || err != nil && !errors.Is(err, strconv.ErrRange):
+		return 0, errors.New("is no number")
+	case f <= -maxWhole:
+		return 0, errors.New("is less")
+	case f >= maxWhole:
+		return 0, errors.New("is too large")
+	case f != math.Trunc(f):
+		return 0, errors.New("has a fraction")
+	}
+	return int64(f), nil
+}
+
+// maxWhole is where numbers that may have a fraction no longer tell whole ones apart.
+const maxWhole = 1 << 53
 
 func readWords(list []any) (any, error) {
 	out := []string{}
