@@ -4,10 +4,23 @@ import (
 	"slices"
 	"time"
 
-	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
-
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
+
+// Assumption is a binding that was sent and that the watch has not shown yet.
+type Assumption struct {
+	Node    string
+	Attempt string
+	Size    int64
+	Rank    int64
+	Devices []string
+	Cells   []snapshot.CellShare
+	// Claims are the volumes and devices that are seen to before the pod is bound.
+	Claims *claims.Got
+	// Until is when the assumption is given up; zero while the binding is under way.
+	Until time.Time
+}
 
 // Assume counts a pod as bound from now on, until the watch shows it, Forget is
 // called, or the assumption expires. A pod that is gone or bound is left alone,
@@ -92,81 +105,4 @@ func (c *Cache) Assumed() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.assumed)
-}
-
-// Hold keeps a gang from being placed until a time, and says why.
-func (c *Cache) Hold(gang, why string, until time.Time) { c.HoldAs(gang, "", why, until) }
-
-// HoldAs is Hold for a reason that has a code of its own, by which it is shown.
-func (c *Cache) HoldAs(gang, code, why string, until time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.gangs[gang]; e != nil {
-		e.hold, e.code, e.until, e.snap = why, code, until, nil
-	}
-}
-
-// Conditions returns a PodGroup's conditions as the API server last told them.
-func (c *Cache) Conditions(gang string) []volcanov1.PodGroupCondition {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.gangs[gang]; e != nil {
-		return slices.Clone(e.raw)
-	}
-	return nil
-}
-
-// StatusWritten notes the status that a write left behind at a resource version,
-// so that it is not written again before the watch shows it.
-func (c *Cache) StatusWritten(gang, uid string, pg *volcanov1.PodGroup) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.gangs[gang]
-	if e == nil || e.group == nil || e.group.UID != uid {
-		return
-	}
-	if e.group.version != "" && !older(e.group.version, pg.ResourceVersion) {
-		return // the watch was faster
-	}
-	status, before := groupStatus(pg.Status), e.group.Status.Phase
-	e.written, e.writtenRV, e.raw, e.snap = &status, pg.ResourceVersion, pg.Status.Conditions, nil
-	if status.Phase == snapshot.GroupInqueue && before != status.Phase {
-		c.signal() // its pods may be placed from now on
-	} else {
-		c.signalLater()
-	}
-}
-
-// Displayed is what a pod's PodScheduled condition says of why it waits.
-func (c *Cache) Displayed(uid string) (reason, message string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.pods[uid]; e != nil {
-		return e.waitReason, e.waitMessage
-	}
-	return "", ""
-}
-
-// Pod returns the placement of a pod, assumptions included, and whether it exists.
-func (c *Cache) Pod(uid string) (snapshot.Pod, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.pods[uid]; e != nil {
-		return c.seat(e), true
-	}
-	return snapshot.Pod{}, false
-}
-
-// Status returns the PodGroup status that the next snapshot will show.
-func (c *Cache) Status(gang string) (snapshot.GroupStatus, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.gangs[gang]
-	switch {
-	case e == nil || e.group == nil:
-		return snapshot.GroupStatus{}, false
-	case e.written != nil:
-		return *e.written, true
-	}
-	return e.group.Status, true
 }

@@ -1,25 +1,54 @@
 package cache
 
 import (
+	"fmt"
+	"maps"
 	"slices"
-	"strings"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// ordered lists the nodes that are seen, by name: sorting them in each cycle would
-// cost more than most cycles.
-func (c *Cache) ordered() []*nodeEntry {
-	if c.inOrder == nil {
-		c.inOrder = make([]*nodeEntry, 0, len(c.nodes))
-		for _, e := range c.nodes {
-			if e.spec != nil {
-				c.inOrder = append(c.inOrder, e)
-			}
-		}
-		slices.SortFunc(c.inOrder, func(a, b *nodeEntry) int { return strings.Compare(a.spec.Name, b.spec.Name) })
+// Snapshot returns the present state; it is immutable and the cache's work goes
+// on beside it.
+func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dims == nil || len(c.classes) > 2*len(c.pods)+1024 {
+		c.recompile()
 	}
-	return c.inOrder
+	c.expireEvictions(now)
+	c.forgetImages()
+	nodes := make([]*snapshot.Node, 0, len(c.nodes))
+	for _, e := range c.ordered() {
+		if e.snap == nil {
+			e.snap = snapshot.NewNode(c.withImages(c.withNUMA(*e.spec), e), c.residents(e), c.dims)
+		}
+		nodes = append(nodes, e.snap)
+	}
+	gangs := make([]*snapshot.Gang, 0, len(c.gangs))
+	for key, e := range c.gangs {
+		c.awaitGroup(e, now)
+		if e.out.of(e, now) {
+			continue
+		}
+		if e.hold != "" && !now.Before(e.until) {
+			e.hold, e.code, e.snap = "", "", nil
+		}
+		if e.snap == nil {
+			e.snap = c.compileGang(key, e, now)
+		}
+		gangs = append(gangs, e.snap)
+	}
+	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
+	s.SetBudgets(c.allBudgets())
+	s.SetReservations(c.allReservations())
+	s.Loads, s.Opinions, s.Rounds, s.Turns = c.loads, c.opinions, c.rounds, c.turns
+	s.SetQuotas(c.allQuotas())
+	s.Usage = c.usage()
+	s.Claims = c.world()
+	s.Namespaces = c.namespaceLabels()
+	return c.topology(s)
 }
 
 // recompile starts over with the table of names and the classes.
@@ -36,4 +65,108 @@ func (c *Cache) recompile() {
 	}
 	c.dims = snapshot.DimsOf(specs)
 	c.classes = map[string]*snapshot.Class{}
+}
+
+func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
+	out := make([]snapshot.Resident, 0, len(n.pods))
+	for uid, e := range n.pods {
+		p := c.seat(e)
+		out = append(out, snapshot.Resident{UID: uid, Class: c.class(e), Job: p.Job(e.gang), Devices: p.Devices, Cells: p.Cells, Running: p.Phase == snapshot.PodRunning, Leaving: p.Terminating})
+	}
+	return out
+}
+
+// class is what scheduling sees of a pod's needs, its queue's included.
+func (c *Cache) class(e *podEntry) *snapshot.Class {
+	groups := c.groupsOf(e)
+	key := e.class
+	if groups != nil {
+		key = fmt.Sprintf("%s\n%q", key, *groups)
+	}
+	cl := c.classes[key]
+	if cl == nil {
+		spec := e.spec
+		spec.Groups = groups
+		if groups != nil {
+			cl = snapshot.NewClass(spec, spec.Key(), c.dims)
+		} else {
+			cl = snapshot.NewClass(spec, key, c.dims)
+		}
+		c.classes[key] = cl
+	}
+	return cl
+}
+
+// groupsOf are the node groups of the queue that a pod is in, nil for none.
+func (c *Cache) groupsOf(e *podEntry) *snapshot.NodeGroups {
+	if e.gang == "" {
+		return nil
+	}
+	name := e.stand.Queue
+	if g := c.gangs[e.gang]; g != nil && g.group != nil {
+		name = g.group.Queue
+	}
+	if q := c.queues[name]; q != nil {
+		return q.Groups
+	}
+	return nil
+}
+
+func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.Gang {
+	pods := make([]*snapshot.Pod, 0, len(e.pods))
+	var priority int32 // of the most urgent pod; it may be below zero
+	patient, acts := false, c.actsOnEviction(e)
+	for _, pe := range e.pods {
+		p := c.seat(pe)
+		p.Class = c.class(pe)
+		p.Budgets = c.budgetsOf(pe)
+		if e.group != nil && e.group.protected != "" && p.Protected == "" {
+			p.Protected = e.group.protected
+		}
+		if c.guarded != "" && len(p.Budgets) > 0 && p.Protected == "" {
+			p.Protected = c.guarded
+		}
+		p.Picked = c.picked(pe)
+		p.Movable = p.Protected == "" && (p.Movable || pe.job != "" && e.group != nil && e.group.yields) && !acts
+		if len(pods) == 0 || pe.priority > priority {
+			priority = pe.priority
+		}
+		pods = append(pods, &p)
+		patient = patient || pe.patient
+	}
+	spec := snapshot.GangSpec{Key: key}
+	switch {
+	case e.group != nil:
+		spec = e.group.GangSpec
+		spec.Priority = c.priority(e.group.priorityClass, priority, len(pods) > 0)
+		if e.group.nativePriority != nil {
+			spec.Priority = *e.group.nativePriority
+		}
+		if len(e.group.policies) > 0 {
+			assign(e.group.policies, pods, func(uid string) map[string]string { return e.pods[uid].labels })
+		}
+		if e.written != nil {
+			spec.Status = *e.written
+		}
+	default:
+		first := ""
+		for uid, pe := range e.pods { // the same pod speaks for all whatever the order of the map
+			if first == "" || uid < first {
+				first, spec = uid, pe.stand
+			}
+		}
+		spec.Priority = priority
+	}
+	spec.ActsOnEviction = acts
+	spec.Hold, spec.HoldCode, spec.Patient, spec.Data = e.hold, e.code, patient, c.dataOf(spec.Namespace, e)
+	spec.Nominated = e.nomination(spec.Nominated)
+	estimated(&spec, e.pods)
+	named := ""
+	if e.group != nil {
+		named = e.group.estimateKey
+	}
+	c.learnFrom(&spec, named, e.pods)
+	g := snapshot.NewGang(spec, pods, c.dims)
+	e.noteShort(g, now)
+	return g
 }

@@ -150,3 +150,16 @@ func (c *Cache) learnFrom(spec *snapshot.GangSpec, named string, pods map[string
 		spec.Estimate, spec.EstimateFrom = int64(d), snapshot.EstimateLearnt
 	}
 }
+
+// estimated works out how long a gang runs: what its PodGroup says, else the
+// longest that any of its pods says.
+func estimated(spec *snapshot.GangSpec, pods map[string]*podEntry) {
+	if spec.Estimate > 0 {
+		return
+	}
+	for _, e := range pods {
+		if e.estimate > spec.Estimate || e.estimate == spec.Estimate && e.estimate > 0 && e.estimateFrom < spec.EstimateFrom {
+			spec.Estimate, spec.EstimateFrom = e.estimate, e.estimateFrom
+		}
+	}
+}

@@ -1,12 +1,12 @@
 package cache
 
 import (
-	"fmt"
 	"reflect"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
 	kresource "k8s.io/apimachinery/pkg/api/resource"
+
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
@@ -48,55 +48,6 @@ func (c *Cache) regrouped(old, now *snapshot.NodeGroups) {
 	if !reflect.DeepEqual(old, now) {
 		c.dims = nil
 	}
-}
-
-// regroup gives a gang its PodGroup, or none. Pods that come into another queue by
-// it may be kept to other nodes than before.
-func (c *Cache) regroup(e *gangEntry, spec *groupSpec) {
-	if e.group == nil || spec == nil || e.group.Queue != spec.Queue {
-		for _, p := range e.pods {
-			if p.on != "" {
-				c.node(p.on).snap = nil
-			}
-		}
-	}
-	e.group, e.snap = spec, nil
-}
-
-// groupsOf are the node groups of the queue that a pod is in, nil for none.
-func (c *Cache) groupsOf(e *podEntry) *snapshot.NodeGroups {
-	if e.gang == "" {
-		return nil
-	}
-	name := e.stand.Queue
-	if g := c.gangs[e.gang]; g != nil && g.group != nil {
-		name = g.group.Queue
-	}
-	if q := c.queues[name]; q != nil {
-		return q.Groups
-	}
-	return nil
-}
-
-// class is what scheduling sees of a pod's needs, its queue's included.
-func (c *Cache) class(e *podEntry) *snapshot.Class {
-	groups := c.groupsOf(e)
-	key := e.class
-	if groups != nil {
-		key = fmt.Sprintf("%s\n%q", key, *groups)
-	}
-	cl := c.classes[key]
-	if cl == nil {
-		spec := e.spec
-		spec.Groups = groups
-		if groups != nil {
-			cl = snapshot.NewClass(spec, spec.Key(), c.dims)
-		} else {
-			cl = snapshot.NewClass(spec, key, c.dims)
-		}
-		c.classes[key] = cl
-	}
-	return cl
 }
 
 // queueSpec is a queue as scheduling sees it. A capability is rounded down and
@@ -144,10 +95,4 @@ func nodeGroups(a *volcanov1.Affinity) *snapshot.NodeGroups {
 		return nil
 	}
 	return &g
-}
-
-func sorted(names []string) []string {
-	out := slices.Clone(names)
-	slices.Sort(out)
-	return slices.Compact(out)
 }

@@ -148,18 +148,6 @@ func waitAtMost(annotations map[string]string) int64 {
 	return int64(d)
 }
 
-// podPriority is a pod's own within its gang: Volcano's annotation counts for
-// more than the pod's priority.
-func podPriority(annotations map[string]string, priority *int32) int32 {
-	if n, err := strconv.ParseInt(annotations[wellknown.TaskPriority], 10, 32); err == nil {
-		return int32(n)
-	}
-	if priority != nil {
-		return *priority
-	}
-	return 0
-}
-
 // topology gives a snapshot its HyperNodes. Resolving them is done again only
 // when they or the nodes' names and labels have changed.
 func (c *Cache) topology(s *snapshot.Snapshot) *snapshot.Snapshot {

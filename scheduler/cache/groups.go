@@ -1,0 +1,258 @@
+package cache
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+type gangEntry struct {
+	group *groupSpec // nil for a plain pod or while the PodGroup is not seen
+	pods  map[string]*podEntry
+	snap  *snapshot.Gang
+	hold  string
+	code  string // of the hold, as in snapshot.GangSpec
+	until time.Time
+	// seen is when a cycle first saw a pod without a PodGroup that may get one.
+	seen time.Time
+	out  quarantine
+	// written is a status this program wrote that the watch has not shown yet.
+	written   *snapshot.GroupStatus
+	writtenRV string
+	raw       []volcanov1.PodGroupCondition
+	// nominated is room that was decided to be kept, in place of an older annotation.
+	nominated *snapshot.Nomination
+	short     int64 // since when the gang is short; 0 while it is not
+}
+
+func (c *Cache) gang(key string) *gangEntry {
+	g := c.gangs[key]
+	if g == nil {
+		g = &gangEntry{pods: map[string]*podEntry{}}
+		c.gangs[key] = g
+	}
+	return g
+}
+
+// groupSpec is a PodGroup; its priority class is resolved when compiled.
+type groupSpec struct {
+	snapshot.GangSpec
+	priorityClass  string
+	nativePriority *int32 // resolved by the API server
+	policies       []subGroupPolicy
+	version        string
+	estimateKey    string
+	reads          []string // datasets
+	protected      string   // why none of its pods may have to make room
+	yields         bool     // its pods say by it that they may have to
+}
+
+func groupKey(namespace, name string) string { return "podgroup/" + namespace + "/" + name }
+
+// SetGroup takes in a PodGroup.
+func (c *Cache) SetGroup(pg *volcanov1.PodGroup) {
+	spec := newGroupSpec(pg)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gang(spec.Key)
+	wrote := e.written
+	e.raw = pg.Status.Conditions
+	if e.group != nil && e.group.UID != spec.UID {
+		e.written, e.nominated = nil, nil
+	}
+	if e.written != nil && !older(pg.ResourceVersion, e.writtenRV) {
+		e.written = nil
+		e.snap = nil
+	}
+	if e.group != nil {
+		old := *e.group
+		old.version = spec.version
+		if reflect.DeepEqual(old, spec) {
+			e.group.version = spec.version
+			return
+		}
+		shown := old.Status
+		if wrote != nil {
+			shown = *wrote
+		}
+		phase := spec.Status.Phase
+		if old.Status = spec.Status; shown.Phase == phase && reflect.DeepEqual(old, spec) {
+			c.regroup(e, &spec) // what was written, or a count
+			c.signalLater()
+			return
+		}
+	}
+	c.regroup(e, &spec)
+	c.signal()
+}
+
+// older reports whether resource version a was certainly before b.
+func older(a, b string) bool {
+	cmp, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && cmp < 0
+}
+
+// DeleteGroup forgets a PodGroup; its pods stay and wait for one.
+func (c *Cache) DeleteGroup(namespace, name, uid string) {
+	c.deleteGroup(groupKey(namespace, name), uid)
+}
+
+func (c *Cache) deleteGroup(key, uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gangs[key]
+	if e == nil || e.group == nil || e.group.UID != uid {
+		return
+	}
+	c.regroup(e, nil)
+	e.written, e.raw = nil, nil
+	if len(e.pods) == 0 {
+		delete(c.gangs, key)
+	}
+	c.signal()
+}
+
+// regroup gives a gang its PodGroup, or none. Pods that come into another queue by
+// it may be kept to other nodes than before.
+func (c *Cache) regroup(e *gangEntry, spec *groupSpec) {
+	if e.group == nil || spec == nil || e.group.Queue != spec.Queue {
+		for _, p := range e.pods {
+			if p.on != "" {
+				c.node(p.on).snap = nil
+			}
+		}
+	}
+	e.group, e.snap = spec, nil
+}
+
+// Status returns the PodGroup status that the next snapshot will show.
+func (c *Cache) Status(gang string) (snapshot.GroupStatus, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gangs[gang]
+	switch {
+	case e == nil || e.group == nil:
+		return snapshot.GroupStatus{}, false
+	case e.written != nil:
+		return *e.written, true
+	}
+	return e.group.Status, true
+}
+
+// StatusWritten notes the status that a write left behind at a resource version,
+// so that it is not written again before the watch shows it.
+func (c *Cache) StatusWritten(gang, uid string, pg *volcanov1.PodGroup) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gangs[gang]
+	if e == nil || e.group == nil || e.group.UID != uid {
+		return
+	}
+	if e.group.version != "" && !older(e.group.version, pg.ResourceVersion) {
+		return // the watch was faster
+	}
+	status, before := groupStatus(pg.Status), e.group.Status.Phase
+	e.written, e.writtenRV, e.raw, e.snap = &status, pg.ResourceVersion, pg.Status.Conditions, nil
+	if status.Phase == snapshot.GroupInqueue && before != status.Phase {
+		c.signal() // its pods may be placed from now on
+	} else {
+		c.signalLater()
+	}
+}
+
+// Conditions returns a PodGroup's conditions as the API server last told them.
+func (c *Cache) Conditions(gang string) []volcanov1.PodGroupCondition {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.gangs[gang]; e != nil {
+		return slices.Clone(e.raw)
+	}
+	return nil
+}
+
+// noteShort notes since when a gang is short: since it was first seen to be, or its
+// PodGroup's condition says so, which outlives this program.
+func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
+	if !g.Short() {
+		e.short = 0
+		return
+	}
+	if e.short == 0 {
+		e.short = now.UnixNano()
+	}
+	for _, c := range e.raw {
+		if c.Type == snapshot.Stale && c.Status == corev1.ConditionTrue && !c.LastTransitionTime.IsZero() {
+			e.short = min(e.short, c.LastTransitionTime.UnixNano())
+		}
+	}
+	g.ShortSince = e.short
+}
+
+func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
+	g := groupSpec{
+		GangSpec: snapshot.GangSpec{
+			Key: groupKey(pg.Namespace, pg.Name), UID: string(pg.UID), Namespace: pg.Namespace, Name: pg.Name,
+			Queue: firstOf(pg.Spec.Queue, volcanov1.DefaultQueue), CreatedAt: pg.CreationTimestamp.UnixNano(),
+			MinMember: int64(pg.Spec.MinMember), Status: groupStatus(pg.Status),
+			Topology: topologyOf(pg.Spec.NetworkTopology, pg.Annotations), WaitAtMost: waitAtMost(pg.Annotations),
+			Tasks: taskTopologyOf(pg.Annotations),
+		},
+		priorityClass: pg.Spec.PriorityClassName,
+		policies:      subGroupsOf(pg.Spec.SubGroupPolicy),
+		version:       pg.ResourceVersion,
+		estimateKey:   pg.Annotations[wellknown.EstimateKey],
+		reads:         listOf(pg.Annotations[wellknown.Datasets]),
+	}
+	g.Loose = g.Topology == nil && loose(pg)
+	for _, p := range g.policies {
+		g.SubGroups = append(g.SubGroups, p.SubGroup)
+	}
+	g.Nominated, g.Staging = nominationOf(pg.Annotations), pg.Annotations[wellknown.Staging]
+	if d := duration(pg.Annotations[wellknown.RunningEstimate]); d > 0 {
+		g.Estimate, g.EstimateFrom = int64(d), snapshot.EstimateDeclared
+	}
+	if keeps(pg.Labels) || keeps(pg.Annotations) {
+		g.protected = "its PodGroup says that it is not to be preempted"
+	}
+	g.yields = yields(pg.Labels) || yields(pg.Annotations)
+	for task, n := range pg.Spec.MinTaskMember {
+		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})
+	}
+	slices.SortFunc(g.MinTask, func(a, b snapshot.TaskMinimum) int { return strings.Compare(a.Task, b.Task) })
+	if pg.Spec.MinResources != nil {
+		var qs []resource.Quantity
+		for name, q := range *pg.Spec.MinResources {
+			qs = append(qs, resource.Quantity{Name: string(name), Amount: resource.Requested(snapshot.QuotaBase(string(name)), q)})
+		}
+		g.MinResources = resource.MakeList(qs...)
+	}
+	return g
+}
+
+func groupStatus(s volcanov1.PodGroupStatus) snapshot.GroupStatus {
+	out := snapshot.GroupStatus{Phase: string(s.Phase), Running: int64(s.Running), Succeeded: int64(s.Succeeded), Failed: int64(s.Failed)}
+	for _, c := range s.Conditions {
+		out.Conditions = append(out.Conditions, snapshot.Condition{Type: string(c.Type), Status: string(c.Status), Reason: c.Reason, Message: c.Message})
+	}
+	slices.SortStableFunc(out.Conditions, func(a, b snapshot.Condition) int { return strings.Compare(a.Type, b.Type) })
+	return out
+}
+
+// loose reports whether the pods of a PodGroup do not need each other: it is the
+// one that the controllers make for an owner, and asks for one pod anywhere.
+func loose(pg *volcanov1.PodGroup) bool {
+	ref := metav1.GetControllerOf(pg)
+	return ref != nil && pg.Name == batchv1.PodgroupNamePrefix+string(ref.UID) &&
+		pg.Spec.MinMember <= 1 && len(pg.Spec.MinTaskMember) == 0 && len(pg.Spec.SubGroupPolicy) == 0
+}

@@ -1,0 +1,92 @@
+package cache
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// Wanted reports whether room is still to be made for a gang as was decided at a
+// time: it exists, nothing else was decided since, the time is not over, and a member
+// that the room is for has no place yet. What gives room up is wanted until something
+// else is decided.
+func (c *Cache) Wanted(gang string, since int64, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gangs[gang]
+	if e == nil || e.nominated == nil || e.nominated.Since != since {
+		return false
+	}
+	if n := e.nominated; n.Until <= max(n.Since, now.UnixNano()) {
+		return n.Until <= n.Since
+	}
+	return slices.ContainsFunc(e.nominated.Pods, func(n snapshot.NominatedPod) bool {
+		if n.Name != "" {
+			return true // who is moved has a place
+		}
+		p := c.pods[n.UID]
+		if p == nil {
+			return false
+		}
+		seat := c.seat(p)
+		return seat.Waits()
+	})
+}
+
+// Nominate keeps room for a gang, if it is still the one of that UID.
+func (c *Cache) Nominate(gang, uid string, n snapshot.Nomination) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.gangs[gang]
+	if e == nil || e.group != nil && e.group.UID != uid {
+		return
+	}
+	e.nominated, e.snap = &n, nil
+}
+
+// Unnominate gives the room of a gang up that was nominated at a time.
+func (c *Cache) Unnominate(gang string, since int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.gangs[gang]; e != nil && e.nominated != nil && e.nominated.Since == since {
+		e.nominated, e.snap = over(e.nominated), nil
+		c.signal()
+	}
+}
+
+// over is a nomination that is newer than the annotation of another and keeps no room,
+// but has what became of the gang.
+func over(n *snapshot.Nomination) *snapshot.Nomination {
+	out := &snapshot.Nomination{Since: n.Since + 1, Moved: n.Moved}
+	if slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
+		out.Pods, out.Leaves = n.Pods, n.Leaves
+	}
+	return out
+}
+
+// nomination is the newest that is known: the annotation, or what was decided since.
+func (e *gangEntry) nomination(written *snapshot.Nomination) *snapshot.Nomination {
+	if e.nominated != nil && (written == nil || e.nominated.Since >= written.Since) {
+		return e.nominated
+	}
+	return written
+}
+
+// maxNomination bounds what is read from an annotation.
+const maxNomination = 256 << 10
+
+// nominationOf reads the annotation; one that does not parse is none.
+func nominationOf(annotations map[string]string) *snapshot.Nomination {
+	text := annotations[wellknown.Nomination]
+	if text == "" || len(text) > maxNomination {
+		return nil
+	}
+	var n snapshot.Nomination
+	if json.Unmarshal([]byte(text), &n) != nil {
+		return nil
+	}
+	return &n
+}

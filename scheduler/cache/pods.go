@@ -1,0 +1,176 @@
+package cache
+
+import (
+	"reflect"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
+
+// podEntry is a pod as far as scheduling sees it.
+type podEntry struct {
+	pod      snapshot.Pod // as the API says; Class is unset
+	class    string
+	spec     snapshot.ClassSpec
+	gang     string            // "" when the pod is not ours
+	stand    snapshot.GangSpec // the gang when there is no PodGroup object
+	priority int32
+	patient  bool
+	job      string // UID of the Job that makes it anew under its name, "" for none
+	// estimate is how long the pod runs, and who says so.
+	estimate     int64
+	estimateFrom string
+
+	past   history
+	handed handed
+	// reads names datasets.
+	reads []string
+	// images are those of its containers; pictured says that its class has them.
+	images   []string
+	pictured bool
+
+	labels                  map[string]string
+	waitReason, waitMessage string // the PodScheduled=False condition shown now
+
+	on string // the node entry this pod is linked to
+}
+
+func (e *podEntry) equal(o *podEntry) bool {
+	if e.class != o.class || e.pod.Node != o.pod.Node || e.pod.Phase != o.pod.Phase {
+		return false // the usual differences, before the dear look at everything
+	}
+	a, b := *e, *o
+	a.on, b.on = "", ""
+	return reflect.DeepEqual(a, b) //nolint:govet // a difference in a parsed selector is a difference, an error in it included
+}
+
+// SetPod takes in a pod of any scheduler.
+func (c *Cache) SetPod(p *corev1.Pod) {
+	e := newPodEntry(p, c.ours(p))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.learn(e)
+	c.ask(e)
+	c.visible(e)
+	old := c.pods[e.pod.UID]
+	if old != nil && old.equal(e) {
+		return
+	}
+	little := old != nil && c.little(old, e)
+	if e.pod.Node != "" || e.pod.Terminal() {
+		c.unassume(e.pod.UID) // the watch tells the truth now
+	}
+	if g := c.gangs[e.gang]; old == nil && e.gang != "" && e.pod.Node == "" && g != nil && g.group != nil && c.Created != nil {
+		c.Created(p.CreationTimestamp.Sub(time.Unix(0, g.group.CreatedAt)))
+	}
+	c.unlink(old)
+	c.claimant(old, -1)
+	c.claimant(e, 1)
+	c.pods[e.pod.UID] = e
+	c.link(e)
+	if little {
+		c.signalLater()
+	} else {
+		c.signal()
+	}
+}
+
+// DeletePod forgets a pod.
+func (c *Cache) DeletePod(uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.pods[uid]
+	if old == nil {
+		return
+	}
+	c.unlink(old)
+	c.claimant(old, -1)
+	delete(c.pods, uid)
+	c.unassume(uid)
+	delete(c.evictions, uid)
+	c.signal()
+}
+
+// Pod returns the placement of a pod, assumptions included, and whether it exists.
+func (c *Cache) Pod(uid string) (snapshot.Pod, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.pods[uid]; e != nil {
+		return c.seat(e), true
+	}
+	return snapshot.Pod{}, false
+}
+
+// Displayed is what a pod's PodScheduled condition says of why it waits.
+func (c *Cache) Displayed(uid string) (reason, message string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.pods[uid]; e != nil {
+		return e.waitReason, e.waitMessage
+	}
+	return "", ""
+}
+
+// seat is the pod's node and placement with the assumption applied.
+func (c *Cache) seat(e *podEntry) snapshot.Pod {
+	p := e.pod
+	if a, ok := c.assumed[p.UID]; ok && p.Node == "" {
+		p.Node, p.Attempt, p.Size, p.Rank, p.Devices, p.Cells, p.Assumed = a.Node, a.Attempt, a.Size, a.Rank, a.Devices, a.Cells, true
+	}
+	if ev, ok := c.evictions[p.UID]; ok {
+		if ev.spared == "" {
+			p.Terminating = true
+		} else if p.Protected == "" {
+			p.Protected = ev.spared
+		}
+	}
+	return p
+}
+
+func (c *Cache) link(e *podEntry) {
+	c.claimed.idle.seated(e.pod.UID)
+	if p := c.seat(e); p.Node != "" && !p.Terminal() {
+		e.on = p.Node
+		n := c.node(e.on)
+		n.pods[p.UID], n.snap = e, nil
+	}
+	if e.gang != "" {
+		g := c.gang(e.gang)
+		g.pods[e.pod.UID], g.snap = e, nil
+	}
+}
+
+func (c *Cache) unlink(e *podEntry) {
+	if e == nil {
+		return
+	}
+	if e.on != "" {
+		n := c.node(e.on)
+		delete(n.pods, e.pod.UID)
+		n.snap = nil
+		if n.spec == nil && len(n.pods) == 0 {
+			delete(c.nodes, e.on)
+		}
+		e.on = ""
+	}
+	if e.gang != "" {
+		g := c.gang(e.gang)
+		delete(g.pods, e.pod.UID)
+		g.snap = nil
+		if g.group == nil && len(g.pods) == 0 {
+			delete(c.gangs, e.gang)
+		}
+	}
+}
+
+func (c *Cache) touch(e *podEntry) {
+	c.claimed.idle.seated(e.pod.UID)
+	if e.gang != "" {
+		c.gang(e.gang).snap = nil
+	}
+	if n := c.nodes[e.on]; n != nil && c.selected { // who goes counts for less there
+		n.snap = nil
+	}
+}
