@@ -61,7 +61,7 @@ func identity() manifest.Identity {
 }
 
 func collect(root *os.Root, all *manifest.Collected) error {
-	keys, err := listDir(root, gangsDir)
+	keys, err := atomicfile.Names(root, gangsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -82,7 +82,7 @@ func collect(root *os.Root, all *manifest.Collected) error {
 		if !keyPattern.MatchString(key) {
 			continue
 		}
-		ranks, err := listDir(root, path.Join(gangsDir, key, "pods"))
+		ranks, err := atomicfile.Names(root, path.Join(gangsDir, key, "pods"))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			continue // not a gang's directory, or on its way out
 		}

@@ -75,7 +75,7 @@ func CollectImages(ctx context.Context, dir, store string, l image.Limits) error
 // neededImages are the digests that the gangs' directories name.
 func neededImages(root *os.Root) (map[string]bool, error) {
 	needed := map[string]bool{}
-	keys, err := listDir(root, gangsDir)
+	keys, err := atomicfile.Names(root, gangsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return needed, nil
 	}
@@ -87,7 +87,7 @@ func neededImages(root *os.Root) (map[string]bool, error) {
 			continue
 		}
 		dir := path.Join(gangsDir, key, imagesDir)
-		names, err := listDir(root, dir)
+		names, err := atomicfile.Names(root, dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

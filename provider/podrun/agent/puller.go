@@ -89,7 +89,7 @@ func Puller(ctx context.Context, dir string, pause restart.Backoff) error {
 // that are done came to be so: they need no second look, unless they are staged and
 // ordered anew.
 func ordered(root *os.Root, busy map[string]bool, done map[string]time.Time) ([]string, error) {
-	names, err := listDir(root, gangsDir)
+	names, err := atomicfile.Names(root, gangsDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -177,7 +177,7 @@ type want struct {
 
 // wanted lists the images of a gang, each once for each way to get it.
 func wanted(gang *os.Root, dir string) ([]want, error) {
-	ranks, err := listDir(gang, "pods")
+	ranks, err := atomicfile.Names(gang, "pods")
 	if err != nil {
 		return nil, err
 	}

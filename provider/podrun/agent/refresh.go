@@ -7,14 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 	"strconv"
-)
 
-// Names in a pod's directory by which newer contents of volumes are handed over.
-const (
-	updatesDir = "updates"
-	updateFile = "update.json"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 )
 
 // Refresh unpacks newer contents of volumes for members of a gang, from a tar of
@@ -43,7 +39,7 @@ func Refresh(dir, key string, in io.Reader) error {
 	}
 	var ranks []string
 	if err == nil {
-		ranks, err = listDir(root, tmp)
+		ranks, err = atomicfile.Names(root, tmp)
 	}
 	for _, rank := range ranks {
 		if err == nil {
@@ -58,18 +54,18 @@ func handOver(root *os.Root, from, pod, rank string) error {
 	if n, err := strconv.Atoi(rank); err != nil || n < 0 || strconv.Itoa(n) != rank {
 		return fmt.Errorf("update for member %q: %w", rank, ErrInvalid)
 	}
-	if st, err := root.Lstat(path.Join(from, updateFile)); err != nil || !st.Mode().IsRegular() {
-		return fmt.Errorf("update for member %s has no %s: %w", rank, updateFile, ErrInvalid)
+	if st, err := root.Lstat(path.Join(from, manifest.UpdateFile)); err != nil || !st.Mode().IsRegular() {
+		return fmt.Errorf("update for member %s has no %s: %w", rank, manifest.UpdateFile, ErrInvalid)
 	}
 	if _, err := root.Lstat(pod); err != nil {
 		return fmt.Errorf("update for member %s: %w", rank, err)
 	}
-	updates := path.Join(pod, updatesDir)
+	updates := path.Join(pod, manifest.UpdatesDir)
 	if err := root.Mkdir(updates, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make %s: %w", updates, err)
 	}
 	for try := 0; ; try++ {
-		serials, err := Serials(root, updates)
+		serials, err := atomicfile.Numbers(root, updates)
 		if err != nil {
 			return err
 		}
@@ -89,23 +85,4 @@ func handOver(root *os.Root, from, pod, rank string) error {
 			return fmt.Errorf("hand the update for member %s over: %w", rank, err)
 		}
 	}
-}
-
-// Serials lists the numbers of a pod's updates in order.
-func Serials(root *os.Root, updates string) ([]int, error) {
-	names, err := listDir(root, updates)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var out []int
-	for _, name := range names {
-		if n, err := strconv.Atoi(name); err == nil && n > 0 && strconv.Itoa(n) == name {
-			out = append(out, n)
-		}
-	}
-	slices.Sort(out)
-	return out, nil
 }

@@ -13,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -99,6 +101,40 @@ func ReadJSON(root *os.Root, name string, limit int64, v any) error {
 		return fmt.Errorf("decode %s: %w", name, err)
 	}
 	return nil
+}
+
+// Names lists a directory beneath root, in no order.
+func Names(root *os.Root, dir string) ([]string, error) {
+	d, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", dir, err)
+	}
+	return names, nil
+}
+
+// Numbers lists a directory beneath root whose entries are numbered from 1: the
+// numbers, in order, and none when there is no directory. Other names are passed over.
+func Numbers(root *os.Root, dir string) ([]int, error) {
+	names, err := Names(root, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); err == nil && n > 0 && strconv.Itoa(n) == name {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 // suffix is a name that no other writer has.

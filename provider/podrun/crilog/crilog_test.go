@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -183,7 +185,7 @@ func TestRotation(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	names, err := list(root, "c")
+	names, err := atomicfile.Names(root, "c")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,13 @@ package crilog
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/atomicfile"
 )
 
 // MaxText is the longest text of one entry in bytes; longer lines are split.
@@ -71,7 +72,7 @@ func fileName(restart int) string { return strconv.Itoa(restart) + ".log" }
 
 // Runs gives the numbers of the runs that have a log in dir, in order.
 func Runs(root *os.Root, dir string) ([]int, error) {
-	names, err := list(root, dir)
+	names, err := atomicfile.Names(root, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func Runs(root *os.Root, dir string) ([]int, error) {
 
 // parts gives the numbers of the older parts of a run's log, oldest first.
 func parts(root *os.Root, dir string, restart int) ([]int, error) {
-	names, err := list(root, dir)
+	names, err := atomicfile.Names(root, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -101,17 +102,4 @@ func parts(root *os.Root, dir string, restart int) ([]int, error) {
 	}
 	slices.Sort(out)
 	return out, nil
-}
-
-func list(root *os.Root, dir string) ([]string, error) {
-	d, err := root.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", dir, err)
-	}
-	return names, nil
 }

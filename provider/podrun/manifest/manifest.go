@@ -153,6 +153,13 @@ type Update struct {
 	Volumes  map[string]Volume `json:"volumes"`
 }
 
+// Names in a pod's directory by which an Update is handed over: the directory of
+// all, which are numbered from 1, and the file in each that holds it.
+const (
+	UpdatesDir = "updates"
+	UpdateFile = "update.json"
+)
+
 // PullSecrets is the file in a pod's directory with its pull secrets: a JSON list
 // of .dockerconfigjson documents, each in base64. The runner removes it once all
 // images are there.

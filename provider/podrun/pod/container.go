@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,7 +18,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/crilog"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/image"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
-	"github.com/isthmus-hpc/isthmus/provider/podrun/peers"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/restart"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
@@ -39,9 +37,6 @@ const (
 
 // codeNotStarted is the exit code of a container whose program could not be executed.
 const codeNotStarted = 128
-
-// killLimit bounds the wait for processes that SIGKILL does not end at once.
-const killLimit = 10 * time.Second
 
 // container is one container of the pod through all its runs.
 type container struct {
@@ -127,69 +122,6 @@ func (c *container) run() outcome {
 			return out
 		}
 	}
-}
-
-// env is the container's declared environment.
-func (c *container) env() []manifest.EnvVar {
-	if c.added {
-		return c.declared
-	}
-	return c.pod.spec.Env[c.spec.Name]
-}
-
-// prepare makes what a run needs.
-func (c *container) prepare() (stage.Sandbox, string, error) {
-	p := c.pod
-	token := c.id()
-	env, err := newEnvironment(p.opts.Env, c.env(), p.volumes, p.at, p.hostname(), token, c.base())
-	if err != nil {
-		return stage.Sandbox{}, "", err
-	}
-	sb := stage.Sandbox{Env: env.vars, MountDir: p.scratch.mountDir()}
-	if sb.Argv, err = arguments(c.spec, c.image.Config, env); err != nil {
-		return stage.Sandbox{}, "", err
-	}
-	for i, word := range sb.Argv {
-		sb.Argv[i] = []byte(peers.Word(string(word), p.at.names, p.at.resolves))
-	}
-	namespaces, _ := p.driver.Namespaces()
-	namespaces = namespaces || p.runtime.Image()
-	if sb.Mounts, err = mounts(c.spec, c.at, p.volumes, env, namespaces); err != nil {
-		return stage.Sandbox{}, "", err
-	}
-	message, err := p.scratch.terminationFile(c.spec.Name, c.restarts)
-	if err != nil {
-		return stage.Sandbox{}, "", err
-	}
-	if namespaces {
-		sb.Mounts = append(sb.Mounts,
-			stage.Mount{Source: p.hostsFile, Target: "/etc/hosts", ReadOnly: true, Field: "spec.hostAliases"},
-			stage.Mount{Source: message, Target: first(c.spec.TerminationMessagePath, corev1.TerminationMessagePathDefault), Optional: true})
-	} else {
-		sb.Env = env.with("ISTHMUS_HOSTS_FILE", p.hostsFile)
-		sb.Env = append(sb.Env, []byte("ISTHMUS_TERMINATION_LOG="+message))
-	}
-	switch {
-	case c.spec.WorkingDir != "":
-		sb.Dirs = []string{c.spec.WorkingDir}
-	case p.runtime.Image():
-		sb.Dirs = []string{first(c.image.Config.WorkingDir, "/")}
-	case env.home != "":
-		sb.Dirs = []string{env.home, p.scratch.workDir(), "/"} // a volume may hide them
-	default:
-		sb.Dirs = []string{p.scratch.workDir(), "/"}
-	}
-	if s := c.spec.SecurityContext; s != nil && s.AllowPrivilegeEscalation != nil {
-		sb.NoNewPrivileges = !*s.AllowPrivilegeEscalation
-	}
-	if s := c.spec.SecurityContext; s != nil && s.ReadOnlyRootFilesystem != nil {
-		sb.ReadOnlyRoot = *s.ReadOnlyRootFilesystem
-	}
-	return sb, message, nil
-}
-
-func (c *container) id() string {
-	return fmt.Sprintf("%s://%s/%s/%d", c.pod.spec.Runtime, c.pod.spec.Pod.UID, c.spec.Name, c.restarts)
 }
 
 // once runs the container one time.
@@ -337,202 +269,4 @@ func (c *container) lastOutput() string {
 	}
 	s := b.String()
 	return strings.ToValidUTF8(s[max(0, len(s)-2048):], "")
-}
-
-// watch stays with a running container until its main process has ended. It
-// runs hooks and probes and stops the container when asked to. The note says
-// why the container was stopped by its own settings.
-func (c *container) watch(child *stage.Process, mark process.Mark) (note string) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var helpers sync.WaitGroup
-	defer helpers.Wait()
-	defer cancel()
-	kill := make(chan killing, 4)
-	helpers.Go(func() { c.attend(ctx, kill) })
-	select {
-	case <-child.Done():
-		return note
-	case <-c.stop.requested:
-		cancel()
-		c.terminate(child, mark, c.stop)
-		return note
-	case k := <-kill:
-		cancel()
-		note = k.note
-		c.pod.event("Normal", "Killing", fmt.Sprintf("Container %s is killed: %s", c.spec.Name, note))
-		own := newStopper()
-		own.request(k.grace, cause{})
-		done := make(chan struct{})
-		helpers.Go(func() { // the pod's own stop may come meanwhile, with less patience
-			select {
-			case <-c.stop.requested:
-				own.request(c.stop.left(), cause{})
-			case <-done:
-			}
-		})
-		c.terminate(child, mark, own)
-		close(done)
-		return note
-	}
-}
-
-// killing is the wish of a probe or hook that the container ends.
-type killing struct {
-	note  string
-	grace time.Duration
-}
-
-// attend runs the postStart hook and the probes until ctx ends.
-func (c *container) attend(ctx context.Context, kill chan<- killing) {
-	if l := c.spec.Lifecycle; l != nil && l.PostStart != nil {
-		if err := c.hook(ctx, l.PostStart); err != nil {
-			if ctx.Err() == nil {
-				c.pod.event("Warning", "FailedPostStartHook", fmt.Sprintf("PostStartHook of container %s failed: %v", c.spec.Name, err))
-				kill <- killing{note: "postStart hook failed: " + err.Error(), grace: c.grace}
-			}
-			return
-		}
-	}
-	if p := c.spec.StartupProbe; p != nil {
-		passed := false
-		c.probe(ctx, "Startup", p, func(ok bool, err error) bool {
-			if passed = ok; !ok {
-				kill <- killing{note: "startup probe failed: " + err.Error(), grace: c.probeGrace(p)}
-			}
-			return false
-		})
-		if !passed {
-			return
-		}
-	}
-	if ctx.Err() != nil {
-		return
-	}
-	c.update(func(s *manifest.Container) { s.Started, s.Ready = true, !c.init && c.spec.ReadinessProbe == nil })
-	c.startedOnce.Do(func() { close(c.started) })
-	var probes sync.WaitGroup
-	defer probes.Wait()
-	if p := c.spec.ReadinessProbe; p != nil {
-		probes.Go(func() {
-			c.probe(ctx, "Readiness", p, func(ok bool, _ error) bool {
-				c.update(func(s *manifest.Container) { s.Ready = ok && s.State.Running != nil })
-				return true
-			})
-		})
-	}
-	if p := c.spec.LivenessProbe; p != nil {
-		probes.Go(func() {
-			c.probe(ctx, "Liveness", p, func(ok bool, err error) bool {
-				if !ok {
-					kill <- killing{note: "liveness probe failed: " + err.Error(), grace: c.probeGrace(p)}
-				}
-				return ok
-			})
-		})
-	}
-}
-
-func (c *container) probeGrace(p *corev1.Probe) time.Duration {
-	if p.TerminationGracePeriodSeconds != nil {
-		return time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
-	}
-	return c.grace
-}
-
-// terminate ends a running container: preStop hook, stop signal, grace, SIGKILL.
-// It returns when the main process has ended.
-func (c *container) terminate(child *stage.Process, mark process.Mark, by *stopper) {
-	c.update(func(s *manifest.Container) { s.Ready = false })
-	if l := c.spec.Lifecycle; l != nil && l.PreStop != nil && by.left() > 0 {
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			if err := c.hook(ctx, l.PreStop); err != nil && ctx.Err() == nil {
-				c.pod.warn(fmt.Errorf("container %s: preStop hook: %w", c.spec.Name, err))
-				c.pod.event("Warning", "FailedPreStopHook", fmt.Sprintf("PreStopHook of container %s failed: %v", c.spec.Name, err))
-			}
-		}()
-		either := make(chan struct{})
-		go func() {
-			defer close(either)
-			select {
-			case <-done:
-			case <-child.Done():
-			}
-		}()
-		by.wait(either)
-		cancel()
-		<-done
-		<-either
-	}
-	if by.left() > 0 {
-		if signal := c.stopSignal(); mark.Main != mark.PID {
-			_ = syscall.Kill(mark.Main, signal) // the runtime's programs would pass it on, or not
-		} else {
-			mark.SignalSession(signal)
-		}
-		if by.wait(child.Done()) {
-			return
-		}
-	}
-	_ = syscall.Kill(-mark.PID, syscall.SIGKILL)
-	if err := mark.KillAll(killLimit); err != nil {
-		c.pod.warn(fmt.Errorf("container %s: %w", c.spec.Name, err))
-	}
-	<-child.Done()
-}
-
-// stopSignal is what asks the container to end.
-func (c *container) stopSignal() syscall.Signal {
-	if l := c.spec.Lifecycle; l != nil && l.StopSignal != nil {
-		return unix.SignalNum(string(*l.StopSignal))
-	}
-	text := strings.ToUpper(c.image.Config.StopSignal)
-	if n, err := strconv.Atoi(text); err == nil && n > 0 && n < 65 {
-		return syscall.Signal(n)
-	}
-	if text != "" && !strings.HasPrefix(text, "SIG") {
-		text = "SIG" + text
-	}
-	if n := unix.SignalNum(text); n != 0 {
-		return n
-	}
-	return syscall.SIGTERM
-}
-
-// base is what the container's environment starts from: its image's, or nil
-// for the node's.
-func (c *container) base() []string {
-	if !c.pod.runtime.Image() {
-		return nil
-	}
-	return append([]string{"HOME=" + home(c.image.Rootfs, c.image.Config.User)}, c.image.Config.Env...)
-}
-
-// exec runs a command beside the container: with its mounts and environment. It
-// fails when the command does; at the end of ctx the command is killed.
-func (c *container) exec(ctx context.Context, command []string) error {
-	words := make([][]byte, len(command))
-	for i, w := range command {
-		words[i] = []byte(w)
-	}
-	child, mark, err := c.beside(words, nil)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-child.Done():
-	case <-ctx.Done():
-		_ = syscall.Kill(-mark.PID, syscall.SIGKILL)
-		if err := mark.KillAll(killLimit); err != nil {
-			return err
-		}
-		<-child.Done()
-		return ctx.Err()
-	}
-	if t := terminated(child.Status()); t.ExitCode != 0 {
-		return errors.New("command ended with exit code " + strconv.Itoa(int(t.ExitCode)))
-	}
-	return nil
 }

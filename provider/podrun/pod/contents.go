@@ -36,7 +36,7 @@ func (c *contents) live(name string) string { return path.Join(c.dir, "live", na
 // that is news. A hand-over that cannot be read is passed over for the one
 // before it.
 func (c *contents) update() (now manifest.Contents, news bool, err error) {
-	serials, err := serials(c.gang, path.Join(c.dir, updatesName))
+	serials, err := atomicfile.Numbers(c.gang, path.Join(c.dir, manifest.UpdatesDir))
 	if err != nil {
 		return now, false, fmt.Errorf("look for new contents of volumes: %w", err)
 	}
@@ -49,8 +49,8 @@ func (c *contents) update() (now manifest.Contents, news bool, err error) {
 		from := c.dir
 		next := manifest.Update{Contents: c.spec.Contents, Volumes: c.spec.Volumes}
 		if serial > 0 {
-			from = path.Join(c.dir, updatesName, strconv.Itoa(serial))
-			err = atomicfile.ReadJSON(c.gang, path.Join(from, "update.json"), maxPod, &next)
+			from = path.Join(c.dir, manifest.UpdatesDir, strconv.Itoa(serial))
+			err = atomicfile.ReadJSON(c.gang, path.Join(from, manifest.UpdateFile), maxPod, &next)
 			if err == nil && next.Version != manifest.Version {
 				err = fmt.Errorf("update %d has version %d, this runner knows %d", serial, next.Version, manifest.Version)
 			}
@@ -138,30 +138,6 @@ func (c *contents) read(dir string, v manifest.Volume) (projection.Set, error) {
 		set.Files[name] = projection.File{Data: []byte(value), Mode: mode(name)}
 	}
 	return set, nil
-}
-
-// serials lists the numbers of the updates in order.
-func serials(gang *os.Root, dir string) ([]int, error) {
-	d, err := gang.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	var out []int
-	for _, name := range names {
-		if n, err := strconv.Atoi(name); err == nil && n > 0 && strconv.Itoa(n) == name {
-			out = append(out, n)
-		}
-	}
-	slices.Sort(out)
-	return out, nil
 }
 
 // freshen looks for newer contents and takes them; told keeps one failure from

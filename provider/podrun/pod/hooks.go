@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -181,4 +182,31 @@ func (c *container) probe(ctx context.Context, name string, p *corev1.Probe, tel
 		}
 		timer.Reset(period)
 	}
+}
+
+// exec runs a command beside the container: with its mounts and environment. It
+// fails when the command does; at the end of ctx the command is killed.
+func (c *container) exec(ctx context.Context, command []string) error {
+	words := make([][]byte, len(command))
+	for i, w := range command {
+		words[i] = []byte(w)
+	}
+	child, mark, err := c.beside(words, nil)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-child.Done():
+	case <-ctx.Done():
+		_ = syscall.Kill(-mark.PID, syscall.SIGKILL)
+		if err := mark.KillAll(killLimit); err != nil {
+			return err
+		}
+		<-child.Done()
+		return ctx.Err()
+	}
+	if t := terminated(child.Status()); t.ExitCode != 0 {
+		return errors.New("command ended with exit code " + strconv.Itoa(int(t.ExitCode)))
+	}
+	return nil
 }

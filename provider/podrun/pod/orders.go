@@ -6,11 +6,9 @@ import (
 	"time"
 )
 
-// Directories of a pod that orders for it come to.
-const (
-	controlName = "ctl"
-	updatesName = "updates"
-)
+// controlName is the directory of a pod that orders for it come to, but for those
+// about its volumes, which manifest.UpdatesDir has.
+const controlName = "ctl"
 
 const (
 	// lookTwice is for how many looks after a change everything is read: what came

@@ -25,7 +25,7 @@ func TestOrders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer gang.Close()
-	o := newOrders(gang, "pods/0", controlName, updatesName)
+	o := newOrders(gang, "pods/0", controlName, manifest.UpdatesDir)
 	defer o.close()
 	settle := func(when string) {
 		t.Helper()
@@ -64,7 +64,7 @@ func TestOrders(t *testing.T) {
 			if err := os.Mkdir(from, 0o700); err != nil {
 				return err
 			}
-			return os.Rename(from, filepath.Join(pod, updatesName, "1"))
+			return os.Rename(from, filepath.Join(pod, manifest.UpdatesDir, "1"))
 		}},
 		{"a directory in place of the one before", func() error {
 			if err := os.RemoveAll(filepath.Join(pod, controlName)); err != nil {
@@ -126,7 +126,7 @@ func TestOrderDirs(t *testing.T) {
 		t.Errorf("of a pod without contents: %v", got)
 	}
 	p.Volumes["b"] = manifest.Volume{Kind: "files"}
-	if got := orderDirs(p); len(got) != 2 || got[1] != updatesName {
+	if got := orderDirs(p); len(got) != 2 || got[1] != manifest.UpdatesDir {
 		t.Errorf("of a pod with contents: %v", got)
 	}
 }

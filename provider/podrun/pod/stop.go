@@ -1,8 +1,20 @@
 package pod
 
 import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
 	"sync"
 	"time"
+
+	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/process"
+	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 )
 
 // cause says why a pod is stopped.
@@ -86,4 +98,69 @@ func (s *stopper) wait(done <-chan struct{}) bool {
 			timer.Stop()
 		}
 	}
+}
+
+// killLimit bounds the wait for processes that SIGKILL does not end at once.
+const killLimit = 10 * time.Second
+
+// terminate ends a running container: preStop hook, stop signal, grace, SIGKILL.
+// It returns when the main process has ended.
+func (c *container) terminate(child *stage.Process, mark process.Mark, by *stopper) {
+	c.update(func(s *manifest.Container) { s.Ready = false })
+	if l := c.spec.Lifecycle; l != nil && l.PreStop != nil && by.left() > 0 {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := c.hook(ctx, l.PreStop); err != nil && ctx.Err() == nil {
+				c.pod.warn(fmt.Errorf("container %s: preStop hook: %w", c.spec.Name, err))
+				c.pod.event("Warning", "FailedPreStopHook", fmt.Sprintf("PreStopHook of container %s failed: %v", c.spec.Name, err))
+			}
+		}()
+		either := make(chan struct{})
+		go func() {
+			defer close(either)
+			select {
+			case <-done:
+			case <-child.Done():
+			}
+		}()
+		by.wait(either)
+		cancel()
+		<-done
+		<-either
+	}
+	if by.left() > 0 {
+		if signal := c.stopSignal(); mark.Main != mark.PID {
+			_ = syscall.Kill(mark.Main, signal) // the runtime's programs would pass it on, or not
+		} else {
+			mark.SignalSession(signal)
+		}
+		if by.wait(child.Done()) {
+			return
+		}
+	}
+	_ = syscall.Kill(-mark.PID, syscall.SIGKILL)
+	if err := mark.KillAll(killLimit); err != nil {
+		c.pod.warn(fmt.Errorf("container %s: %w", c.spec.Name, err))
+	}
+	<-child.Done()
+}
+
+// stopSignal is what asks the container to end.
+func (c *container) stopSignal() syscall.Signal {
+	if l := c.spec.Lifecycle; l != nil && l.StopSignal != nil {
+		return unix.SignalNum(string(*l.StopSignal))
+	}
+	text := strings.ToUpper(c.image.Config.StopSignal)
+	if n, err := strconv.Atoi(text); err == nil && n > 0 && n < 65 {
+		return syscall.Signal(n)
+	}
+	if text != "" && !strings.HasPrefix(text, "SIG") {
+		text = "SIG" + text
+	}
+	if n := unix.SignalNum(text); n != 0 {
+		return n
+	}
+	return syscall.SIGTERM
 }

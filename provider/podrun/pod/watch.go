@@ -118,7 +118,7 @@ func orderDirs(p *manifest.Pod) []string {
 	dirs := []string{controlName}
 	for _, v := range p.Volumes {
 		if v.Kind == "files" {
-			return append(dirs, updatesName)
+			return append(dirs, manifest.UpdatesDir)
 		}
 	}
 	return dirs
