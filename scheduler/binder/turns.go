@@ -86,10 +86,15 @@ func (b *Binder) inTurn(ctx context.Context, t bindTask) (bool, error) {
 		return false, nil
 	}
 	if !ok {
-		b.binds.AddAfter(t, min(max(now.Sub(t.since)/8, turnAgain), turnAgainAtMost))
+		b.binds.AddAfter(t, askAgain(now.Sub(t.since)))
 		return false, nil
 	}
 	return true, b.clearUndue(ctx, t.bind.Node)
+}
+
+// askAgain is after how long a pod that has waited for its turn so long asks again.
+func askAgain(waited time.Duration) time.Duration {
+	return min(max(waited/8, turnAgain), turnAgainAtMost)
 }
 
 // clearUndue takes from ended pods of a node what they would still get by some versions
