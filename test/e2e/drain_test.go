@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	crand "crypto/rand"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -33,10 +35,15 @@ func restartInOrder(t *testing.T) {
 	}
 }
 
-// served counts how often the daemon began to serve a configuration.
+// served counts how often the daemon began to serve a configuration, over its whole
+// log: of the end alone, what was counted once would be out of sight after more lines.
 func served(t *testing.T) int {
 	t.Helper()
-	return strings.Count(process.Tail(vnode(t).Log, 100_000), "msg=serving ")
+	raw, err := os.ReadFile(vnode(t).Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Count(raw, []byte("msg=serving "))
 }
 
 // talk is a command of kubectl whose output is read while it runs.
