@@ -51,9 +51,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	c, o := command()
-	// The client library logs through one logger of the whole process, so it is
-	// the process that sets it and not run.
-	c.PreRun = func(*cobra.Command, []string) { klog.SetLogger(logger(*o).WithName("client")) }
+	// The client library logs through one logger of the whole process, and there is one
+	// collector of garbage, so it is the process that sets them and not run.
+	c.PreRun = func(*cobra.Command, []string) {
+		klog.SetLogger(logger(*o).WithName("client"))
+		collectSeldom(logger(*o))
+	}
 	if err := c.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "scheduler:", err)
 		os.Exit(1)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // told says which kind of change the cache has told of, and takes it.
@@ -52,6 +53,10 @@ func TestLittleChanges(t *testing.T) {
 		pg.Status.Phase = volcanov1.PodGroupPhase(phase)
 		return func() { c.StatusWritten("podgroup/ns/g", "g", pg) }
 	}
+	c.SetNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "n"}})
+	compiled := func() *snapshot.Node { return c.Snapshot(time.Unix(10, 0)).Nodes[0] }
+	// What a node holds is worked out anew after these alone.
+	anew := map[string]bool{"it is assumed": true, "it runs": true, "it is done": true}
 	for _, step := range []struct {
 		what string
 		do   func()
@@ -80,9 +85,13 @@ func TestLittleChanges(t *testing.T) {
 		{"it is done", pod(func(p *corev1.Pod) { bound(p); p.Status.Phase = corev1.PodSucceeded }), "much"},
 	} {
 		told(c)
+		before := compiled()
 		step.do()
 		if got := told(c); got != step.want {
 			t.Errorf("%s: the cache tells of %s, want %s", step.what, got, step.want)
+		}
+		if got := compiled() != before; got != anew[step.what] {
+			t.Errorf("%s: the node is compiled anew: %t", step.what, got)
 		}
 	}
 	c.SetPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q", UID: "q"}, Spec: corev1.PodSpec{SchedulerName: "isthmus"}})

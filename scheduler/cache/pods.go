@@ -59,6 +59,10 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 		return
 	}
 	little := old != nil && c.little(old, e)
+	var kept *snapshot.Node // what a node holds does not depend on whether its pods' bindings are confirmed
+	if little && old.on != "" && (old.pod.Phase == snapshot.PodRunning) == (e.pod.Phase == snapshot.PodRunning) {
+		kept = c.nodes[old.on].snap
+	}
 	if e.pod.Node != "" || e.pod.Terminal() {
 		c.unassume(e.pod.UID) // the watch tells the truth now
 	}
@@ -70,6 +74,9 @@ func (c *Cache) SetPod(p *corev1.Pod) {
 	c.claimant(e, 1)
 	c.pods[e.pod.UID] = e
 	c.link(e)
+	if kept != nil {
+		c.nodes[e.on].snap = kept
+	}
 	if little {
 		c.signalLater()
 	} else {

@@ -84,6 +84,10 @@ func DefaultTiming() Timing {
 	return Timing{Coalesce: 50 * time.Millisecond, Interval: 100 * time.Millisecond, Lazy: 500 * time.Millisecond, Resync: 10 * time.Second, Audit: time.Minute}
 }
 
+// GCPercent is how much garbage, in percent of what lives, the program lets gather
+// where memory allows: most of what lives is the cluster's state, which stays.
+const GCPercent = 300
+
 // afterPanic is the pause after a failed cycle, which would fail again at once.
 const afterPanic = time.Second
 

@@ -14,11 +14,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
 )
 
@@ -76,6 +78,9 @@ func main() {
 }
 
 func run(ctx context.Context, l load) (err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(driver.GCPercent) // as the program does; for both ways
+	}
 	dir, err := os.MkdirTemp("", "isthmus-perf-")
 	if err != nil {
 		return fmt.Errorf("make directory: %w", err)
