@@ -116,7 +116,7 @@ func readGuides(t *testing.T) *guide {
 	return g
 }
 
-// flags checks that a program has each flag that the guides name.
+// flags checks that vnode, sbatch or the scheduler has each flag that the guides name.
 func (g *guide) flags(names []string) {
 	g.t.Helper()
 	vnode, err := exec.CommandContext(g.t.Context(), g.program("vnode"), "-h").CombinedOutput() // its status is that of an error
@@ -128,8 +128,13 @@ func (g *guide) flags(names []string) {
 		g.t.Fatal(err)
 	}
 	for _, name := range names {
-		if !bytes.Contains(vnode, []byte("\n  "+name[1:]+" ")) && !bytes.Contains(vnode, []byte("\n  "+name[1:]+"\n")) && !strings.Contains(sbatch, name) {
-			g.t.Errorf("the guides name %s, and neither vnode nor sbatch has it", name)
+		if bytes.Contains(vnode, []byte("\n  "+name[1:]+" ")) || bytes.Contains(vnode, []byte("\n  "+name[1:]+"\n")) || strings.Contains(sbatch, name) {
+			continue
+		}
+		// The scheduler shows none of Volcano's flags in its help, and knows them.
+		scheduler, err := exec.CommandContext(g.t.Context(), g.program("scheduler"), name+"=x", "-h").CombinedOutput()
+		if err != nil || bytes.Contains(scheduler, []byte("unknown flag")) {
+			g.t.Errorf("the guides name %s, and none of vnode, sbatch and scheduler has it: %s", name, bytes.TrimSpace(scheduler))
 		}
 	}
 }
