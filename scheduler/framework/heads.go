@@ -371,8 +371,8 @@ func expected(g *snapshot.Gang, p *snapshot.Pod, now int64) (at int64, guessed b
 		return now, false
 	case g.Estimate <= 0:
 		return now + max(ran, int64(unknownRun)-ran), true
-	case started+g.Estimate <= now:
+	case resource.Add(started, g.Estimate) <= now:
 		return now + max(int64(overrun), ran-g.Estimate), true
 	}
-	return started + g.Estimate, false
+	return resource.Add(started, g.Estimate), false
 }

@@ -107,7 +107,7 @@ func (s *Session) barOf(g *snapshot.Gang) *bar {
 	var key strings.Builder
 	var against []int
 	for i, r := range s.reserved.whole {
-		ends := g.Estimate > 0 && now+g.Estimate <= r.Start
+		ends := g.Estimate > 0 && resource.Add(now, g.Estimate) <= r.Start
 		if !r.Owns(g) && !ends {
 			fmt.Fprintf(&key, "%d ", i)
 			against = append(against, i)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -179,7 +180,7 @@ func rearranged(s *framework.Session, txn *snapshot.Txn, b framework.Blocked, se
 // late has the gang end as late as it may if it starts when those in its way have gone.
 func late(g *snapshot.GangSpec) {
 	if g.Estimate > 0 {
-		g.Estimate += int64(Keep)
+		g.Estimate = resource.Add(g.Estimate, int64(Keep))
 	}
 }
 
