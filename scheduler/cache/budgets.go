@@ -12,10 +12,10 @@ import (
 
 // budget is a PodDisruptionBudget.
 type budget struct {
-	uid, namespace string
-	selector       labels.Selector
-	text           string // of the selector
-	allowed        int64
+	uid      string
+	selector labels.Selector
+	text     string // of the selector
+	allowed  int64
 }
 
 // SetBudget takes in a disruption budget.
@@ -24,17 +24,19 @@ func (c *Cache) SetBudget(p *policyv1.PodDisruptionBudget) {
 	if err != nil {
 		selector = labels.Nothing() // the API server admits none such
 	}
-	b := &budget{uid: string(p.UID), namespace: p.Namespace, selector: selector, text: selector.String(), allowed: int64(p.Status.DisruptionsAllowed)}
-	key := p.Namespace + "/" + p.Name
+	b := &budget{uid: string(p.UID), selector: selector, text: selector.String(), allowed: int64(p.Status.DisruptionsAllowed)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old := c.budgets[key]
+	old := c.budgets[p.Namespace][p.Name]
 	if old != nil && old.text == b.text && old.allowed == b.allowed && old.uid == b.uid {
 		return
 	}
-	c.budgets[key] = b
+	if c.budgets[p.Namespace] == nil {
+		c.budgets[p.Namespace] = map[string]*budget{}
+	}
+	c.budgets[p.Namespace][p.Name] = b
 	if old == nil || old.text != b.text {
-		c.touchNamespace(p.Namespace)
+		c.anew.namespace(p.Namespace)
 	}
 	c.signal()
 }
@@ -43,28 +45,21 @@ func (c *Cache) SetBudget(p *policyv1.PodDisruptionBudget) {
 func (c *Cache) DeleteBudget(p *policyv1.PodDisruptionBudget) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := p.Namespace + "/" + p.Name
-	if b := c.budgets[key]; b != nil && b.uid == string(p.UID) {
-		delete(c.budgets, key)
-		c.touchNamespace(p.Namespace)
-		c.signal()
-	}
-}
-
-func (c *Cache) touchNamespace(namespace string) {
-	for _, e := range c.pods {
-		if e.pod.Namespace == namespace {
-			c.touch(e)
+	if b := c.budgets[p.Namespace][p.Name]; b != nil && b.uid == string(p.UID) {
+		if delete(c.budgets[p.Namespace], p.Name); len(c.budgets[p.Namespace]) == 0 {
+			delete(c.budgets, p.Namespace)
 		}
+		c.anew.namespace(p.Namespace)
+		c.signal()
 	}
 }
 
 // budgetsOf names the budgets that cover a pod, in order.
 func (c *Cache) budgetsOf(e *podEntry) []string {
 	var out []string
-	for key, b := range c.budgets {
-		if b.namespace == e.pod.Namespace && b.selector.Matches(labels.Set(e.labels)) {
-			out = append(out, key)
+	for name, b := range c.budgets[e.pod.Namespace] {
+		if b.selector.Matches(labels.Set(e.labels)) {
+			out = append(out, e.pod.Namespace+"/"+name)
 		}
 	}
 	slices.Sort(out)
@@ -72,9 +67,11 @@ func (c *Cache) budgetsOf(e *podEntry) []string {
 }
 
 func (c *Cache) allBudgets() []snapshot.Budget {
-	out := make([]snapshot.Budget, 0, len(c.budgets))
-	for key, b := range c.budgets {
-		out = append(out, snapshot.Budget{Name: key, Allowed: b.allowed})
+	var out []snapshot.Budget
+	for namespace, budgets := range c.budgets {
+		for name, b := range budgets {
+			out = append(out, snapshot.Budget{Name: namespace + "/" + name, Allowed: b.allowed})
+		}
 	}
 	return out
 }

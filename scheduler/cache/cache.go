@@ -37,19 +37,20 @@ type Cache struct {
 	classes map[string]*snapshot.Class
 
 	nodes      map[string]*nodeEntry
-	inOrder    []*nodeEntry         // those that are seen, by name; nil when out of date
-	pods       map[string]*podEntry // by UID
+	inOrder    []*nodeEntry                    // those that are seen, by name; nil when out of date
+	pods       map[string]*podEntry            // by UID
+	undue      map[string]map[string]*podEntry // by node and UID: see Undue
 	gangs      map[string]*gangEntry
 	queues     map[string]*snapshot.Queue
 	priorities map[string]priorityClass
 	assumed    map[string]Assumption // by pod UID
 	hyperNodes map[string]snapshot.HyperNodeSpec
 	levels     []string
-	places     []*snapshot.Place   // nil when out of date
-	evictions  map[string]eviction // by pod UID
-	budgets    map[string]*budget  // by namespace/name
-	book       *estimate.Book      // nil when nothing is learnt
-	learnt     int64               // grows with what is new in it
+	places     []*snapshot.Place             // nil when out of date
+	evictions  map[string]eviction           // by pod UID
+	budgets    map[string]map[string]*budget // by namespace and name
+	book       *estimate.Book                // nil when nothing is learnt
+	learnt     int64                         // grows with what is new in it
 	held       accounts
 	quotas     map[string]*quota // by namespace/name
 	// reservations are by name.
@@ -65,6 +66,7 @@ type Cache struct {
 	// selected says that some pod selects others, by labels of these keys.
 	selected  bool
 	labelKeys map[string]bool
+	anew      anew
 	// imaged says that images matter, asked are those of pods, at most askedMost of them.
 	imaged    bool
 	asked     map[string]bool
@@ -91,6 +93,7 @@ func New() *Cache {
 		classes:    map[string]*snapshot.Class{},
 		nodes:      map[string]*nodeEntry{},
 		pods:       map[string]*podEntry{},
+		undue:      map[string]map[string]*podEntry{},
 		gangs:      map[string]*gangEntry{},
 		queues:     map[string]*snapshot.Queue{},
 		priorities: map[string]priorityClass{},
@@ -98,7 +101,7 @@ func New() *Cache {
 		hyperNodes: map[string]snapshot.HyperNodeSpec{},
 		levels:     snapshot.DefaultLevels(),
 		evictions:  map[string]eviction{},
-		budgets:    map[string]*budget{},
+		budgets:    map[string]map[string]*budget{},
 		quotas:     map[string]*quota{},
 		jobs:       map[string]bool{},
 		numa:       map[string]numaEntry{},

@@ -17,6 +17,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	if c.dims == nil || len(c.classes) > 2*len(c.pods)+1024 {
 		c.recompile()
 	}
+	c.lookAnew()
 	c.expireEvictions(now)
 	c.forgetImages()
 	nodes := make([]*snapshot.Node, 0, len(c.nodes))

@@ -168,11 +168,28 @@ func (c *Cache) Undue(node string) []plan.PodRef {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []plan.PodRef
-	for uid, e := range c.pods {
-		if e.handed.due && e.handed.node == node && e.pod.Terminal() {
-			out = append(out, plan.PodRef{UID: uid, Namespace: e.pod.Namespace, Name: e.pod.Name})
-		}
+	for uid, e := range c.undue[node] {
+		out = append(out, plan.PodRef{UID: uid, Namespace: e.pod.Namespace, Name: e.pod.Name})
 	}
 	slices.SortFunc(out, func(a, b plan.PodRef) int { return strings.Compare(a.UID, b.UID) })
 	return out
+}
+
+// isUndue reports whether the pod is one of Undue's, on the node that is to serve it.
+func (e *podEntry) isUndue() bool { return e.handed.due && e.handed.node != "" && e.pod.Terminal() }
+
+// setUndue notes that a pod is one of Undue's, or is no longer: a look at all pods for
+// each binding would cost more the more of them have ended.
+func (c *Cache) setUndue(e *podEntry, is bool) {
+	node := e.handed.node
+	if !is {
+		if delete(c.undue[node], e.pod.UID); len(c.undue[node]) == 0 {
+			delete(c.undue, node)
+		}
+		return
+	}
+	if c.undue[node] == nil {
+		c.undue[node] = map[string]*podEntry{}
+	}
+	c.undue[node][e.pod.UID] = e
 }

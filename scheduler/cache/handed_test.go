@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -63,5 +64,33 @@ func TestWhoHasAsked(t *testing.T) {
 	p.Spec.InitContainers = []corev1.Container{{Resources: asks}}
 	if !scattered(p) {
 		t.Error("an init container that asks is not seen")
+	}
+}
+
+// TestEndedPodsThatWereNotServedAreKnownByNode until they are gone.
+func TestEndedPodsThatWereNotServedAreKnownByNode(t *testing.T) {
+	c := New()
+	for _, name := range []string{"a", "b", "served"} {
+		p := bound(pod(name, "", "1"), "n-"+name, "", 0, 0)
+		p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{wellknown.ResourceVGPUNumber: resource.MustParse("1")}
+		p.Annotations[volcanogpu.Node] = "n-" + name
+		if name != "served" {
+			p.Annotations[volcanogpu.ToAllocate] = "GPU-0,NVIDIA,100,10:;"
+		}
+		c.SetPod(p)
+		if got := c.Undue("n-" + name); len(got) != 0 {
+			t.Errorf("%v of node n-%s while nothing has ended", got, name)
+		}
+		p = p.DeepCopy()
+		p.Status.Phase = corev1.PodFailed
+		c.SetPod(p)
+	}
+	told := func() string { return fmt.Sprint(c.Undue("n-a"), c.Undue("n-b"), c.Undue("n-served")) }
+	if got := told(); got != "[{uid-a ns a}] [{uid-b ns b}] []" {
+		t.Errorf("those that ended are %s", got)
+	}
+	c.DeletePod("uid-a")
+	if got := told(); got != "[] [{uid-b ns b}] []" {
+		t.Errorf("after one is gone they are %s", got)
 	}
 }

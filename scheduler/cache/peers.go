@@ -104,8 +104,8 @@ func (c *Cache) visible(e *podEntry) {
 		return
 	}
 	e.pictured = c.imaged
-	for k := range c.labelKeys {
-		if v, ok := e.labels[k]; ok {
+	for k, v := range e.labels {
+		if c.labelKeys[k] {
 			if e.spec.Labels == nil {
 				e.spec.Labels = map[string]string{}
 			}
@@ -115,13 +115,12 @@ func (c *Cache) visible(e *podEntry) {
 	e.class = e.spec.Key()
 }
 
-// learn notes the label keys that a pod's selectors have. New ones change what
-// classes are, and then all pods are looked at again: selectors are few.
+// learn notes the label keys that a pod's selectors have. New ones change what the
+// classes are of pods that have such labels.
 func (c *Cache) learn(e *podEntry) {
-	fresh := false
 	c.spaces = c.spaces || usesSpaces(e.spec.Peers)
 	e.spec.Peers.Selectors(func(sel *metav1.LabelSelector) {
-		fresh = fresh || !c.selected
+		c.anew.all = c.anew.all || !c.selected
 		c.selected = true
 		s, err := metav1.LabelSelectorAsSelector(sel)
 		if err != nil {
@@ -130,20 +129,9 @@ func (c *Cache) learn(e *podEntry) {
 		requirements, _ := s.Requirements()
 		for _, r := range requirements {
 			if !c.labelKeys[r.Key()] {
-				c.labelKeys[r.Key()], fresh = true, true
+				c.labelKeys[r.Key()] = true
+				c.anew.key(r.Key())
 			}
 		}
 	})
-	if !fresh {
-		return
-	}
-	for _, o := range c.pods {
-		c.visible(o)
-	}
-	for _, n := range c.nodes {
-		n.snap = nil
-	}
-	for _, g := range c.gangs {
-		g.snap = nil
-	}
 }

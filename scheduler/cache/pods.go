@@ -143,6 +143,9 @@ func (c *Cache) link(e *podEntry) {
 		n := c.node(e.on)
 		n.pods[p.UID], n.snap = e, nil
 	}
+	if e.isUndue() {
+		c.setUndue(e, true)
+	}
 	if e.gang != "" {
 		g := c.gang(e.gang)
 		g.pods[e.pod.UID], g.snap = e, nil
@@ -161,6 +164,9 @@ func (c *Cache) unlink(e *podEntry) {
 			delete(c.nodes, e.on)
 		}
 		e.on = ""
+	}
+	if e.isUndue() {
+		c.setUndue(e, false)
 	}
 	if e.gang != "" {
 		g := c.gang(e.gang)
