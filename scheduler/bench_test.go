@@ -38,6 +38,20 @@ func BenchmarkRealNodes(b *testing.B) {
 	run(b, w, 100)
 }
 
+// BenchmarkPlainPods is 20,000 pods without a PodGroup, each a gang of its own, on 1,000
+// nodes: what a gang costs must not grow with how many are placed in the same cycle.
+func BenchmarkPlainPods(b *testing.B) {
+	w := schedtest.NewWorld()
+	for i := range 1000 {
+		w.SetNode(schedtest.Real(fmt.Sprintf("n%04d", i), append(amounts(64, 8), resource.Quantity{Name: "pods", Amount: 110})...))
+	}
+	gangs(w, 20000, 1, 1, 0)
+	for _, g := range w.Gangs {
+		g.Plain = true
+	}
+	run(b, w, 20000)
+}
+
 // BenchmarkVirtualNodes is 100 gangs of 20 on 10 partitions of 100 hosts.
 func BenchmarkVirtualNodes(b *testing.B) {
 	w := schedtest.NewWorld()

@@ -49,8 +49,8 @@ func (s *Session) DomainsFor(g *snapshot.Gang) []Domain {
 			}
 		}
 	}
-	for _, pl := range s.Plan.Placements {
-		if pl.Gang == g.Key && len(pl.Binds) > 0 {
+	for pl := range s.placements(g) {
+		if len(pl.Binds) > 0 {
 			if d, ok := s.DomainOf(pl.Binds[0].Node); ok {
 				return []Domain{d}
 			}

@@ -65,11 +65,9 @@ func (s *Session) membersByNode(g *snapshot.Gang) []map[string]int64 {
 			count(p.Node, p.Task)
 		}
 	}
-	for _, pl := range s.Plan.Placements {
+	for pl := range s.placements(g) {
 		for _, b := range pl.Binds {
-			if pl.Gang == g.Key {
-				count(b.Node, tasks[b.UID])
-			}
+			count(b.Node, tasks[b.UID])
 		}
 	}
 	return out

@@ -86,10 +86,7 @@ func (s *Session) seats(g *snapshot.Gang, placed []Assignment, of func(*snapshot
 			note(i)
 		}
 	}
-	for _, pl := range s.Plan.Placements {
-		if pl.Gang != g.Key {
-			continue
-		}
+	for pl := range s.placements(g) {
 		for _, b := range pl.Binds {
 			if i, ok := s.Snapshot.Node(b.Node); ok && member[b.UID] {
 				note(i)

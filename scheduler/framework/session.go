@@ -2,6 +2,7 @@ package framework
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -58,6 +59,7 @@ type Session struct {
 	sizes      map[string]*snapshot.Class // what is kept for pods that are not there yet
 	cells      *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
 	placed     map[string]bool            // pods that this cycle places
+	committed  map[string][]int           // positions of a gang's placements in Plan
 	evicted    map[string]bool            // pods that this cycle sends away
 	sent       map[*snapshot.Gang]int     // how many those are, by gang
 	goes       []leave
@@ -99,7 +101,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		failed:   map[string][]plan.DomainReason{},
 		byLabel:  map[string][]*snapshot.Place{},
 		cells:    s.Cells(),
-		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, evicted: map[string]bool{},
+		kept:     map[string][]keptRoom{}, claimed: map[string]bool{}, placed: map[string]bool{}, committed: map[string][]int{}, evicted: map[string]bool{},
 		sent: map[*snapshot.Gang]int{}, notes: map[any]any{},
 	}
 	ses.follow = newFollow(ses.Txn)
@@ -207,16 +209,8 @@ func (s *Session) Admitted(g *snapshot.Gang) bool { return s.inqueue[g.Key] }
 func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	u.Gang, u.GangUID, u.Namespace, u.Name, u.Plain = g.Key, g.UID, g.Namespace, g.Name, g.Plain
 	u.Message = plan.Bound(u.Message)
-	placed := map[string]bool{}
-	for _, p := range s.Plan.Placements {
-		if p.Gang == g.Key {
-			for _, b := range p.Binds {
-				placed[b.UID] = true
-			}
-		}
-	}
 	for _, p := range g.Pods {
-		if p.Waits() && !placed[p.UID] {
+		if p.Waits() && !s.placed[p.UID] {
 			u.Pods = append(u.Pods, plan.PodRef{UID: p.UID, Namespace: p.Namespace, Name: p.Name})
 		}
 	}
@@ -333,5 +327,18 @@ func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size i
 	if attempt == "" {
 		p.Size = int64(len(all))
 	}
+	s.committed[g.Key] = append(s.committed[g.Key], len(s.Plan.Placements))
 	s.Plan.Placements = append(s.Plan.Placements, p)
+}
+
+// placements are those of a gang that this cycle makes, in order: a look at all of them for
+// each gang would cost the square of their number.
+func (s *Session) placements(g *snapshot.Gang) iter.Seq[*plan.Placement] {
+	return func(yield func(*plan.Placement) bool) {
+		for _, i := range s.committed[g.Key] {
+			if !yield(&s.Plan.Placements[i]) {
+				return
+			}
+		}
+	}
 }

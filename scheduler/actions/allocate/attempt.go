@@ -1,6 +1,7 @@
 package allocate
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ func openAttempts(g *snapshot.Gang) []attempt {
 	for id, a := range byID {
 		if !closed[id] && int64(len(a.members)) < a.size {
 			slices.SortFunc(a.members, func(x, y *snapshot.Pod) int {
-				return int(x.Rank - y.Rank)
+				return cmp.Compare(x.Rank, y.Rank)
 			})
 			out = append(out, *a)
 		}
@@ -80,54 +81,76 @@ func wholeAttempt(g *snapshot.Gang) bool {
 	return taken || members >= size
 }
 
-// missing lists the ranks that nobody has.
-func (a attempt) missing() []int64 {
-	has := map[int64]bool{}
-	for _, m := range a.members {
-		has[m.Rank] = true
-	}
-	var out []int64
-	for r := int64(0); r < a.size; r++ {
-		if !has[r] {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
 // choose gives every missing rank a pod: one that stands, in the order of
 // members, between those that hold the ranks before and after, so that a
-// component's ranks stay together; else the first that is left.
-func (a attempt) choose(waiting []*snapshot.Pod) (pods []*snapshot.Pod, ranks map[string]int64, lacking []int64) {
+// component's ranks stay together; else the first that is left. lacks is how many
+// ranks nobody takes, of which first is the lowest. The size is what an annotation
+// says, so it is counted to no further than there are pods.
+func (a attempt) choose(waiting []*snapshot.Pod) (pods []*snapshot.Pod, ranks map[string]int64, lacks, first int64) {
+	has := map[int64]bool{}
+	for _, m := range a.members {
+		if m.Rank < a.size {
+			has[m.Rank] = true
+		}
+	}
+	lacks = a.size - int64(len(has))
 	left := slices.Clone(waiting)
 	ranks = map[string]int64{}
-	for _, r := range a.missing() {
-		if len(left) == 0 {
-			lacking = append(lacking, r)
+	between := a.between()
+	r := int64(0)
+	for ; lacks > 0 && len(left) > 0; r++ {
+		if has[r] {
 			continue
 		}
-		at := max(slices.IndexFunc(left, func(p *snapshot.Pod) bool { return a.between(p, r) }), 0)
+		lowest, highest := between(r)
+		at := max(slices.IndexFunc(left, func(p *snapshot.Pod) bool {
+			return (lowest == nil || snapshot.ComparePods(lowest, p) <= 0) && (highest == nil || snapshot.ComparePods(highest, p) >= 0)
+		}), 0)
 		pods = append(pods, left[at])
 		ranks[left[at].UID] = r
 		left = slices.Delete(left, at, at+1)
+		lacks--
 	}
-	return pods, ranks, lacking
+	for lacks > 0 && has[r] {
+		r++
+	}
+	return pods, ranks, lacks, r
 }
 
-func (a attempt) between(p *snapshot.Pod, rank int64) bool {
-	for _, m := range a.members {
-		if m.Rank < rank && snapshot.ComparePods(m, p) > 0 || m.Rank > rank && snapshot.ComparePods(m, p) < 0 {
-			return false
+// between returns what gives, for a rank that nobody has, the last in the order of members
+// of those that hold lower ranks and the first of those that hold higher ones, nil for none.
+func (a attempt) between() func(rank int64) (lowest, highest *snapshot.Pod) {
+	n := len(a.members)
+	upTo, from := make([]*snapshot.Pod, n), make([]*snapshot.Pod, n)
+	for i, m := range a.members {
+		upTo[i] = m
+		if i > 0 && snapshot.ComparePods(upTo[i-1], m) > 0 {
+			upTo[i] = upTo[i-1]
 		}
 	}
-	return true
+	for i, m := range slices.Backward(a.members) {
+		from[i] = m
+		if i+1 < n && snapshot.ComparePods(from[i+1], m) < 0 {
+			from[i] = from[i+1]
+		}
+	}
+	return func(rank int64) (lowest, highest *snapshot.Pod) {
+		i, _ := slices.BinarySearchFunc(a.members, rank, func(m *snapshot.Pod, r int64) int { return cmp.Compare(m.Rank, r) })
+		if i > 0 {
+			lowest = upTo[i-1]
+		}
+		if i < n {
+			highest = from[i]
+		}
+		return lowest, highest
+	}
 }
 
 // complete binds the missing members of an attempt where the others are. It
 // returns the pods it used.
 func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snapshot.Pod) []*snapshot.Pod {
 	domain, ok := s.DomainOf(a.node)
-	pods, ranks, lacking := a.choose(waiting)
+	pods, ranks, lacks, first := a.choose(waiting)
 	if ok && !domain.Virtual() && len(pods) == 0 {
 		return nil // pods on real nodes run without waiting for each other
 	}
@@ -147,10 +170,10 @@ func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snap
 		}
 		s.Commit(g, fit.Domain, a.id, a.size, fit.Assigned, ranks)
 	}
-	if len(lacking) > 0 {
+	if lacks > 0 {
 		s.Wait(g, plan.Unschedulable{Code: plan.AttemptIncomplete, Message: fmt.Sprintf(
 			"attempt %s on %s has %d of %d members and waits for a pod to take rank %d",
-			a.id, a.node, a.size-int64(len(lacking)), a.size, lacking[0])})
+			a.id, a.node, a.size-lacks, a.size, first)})
 	}
 	return pods
 }
@@ -182,7 +205,7 @@ func keepForRest(s *framework.Session, g *snapshot.Gang) {
 	}
 	for _, a := range openAttempts(g) {
 		if domain, ok := s.DomainOf(a.node); ok {
-			pods, _, _ := a.choose(waiting)
+			pods, _, _, _ := a.choose(waiting)
 			keep(a.id, pods, []framework.Domain{domain})
 			waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(pods, p) })
 		}
