@@ -101,6 +101,7 @@ type Binder struct {
 	preparing map[int64]*preparation
 	prepared  int64
 	written   map[string]time.Time // last write of a message by UID
+	denied    map[string]time.Time // those of them that were denied
 	asked     map[string]askedCopies
 	waits     waits
 	turns     turns
@@ -142,7 +143,7 @@ func New(c Config) *Binder {
 		evicts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[evictTask](firstRetry, lastRetry)),
 		later: newLater(), preparing: map[int64]*preparation{},
-		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, turns: turns{last: map[string]turn{}},
+		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, denied: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, turns: turns{last: map[string]turn{}},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -51,10 +52,11 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 			delete(b.written, uid)
 		}
 	}
+	maps.DeleteFunc(b.denied, func(_ string, at time.Time) bool { return now.Sub(at) > messageEvery })
 	for i := range p.Statuses {
 		s := &p.Statuses[i]
-		if _, recent := b.written[s.GangUID]; recent && s.Native {
-			continue
+		if _, denied := b.denied[s.GangUID]; denied && s.Native {
+			continue // nobody waits for it: it lets nobody in
 		}
 		shown := b.Cache.Conditions(s.Gang)
 		if _, recent := b.written[s.GangUID]; recent && sameButMessage(s.Want, shown) && b.sameCounts(s) {
@@ -169,7 +171,7 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 		// No role grants it, or it is not wanted; a later plan asks again.
 		b.Observe.Wrote(kind, "denied")
 		b.mu.Lock()
-		b.written[uid] = b.Now()
+		b.written[uid], b.denied[uid] = b.Now(), b.Now()
 		b.mu.Unlock()
 		logr.FromContextOrDiscard(ctx).V(1).Info("status write was denied", "kind", kind, "uid", uid, "reason", err.Error())
 	default:
@@ -218,17 +220,26 @@ func (b *Binder) writeGroup(ctx context.Context, s *plan.Status) error {
 
 // writeNative writes the condition of a PodGroup of Kubernetes' own API.
 func (b *Binder) writeNative(ctx context.Context, s *plan.Status) error {
+	shown := b.Cache.Conditions(s.Gang)
 	conditions := make([]map[string]any, 0, len(s.Want.Conditions))
 	for _, c := range s.Want.Conditions {
-		conditions = append(conditions, map[string]any{"type": c.Type, "status": c.Status, "reason": c.Reason, "message": c.Message, "lastTransitionTime": metav1.NewTime(b.Now())})
+		since := metav1.NewTime(b.Now())
+		if i := slices.IndexFunc(shown, func(o volcanov1.PodGroupCondition) bool {
+			return string(o.Type) == c.Type && string(o.Status) == c.Status
+		}); i >= 0 {
+			since = shown[i].LastTransitionTime
+		}
+		conditions = append(conditions, map[string]any{"type": c.Type, "status": c.Status, "reason": c.Reason, "message": c.Message, "lastTransitionTime": since})
 	}
 	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": s.GangUID}, "status": map[string]any{"conditions": conditions}})
 	if err != nil {
 		return fmt.Errorf("encode status: %w", err)
 	}
-	if _, err := b.Client.SchedulingV1beta1().PodGroups(s.Namespace).Patch(ctx, s.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+	pg, err := b.Client.SchedulingV1beta1().PodGroups(s.Namespace).Patch(ctx, s.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status")
+	if err != nil {
 		return fmt.Errorf("patch PodGroup %s/%s: %w", s.Namespace, s.Name, err)
 	}
+	b.Cache.NativeStatusWritten(s.Gang, s.GangUID, pg)
 	b.mu.Lock()
 	b.written[s.GangUID] = b.Now()
 	b.mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -105,7 +107,7 @@ func (c *Cache) groupsOf(e *podEntry) *snapshot.NodeGroups {
 	}
 	name := e.stand.Queue
 	if g := c.gangs[e.gang]; g != nil && g.group != nil {
-		name = g.group.Queue
+		name = firstOf(g.group.Queue, name)
 	}
 	if q := c.queues[name]; q != nil {
 		return q.Groups
@@ -116,7 +118,7 @@ func (c *Cache) groupsOf(e *podEntry) *snapshot.NodeGroups {
 func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.Gang {
 	pods := make([]*snapshot.Pod, 0, len(e.pods))
 	var priority int32 // of the most urgent pod; it may be below zero
-	patient, acts := false, c.actsOnEviction(e)
+	patient, acts := e.group != nil && e.group.patient, c.actsOnEviction(e) || e.group != nil && e.group.whole
 	for _, pe := range e.pods {
 		p := c.seat(pe)
 		p.Class = c.class(pe)
@@ -139,9 +141,9 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 	switch {
 	case e.group != nil:
 		spec = e.group.GangSpec
-		spec.Priority = c.priority(e.group.priorityClass, priority, len(pods) > 0)
-		if e.group.nativePriority != nil {
-			spec.Priority = *e.group.nativePriority
+		spec.Priority = c.priorityOf(e.group, priority, len(pods) > 0)
+		if spec.Queue == "" {
+			spec.Queue = firstOf(e.ofPods().Queue, volcanov1.DefaultQueue)
 		}
 		if len(e.group.policies) > 0 {
 			assign(e.group.policies, pods, func(uid string) map[string]string { return e.pods[uid].labels })
@@ -149,13 +151,8 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		if e.written != nil {
 			spec.Status = *e.written
 		}
-	default:
-		first := ""
-		for uid, pe := range e.pods { // the same pod speaks for all whatever the order of the map
-			if first == "" || uid < first {
-				first, spec = uid, pe.stand
-			}
-		}
+	case len(e.pods) > 0:
+		spec = e.ofPods()
 		spec.Priority = priority
 	}
 	spec.ActsOnEviction = acts

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -36,6 +37,18 @@ type gangEntry struct {
 	short     int64 // since when the gang is short; 0 while it is not
 }
 
+// ofPods is what the pods say of their gang. The same one speaks for all whatever the order
+// of the map.
+func (e *gangEntry) ofPods() (spec snapshot.GangSpec) {
+	first := ""
+	for uid, pe := range e.pods {
+		if first == "" || uid < first {
+			first, spec = uid, pe.stand
+		}
+	}
+	return spec
+}
+
 func (c *Cache) gang(key string) *gangEntry {
 	g := c.gangs[key]
 	if g == nil {
@@ -45,33 +58,51 @@ func (c *Cache) gang(key string) *gangEntry {
 	return g
 }
 
-// groupSpec is a PodGroup; its priority class is resolved when compiled.
+// groupSpec is a PodGroup; its priority class is resolved when compiled, and so is its
+// queue where it names none.
 type groupSpec struct {
 	snapshot.GangSpec
 	priorityClass  string
-	nativePriority *int32 // resolved by the API server
+	nativePriority *int32 // resolved by the API server, of no class as well
 	policies       []subGroupPolicy
 	version        string
 	estimateKey    string
 	reads          []string // datasets
 	protected      string   // why none of its pods may have to make room
 	yields         bool     // its pods say by it that they may have to
+	patient        bool     // it has nobody sent away, whatever its pods say
+	whole          bool     // all of it is sent away, or nobody
+}
+
+// say takes in what labels and annotations say of a PodGroup of either kind.
+func (g *groupSpec) say(m metav1.ObjectMeta) {
+	g.estimateKey, g.reads = m.Annotations[wellknown.EstimateKey], listOf(m.Annotations[wellknown.Datasets])
+	if d := duration(m.Annotations[wellknown.RunningEstimate]); d > 0 {
+		g.Estimate, g.EstimateFrom = int64(d), snapshot.EstimateDeclared
+	}
+	if keeps(m.Labels) || keeps(m.Annotations) {
+		g.protected = "its PodGroup says that it is not to be preempted"
+	}
+	g.yields = yields(m.Labels) || yields(m.Annotations)
 }
 
 func groupKey(namespace, name string) string { return "podgroup/" + namespace + "/" + name }
 
 // SetGroup takes in a PodGroup.
 func (c *Cache) SetGroup(pg *volcanov1.PodGroup) {
-	spec := newGroupSpec(pg)
+	c.setGroup(newGroupSpec(pg), pg.Status.Conditions)
+}
+
+func (c *Cache) setGroup(spec groupSpec, conditions []volcanov1.PodGroupCondition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.gang(spec.Key)
 	wrote := e.written
-	e.raw = pg.Status.Conditions
+	e.raw = conditions
 	if e.group != nil && e.group.UID != spec.UID {
 		e.written, e.nominated = nil, nil
 	}
-	if e.written != nil && !older(pg.ResourceVersion, e.writtenRV) {
+	if e.written != nil && !older(spec.version, e.writtenRV) {
 		e.written = nil
 		e.snap = nil
 	}
@@ -153,17 +184,27 @@ func (c *Cache) Status(gang string) (snapshot.GroupStatus, bool) {
 // StatusWritten notes the status that a write left behind at a resource version,
 // so that it is not written again before the watch shows it.
 func (c *Cache) StatusWritten(gang, uid string, pg *volcanov1.PodGroup) {
+	c.statusWritten(gang, uid, pg.ResourceVersion, groupStatus(pg.Status), pg.Status.Conditions)
+}
+
+// NativeStatusWritten is StatusWritten of a PodGroup of Kubernetes' own API.
+func (c *Cache) NativeStatusWritten(gang, uid string, pg *schedulingv1beta1.PodGroup) {
+	status, raw := nativeStatus(pg.Status)
+	c.statusWritten(gang, uid, pg.ResourceVersion, status, raw)
+}
+
+func (c *Cache) statusWritten(gang, uid, version string, status snapshot.GroupStatus, raw []volcanov1.PodGroupCondition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.gangs[gang]
 	if e == nil || e.group == nil || e.group.UID != uid {
 		return
 	}
-	if e.group.version != "" && !older(e.group.version, pg.ResourceVersion) {
+	if e.group.version != "" && !older(e.group.version, version) {
 		return // the watch was faster
 	}
-	status, before := groupStatus(pg.Status), e.group.Status.Phase
-	e.written, e.writtenRV, e.raw, e.snap = &status, pg.ResourceVersion, pg.Status.Conditions, nil
+	before := e.group.Status.Phase
+	e.written, e.writtenRV, e.raw, e.snap = &status, version, raw, nil
 	if status.Phase == snapshot.GroupInqueue && before != status.Phase {
 		c.signal() // its pods may be placed from now on
 	} else {
@@ -211,21 +252,13 @@ func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {
 		priorityClass: pg.Spec.PriorityClassName,
 		policies:      subGroupsOf(pg.Spec.SubGroupPolicy),
 		version:       pg.ResourceVersion,
-		estimateKey:   pg.Annotations[wellknown.EstimateKey],
-		reads:         listOf(pg.Annotations[wellknown.Datasets]),
 	}
 	g.Loose = g.Topology == nil && loose(pg)
 	for _, p := range g.policies {
 		g.SubGroups = append(g.SubGroups, p.SubGroup)
 	}
 	g.Nominated, g.Staging = nominationOf(pg.Annotations), pg.Annotations[wellknown.Staging]
-	if d := duration(pg.Annotations[wellknown.RunningEstimate]); d > 0 {
-		g.Estimate, g.EstimateFrom = int64(d), snapshot.EstimateDeclared
-	}
-	if keeps(pg.Labels) || keeps(pg.Annotations) {
-		g.protected = "its PodGroup says that it is not to be preempted"
-	}
-	g.yields = yields(pg.Labels) || yields(pg.Annotations)
+	g.say(pg.ObjectMeta)
 	for task, n := range pg.Spec.MinTaskMember {
 		g.MinTask = append(g.MinTask, snapshot.TaskMinimum{Task: task, Min: int64(n)})
 	}

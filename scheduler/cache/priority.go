@@ -37,6 +37,20 @@ func (c *Cache) touchGangs() {
 	c.signal()
 }
 
+// priorityOf is the priority of a PodGroup of either kind. The API server gives one of
+// Kubernetes' own kind that names no class the priority that pods without one have: it
+// says nothing then, and the pods, which may have classes, do.
+func (c *Cache) priorityOf(g *groupSpec, ofPods int32, hasPods bool) int32 {
+	named := g.priorityClass != "" && !c.priorities[g.priorityClass].isDefault
+	switch {
+	case g.nativePriority == nil:
+		return c.priority(g.priorityClass, ofPods, hasPods)
+	case named || !hasPods:
+		return *g.nativePriority
+	}
+	return ofPods
+}
+
 // priority resolves a PodGroup's class; without one its pods' priority counts,
 // which the API server has resolved, and before there are pods the default.
 func (c *Cache) priority(class string, ofPods int32, hasPods bool) int32 {

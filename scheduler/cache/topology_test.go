@@ -75,6 +75,7 @@ func TestNativeGroup(t *testing.T) {
 	c := New()
 	p := pod("p", "", "1")
 	p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: ptr.To("g")}
+	p.Annotations = map[string]string{"scheduling.volcano.sh/queue-name": "q"}
 	c.SetPod(p)
 	if g := gangOf(t, c, "native/ns/g"); !g.Absent || !g.Native || g.Waiting != 1 {
 		t.Fatalf("before its PodGroup is seen: %+v", g.GangSpec)
@@ -82,11 +83,14 @@ func TestNativeGroup(t *testing.T) {
 	pg := &schedulingv1beta1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "uid-g"}}
 	pg.Spec.SchedulingPolicy.Gang = &schedulingv1beta1.GangSchedulingPolicy{MinCount: 3}
 	pg.Spec.SchedulingConstraints = &schedulingv1beta1.PodGroupSchedulingConstraints{Topology: []schedulingv1beta1.TopologyConstraint{{Key: "rack"}}}
-	pg.Spec.Priority = ptr.To(int32(12))
+	pg.Spec.Priority, pg.Spec.PriorityClassName = ptr.To(int32(12)), "gone"
 	c.SetNativeGroup(pg)
 	g := gangOf(t, c, "native/ns/g")
 	if g.Absent || !g.Native || g.MinMember != 3 || g.Priority != 12 || g.Topology == nil || g.Topology.Key != "rack" || !g.Topology.Hard {
 		t.Fatalf("%+v", g.GangSpec)
+	}
+	if g.Queue != "q" {
+		t.Errorf("it is in queue %s, and its pods name q", g.Queue)
 	}
 	c.DeleteNativeGroup("ns", "g", "uid-g")
 	if g := gangOf(t, c, "native/ns/g"); !g.Absent {

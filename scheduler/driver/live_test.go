@@ -241,7 +241,8 @@ func podsOf(ctx context.Context, ns, group string) ([]corev1.Pod, error) {
 	}
 	var out []corev1.Pod
 	for _, p := range all.Items {
-		if p.Annotations[wellknown.PodGroupName] == group {
+		own := p.Spec.SchedulingGroup
+		if p.Annotations[wellknown.PodGroupName] == group || own != nil && own.PodGroupName != nil && *own.PodGroupName == group {
 			out = append(out, p)
 		}
 	}

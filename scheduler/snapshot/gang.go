@@ -169,7 +169,8 @@ type GangSpec struct {
 	// Staging is what was written on its PodGroup of the copies that it waits for.
 	Staging string `json:"staging,omitempty"`
 	// ActsOnEviction says that the gang's Job restarts or ends something when one of its
-	// pods is evicted, or that nobody knows.
+	// pods is evicted, or that nobody knows, or that its PodGroup has all of it evicted or
+	// nobody.
 	ActsOnEviction bool `json:"actsOnEviction,omitempty"`
 	// Patient gangs never take another's place: their pods' preemptionPolicy is Never.
 	Patient bool `json:"patient,omitempty"`
