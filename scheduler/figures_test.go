@@ -12,6 +12,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
@@ -55,6 +56,11 @@ func processor(b *testing.B) time.Duration {
 // snapshot itself. good tells whether a plan is the one wanted.
 func cycles(b *testing.B, w *schedtest.World, good func(plan.Plan) bool) {
 	b.Helper()
+	cyclesOf(b, schedtest.Pipeline(), w, good)
+}
+
+func cyclesOf(b *testing.B, pipe framework.Pipeline, w *schedtest.World, good func(plan.Plan) bool) {
+	b.Helper()
 	s := w.Snapshot()
 	runtime.GC()
 	var before, after runtime.MemStats
@@ -62,7 +68,7 @@ func cycles(b *testing.B, w *schedtest.World, good func(plan.Plan) bool) {
 	b.ReportAllocs()
 	start := processor(b)
 	for b.Loop() {
-		if p := scheduler.Cycle(schedtest.Pipeline(), s, w.Now); !good(p) {
+		if p := scheduler.Cycle(pipe, s, w.Now); !good(p) {
 			b.Fatalf("%d placements, %d claims, %d wait", len(p.Placements), len(p.Claims), len(p.Unschedulable))
 		}
 	}

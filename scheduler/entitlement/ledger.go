@@ -2,6 +2,7 @@ package entitlement
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,6 +46,7 @@ type Ledger struct {
 	queues  []*Queue
 	down    []int // from the root down, parents before children
 	byName  map[string]int
+	over    map[int]bool // the queues of Overs
 }
 
 // New makes the ledger of a snapshot.
@@ -72,7 +74,12 @@ func New(s *snapshot.Snapshot, o Options) *Ledger {
 			l.queues[q.parent].Wanted.AddScaled(q.Wanted, 1)
 		}
 	}
+	l.countGuarantees()
 	l.share()
+	l.over = map[int]bool{}
+	for i := range l.queues {
+		l.noteOver(i)
+	}
 	slices.SortStableFunc(l.Faults, func(a, b Fault) int {
 		return cmp.Or(strings.Compare(a.Queue, b.Queue), strings.Compare(a.Message, b.Message))
 	})
@@ -157,7 +164,7 @@ func (l *Ledger) Branches(a, b string) (x, y *Queue) {
 func (l *Ledger) Take(queue string, v resource.Vector, n int64) {
 	if i, ok := l.byName[queue]; ok {
 		for _, at := range l.queues[l.queues[i].home].path {
-			l.queues[at].Held.AddScaled(v, n)
+			l.hold(at, v, n)
 		}
 	}
 }
@@ -169,10 +176,14 @@ func (l *Ledger) Give(queue string, v resource.Vector, n int64) { l.Take(queue, 
 // then on, for a what-if. What is deserved stays as it is.
 func (l *Ledger) Fork() *Ledger {
 	out := *l
+	out.over = maps.Clone(l.over)
 	out.queues = make([]*Queue, len(l.queues))
 	for i, q := range l.queues {
 		c := *q
 		c.Held = q.Held.Clone()
+		if b := q.below; b != nil {
+			c.below = &guarantees{b.sum, b.idle.Clone(), make([]pair, len(b.most)), make([]pair, len(b.idlest))}
+		}
 		out.queues[i] = &c
 	}
 	return &out

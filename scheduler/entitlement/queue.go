@@ -23,6 +23,7 @@ type Queue struct {
 	// cycle's placements. Wanted is what their other pods ask for beside that.
 	Held, Wanted resource.Vector
 
+	below    *guarantees // of the queues right below, nil for none
 	parent   int
 	children []int
 	home     int    // where its own gangs are counted

@@ -38,14 +38,9 @@ func (l *Ledger) Real(q *Queue) resource.Vector {
 	out := q.Capability.Clone()
 	for at := q; at.parent >= 0; at = l.queues[at.parent] {
 		up := l.queues[at.parent]
-		beside := up.Capability.Clone()
-		for _, c := range up.children {
-			if l.queues[c] != at {
-				beside.SubScaled(l.queues[c].Guarantee, 1)
-			}
-		}
 		for d := range out {
-			out[d] = max(min(out[d], beside[d]), 0)
+			beside := resource.Sub(up.Capability[d], up.below.sum[d]-at.Guarantee[d])
+			out[d] = max(min(out[d], beside), 0)
 		}
 	}
 	return out

@@ -53,31 +53,16 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 				continue
 			}
 			// What is guaranteed to the siblings and not yet used stays free.
-			left := resource.Sub(l.queues[q.parent].Capability[d], l.queues[q.parent].Held[d])
-			var whose, largest *Queue
-			var kept, most, guaranteed int64
-			for _, c := range l.queues[q.parent].children {
-				s := l.queues[c]
-				if g := s.Guarantee[d]; c != path[k] && g > 0 {
-					guaranteed = resource.Add(guaranteed, g)
-					if largest == nil || g > largest.Guarantee[d] {
-						largest = s
-					}
-				}
-				if idle := resource.Sub(s.Guarantee[d], s.Held[d]); c != path[k] && idle > 0 {
-					kept = resource.Add(kept, idle)
-					if idle > most {
-						whose, most = s, idle
-					}
-				}
-			}
-			if whose != nil && a <= left && a > resource.Sub(left, kept) {
+			up := l.queues[q.parent]
+			left, kept := resource.Sub(up.Capability[d], up.Held[d]), up.below.idle[d]-q.unused(d)
+			if kept > 0 && a <= left && a > resource.Sub(left, kept) {
 				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d],
-					Limit: resource.Add(q.Held[d], max(resource.Sub(left, kept), 0)), For: whose.Name}
+					Limit: resource.Add(q.Held[d], max(resource.Sub(left, kept), 0)), For: l.idlest(path[k], d).Name}
 			}
 			// What they use of it does not become free for others when it ends.
-			if limit := max(resource.Sub(l.queues[q.parent].Capability[d], guaranteed), 0); largest != nil && after > limit {
-				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d], Limit: limit, For: largest.Name}
+			guaranteed := up.below.sum[d] - q.Guarantee[d]
+			if limit := max(resource.Sub(up.Capability[d], guaranteed), 0); guaranteed > 0 && after > limit {
+				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d], Limit: limit, For: l.guaranteedMost(path[k], d).Name}
 			}
 		}
 	}

@@ -4,26 +4,98 @@ import (
 	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// pool is the units of all gangs that anybody has asked about in a cycle, in order. What
-// may go of a gang changes only when some of it goes, and there are many gangs and as
-// many questions.
-type pool struct {
-	s     *framework.Session
-	rules Rules
-	known []int  // by gang: how many of it had been sent away when it was looked at, -1 for not yet
-	may   []bool // by gang: who is asked about, between two questions nobody
-	units []*Unit
-	fresh []*Unit
-	stale map[int]bool // gangs whose units are in units and are no longer true
+// holders are the gangs that hold something and may be asked about, in the order of the
+// snapshot.
+type holders struct {
+	gangs   []*snapshot.Gang
+	byQueue map[string][]int // as positions in gangs
+	// busy are those that this cycle places, or sends others away for, as far as the plan
+	// has been looked at.
+	busy               map[string]bool
+	placements, claims int
 }
 
-type poolKey struct{ Rules }
+type holdersKey struct{}
 
-func poolOf(s *framework.Session, r Rules) *pool {
-	return s.Note(poolKey{r}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
-		p := &pool{s: s, rules: r, known: make([]int, len(s.Snapshot.Gangs)), may: make([]bool, len(s.Snapshot.Gangs)), stale: map[int]bool{}}
+func holdersOf(s *framework.Session) *holders {
+	h := s.Note(holdersKey{}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
+		h := &holders{byQueue: map[string][]int{}, busy: map[string]bool{}}
+		now := s.Now.UnixNano()
+		for _, g := range s.Snapshot.Gangs {
+			// Whom others went for is left alone for a while: else they went in vain.
+			fresh := g.Nominated.Keeps(now) && !g.OnlyToMove()
+			if !g.Held.Zero() && !fresh {
+				h.byQueue[g.Queue] = append(h.byQueue[g.Queue], len(h.gangs))
+				h.gangs = append(h.gangs, g)
+			}
+		}
+		return h
+	}).(*holders)
+	for _, p := range s.Plan.Placements[h.placements:] {
+		h.busy[p.Gang] = true
+	}
+	for _, c := range s.Plan.Claims[h.claims:] {
+		h.busy[c.Gang] = true
+	}
+	h.placements, h.claims = len(s.Plan.Placements), len(s.Plan.Claims)
+	return h
+}
+
+// split is what may go of a gang, when so many of it had been sent away.
+type split struct {
+	sent  int
+	units []*Unit
+}
+
+type splitsKey struct{ Rules }
+
+// splits is what may go of each gang by some rules, as it was when it was looked at last.
+func splits(s *framework.Session, r Rules) map[*snapshot.Gang]split {
+	return s.Note(splitsKey{r}, func() any { return map[*snapshot.Gang]split{} }).(map[*snapshot.Gang]split) //nolint:forcetypeassert // only this package makes notes under its own key
+}
+
+// pooled is a unit with the position of its gang in the pool.
+type pooled struct {
+	*Unit
+	pos int
+}
+
+// pool is the units of all gangs of a queue, or of all queues, that anybody has asked
+// about in a cycle, in order. What may go of a gang changes only when some of it goes, and
+// there are many gangs and as many questions.
+type pool struct {
+	s      *framework.Session
+	rules  Rules
+	busy   map[string]bool
+	splits map[*snapshot.Gang]split
+	gangs  []*snapshot.Gang
+	known  []int  // by gang: how many of it had been sent away when it was looked at, -1 for not yet
+	may    []bool // by gang: who is asked about, between two questions nobody
+	units  []pooled
+	fresh  []pooled
+	stale  map[int]bool // gangs whose units are in units and are no longer true
+}
+
+type poolKey struct {
+	Rules
+	queue string
+}
+
+// poolOf is the pool of a queue, "" for that of all.
+func poolOf(s *framework.Session, r Rules, queue string) *pool {
+	from := holdersOf(s)
+	return s.Note(poolKey{r, queue}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
+		p := &pool{s: s, rules: r, busy: from.busy, splits: splits(s, r), gangs: from.gangs, stale: map[int]bool{}}
+		if queue != "" {
+			p.gangs = make([]*snapshot.Gang, 0, len(from.byQueue[queue]))
+			for _, i := range from.byQueue[queue] {
+				p.gangs = append(p.gangs, from.gangs[i])
+			}
+		}
+		p.known, p.may = make([]int, len(p.gangs)), make([]bool, len(p.gangs))
 		for i := range p.known {
 			p.known[i] = -1
 		}
@@ -31,10 +103,14 @@ func poolOf(s *framework.Session, r Rules) *pool {
 	}).(*pool)
 }
 
-// ask asks about the gang at a position of the snapshot's.
+// ask asks about the gang at a position of the pool. Who is busy is not sent away by this
+// cycle.
 func (p *pool) ask(at int) {
+	g := p.gangs[at]
+	if len(p.busy) > 0 && p.busy[g.Key] {
+		return
+	}
 	p.may[at] = true
-	g := p.s.Snapshot.Gangs[at]
 	sent := p.s.Sent(g)
 	if p.known[at] == sent {
 		return
@@ -43,9 +119,16 @@ func (p *pool) ask(at int) {
 		p.stale[at] = true
 	}
 	p.known[at] = sent
-	for _, u := range p.rules.of(p.s, g) {
-		u.gang = at
-		p.fresh = append(p.fresh, &u)
+	of, ok := p.splits[g]
+	if !ok || of.sent != sent {
+		of = split{sent, nil}
+		for _, u := range p.rules.of(p.s, g) {
+			of.units = append(of.units, &u)
+		}
+		p.splits[g] = of
+	}
+	for _, u := range of.units {
+		p.fresh = append(p.fresh, pooled{u, at})
 	}
 }
 
@@ -54,7 +137,7 @@ func (p *pool) pick() []*Unit {
 	p.settle()
 	n := 0
 	for _, u := range p.units {
-		if p.may[u.gang] {
+		if p.may[u.pos] {
 			n++
 		}
 	}
@@ -63,8 +146,8 @@ func (p *pool) pick() []*Unit {
 		out = make([]*Unit, 0, n)
 	}
 	for _, u := range p.units {
-		if p.may[u.gang] {
-			out = append(out, u)
+		if p.may[u.pos] {
+			out = append(out, u.Unit)
 		}
 	}
 	clear(p.may)
@@ -76,14 +159,14 @@ func (p *pool) settle() {
 	if len(p.fresh) == 0 && len(p.stale) == 0 {
 		return
 	}
-	slices.SortFunc(p.fresh, compare)
-	out := make([]*Unit, 0, len(p.units)+len(p.fresh))
+	slices.SortFunc(p.fresh, func(a, b pooled) int { return compare(a.Unit, b.Unit) })
+	out := make([]pooled, 0, len(p.units)+len(p.fresh))
 	in := p.fresh
 	for _, u := range p.units {
-		if p.stale[u.gang] {
+		if p.stale[u.pos] {
 			continue
 		}
-		for len(in) > 0 && compare(in[0], u) < 0 {
+		for len(in) > 0 && compare(in[0].Unit, u.Unit) < 0 {
 			out, in = append(out, in[0]), in[1:]
 		}
 		out = append(out, u)

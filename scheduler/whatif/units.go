@@ -26,8 +26,7 @@ type Unit struct {
 	// Asks is what the pods ask for together. Nobody changes it.
 	Asks resource.Vector
 
-	at   []int // the nodes of the pods, -1 for one that does not exist
-	gang int   // the gang's position among the snapshot's
+	at []int // the nodes of the pods, -1 for one that does not exist
 }
 
 // Rules are what makes a pod safe from everybody.
@@ -48,22 +47,37 @@ const DefaultMinRun = time.Minute
 // old. Only gangs that eligible admits are looked at. The units are shared: the caller may
 // change the list, and not them.
 func Units(s *framework.Session, r Rules, eligible func(*snapshot.Gang) bool) []*Unit {
-	busy := map[string]bool{} // what this cycle places, or sends others away for, is not sent away by it
-	for _, p := range s.Plan.Placements {
-		busy[p.Gang] = true
-	}
-	for _, c := range s.Plan.Claims {
-		busy[c.Gang] = true
-	}
-	all := poolOf(s, r)
-	now := s.Now.UnixNano()
-	for i, g := range s.Snapshot.Gangs {
-		// Whom others went for is left alone for a while: else they went in vain.
-		fresh := g.Nominated.Keeps(now) && !g.OnlyToMove()
-		if g.Held.Zero() || fresh || len(busy) > 0 && busy[g.Key] || !eligible(g) {
-			continue
+	all := poolOf(s, r, "")
+	for i, g := range all.gangs {
+		if eligible(g) {
+			all.ask(i)
 		}
-		all.ask(i)
+	}
+	return all.pick()
+}
+
+// UnitsOf lists those of one queue, and looks at no other.
+func UnitsOf(s *framework.Session, r Rules, queue string, eligible func(*snapshot.Gang) bool) []*Unit {
+	all := poolOf(s, r, queue)
+	for i, g := range all.gangs {
+		if eligible(g) {
+			all.ask(i)
+		}
+	}
+	return all.pick()
+}
+
+// UnitsIn lists those of some queues, and looks at no others.
+func UnitsIn(s *framework.Session, r Rules, queues []string) []*Unit {
+	if len(queues) == 0 {
+		return nil
+	}
+	all := poolOf(s, r, "")
+	of := holdersOf(s).byQueue
+	for _, queue := range queues {
+		for _, i := range of[queue] {
+			all.ask(i)
+		}
 	}
 	return all.pick()
 }

@@ -31,8 +31,8 @@ func (a Action) Run(s *framework.Session) {
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
 			Units: func() []*whatif.Unit {
-				units := whatif.Units(s, whatif.Rules{MinRun: a.MinRun}, func(v *snapshot.Gang) bool {
-					return v.Queue == g.Queue && v.Priority <= g.Priority && !v.ActsOnEviction
+				units := whatif.UnitsOf(s, whatif.Rules{MinRun: a.MinRun}, g.Queue, func(v *snapshot.Gang) bool {
+					return v.Priority <= g.Priority && !v.ActsOnEviction
 				})
 				// A gang that lacks its minimum has nothing beyond it: never the one that asks.
 				return slices.DeleteFunc(units, func(u *whatif.Unit) bool { return u.Whole })

@@ -36,8 +36,8 @@ func (a Action) Run(s *framework.Session) {
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
 			Units: func() []*whatif.Unit {
-				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, func(v *snapshot.Gang) bool {
-					return v.Queue == g.Queue && v.Priority < g.Priority
+				return whatif.UnitsOf(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, g.Queue, func(v *snapshot.Gang) bool {
+					return v.Priority < g.Priority
 				})
 			},
 			Why: func(v *snapshot.Gang) string {

@@ -9,6 +9,7 @@ package reclaim
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
@@ -49,26 +50,21 @@ func (a Action) Run(s *framework.Session) {
 				if !entitled {
 					return nil
 				}
-				from := map[string]bool{}
-				return whatif.Units(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, func(v *snapshot.Gang) bool {
-					may, known := from[v.Queue]
-					if !known {
-						may = v.Queue != g.Queue && over(s.Ledger, g.Queue, v.Queue, need)
-						from[v.Queue] = may
-					}
-					return may
+				from := slices.DeleteFunc(s.Ledger.Overs(), func(queue string) bool {
+					return queue == g.Queue || !over(s.Ledger, g.Queue, queue, need)
 				})
+				return whatif.UnitsIn(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, from)
 			},
 			Allow: func() func(*whatif.Unit) bool {
-				ledger := s.Ledger.Fork()
+				given := map[*entitlement.Queue]resource.Vector{}
 				branches := map[string][]*entitlement.Queue{}
 				return func(u *whatif.Unit) bool {
 					queues, known := branches[u.Gang.Queue]
 					if !known {
-						queues = branch(ledger, g.Queue, u.Gang.Queue)
+						queues = branch(s.Ledger, g.Queue, u.Gang.Queue)
 						branches[u.Gang.Queue] = queues
 					}
-					return take(ledger, queues, u, need)
+					return take(s.Ledger, given, queues, u, need)
 				}
 			},
 			Why: func(v *snapshot.Gang) string {
@@ -121,9 +117,9 @@ func over(l *entitlement.Ledger, claimant, victim string, need resource.Vector) 
 	return false
 }
 
-// take gives a unit back in the ledger if all queues that have to do with it still
+// take counts a unit among what queues give back if all that have to do with it still
 // hold what they deserve then, of everything that is taken from their excess.
-func take(l *entitlement.Ledger, queues []*entitlement.Queue, u *whatif.Unit, need resource.Vector) bool {
+func take(l *entitlement.Ledger, given map[*entitlement.Queue]resource.Vector, queues []*entitlement.Queue, u *whatif.Unit, need resource.Vector) bool {
 	taken, useful := u.Asks, false
 	for d, a := range need {
 		if a <= 0 || taken[d] <= 0 {
@@ -131,11 +127,15 @@ func take(l *entitlement.Ledger, queues []*entitlement.Queue, u *whatif.Unit, ne
 		}
 		excess := true
 		for _, q := range queues {
-			if !q.Counts(d) || q.Held[d] <= q.Deserved[d] {
+			held := q.Held[d]
+			if v := given[q]; v != nil {
+				held = resource.Sub(held, v[d])
+			}
+			if !q.Counts(d) || held <= q.Deserved[d] {
 				excess = false
 				continue
 			}
-			if resource.Sub(q.Held[d], taken[d]) < q.Deserved[d] {
+			if resource.Sub(held, taken[d]) < q.Deserved[d] {
 				return false
 			}
 		}
@@ -144,6 +144,11 @@ func take(l *entitlement.Ledger, queues []*entitlement.Queue, u *whatif.Unit, ne
 	if !useful {
 		return false
 	}
-	l.Give(u.Gang.Queue, taken, 1)
+	for _, q := range l.Above(u.Gang.Queue) {
+		if given[q] == nil {
+			given[q] = make(resource.Vector, len(taken))
+		}
+		given[q].AddScaled(taken, 1)
+	}
 	return true
 }

@@ -18,6 +18,7 @@ type books struct {
 	ledger *entitlement.Ledger // as the cycle begins; nil when nobody may ask
 
 	nodes   []*node // parents before children
+	by      map[*entitlement.Queue]*node
 	leaves  map[string]*node
 	counted int             // of Session.AdmittedInTurn, that are in the books
 	free    resource.Vector // once what goes by itself has gone
@@ -103,16 +104,16 @@ func (b *books) build() {
 	for d := range b.dims.Len() {
 		b.quota = append(b.quota, quotaOnly(b.dims.Name(d)))
 	}
-	by := map[*entitlement.Queue]*node{}
+	b.by = map[*entitlement.Queue]*node{}
 	of := func(q *entitlement.Queue) *node {
-		if by[q] == nil {
-			by[q] = &node{queue: q}
+		if b.by[q] == nil {
+			b.by[q] = &node{queue: q}
 		}
-		return by[q]
+		return b.by[q]
 	}
 	for _, q := range b.ledger.Queues() {
 		n := of(q)
-		n.real, n.kept = b.ledger.Real(q), b.vector()
+		n.real, n.kept = b.ledger.Real(q), b.ledger.Beside(q)
 		b.nodes = append(b.nodes, n)
 		for _, below := range b.ledger.Below(q) {
 			c := of(below)
@@ -122,14 +123,6 @@ func (b *books) build() {
 	for _, n := range b.nodes {
 		for e := range n.others {
 			n.others[e], n.sum[e] = b.tally(), b.tally()
-		}
-		if n.parent == nil {
-			continue
-		}
-		for _, c := range n.parent.children {
-			if c != n {
-				n.kept.AddScaled(c.queue.Guarantee, 1)
-			}
 		}
 	}
 	for _, n := range b.s.Snapshot.Nodes {
@@ -170,11 +163,8 @@ func (b *books) enter(g *snapshot.Gang) {
 func (b *books) leafOf(queue string) *node {
 	n, known := b.leaves[queue]
 	if !known {
-		above := b.ledger.Above(queue)
-		for _, c := range b.nodes {
-			if len(above) > 0 && c.queue == above[len(above)-1] {
-				n = c
-			}
+		if above := b.ledger.Above(queue); len(above) > 0 {
+			n = b.by[above[len(above)-1]]
 		}
 		b.leaves[queue] = n
 	}
@@ -270,34 +260,51 @@ func stuck(g *snapshot.Gang, now int64) bool {
 }
 
 // tell works out what a queue counts for others: no more than it can hold, and for those
-// who may take it back no more than it deserves.
+// who may take it back no more than it deserves. The queue above counts it from then on.
 func (b *books) tell(n *node) {
 	for e := range n.others {
 		t := &n.sum[e]
-		if len(n.children) > 0 || e == 0 {
-			for _, v := range []resource.Vector{t.held, t.load, t.fresh} {
+		switch {
+		case len(n.children) > 0: // they have told it
+		case e == 0:
+			for _, v := range t.vectors() {
 				clear(v)
 			}
-		}
-		switch {
-		case len(n.children) > 0:
-			for _, c := range n.children {
-				t.add(c.others[e], 1)
-			}
-		case e == 0:
 			for _, r := range n.ranks {
 				t.add(r.tally, 1)
 			}
 		default:
 			b.yields(n)
 		}
-		o := n.others[e]
 		for d := range t.held {
-			o.held[d] = t.held[d]
-			o.load[d] = min(t.load[d], max(n.real[d], t.held[d]))
-			o.fresh[d] = min(t.fresh[d], max(resource.Sub(n.real[d], t.held[d]), 0))
+			n.says(e, d, tellsHeld, t.held[d])
+			n.says(e, d, tellsLoad, min(t.load[d], max(n.real[d], t.held[d])))
+			n.says(e, d, tellsFresh, min(t.fresh[d], max(resource.Sub(n.real[d], t.held[d]), 0)))
 		}
 	}
+}
+
+// The vectors of a tally.
+const (
+	tellsHeld = iota
+	tellsLoad
+	tellsFresh
+)
+
+func (t *tally) vectors() [3]resource.Vector { return [3]resource.Vector{t.held, t.load, t.fresh} }
+
+// says notes what a queue counts for others, and puts the difference into the sum of the
+// queue above, so that nobody adds up all that are beside it.
+func (n *node) says(e, dim, what int, now int64) {
+	at := &n.others[e].vectors()[what][dim]
+	was := *at
+	*at = now
+	if n.parent == nil || now == was {
+		return
+	}
+	// It only becomes more as others are let in, so a sum that is cut off stays right.
+	sum := &n.parent.sum[e].vectors()[what][dim]
+	*sum = resource.Add(*sum, resource.Sub(now, was))
 }
 
 // yields works out what a queue keeps against those who may take back from it.
