@@ -144,11 +144,13 @@ func (c *cluster) empty(ctx context.Context) error {
 // result is the time of one way in one round, on the clock and of processors.
 type result struct{ took, used time.Duration }
 
-// measure fills the cluster, times one way of binding everything, checks that it
-// did, and empties the cluster.
+// measure fills the cluster, unless the way does, times one way of binding
+// everything, checks that it did, and empties the cluster.
 func (c *cluster) measure(ctx context.Context, name string, bind func(context.Context) (time.Duration, spent, error), out *[]result) error {
-	if err := c.fill(ctx); err != nil {
-		return err
+	if !c.create {
+		if err := c.fill(ctx); err != nil {
+			return err
+		}
 	}
 	c.calls.reset()
 	took, used, err := bind(ctx)

@@ -4,6 +4,7 @@
 //
 //	go run ./test/perf/bind -nodes 1000 -shapes 100x20 -rounds 10
 //	go run ./test/perf/bind -nodes 5000 -shapes 10000x1,500x20,20x500,1x10000 -rounds 3
+//	go run ./test/perf/bind -nodes 5000 -shapes 500x20 -create -rounds 3
 //	go run ./test/perf/bind -nodes 5000 -restart 100000 -rounds 3
 package main
 
@@ -31,6 +32,7 @@ type load struct {
 	burst                  int
 	profile                string
 	resident               int
+	create                 bool // making the load is part of what is measured
 }
 
 // shape is gangs of one size.
@@ -62,6 +64,7 @@ func main() {
 	flag.Float64Var(&l.qps, "qps", 10000, "requests a second that the client allows itself, for both")
 	flag.IntVar(&l.burst, "burst", 20000, "requests in a burst, for both")
 	flag.IntVar(&l.resident, "restart", 0, "pods that run already: instead of the rate, how long a scheduler takes from its start to its first binding is measured")
+	flag.BoolVar(&l.create, "create", false, "measure from the first PodGroup's creation on: the scheduler binds while pods are made, without it each pod is bound when all are there")
 	flag.StringVar(&l.profile, "cpuprofile", "", "file for a profile of the scheduler's processor time, setting up left out")
 	flag.Parse()
 	var err error

@@ -53,6 +53,11 @@ func (c *cluster) roundRobin(ctx context.Context) (time.Duration, spent, error) 
 		return 0, spent{}, err
 	}
 	before, start := spentSoFar(), time.Now()
+	if c.create {
+		if err := c.fill(ctx); err != nil {
+			return 0, spent{}, err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(c.workers)
 	for i := range c.pods() {
@@ -86,7 +91,7 @@ func (b bindings) Bound(result string, took time.Duration) {
 
 // scheduler runs the whole scheduler, PodGroup statuses and events included, and
 // takes the time from its first look at the cluster to the last accepted binding.
-// Listing the cluster is not part of it.
+// Listing the cluster is not part of it; making the load is, if it is asked for.
 func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 	client, volcano, err := c.clients()
 	if err != nil {
@@ -115,8 +120,12 @@ func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 	if err != nil {
 		return 0, spent{}, err
 	}
-	if n := unbound(ctx, client); n != c.pods() {
-		return 0, spent{}, fmt.Errorf("%d pods wait, want %d", n, c.pods())
+	waiting := c.pods()
+	if c.create {
+		waiting = 0
+	}
+	if n := unbound(ctx, client); n != waiting {
+		return 0, spent{}, fmt.Errorf("%d pods wait, want %d", n, waiting)
 	}
 	if c.profile != "" {
 		f, err := os.Create(c.profile)
@@ -133,6 +142,11 @@ func (c *cluster) scheduler(ctx context.Context) (time.Duration, spent, error) {
 	b.Start(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); d.Run(ctx) }()
+	if c.create {
+		if err := c.fill(ctx); err != nil {
+			return 0, spent{}, err
+		}
+	}
 	deadline := time.After(most)
 	for range c.pods() {
 		select {
