@@ -37,7 +37,7 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	seen := &g.Seen
 	want.Succeeded, want.Failed, want.Running = seen.Succeeded, seen.Failed, seen.Running
 	allocated := seen.Succeeded + seen.Failed + seen.Bound
-	stuck := wait != nil && !wait.Satisfied && wait.Code != plan.Held
+	stuck := wait != nil && !wait.Satisfied && !wait.Early && wait.Code != plan.Held
 	switch {
 	case g.Status.Phase == snapshot.GroupCompleted && seen.Live == 0:
 		// The pods of a completed gang are cleaned up in time; what it came to stays.
@@ -83,7 +83,7 @@ func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus,
 	switch wait := s.Waits(g); {
 	case placed >= g.Minimum():
 		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isTrue, Reason: scheduled})
-	case wait != nil && wait.Code != plan.Held:
+	case wait != nil && !wait.Early && wait.Code != plan.Held:
 		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isFalse, Reason: unschedulable, Message: wait.Message})
 	}
 	return want, !want.Equal(g.Status)

@@ -54,7 +54,7 @@ func (w *waits) news(all []plan.Unschedulable, now time.Time) []plan.Unschedulab
 	var out []plan.Unschedulable
 	for _, u := range all {
 		// A pod of its own has its event from its condition.
-		if len(u.Pods) == 0 || u.Plain && u.Code.CapacityKind() {
+		if len(u.Pods) == 0 || u.Early || u.Plain && u.Code.CapacityKind() {
 			continue
 		}
 		k := waitOf{u.Gang, u.GangUID, u.Code}

@@ -155,7 +155,8 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 		spec = e.ofPods()
 		spec.Priority = priority
 	}
-	spec.ActsOnEviction = acts
+	e.noteGrowth(now)
+	spec.GrewAt, spec.ActsOnEviction = e.grew, acts
 	spec.Hold, spec.HoldCode, spec.Patient, spec.Data = e.hold, e.code, patient, c.dataOf(spec.Namespace, e)
 	spec.Nominated = e.nomination(spec.Nominated)
 	estimated(&spec, e.pods)

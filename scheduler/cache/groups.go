@@ -35,6 +35,18 @@ type gangEntry struct {
 	// nominated is room that was decided to be kept, in place of an older annotation.
 	nominated *snapshot.Nomination
 	short     int64 // since when the gang is short; 0 while it is not
+	// had is how many pods the gang had when it was last compiled, grew when it first
+	// had that many, as in snapshot.GangSpec.
+	had  int
+	grew int64
+}
+
+// noteGrowth remembers when the gang, or one more of its pods, was first seen.
+func (e *gangEntry) noteGrowth(now time.Time) {
+	if len(e.pods) > e.had || e.grew == 0 {
+		e.grew = now.UnixNano()
+	}
+	e.had = len(e.pods)
 }
 
 // ofPods is what the pods say of their gang. The same one speaks for all whatever the order

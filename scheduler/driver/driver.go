@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type Driver struct {
 	Looked func(*snapshot.Snapshot, plan.Plan)
 
 	blind  string // what can no longer be followed
+	early  bool   // something is to be told soon if it stays so
 	beat   atomic.Int64
 	other  atomic.Pointer[framework.Pipeline]
 	wanted chan struct{}
@@ -96,6 +98,10 @@ func (d *Driver) Run(ctx context.Context) {
 	var last, audited time.Time
 	var took time.Duration
 	for {
+		resync := d.Timing.Resync
+		if d.early {
+			resync = min(resync, framework.Filling)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -114,7 +120,7 @@ func (d *Driver) Run(ctx context.Context) {
 			case <-time.After(max(d.Timing.Lazy, d.Timing.Coalesce)):
 			}
 		case <-d.wake():
-		case <-time.After(d.Timing.Resync):
+		case <-time.After(resync):
 		}
 		last = d.Now()
 		d.beat.Store(last.UnixNano())
@@ -194,6 +200,7 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 		return err
 	}
 	took := d.Now().Sub(start)
+	d.early = slices.ContainsFunc(p.Unschedulable, func(u plan.Unschedulable) bool { return u.Early })
 	d.Binder.Carry(p)
 	d.Cache.NoteRounds(p.Rounds, start)
 	if d.Looked != nil {

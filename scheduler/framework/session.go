@@ -208,7 +208,7 @@ func (s *Session) Admitted(g *snapshot.Gang) bool { return s.inqueue[g.Key] }
 // earlier one.
 func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	u.Gang, u.GangUID, u.Namespace, u.Name, u.Plain = g.Key, g.UID, g.Namespace, g.Name, g.Plain
-	u.Message = plan.Bound(u.Message)
+	u.Message, u.Early = plan.Bound(u.Message), early(g, u.Code, s.Now)
 	for _, p := range g.Pods {
 		if p.Waits() && !s.placed[p.UID] {
 			u.Pods = append(u.Pods, plan.PodRef{UID: p.UID, Namespace: p.Namespace, Name: p.Name})
@@ -220,6 +220,20 @@ func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	}
 	s.waiting[g.Key] = len(s.Plan.Unschedulable)
 	s.Plan.Unschedulable = append(s.Plan.Unschedulable, u)
+}
+
+// Filling is how long after its last pod a gang may lack more before anybody is told:
+// whoever makes a gang makes its pods one after the other.
+const Filling = 2 * time.Second
+
+// early reports whether a gang that has no place yet lacks what may be on its way.
+func early(g *snapshot.Gang, why plan.Code, now time.Time) bool {
+	switch why {
+	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.PodGroupNotFound:
+		since := now.UnixNano() - g.GrewAt
+		return g.GrewAt != 0 && since >= 0 && since < int64(Filling) && g.Have() == 0
+	}
+	return false
 }
 
 // Waits returns why a gang waits, nil when nothing was noted.

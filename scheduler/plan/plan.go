@@ -190,6 +190,9 @@ type Unschedulable struct {
 	Code      Code
 	// Message is one sentence for people.
 	Message string
+	// Early says that the gang lacks what may be on its way, since its pods are being
+	// made: it is told only if it stays so.
+	Early bool
 	// Domains say what each domain lacks, in the order they were tried.
 	Domains []DomainReason
 	// Staging are the copies that it waits for, as in Staging.Want.

@@ -155,6 +155,9 @@ type GangSpec struct {
 	Queue     string `json:"queue"`
 	Priority  int32  `json:"priority,omitempty"`
 	CreatedAt int64  `json:"createdAt,omitempty"` // nanoseconds since 1970
+	// GrewAt is when the scheduler first saw the gang or the last of its pods, in
+	// nanoseconds since 1970; 0 when that is not known.
+	GrewAt int64 `json:"grewAt,omitempty"`
 
 	MinMember    int64         `json:"minMember"`
 	MinTask      []TaskMinimum `json:"minTask,omitempty"` // ordered by task
@@ -273,8 +276,8 @@ type Gang struct {
 	Waiting int
 	// Gated says that scheduling gates hold some back, and BeforeGate that for some of
 	// those that is the gate which is the scheduler's. Unsettled says that some are
-	// bound for an attempt that has not been taken up. Most gangs have none of these,
-	// and every cycle asks all of them.
+	// bound for an attempt that has not been taken up and may lack members. Most gangs
+	// have none of these, and every cycle asks all of them.
 	Gated, BeforeGate, Unsettled bool
 	// Seen counts the pods as the watch shows them.
 	Seen Seen
@@ -328,7 +331,29 @@ func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 			g.Held.AddScaled(p.Class.Request, 1)
 		}
 	}
+	g.Unsettled = g.Unsettled && !wholeAttempt(pods)
 	return g
+}
+
+// wholeAttempt reports whether the bound members are all of one attempt and nobody is
+// missing from it, or it was taken up.
+func wholeAttempt(pods []*Pod) bool {
+	var of *Pod
+	var members, size int64
+	taken := false
+	for _, p := range pods {
+		switch {
+		case p.Attempt == "" || p.Node == "":
+			continue
+		case of == nil:
+			of = p
+		case of.Attempt != p.Attempt:
+			return false
+		}
+		taken = taken || p.Submitted || p.Phase != PodPending
+		members, size = members+1, max(size, p.Size)
+	}
+	return taken || members >= size
 }
 
 // Unfinished reports whether the gang has pods that have not ended.

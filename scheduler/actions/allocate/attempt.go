@@ -27,8 +27,8 @@ const maxSize = 1 << 20
 // the provider has taken up is closed: a member that is missing from it then was
 // deleted later, and its replacement is placed on its own.
 func openAttempts(g *snapshot.Gang) []attempt {
-	if !g.Unsettled || wholeAttempt(g) {
-		return nil // the usual cases, and there are many gangs
+	if !g.Unsettled {
+		return nil
 	}
 	byID := map[string]*attempt{}
 	closed := map[string]bool{}
@@ -58,27 +58,6 @@ func openAttempts(g *snapshot.Gang) []attempt {
 	}
 	slices.SortFunc(out, func(a, b attempt) int { return strings.Compare(a.id, b.id) })
 	return out
-}
-
-// wholeAttempt reports whether the bound members are all of one attempt and nobody is
-// missing from it, or it was taken up.
-func wholeAttempt(g *snapshot.Gang) bool {
-	var of *snapshot.Pod
-	var members, size int64
-	taken := false
-	for _, p := range g.Pods {
-		switch {
-		case p.Attempt == "" || p.Node == "":
-			continue
-		case of == nil:
-			of = p
-		case of.Attempt != p.Attempt:
-			return false
-		}
-		taken = taken || p.Submitted || p.Phase != snapshot.PodPending
-		members, size = members+1, max(size, min(p.Size, maxSize))
-	}
-	return taken || members >= size
 }
 
 // choose gives every missing rank a pod: one that stands, in the order of
