@@ -49,6 +49,9 @@ func playBooked(script []string) error {
 		}
 		w.Apply(p)
 		owned = ownersPods(w.Snapshot())
+		if err := promisedOnce(w.Snapshot(), w.Now.UnixNano()); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
 		if err := check(w); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
@@ -62,6 +65,9 @@ func playBooked(script []string) error {
 				continue // its owners have taken of it, a part of a piece maybe, or ended where no piece fits beside others
 			}
 			was := before[k].Status
+			if len(w.Reservations) > 1 && r.Status.Reason == "Overlaps" {
+				continue // an amount that was reserved before had to be kept there
+			}
 			if r.Status.Phase == snapshot.ReservationActive && was.Phase == snapshot.ReservationActive && was.Held && !r.Status.Held {
 				return fmt.Errorf("line %d: reservation %s is not held any more: %s\n%s", i+1, r.Name, r.Status.Message, p)
 			}
@@ -91,13 +97,52 @@ func keptOut(s *snapshot.Snapshot, p plan.Plan, now int64) error {
 		g := s.Gang(pl.Gang)
 		for k := range s.Reservations {
 			r := &s.Reservations[k]
-			done := g.Estimate > 0 && now+g.Estimate <= r.Start
-			if !r.Whole() || r.Owns(g) || now >= r.End || done {
+			if !r.Whole() || r.Owns(g) || now >= r.End {
 				continue
 			}
 			for _, b := range pl.Binds {
-				if at, ok := s.Node(b.Node); ok && r.Covers(s.Nodes[at]) {
+				if at, ok := s.Node(b.Node); ok && r.Covers(s.Nodes[at]) && hasThen(s, r, s.Nodes[at], g, now) {
 					return fmt.Errorf("gang %s is placed on %s, which is reserved by %s", g.Name, b.Node, r.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// hasThen reports whether a reservation of others has a node at a time at which a gang that
+// starts now may run there, and no other was made before that has it then.
+func hasThen(s *snapshot.Snapshot, r *snapshot.Reservation, n *snapshot.Node, g *snapshot.Gang, now int64) bool {
+	var first []*snapshot.Reservation
+	times := []int64{max(now, r.Start)}
+	for k := range s.Reservations {
+		o := &s.Reservations[k]
+		if snapshot.CompareReservations(o, r) >= 0 || o.End <= now || fmt.Sprint(o.Queues) == fmt.Sprint(r.Queues) {
+			continue
+		}
+		if (o.Covers(n) || !o.Whole()) && o.Owns(g) && now >= o.Start {
+			return false // of whole nodes, or of pieces that may be kept there
+		}
+		if o.Covers(n) {
+			first, times = append(first, o), append(times, o.End)
+		}
+	}
+	return slices.ContainsFunc(times, func(t int64) bool {
+		had := slices.ContainsFunc(first, func(o *snapshot.Reservation) bool { return o.Start <= t && t < o.End })
+		return !had && t >= r.Start && t < r.End && (g.Estimate <= 0 || t < now+g.Estimate)
+	})
+}
+
+// promisedOnce reports two reservations of which both are said to be there for different
+// owners at the same time.
+func promisedOnce(s *snapshot.Snapshot, now int64) error {
+	for i := range s.Reservations {
+		for k := range s.Reservations {
+			a, b := &s.Reservations[i], &s.Reservations[k]
+			both := a.Status.Held && b.Status.Held && a.Whole() && b.Whole() && a.Meets(b) && fmt.Sprint(a.Queues) != fmt.Sprint(b.Queues)
+			for _, n := range s.Nodes {
+				if i != k && both && a.Covers(n) && b.Covers(n) && b.End > now {
+					return fmt.Errorf("node %s is promised by %s and by %s", n.Name, a.Name, b.Name)
 				}
 			}
 		}

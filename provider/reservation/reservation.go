@@ -4,6 +4,7 @@
 package reservation
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -58,9 +59,14 @@ type Wish struct {
 	queues     bool
 }
 
-// Wishes are the reservations that should be at a time, by the names of their objects:
-// of objects that name virtual nodes of the cluster and are not over.
+// Wishes are the reservations that should be at a time: of objects that name virtual nodes
+// of the cluster and are not over. Those that were made first come first, as in the
+// scheduler: batch systems refuse a second reservation of the same hosts.
 func Wishes(c Cluster, objects []hpcv1alpha1.Reservation, now time.Time) []Wish {
+	objects = slices.Clone(objects)
+	slices.SortFunc(objects, func(a, b hpcv1alpha1.Reservation) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
 	var out []Wish
 	for i := range objects {
 		o := &objects[i]
@@ -100,7 +106,6 @@ func Wishes(c Cluster, objects []hpcv1alpha1.Reservation, now time.Time) []Wish 
 		w.users(c)
 		out = append(out, w)
 	}
-	slices.SortFunc(out, func(a, b Wish) int { return strings.Compare(a.Object, b.Object) })
 	makeRoom(out)
 	return out
 }

@@ -113,6 +113,18 @@ func TestOneAfterTheOther(t *testing.T) {
 	}
 }
 
+// What was made first is asked for first, whatever its name: a batch system refuses the
+// second where both want the same hosts.
+func TestFirstMadeIsFirst(t *testing.T) {
+	first, second := object(func(*hpcv1alpha1.ReservationSpec) {}), object(func(*hpcv1alpha1.ReservationSpec) {})
+	first.Name, second.Name, second.UID = "z", "a", "other"
+	first.CreationTimestamp, second.CreationTimestamp = metav1.NewTime(begin), metav1.NewTime(begin.Add(time.Second))
+	all := []hpcv1alpha1.Reservation{second, first}
+	if got := reservation.Wishes(cluster(), all, begin); len(got) != 2 || got[0].Object != "z" || all[0].Name != "a" {
+		t.Errorf("wishes %+v of %s first", got, all[0].Name)
+	}
+}
+
 func TestWhoIsAdmitted(t *testing.T) {
 	byQueue := func(s *hpcv1alpha1.ReservationSpec) { s.Owners = hpcv1alpha1.ReservationOwners{Queues: []string{"q"}} }
 	for _, tc := range []struct {

@@ -66,7 +66,7 @@ func (c *Cache) allReservations() []snapshot.Reservation {
 // reservationOf is a reservation as scheduling sees it. Its schema has checked it.
 func reservationOf(r *hpcv1alpha1.Reservation) snapshot.Reservation {
 	out := snapshot.Reservation{
-		Name: r.Name, UID: string(r.UID), Start: r.CreationTimestamp.UnixNano(),
+		Name: r.Name, UID: string(r.UID), Start: r.CreationTimestamp.UnixNano(), Created: r.CreationTimestamp.UnixNano(),
 		Queues: r.Spec.Owners.Queues, Namespaces: r.Spec.Owners.Namespaces,
 	}
 	if r.Spec.Start != nil {

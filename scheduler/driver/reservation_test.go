@@ -148,6 +148,27 @@ func TestReservedNodeIsForItsOwners(t *testing.T) {
 	if len(r.Status.Batch) != 1 || r.Status.Batch[0].State != hpcv1alpha1.BatchReservationInForce {
 		t.Errorf("the entry of the virtual kubelet is %+v", r.Status.Batch)
 	}
+	// Who reserves the same later is told, whatever the names, until the first is over.
+	time.Sleep(time.Until(r.CreationTimestamp.Add(time.Second)))
+	first, later := r, &hpcv1alpha1.Reservation{ObjectMeta: metav1.ObjectMeta{Name: "a-" + ns}, Spec: hpcv1alpha1.ReservationSpec{
+		Duration: &metav1.Duration{Duration: time.Hour}, Nodes: &hpcv1alpha1.ReservedNodes{Names: []string{ns + "-v"}},
+		Owners: hpcv1alpha1.ReservationOwners{Namespaces: []string{ns}},
+	}}
+	if err := api.Create(t.Context(), later); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.Delete(context.Background(), later); client.IgnoreNotFound(err) != nil {
+			t.Error(err)
+		}
+	})
+	r = later
+	eventuallyReserved("Active", "Overlaps")
+	if c := meta.FindStatusCondition(r.Status.Conditions, "Held"); !strings.Contains(c.Message, ns+"-v by "+ns+" until ") {
+		t.Errorf("the later one says %q", c.Message)
+	}
+	r = first
+	eventuallyReserved("Active", "Held")
 	patch := client.MergeFrom(r.DeepCopy())
 	r.Spec.Duration = &metav1.Duration{Duration: time.Millisecond}
 	if err := api.Patch(t.Context(), r, patch); err != nil {
@@ -155,4 +176,6 @@ func TestReservedNodeIsForItsOwners(t *testing.T) {
 	}
 	eventuallyBound(t, ns, "g", 1)
 	eventuallyReserved("Expired", "Over")
+	r = later
+	eventuallyReserved("Active", "InUse") // by whom the first let in
 }

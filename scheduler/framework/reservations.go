@@ -17,6 +17,7 @@ const (
 	reservationInUse    = "InUse"            // others still run there
 	reservationNoNode   = "NoSuchNode"       // what it names does not exist
 	reservationTooFew   = "NotEnough"        // there is no room for all pieces
+	reservationOverlaps = "Overlaps"         // others that were made before have some of it
 	reservationNoBatch  = "NotAtBatchSystem" // a batch system behind its virtual nodes has none
 	reservationOver     = "Over"
 )
@@ -50,8 +51,9 @@ func (s *Session) Reservations() []plan.Reservation {
 
 func (s *Session) wholeStatus(r *snapshot.Reservation, want *snapshot.ReservationStatus) {
 	at := slices.IndexFunc(s.reserved.whole, func(w wholeNodes) bool { return w.Reservation == r })
-	nodes := s.reserved.whole[at].nodes
-	want.Nodes = int64(len(nodes))
+	w := &s.reserved.whole[at]
+	nodes := w.nodes
+	want.Nodes = int64(len(nodes) - len(w.first))
 	var missing []string
 	for _, name := range r.Nodes {
 		if _, ok := s.Snapshot.Node(name); !ok {
@@ -64,6 +66,9 @@ func (s *Session) wholeStatus(r *snapshot.Reservation, want *snapshot.Reservatio
 		return
 	case len(nodes) == 0:
 		want.Reason, want.Message = reservationNoNode, "no node has the labels"
+		return
+	case len(w.first) > 0:
+		want.Reason, want.Message = reservationOverlaps, "reserved before it: "+s.overlaps(w)
 		return
 	case notThere(r) != "":
 		want.Reason, want.Message = reservationNoBatch, notThere(r)
@@ -85,15 +90,21 @@ func (s *Session) wholeStatus(r *snapshot.Reservation, want *snapshot.Reservatio
 			others = append(others, g.Namespace+"/"+g.Name)
 		}
 	}
+	for _, pl := range s.Plan.Placements { // of this cycle
+		g := s.Snapshot.Gang(pl.Gang)
+		there := slices.ContainsFunc(pl.Binds, func(b plan.Bind) bool {
+			i, ok := s.Snapshot.Node(b.Node)
+			return ok && slices.Contains(nodes, i)
+		})
+		if name := g.Namespace + "/" + g.Name; there && !r.Owns(g) && !slices.Contains(others, name) {
+			others = append(others, name)
+		}
+	}
 	if len(others) == 0 {
 		want.Held, want.Reason, want.Message = true, reservationHeld, fmt.Sprintf("nodes kept: %d", len(nodes))+s.keptHere(r, nodes)
 		return
 	}
-	text := strings.Join(others[:min(len(others), maxWhy)], ", ")
-	if len(others) > maxWhy {
-		text += fmt.Sprintf(" and %d more", len(others)-maxWhy)
-	}
-	want.Reason, want.Message = reservationInUse, "until they end there run "+text
+	want.Reason, want.Message = reservationInUse, "until they end there run "+bounded(others)
 }
 
 // notThere says which batch systems behind the nodes of a reservation have none of it,
@@ -127,11 +138,7 @@ func (s *Session) keptHere(r *snapshot.Reservation, nodes []int) string {
 	if len(out) == 0 {
 		return strings.Join(short, "")
 	}
-	text := strings.Join(out[:min(len(out), maxWhy)], ", ")
-	if len(out) > maxWhy {
-		text += fmt.Sprintf(" and %d more", len(out)-maxWhy)
-	}
-	return "; jobs from outside this cluster may still run on " + text + ": its batch system makes no reservation" + strings.Join(short, "")
+	return "; jobs from outside this cluster may still run on " + bounded(out) + ": its batch system makes no reservation" + strings.Join(short, "")
 }
 
 // reservedBy is the reservation of whole nodes by which a gang comes to a node, the one
@@ -159,10 +166,14 @@ func (s *Session) piecesStatus(r *snapshot.Reservation, want *snapshot.Reservati
 	switch {
 	case len(p.class.Missing) > 0:
 		want.Reason, want.Message = reservationTooFew, "no node offers any "+p.class.Missing[0].Name
-	case want.Phase == snapshot.ReservationPending && covered+p.later >= p.Count:
-		want.Reason, want.Message = reservationNotBegun, "it begins at "+clock(r.Start)
-	case want.Phase == snapshot.ReservationPending:
+	case want.Phase == snapshot.ReservationPending && covered+p.later < p.Count && p.after != "":
+		want.Reason, want.Message = reservationOverlaps, fmt.Sprintf("of %d pieces %d can be kept when it begins; there is room that was reserved before it by %s", p.Count, covered+p.later, p.after)
+	case want.Phase == snapshot.ReservationPending && covered+p.later < p.Count:
 		want.Reason, want.Message = reservationTooFew, fmt.Sprintf("of %d pieces %d can be kept when it begins, as far as it is known when what runs ends", p.Count, covered+p.later)
+	case want.Phase == snapshot.ReservationPending && p.cut != "":
+		want.Reason, want.Message = reservationOverlaps, "some of the room was reserved before it by "+p.cut
+	case want.Phase == snapshot.ReservationPending:
+		want.Reason, want.Message = reservationNotBegun, "it begins at "+clock(r.Start)
 	default:
 		want.Pieces = covered + p.keeps()
 		want.Held = want.Pieces >= p.Count
@@ -170,8 +181,16 @@ func (s *Session) piecesStatus(r *snapshot.Reservation, want *snapshot.Reservati
 		if n := p.behindLeaving().keeps(); n > 0 {
 			want.Message += fmt.Sprintf("; %d of them as soon as what is going away has gone", n)
 		}
-		if !want.Held {
-			want.Reason, want.Message = reservationTooFew, fmt.Sprintf("of %d pieces %d are kept; the rest is as soon as there is room", p.Count, want.Pieces)
+		if want.Held && p.cut != "" {
+			want.Held, want.Reason, want.Message = false, reservationOverlaps, "some of the room was reserved before it by "+p.cut
+			return
+		}
+		if want.Held {
+			return
+		}
+		want.Reason, want.Message = reservationTooFew, fmt.Sprintf("of %d pieces %d are kept; the rest is as soon as there is room", p.Count, want.Pieces)
+		if by := s.inTheWay(p, p.Count-want.Pieces); by != "" {
+			want.Reason, want.Message = reservationOverlaps, fmt.Sprintf("of %d pieces %d are kept; there is room that was reserved before it by %s", p.Count, want.Pieces, by)
 		}
 	}
 }

@@ -17,12 +17,14 @@ type reserved struct {
 	pieces  []*pieces
 	bars    map[string]*bar
 	planned bool
+	crossed string // which pieces are kept on nodes of later reservations, part of the keys of bars
 }
 
 // wholeNodes is a reservation of nodes that is not over, with their positions.
 type wholeNodes struct {
 	*snapshot.Reservation
 	nodes []int
+	first map[int][]*snapshot.Reservation // those that go before it on a node, by position; nil for none
 }
 
 // pieces is a reservation of an amount that is not over.
@@ -34,6 +36,8 @@ type pieces struct {
 	sent  resource.Vector // what of it is going away, nil for nothing
 	kept  []keptPieces    // in the cycle's transaction; none before it begins
 	later int64           // how many there will be room for when it begins
+	cut   string          // which reservation that begins later takes what it has
+	after string          // which reservations have what it lacks when it begins
 }
 
 type keptPieces struct {
@@ -90,49 +94,12 @@ func (s *Session) reserve() {
 	if s.reserved == nil {
 		return
 	}
+	s.orderReserved()
 	for _, p := range s.reserved.pieces {
 		if p.Phase(now) == snapshot.ReservationActive {
 			s.keepPieces(p)
 		}
 	}
-}
-
-// barOf returns what keeps a gang off nodes, nil for nothing. Before a reservation
-// begins it keeps those off that would still run then.
-func (s *Session) barOf(g *snapshot.Gang) *bar {
-	if s.reserved == nil || len(s.reserved.whole) == 0 {
-		return nil
-	}
-	now := s.Now.UnixNano()
-	var key strings.Builder
-	var against []int
-	for i, r := range s.reserved.whole {
-		ends := g.Estimate > 0 && resource.Add(now, g.Estimate) <= r.Start
-		if !r.Owns(g) && !ends {
-			fmt.Fprintf(&key, "%d ", i)
-			against = append(against, i)
-		}
-	}
-	if len(against) == 0 {
-		return nil
-	}
-	b := s.reserved.bars[key.String()]
-	if b != nil {
-		return b
-	}
-	b = &bar{why: make([]string, len(s.Snapshot.Nodes))}
-	for _, i := range against {
-		r := s.reserved.whole[i]
-		why := fmt.Sprintf("reserved for others by %s until %s", r.Name, clock(r.End))
-		if now < r.Start {
-			why = fmt.Sprintf("reserved for others by %s from %s on, and the gang may run for longer", r.Name, clock(r.Start))
-		}
-		for _, at := range r.nodes {
-			b.why[at] = why
-		}
-	}
-	s.reserved.bars[key.String()] = b
-	return b
 }
 
 // Barred returns which reservation keeps a gang off a place that it would have
@@ -227,37 +194,6 @@ func (p *pieces) keeps() int64 {
 	return n
 }
 
-// place finds nodes for pieces in the session's transaction, those with the least
-// left over first, and returns as many as there are.
-func (s *Session) placePieces(p *pieces, n int64) []keptPieces {
-	if len(p.class.Missing) > 0 {
-		return nil
-	}
-	s.scope, s.bar, s.mates = s.points, s.barOf(p.owner()), nil
-	var out []keptPieces
-	for _, c := range s.candidates(p.class, n, Domain{Node: -1}) {
-		if n == 0 {
-			break
-		}
-		k := min(int64(c.room), n)
-		out = append(out, keptPieces{node: int(c.node), count: k})
-		n -= k
-	}
-	return out
-}
-
-// owner stands for the gangs that the pieces are for.
-func (p *pieces) owner() *snapshot.Gang {
-	g := &snapshot.Gang{}
-	if len(p.Queues) > 0 {
-		g.Queue = p.Queues[0]
-	}
-	if len(p.Namespaces) > 0 {
-		g.Namespace = p.Namespaces[0]
-	}
-	return g
-}
-
 // keepPieces keeps pieces where there is room and, where that does not suffice, where there
 // is once everything has gone that is going away: the room that is kept for others there
 // was made beside them.
@@ -265,6 +201,7 @@ func (s *Session) keepPieces(p *pieces) {
 	need := p.Count - p.covered()
 	p.kept = s.placePieces(p, need)
 	s.putPieces(p, true)
+	defer s.cross(p)
 	if need -= p.keeps(); need <= 0 || len(s.going()) == 0 {
 		return
 	}
@@ -381,7 +318,9 @@ func (s *Session) planReserved() {
 		return
 	}
 	ends := s.endings()
-	slices.SortFunc(pending, func(a, b *pieces) int { return cmp.Or(cmp.Compare(a.Start, b.Start), strings.Compare(a.Name, b.Name)) })
+	slices.SortFunc(pending, func(a, b *pieces) int {
+		return cmp.Or(cmp.Compare(a.Start, b.Start), snapshot.CompareReservations(a.Reservation, b.Reservation))
+	})
 	for _, p := range pending {
 		txn := s.Txn.Fork()
 		for _, e := range ends {
@@ -390,21 +329,26 @@ func (s *Session) planReserved() {
 			}
 		}
 		s.WhatIf(txn, func() {
-			for _, o := range s.reserved.pieces { // those that are over by then
-				if len(o.kept) > 0 && o.End <= p.Start {
+			for _, o := range s.reserved.pieces { // those that are over by then, or give way
+				if len(o.kept) > 0 && (o.End <= p.Start || p.before(o.Reservation)) {
 					s.putPieces(o, false)
 				}
 			}
 			for _, h := range s.heads { // those that begin before
-				if h.reservation != nil && h.reservation.End > p.Start {
+				if h.reservation != nil && h.reservation.End > p.Start && !p.before(h.reservation) {
 					s.putHead(h)
 				}
 			}
 			h := head{at: p.Start, then: txn, reservation: p.Reservation, job: "reservation/" + p.Name, fit: &Fit{Domain: Domain{Name: "nodes", Node: -1}}}
+			had := s.givingWay(p)
 			kept := s.placePieces(p, p.Count-p.covered())
 			q := &pieces{Reservation: p.Reservation, class: p.class, kept: kept}
 			s.putPieces(q, true)
 			p.later = q.keeps()
+			if short := p.Count - p.covered() - p.later; short > 0 {
+				p.after = s.inTheWay(p, short)
+			}
+			s.giveWay(p, had)
 			h.pieces = q
 			s.heads = append(s.heads, h)
 		})

@@ -11,9 +11,9 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// reserveCommand makes a reservation, or replaces the one of its name.
+// reserveCommand makes a reservation, or changes the one of its name.
 func (w *World) reserveCommand(name string, options []string) error {
-	r := snapshot.Reservation{Name: name, UID: name, Start: w.Now.UnixNano(), Count: 1}
+	r := snapshot.Reservation{Name: name, UID: name, Start: w.Now.UnixNano(), Created: w.Now.UnixNano(), Count: 1}
 	last := time.Hour
 	for _, o := range options {
 		key, value := option(o)
@@ -55,7 +55,11 @@ func (w *World) reserveCommand(name string, options []string) error {
 		}
 	}
 	r.End = r.Start + int64(last)
-	w.Reservations = slices.DeleteFunc(w.Reservations, func(o snapshot.Reservation) bool { return o.Name == name })
+	if at := slices.IndexFunc(w.Reservations, func(o snapshot.Reservation) bool { return o.Name == name }); at >= 0 {
+		r.Created, r.Status = w.Reservations[at].Created, w.Reservations[at].Status
+		w.Reservations[at] = r
+		return nil
+	}
 	w.Reservations = append(w.Reservations, r)
 	return nil
 }

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -21,6 +22,8 @@ type Reservation struct {
 	UID   string `json:"uid,omitempty"`
 	Start int64  `json:"start"`
 	End   int64  `json:"end"`
+	// Created is when the object was made, in nanoseconds since 1970.
+	Created int64 `json:"created,omitempty"`
 
 	// Nodes are names of nodes, Selector the labels of others.
 	Nodes    []string          `json:"nodes,omitempty"`
@@ -65,6 +68,23 @@ func (r *Reservation) Whole() bool { return len(r.Each) == 0 }
 func (r *Reservation) Owns(g *Gang) bool {
 	return slices.Contains(r.Queues, g.Queue) || slices.Contains(r.Namespaces, g.Namespace)
 }
+
+// OwnsAll reports whether a reservation is for all that another one is for.
+func (r *Reservation) OwnsAll(o *Reservation) bool {
+	in := func(list, of []string) bool {
+		return !slices.ContainsFunc(list, func(name string) bool { return !slices.Contains(of, name) })
+	}
+	return in(o.Queues, r.Queues) && in(o.Namespaces, r.Namespaces)
+}
+
+// CompareReservations orders reservations by who goes first where two want the same: the
+// one that was made before the other.
+func CompareReservations(a, b *Reservation) int {
+	return cmp.Or(cmp.Compare(a.Created, b.Created), strings.Compare(a.Name, b.Name))
+}
+
+// Meets reports whether there is a time that is in two reservations.
+func (r *Reservation) Meets(o *Reservation) bool { return r.Start < o.End && o.Start < r.End }
 
 // Covers reports whether a node is one of those that are reserved.
 func (r *Reservation) Covers(n *Node) bool {
