@@ -289,7 +289,7 @@ func writeCalls(t *testing.T) []writeCall {
 			if !ok || len(call.Args) < 2 || !slices.Contains([]string{"Create", "Update", "Patch", "Delete", "DeleteAllOf", "Apply"}, method.Sel.Name) {
 				return true
 			}
-			if of, ok := method.X.(*ast.Ident); ok && of.Name == "ownedjob" {
+			if of, ok := method.X.(*ast.Ident); ok && of.Name == "owned" {
 				return true // its own call is found there
 			}
 			if ctx, ok := call.Args[0].(*ast.Ident); !ok || ctx.Name != "ctx" {

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // Input is everything that a decision rests on.
@@ -33,13 +35,7 @@ type Output struct {
 	Status batch.CronJobStatus
 	// RequeueAfter is how long until time alone changes the answer; 0 is never.
 	RequeueAfter time.Duration
-	Notices      []Notice
-}
-
-// Notice is an event for users.
-type Notice struct {
-	Warning         bool
-	Reason, Message string
+	Notices      []report.Notice
 }
 
 // The defaults of the CRD, for objects that were stored without it.
@@ -92,7 +88,7 @@ func Next(in Input) (out Output) {
 	case cj.Spec.ConcurrencyPolicy == batch.ForbidConcurrent:
 		// The time is not over: when the Job ends before the next one, and in time
 		// for the deadline, it is made up for.
-		out.Notices = append(out.Notices, Notice{Reason: "JobAlreadyActive",
+		out.Notices = append(out.Notices, report.Notice{Reason: "JobAlreadyActive",
 			Message: fmt.Sprintf("Job %s still runs at %s, and concurrencyPolicy is Forbid", running[0].Name, due.Format(time.RFC3339))})
 		return out
 	case cj.Spec.ConcurrencyPolicy == batch.ReplaceConcurrent:
@@ -104,7 +100,7 @@ func Next(in Input) (out Output) {
 }
 
 func (o *Output) warn(reason, message string) {
-	o.Notices = append(o.Notices, Notice{Warning: true, Reason: reason, Message: message})
+	o.Notices = append(o.Notices, report.Notice{Warning: true, Reason: reason, Message: message})
 }
 
 func (o *Output) wake(after time.Duration) {

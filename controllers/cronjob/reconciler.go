@@ -5,10 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-logr/logr"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -16,7 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 
-	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
+	"github.com/isthmus-hpc/isthmus/controllers/owned"
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // Name is the controller's name in logs, metrics, events and field ownership.
@@ -37,15 +34,9 @@ type Reconciler struct {
 
 // SetupWithManager registers the controller and its cache index with mgr.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
-	err := mgr.GetFieldIndexer().IndexField(ctx, &batch.Job{}, jobsByCronJob, func(o client.Object) []string {
-		owner := metav1.GetControllerOfNoCopy(o)
-		if owner == nil || owner.Kind != "CronJob" || owner.APIVersion != batch.SchemeGroupVersion.String() {
-			return nil
-		}
-		return []string{string(owner.UID)}
-	})
+	err := owned.Index(ctx, mgr, &batch.Job{}, jobsByCronJob, batch.SchemeGroupVersion.WithKind("CronJob"), owned.UID)
 	if err != nil {
-		return fmt.Errorf("index jobs by CronJob: %w", err)
+		return err
 	}
 	err = ctrl.NewControllerManagedBy(mgr).
 		Named(Name).
@@ -77,21 +68,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		in.Jobs = append(in.Jobs, &list.Items[i])
 	}
 	out := Next(in)
-	for _, n := range out.Notices {
-		kind := corev1.EventTypeNormal
-		if n.Warning {
-			kind = corev1.EventTypeWarning
-		}
-		r.Events.Eventf(cj, nil, kind, n.Reason, "Reconcile", "%s", n.Message)
-	}
+	report.Events(r.Events, cj, out.Notices...)
 	for _, j := range out.Delete {
-		err := r.Client.Delete(ctx, j, client.Preconditions{UID: &j.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground))
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			return ctrl.Result{}, fmt.Errorf("delete job %s: %w", j.Name, err)
+		if err := owned.DeleteJob(ctx, r.Client, j, metav1.DeletePropagationBackground); err != nil {
+			return ctrl.Result{}, err
 		}
 	}
 	if out.Create != nil {
-		if err := ownedjob.Create(ctx, r.Client, r.Events, Name, cj, out.Create); err != nil {
+		if err := owned.CreateJob(ctx, r.Client, r.Events, Name, cj, out.Create); err != nil {
 			return ctrl.Result{}, err
 		}
 		for i := range out.Status.Active {
@@ -100,23 +84,5 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			}
 		}
 	}
-	return ctrl.Result{RequeueAfter: out.RequeueAfter}, r.writeStatus(ctx, cj, &out.Status)
-}
-
-func (r *Reconciler) writeStatus(ctx context.Context, cj *batch.CronJob, status *batch.CronJobStatus) error {
-	if equality.Semantic.DeepEqual(&cj.Status, status) {
-		return nil
-	}
-	changed := cj.DeepCopy()
-	changed.Status = *status
-	patch := client.MergeFromWithOptions(cj, client.MergeFromWithOptimisticLock{})
-	err := r.Client.Status().Patch(ctx, changed, patch, client.FieldOwner(Name))
-	if apierrors.IsConflict(err) {
-		logr.FromContextOrDiscard(ctx).V(1).Info("write conflict, looking again", "err", err.Error())
-		return err
-	}
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("patch status of CronJob: %w", err)
-	}
-	return nil
+	return ctrl.Result{RequeueAfter: out.RequeueAfter}, report.Status(ctx, r.Client, Name, cj, func(c *batch.CronJob) *batch.CronJobStatus { return &c.Status }, &out.Status)
 }

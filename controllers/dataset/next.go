@@ -13,6 +13,7 @@ import (
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // Input is everything that a decision rests on.
@@ -36,13 +37,7 @@ type Output struct {
 	Delete []*batch.Job
 	// RequeueAfter is how long until time alone changes the answer; 0 is never.
 	RequeueAfter time.Duration
-	Notices      []Notice
-}
-
-// Notice is an event for users.
-type Notice struct {
-	Warning         bool
-	Reason, Message string
+	Notices      []report.Notice
 }
 
 // How long Jobs are kept once they ended and the status says so, for those who read
@@ -274,12 +269,12 @@ func (s *state) started(c *hpc.DatasetCopy) {
 	s.out.Notices = append(s.out.Notices, started(c))
 }
 
-func started(c *hpc.DatasetCopy) Notice {
-	return Notice{Reason: "CopyStarted", Message: bounded(fmt.Sprintf("Job %s copies to cluster %s (attempt %d), path %s", c.Job, c.Cluster, c.Attempts, c.Path), maxNote)}
+func started(c *hpc.DatasetCopy) report.Notice {
+	return report.Notice{Reason: "CopyStarted", Message: bounded(fmt.Sprintf("Job %s copies to cluster %s (attempt %d), path %s", c.Job, c.Cluster, c.Attempts, c.Path), maxNote)}
 }
 
 func (s *state) note(warning bool, reason, format string, args ...any) {
-	s.out.Notices = append(s.out.Notices, Notice{Warning: warning, Reason: reason, Message: bounded(fmt.Sprintf(format, args...), maxNote)})
+	s.out.Notices = append(s.out.Notices, report.Notice{Warning: warning, Reason: reason, Message: bounded(fmt.Sprintf(format, args...), maxNote)})
 }
 
 // follow is what has become of a copy by what its Job says.

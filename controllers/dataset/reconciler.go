@@ -9,9 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/go-logr/logr"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,7 +26,8 @@ import (
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
-	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
+	"github.com/isthmus-hpc/isthmus/controllers/owned"
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // Name is the controller's name in logs, metrics, events and field ownership.
@@ -67,15 +65,9 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 	} else if err != nil {
 		return fmt.Errorf("ask for Datasets: %w", err)
 	}
-	err := mgr.GetFieldIndexer().IndexField(ctx, &batch.Job{}, jobsByDataset, func(o client.Object) []string {
-		owner := metav1.GetControllerOfNoCopy(o)
-		if owner == nil || owner.Kind != "Dataset" || owner.APIVersion != hpc.GroupVersion.String() {
-			return nil
-		}
-		return []string{owner.Name}
-	})
+	err := owned.Index(ctx, mgr, &batch.Job{}, jobsByDataset, hpc.GroupVersion.WithKind("Dataset"), owned.Name)
 	if err != nil {
-		return fmt.Errorf("index jobs by Dataset: %w", err)
+		return err
 	}
 	err = mgr.GetFieldIndexer().IndexField(ctx, &scheduling.PodGroup{}, groupsByDataset, func(o client.Object) []string {
 		return slices.Sorted(maps.Keys(asked(o)))
@@ -140,23 +132,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	out := Next(in)
 	// A copy that cannot be begun holds up neither the others nor the status.
 	failed := []error{r.create(ctx, in, &out)}
-	if err := r.writeStatus(ctx, d, &out.Status); err != nil {
+	if err := report.Status(ctx, r.Client, Name, d, func(d *hpc.Dataset) *hpc.DatasetStatus { return &d.Status }, &out.Status); err != nil {
 		return ctrl.Result{}, errors.Join(append(failed, err)...)
 	}
-	for _, n := range out.Notices {
-		kind := corev1.EventTypeNormal
-		if n.Warning {
-			kind = corev1.EventTypeWarning
-		}
-		r.Events.Eventf(d, nil, kind, n.Reason, "Reconcile", "%s", n.Message)
-	}
+	report.Events(r.Events, d, out.Notices...)
 	for _, job := range out.Delete {
 		// The Job is there until its pods are gone, so that the next copy does not begin
 		// while this one may still write.
-		err := r.Client.Delete(ctx, job, client.Preconditions{UID: &job.UID}, client.PropagationPolicy(metav1.DeletePropagationForeground))
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			failed = append(failed, fmt.Errorf("delete job %s: %w", job.Name, err))
-		}
+		failed = append(failed, owned.DeleteJob(ctx, r.Client, job, metav1.DeletePropagationForeground))
 	}
 	return ctrl.Result{RequeueAfter: out.RequeueAfter}, errors.Join(failed...)
 }
@@ -215,13 +198,13 @@ func (r *Reconciler) lookFor(ctx context.Context, in *Input) error {
 func (r *Reconciler) create(ctx context.Context, in Input, out *Output) error {
 	var failed []error
 	for _, job := range out.Create {
-		err := ownedjob.Create(ctx, r.Client, r.Events, Name, in.Dataset, job)
+		err := owned.CreateJob(ctx, r.Client, r.Events, Name, in.Dataset, job)
 		if err == nil {
 			continue
 		}
 		was := copyTo(&in.Dataset.Status, job.Labels[wellknown.Cluster])
 		c := copyTo(&out.Status, job.Labels[wellknown.Cluster])
-		out.Notices = slices.DeleteFunc(out.Notices, func(n Notice) bool { return n == started(c) })
+		out.Notices = slices.DeleteFunc(out.Notices, func(n report.Notice) bool { return n == started(c) })
 		switch {
 		case refusal(err):
 			refuse(in, c, was, err)
@@ -249,24 +232,6 @@ func copyTo(status *hpc.DatasetStatus, cluster string) *hpc.DatasetCopy {
 		if status.Copies[i].Cluster == cluster {
 			return &status.Copies[i]
 		}
-	}
-	return nil
-}
-
-func (r *Reconciler) writeStatus(ctx context.Context, d *hpc.Dataset, status *hpc.DatasetStatus) error {
-	if equality.Semantic.DeepEqual(&d.Status, status) {
-		return nil
-	}
-	changed := d.DeepCopy()
-	changed.Status = *status
-	patch := client.MergeFromWithOptions(d, client.MergeFromWithOptimisticLock{})
-	err := r.Client.Status().Patch(ctx, changed, patch, client.FieldOwner(Name))
-	if apierrors.IsConflict(err) {
-		logr.FromContextOrDiscard(ctx).V(1).Info("write conflict, looking again", "err", err.Error())
-		return err
-	}
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("patch status of Dataset: %w", err)
 	}
 	return nil
 }

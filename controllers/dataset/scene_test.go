@@ -12,6 +12,7 @@ import (
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // scene is a Dataset with what is there of it, and a clock. Its Jobs do what the test
@@ -24,7 +25,7 @@ type scene struct {
 	wanted  map[string]bool
 	now     time.Time
 	told    []string
-	notices []Notice
+	notices []report.Notice
 	wake    time.Duration
 }
 

@@ -9,7 +9,6 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -26,6 +25,8 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/controllers/job/machine"
 	"github.com/isthmus-hpc/isthmus/controllers/job/plugins"
+	"github.com/isthmus-hpc/isthmus/controllers/owned"
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // Name is the controller's name in logs, metrics, events and field ownership.
@@ -67,15 +68,9 @@ type Reconciler struct {
 
 // SetupWithManager registers the controller and its cache index with mgr.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
-	err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Pod{}, podsByJob, func(o client.Object) []string {
-		owner := metav1.GetControllerOfNoCopy(o)
-		if owner == nil || owner.Kind != "Job" || owner.APIVersion != batch.SchemeGroupVersion.String() {
-			return nil
-		}
-		return []string{string(owner.UID)}
-	})
+	err := owned.Index(ctx, mgr, &corev1.Pod{}, podsByJob, batch.SchemeGroupVersion.WithKind("Job"), owned.UID)
 	if err != nil {
-		return fmt.Errorf("index pods by job: %w", err)
+		return err
 	}
 	err = mgr.GetFieldIndexer().IndexField(ctx, &bus.Command{}, commandsByJob, func(o client.Object) []string {
 		if name := targetJob(o); name != "" {
@@ -145,15 +140,11 @@ func (r *Reconciler) reconcile(ctx context.Context, job *batch.Job) (ctrl.Result
 		in.Trouble = explainCreate(createErr)
 		out = machine.Next(in)
 	}
-	if err := r.writeStatus(ctx, job, &out.Status); err != nil {
+	if err := report.Status(ctx, r.Client, Name, job, func(j *batch.Job) *batch.JobStatus { return &j.Status }, &out.Status); err != nil {
 		return ctrl.Result{}, err
 	}
 	for _, n := range out.Notices {
-		kind := corev1.EventTypeNormal
-		if n.Warning {
-			kind = corev1.EventTypeWarning
-		}
-		r.Events.Eventf(job, nil, kind, n.Reason.Reason, "Reconcile", "%s", n.Message)
+		report.Events(r.Events, job, report.Notice{Warning: n.Warning, Reason: n.Reason.Reason, Message: n.Message})
 	}
 	if err := r.remove(ctx, job, in.PodGroup, out); err != nil {
 		return ctrl.Result{}, err
@@ -260,21 +251,6 @@ func (r *Reconciler) takenNames(ctx context.Context, job *batch.Job, wanted []ma
 		}
 	}
 	return taken, nil
-}
-
-// writeStatus patches the status if it changed. The patch carries the resource
-// version it was computed from, so that a stale view never wins.
-func (r *Reconciler) writeStatus(ctx context.Context, job *batch.Job, status *batch.JobStatus) error {
-	if equality.Semantic.DeepEqual(&job.Status, status) {
-		return nil
-	}
-	changed := job.DeepCopy()
-	changed.Status = *status
-	patch := client.MergeFromWithOptions(job, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Status().Patch(ctx, changed, patch, client.FieldOwner(Name)); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("patch status of job: %w", err)
-	}
-	return nil
 }
 
 // remove carries out deletions. Each has a UID precondition, so that an object

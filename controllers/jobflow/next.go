@@ -15,6 +15,7 @@ import (
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // Keys on a Job that a flow made, as label and as annotation; the values are
@@ -65,13 +66,7 @@ type Output struct {
 	// Ask are questions that are open; the caller asks them, and decides again.
 	Ask     []Question
 	Status  flow.JobFlowStatus
-	Notices []Notice
-}
-
-// Notice is an event for users.
-type Notice struct {
-	Warning         bool
-	Reason, Message string
+	Notices []report.Notice
 }
 
 // JobName is the name of the Job of a template in a flow: <flow>-<template>.
@@ -85,7 +80,7 @@ func Next(in Input) Output {
 	out.status(in)
 	problems := Validate(f)
 	for _, p := range problems {
-		out.Notices = append(out.Notices, Notice{true, "InvalidSpec", p})
+		out.Notices = append(out.Notices, report.Notice{Warning: true, Reason: "InvalidSpec", Message: p})
 	}
 	old := f.Status.State.Phase
 	switch {
@@ -114,7 +109,7 @@ func Next(in Input) Output {
 		if phase == flow.Failed {
 			text = "these jobs did not complete: " + strings.Join(slices.Concat(out.Status.FailedJobs, out.Status.TerminatedJobs), ", ")
 		}
-		out.Notices = append(out.Notices, Notice{phase == flow.Failed, string(phase), text})
+		out.Notices = append(out.Notices, report.Notice{Warning: phase == flow.Failed, Reason: string(phase), Message: text})
 	}
 	return out
 }
@@ -142,13 +137,13 @@ func (o *Output) start(in Input, step *flow.Flow) {
 	}
 	template := in.Templates[step.Name]
 	if template == nil {
-		o.Notices = append(o.Notices, Notice{true, "JobTemplateNotFound",
-			fmt.Sprintf("job %s waits for a JobTemplate named %s in namespace %s", name, step.Name, in.Flow.Namespace)})
+		o.Notices = append(o.Notices, report.Notice{Warning: true, Reason: "JobTemplateNotFound",
+			Message: fmt.Sprintf("job %s waits for a JobTemplate named %s in namespace %s", name, step.Name, in.Flow.Namespace)})
 		return
 	}
 	spec, err := patched(&template.Spec, step.Patch)
 	if err != nil {
-		o.Notices = append(o.Notices, Notice{true, "InvalidPatch", fmt.Sprintf("job %s: %s", name, err)})
+		o.Notices = append(o.Notices, report.Notice{Warning: true, Reason: "InvalidPatch", Message: fmt.Sprintf("job %s: %s", name, err)})
 		return
 	}
 	if ttl := spec.TTLSecondsAfterFinished; ttl != nil && *ttl < leastTTL {
@@ -182,7 +177,7 @@ func (o *Output) start(in Input, step *flow.Flow) {
 }
 
 func (o *Output) notEarly(name, why string) {
-	o.Notices = append(o.Notices, Notice{false, "NotQueuedEarly", fmt.Sprintf("job %s is made once what it depends on has completed: %s", name, why)})
+	o.Notices = append(o.Notices, report.Notice{Reason: "NotQueuedEarly", Message: fmt.Sprintf("job %s is made once what it depends on has completed: %s", name, why)})
 }
 
 // takeBack deletes the Jobs that are void.
@@ -193,7 +188,7 @@ func (o *Output) takeBack(in Input) {
 			continue
 		}
 		o.Delete = append(o.Delete, job)
-		o.Notices = append(o.Notices, Notice{false, "TakenBack", fmt.Sprintf("job %s was queued early, and what it depends on did not complete as it was: it has not started, and is made again when it is time", name)})
+		o.Notices = append(o.Notices, report.Notice{Reason: "TakenBack", Message: fmt.Sprintf("job %s was queued early, and what it depends on did not complete as it was: it has not started, and is made again when it is time", name)})
 	}
 }
 
@@ -248,8 +243,8 @@ func (o *Output) probed(in Input, step *flow.Flow, job *batch.Job, p *flow.Probe
 		ask(Question{Task: s.TaskName, Port: s.Port, TCP: true})
 	}
 	if len(waits) > 0 {
-		o.Notices = append(o.Notices, Notice{false, "WaitingForProbe",
-			fmt.Sprintf("job %s waits for job %s: %s", JobName(in.Flow.Name, step.Name), job.Name, strings.Join(waits, "; "))})
+		o.Notices = append(o.Notices, report.Notice{Reason: "WaitingForProbe",
+			Message: fmt.Sprintf("job %s waits for job %s: %s", JobName(in.Flow.Name, step.Name), job.Name, strings.Join(waits, "; "))})
 	}
 	return !open && len(waits) == 0
 }

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -24,7 +22,8 @@ import (
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
-	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
+	"github.com/isthmus-hpc/isthmus/controllers/owned"
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // Name is the controller's name in logs, metrics, events and field ownership.
@@ -50,15 +49,9 @@ type Reconciler struct {
 
 // SetupWithManager registers the controller and its cache index with mgr.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
-	err := mgr.GetFieldIndexer().IndexField(ctx, &batch.Job{}, jobsByFlow, func(o client.Object) []string {
-		owner := metav1.GetControllerOfNoCopy(o)
-		if owner == nil || owner.Kind != "JobFlow" || owner.APIVersion != flow.SchemeGroupVersion.String() {
-			return nil
-		}
-		return []string{string(owner.UID)}
-	})
+	err := owned.Index(ctx, mgr, &batch.Job{}, jobsByFlow, flow.SchemeGroupVersion.WithKind("JobFlow"), owned.UID)
 	if err != nil {
-		return fmt.Errorf("index jobs by JobFlow: %w", err)
+		return err
 	}
 	err = ctrl.NewControllerManagedBy(mgr).
 		Named(Name).
@@ -94,16 +87,16 @@ func (r *Reconciler) flowsOf(ctx context.Context, template client.Object) []reco
 
 // flowOfPod is the flow that a pod's Job is of.
 func (r *Reconciler) flowOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
-	owner := metav1.GetControllerOfNoCopy(pod)
-	if owner == nil || owner.Kind != "Job" || owner.APIVersion != batch.SchemeGroupVersion.String() {
+	owner := owned.By(pod, batch.SchemeGroupVersion.WithKind("Job"))
+	if owner == nil {
 		return nil
 	}
 	job := &batch.Job{}
 	if err := r.Client.Get(ctx, client.ObjectKey{Namespace: pod.GetNamespace(), Name: owner.Name}, job); err != nil || job.UID != owner.UID {
 		return nil // what it was of is gone, which the flow hears of by its Job
 	}
-	of := metav1.GetControllerOfNoCopy(job)
-	if of == nil || of.Kind != "JobFlow" || of.APIVersion != flow.SchemeGroupVersion.String() {
+	of := owned.By(job, flow.SchemeGroupVersion.WithKind("JobFlow"))
+	if of == nil {
 		return nil
 	}
 	return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: job.Namespace, Name: of.Name}}}
@@ -153,17 +146,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 		out = Next(in)
 	}
-	for _, n := range out.Notices {
-		kind := corev1.EventTypeNormal
-		if n.Warning {
-			kind = corev1.EventTypeWarning
-		}
-		r.Events.Eventf(f, nil, kind, n.Reason, "Reconcile", "%s", n.Message)
-	}
+	report.Events(r.Events, f, out.Notices...)
 	// A Job that cannot be made holds up neither the others nor the status.
 	var failed []error
 	for _, job := range out.Create {
-		failed = append(failed, ownedjob.Create(ctx, r.Client, r.Events, Name, f, job))
+		failed = append(failed, owned.CreateJob(ctx, r.Client, r.Events, Name, f, job))
 	}
 	for _, job := range out.Settle {
 		failed = append(failed, r.settle(ctx, job))
@@ -173,9 +160,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	for _, job := range out.Delete {
-		err := r.Client.Delete(ctx, job, client.Preconditions{UID: &job.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground))
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			return ctrl.Result{}, fmt.Errorf("delete job %s: %w", job.Name, err)
+		if err := owned.DeleteJob(ctx, r.Client, job, metav1.DeletePropagationBackground); err != nil {
+			return ctrl.Result{}, err
 		}
 	}
 	if waits {
@@ -254,14 +240,5 @@ func (r *Reconciler) settle(ctx context.Context, job *batch.Job) error {
 }
 
 func (r *Reconciler) writeStatus(ctx context.Context, f *flow.JobFlow, status *flow.JobFlowStatus) error {
-	if equality.Semantic.DeepEqual(&f.Status, status) {
-		return nil
-	}
-	changed := f.DeepCopy()
-	changed.Status = *status
-	patch := client.MergeFromWithOptions(f, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Status().Patch(ctx, changed, patch, client.FieldOwner(Name)); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("patch status of JobFlow: %w", err)
-	}
-	return nil
+	return report.Status(ctx, r.Client, Name, f, func(f *flow.JobFlow) *flow.JobFlowStatus { return &f.Status }, status)
 }

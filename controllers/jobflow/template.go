@@ -16,6 +16,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	flow "volcano.sh/apis/pkg/apis/flow/v1alpha1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/report"
 )
 
 // TemplatesName is the controller's name in logs, metrics and field ownership.
@@ -86,17 +88,9 @@ func (t *Templates) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 		}
 	}
 	slices.Sort(names)
-	if slices.Equal(names, template.Status.JobDependsOnList) {
-		return ctrl.Result{}, nil
-	}
-	changed := template.DeepCopy()
-	changed.Status.JobDependsOnList = names
-	err := t.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(template, client.MergeFromWithOptimisticLock{}), client.FieldOwner(TemplatesName))
+	err := report.Status(ctx, t.Client, TemplatesName, template, func(t *flow.JobTemplate) *[]string { return &t.Status.JobDependsOnList }, &names)
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: 100 * time.Millisecond}, nil
 	}
-	if client.IgnoreNotFound(err) != nil {
-		return ctrl.Result{}, fmt.Errorf("patch status of JobTemplate: %w", err)
-	}
-	return ctrl.Result{}, nil
+	return ctrl.Result{}, err
 }

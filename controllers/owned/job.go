@@ -1,6 +1,4 @@
-// Package ownedjob creates Jobs for controllers that own them under names which
-// say what they are for: a crash or a second controller makes none twice.
-package ownedjob
+package owned
 
 import (
 	"context"
@@ -15,10 +13,11 @@ import (
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 )
 
-// Create makes a Job that owner controls, as the field owner of that name, and
+// CreateJob makes a Job that owner controls, as the field owner of that name, and
 // tells users on the owner. One that is there already and is the owner's is
-// success, and is in job then. It fails when another holds the name.
-func Create(ctx context.Context, c client.Client, recorder events.EventRecorder, field string, owner client.Object, job *batch.Job) error {
+// success, and is in job then: a name says what its Job is for, so a crash or a
+// second controller makes none twice. It fails when another holds the name.
+func CreateJob(ctx context.Context, c client.Client, recorder events.EventRecorder, field string, owner client.Object, job *batch.Job) error {
 	err := c.Create(ctx, job, client.FieldOwner(field))
 	if err == nil {
 		recorder.Eventf(owner, nil, corev1.EventTypeNormal, "SuccessfulCreate", "Reconcile", "created Job %s", job.Name)
@@ -39,6 +38,16 @@ func Create(ctx context.Context, c client.Client, recorder events.EventRecorder,
 		recorder.Eventf(owner, nil, corev1.EventTypeWarning, "FailedCreate", "Reconcile", "cannot create Job %s: %s", job.Name, bounded(err.Error()))
 	}
 	return fmt.Errorf("create job %s: %w", job.Name, err)
+}
+
+// DeleteJob deletes that very Job, and its pods as policy says. One that is gone, or
+// whose name another has by now, is success.
+func DeleteJob(ctx context.Context, c client.Client, job *batch.Job, policy metav1.DeletionPropagation) error {
+	err := c.Delete(ctx, job, client.Preconditions{UID: &job.UID}, client.PropagationPolicy(policy))
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete job %s: %w", job.Name, err)
+	}
+	return nil
 }
 
 // maxReason bounds what is told of an error: the API server takes no event with a text

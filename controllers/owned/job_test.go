@@ -1,4 +1,4 @@
-package ownedjob_test
+package owned_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 
-	"github.com/isthmus-hpc/isthmus/controllers/ownedjob"
+	"github.com/isthmus-hpc/isthmus/controllers/owned"
 )
 
 // refusing is an API server that refuses all, with a text.
@@ -28,7 +28,7 @@ func (r refusing) Create(context.Context, client.Object, ...client.CreateOption)
 func TestLongRefusal(t *testing.T) {
 	recorder := events.NewFakeRecorder(1)
 	job := &batch.Job{ObjectMeta: metav1.ObjectMeta{Name: strings.Repeat("j", 253)}}
-	if err := ownedjob.Create(t.Context(), refusing{text: "no: " + strings.Repeat("é", 2500)}, recorder, "f", &batch.Job{}, job); err == nil {
+	if err := owned.CreateJob(t.Context(), refusing{text: "no: " + strings.Repeat("é", 2500)}, recorder, "f", &batch.Job{}, job); err == nil {
 		t.Error("no error")
 	}
 	if text := strings.TrimPrefix(<-recorder.Events, "Warning FailedCreate "); len(text) > 1024 || !strings.Contains(text, "no: éé") {
