@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,8 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -33,7 +28,7 @@ const chartNamespace = "isthmus-system"
 // returns a kubeconfig of that of the controllers.
 func grant(t *testing.T, plane *controllertest.Plane) string {
 	t.Helper()
-	raw, err := helm.Template(t.Context(), t.Output(), chartNamespace, "")
+	objects, err := helm.Template(t.Context(), t.Output(), chartNamespace, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,13 +36,7 @@ func grant(t *testing.T, plane *controllertest.Plane) string {
 		t.Fatal(err)
 	}
 	roles := 0
-	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096); ; {
-		o := &unstructured.Unstructured{}
-		if err := decoder.Decode(o); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
+	for _, o := range objects {
 		if !strings.HasPrefix(o.GetAPIVersion(), "rbac.authorization.k8s.io/") {
 			continue
 		}

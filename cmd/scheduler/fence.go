@@ -20,14 +20,19 @@ var errNotLeading = errors.New("the lease is lost: another instance decides now"
 func (f *fence) set(leads func() bool) { f.leads.Store(&leads) }
 
 func (f *fence) wrap(next http.RoundTripper) http.RoundTripper {
-	return transport(func(r *http.Request) (*http.Response, error) {
-		if leads := f.leads.Load(); leads != nil && r.Method != http.MethodGet && !(*leads)() {
-			return nil, errNotLeading
-		}
-		return next.RoundTrip(r)
-	})
+	return fenced{f, next}
 }
 
-type transport func(*http.Request) (*http.Response, error)
+// fenced is a transport behind a fence.
+type fenced struct {
+	fence *fence
+	next  http.RoundTripper
+}
 
-func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
+// RoundTrip implements http.RoundTripper. It fails with errNotLeading where it would write.
+func (f fenced) RoundTrip(r *http.Request) (*http.Response, error) {
+	if leads := f.fence.leads.Load(); leads != nil && r.Method != http.MethodGet && !(*leads)() {
+		return nil, errNotLeading
+	}
+	return f.next.RoundTrip(r)
+}

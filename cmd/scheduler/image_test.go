@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -26,6 +23,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/test/testbed/fetch"
 )
 
 const volcanoNamespace = "volcano-system"
@@ -74,21 +72,7 @@ func install(t *testing.T, plane *controllertest.Plane, actions string, without 
 configurations:
 - name: preempt
   arguments: {minimumRunTime: 1ms}
-tiers:
-- plugins:
-  - name: priority
-  - name: gang
-    enablePreemptable: false
-  - name: conformance
-- plugins:
-  - name: overcommit
-  - name: drf
-    enablePreemptable: false
-  - name: predicates
-  - name: proportion
-  - name: nodeorder
-  - name: binpack
-`
+` + schedtest.VolcanoTiers
 	if err := os.WriteFile(in.conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -135,32 +119,18 @@ func (in *installation) runs(t *testing.T, pods map[string]*corev1.Pod) {
 	}
 }
 
-var serving = regexp.MustCompile(`"what":"(\w+)","address":"([^"]+)"`)
-
-// get asks one of the program's servers.
+// get asks one of the program's servers; what goes wrong is the answer.
 func (r *runner) get(t *testing.T, what, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(r.Log)
+	address, err := r.serving(what)
 	if err != nil {
 		return err.Error()
 	}
-	for _, m := range serving.FindAllStringSubmatch(string(text), -1) {
-		if m[1] != what {
-			continue
-		}
-		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+m[2]+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.DefaultClient.Do(q)
-		if err != nil {
-			return err.Error()
-		}
-		body, err := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		return fmt.Sprint(string(body), err)
+	text, err := fetch.Text(t.Context(), "http://"+address+path)
+	if err != nil {
+		return err.Error()
 	}
-	return "nothing serves " + what
+	return text
 }
 
 // wants waits until something is so.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -16,6 +15,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/fetch"
 )
 
 const (
@@ -90,25 +91,19 @@ func (r *runner) metrics(ctx context.Context) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
+	text, err := fetch.Text(ctx, "http://"+address+"/metrics")
 	if err != nil {
 		return nil, err
 	}
-	reply, err := http.DefaultClient.Do(q)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = reply.Body.Close() }()
 	out := map[string]float64{}
-	lines := bufio.NewScanner(reply.Body)
-	for lines.Scan() {
-		if name, value, ok := strings.Cut(lines.Text(), " "); ok && !strings.HasPrefix(name, "#") {
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok && !strings.HasPrefix(name, "#") {
 			if v, err := strconv.ParseFloat(value, 64); err == nil {
 				out[name] = v
 			}
 		}
 	}
-	return out, lines.Err()
+	return out, nil
 }
 
 // serving is the address that the scheduler's log says it serves something on.

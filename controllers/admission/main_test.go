@@ -1,11 +1,9 @@
 package admission_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"testing"
@@ -67,21 +65,14 @@ var stopWebhook func() error
 
 // applyChart applies what the chart says of admission.
 func applyChart(ctx context.Context, values string) error {
-	raw, err := helm.Template(ctx, os.Stderr, namespace, values)
+	objects, err := helm.Template(ctx, os.Stderr, namespace, values)
 	if err != nil {
 		return err
 	}
 	if err := plane.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); client.IgnoreAlreadyExists(err) != nil {
 		return fmt.Errorf("create namespace: %w", err)
 	}
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		o := &unstructured.Unstructured{}
-		if err := decoder.Decode(o); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
+	for _, o := range objects {
 		ofPolicies := strings.HasPrefix(o.GetAPIVersion(), "admissionregistration.k8s.io/") && (strings.Contains(o.GetName(), "volcano") || o.GetName() == "isthmus-daemonsets")
 		if !ofPolicies && o.GetKind() != "Secret" {
 			continue
@@ -90,6 +81,7 @@ func applyChart(ctx context.Context, values string) error {
 			return fmt.Errorf("apply %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
 	}
+	return nil
 }
 
 // enforced waits until each policy has come to the API server's mind, which takes

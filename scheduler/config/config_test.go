@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/actions/repair"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
 // volcanoDefault is Volcano's built-in configuration, helmDefault the one of its
@@ -30,24 +31,8 @@ tiers:
   - name: proportion
   - name: nodeorder
 `
-	helmDefault = `
-actions: "enqueue, allocate, backfill"
-tiers:
-- plugins:
-  - name: priority
-  - name: gang
-    enablePreemptable: false
-  - name: conformance
-- plugins:
-  - name: overcommit
-  - name: drf
-    enablePreemptable: false
-  - name: predicates
-  - name: proportion
-  - name: nodeorder
-  - name: binpack
-`
-	ciDefault = `
+	helmDefault = "actions: \"enqueue, allocate, backfill\"\n" + schedtest.VolcanoTiers
+	ciDefault   = `
 actions: "enqueue, allocate, backfill, reclaim, preempt"
 tiers:
 - plugins:

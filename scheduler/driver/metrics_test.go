@@ -1,8 +1,6 @@
 package driver_test
 
 import (
-	"io"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -19,6 +17,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/test/testbed/fetch"
 )
 
 // TestEveryMetricOfDashboards runs the driver over a cluster in which a gang runs,
@@ -63,7 +62,10 @@ func TestEveryMetricOfDashboards(t *testing.T) {
 	m.Bound("bound", time.Millisecond)
 	server := httptest.NewServer(promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	defer server.Close()
-	text := scrape(t, server.URL)
+	text, err := fetch.Text(t.Context(), server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
 	rows := strings.Fields(`e2e_scheduling_latency_milliseconds_count
 		e2e_job_scheduling_latency_milliseconds_count e2e_job_scheduling_duration e2e_job_scheduling_start_time e2e_job_scheduling_last_time
 		plugin_scheduling_latency_milliseconds_count action_scheduling_latency_milliseconds_count task_scheduling_latency_milliseconds_count
@@ -99,24 +101,4 @@ func TestEveryMetricOfDashboards(t *testing.T) {
 	if t.Failed() {
 		t.Log(text)
 	}
-}
-
-func scrape(t *testing.T, url string) string {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(resp.Body)
-	if err := resp.Body.Close(); err != nil {
-		t.Error(err)
-	}
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("status %s: %v\n%s", resp.Status, err, text)
-	}
-	return string(text)
 }

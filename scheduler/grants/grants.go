@@ -85,12 +85,17 @@ func (l *Ledger) Wrap(next http.RoundTripper) http.RoundTripper {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.next = next
-	return transport(func(r *http.Request) (*http.Response, error) { return l.pass(next, r) })
+	return noting{l, next}
 }
 
-type transport func(*http.Request) (*http.Response, error)
+// noting is a transport from whose answers the ledger learns.
+type noting struct {
+	ledger *Ledger
+	next   http.RoundTripper
+}
 
-func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
+// RoundTrip implements http.RoundTripper.
+func (n noting) RoundTrip(r *http.Request) (*http.Response, error) { return n.ledger.pass(n.next, r) }
 
 // Denied reports whether a kind may not be followed, by the last answer.
 func (l *Ledger) Denied(resource string) bool {

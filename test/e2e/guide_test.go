@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -23,6 +20,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/fetch"
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
@@ -192,7 +190,7 @@ func (g *guide) use() {
 	g.names = append(g.names, " 8080", " "+local+":"+port)
 	stop := g.start("kubectl port-forward", nil)
 	eventually(g.t, time.Minute, "the page is there", func() (bool, string) {
-		page, err := fetch(g.t.Context(), "http://127.0.0.1:"+local+"/")
+		page, err := fetch.Text(g.t.Context(), "http://127.0.0.1:"+local+"/")
 		return err == nil && page == "treated\n", fmt.Sprint(page, err)
 	})
 	stop()
@@ -387,19 +385,4 @@ func freePort(t *testing.T, prefix string) string {
 		t.Fatal(err)
 	}
 	return prefix + port
-}
-
-// fetch gets a page.
-func fetch(ctx context.Context, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	return string(body), err
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/fetch"
 )
 
 // spans is an OpenTelemetry collector of traces by OTLP over HTTP. While it hangs,
@@ -158,22 +159,11 @@ func TestObserve(t *testing.T) {
 	})
 
 	shown := func() string {
-		client := &http.Client{Timeout: 20 * time.Second}
-		defer client.CloseIdleConnections()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		answer, err := client.Do(req)
+		text, err := fetch.Text(t.Context(), "http://"+address+"/metrics")
 		if err != nil {
 			return err.Error()
 		}
-		defer answer.Body.Close()
-		text, err := io.ReadAll(answer.Body)
-		if err != nil {
-			return err.Error()
-		}
-		return string(text)
+		return text
 	}
 	// value is of the first series that begins with the words; -1 without one.
 	value := func(text, begins string) float64 {

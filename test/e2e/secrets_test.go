@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/fetch"
 )
 
 // canaries are words that stand in a pod where secrets stand, by the place.
@@ -271,21 +271,11 @@ func measurements(t *testing.T) []byte {
 			t.Error(err)
 		}
 	})
-	var text []byte
+	var text string
 	eventually(t, time.Minute, "the daemon answers with its measurements", func() (bool, string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
-		if err != nil {
-			return false, err.Error()
-		}
-		answer, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return false, err.Error()
-		}
-		defer answer.Body.Close()
-		var b bytes.Buffer
-		_, err = b.ReadFrom(answer.Body)
-		text = b.Bytes()
-		return err == nil && strings.Contains(b.String(), "isthmus_vnode_"), fmt.Sprint(err)
+		var err error
+		text, err = fetch.Text(t.Context(), "http://"+address+"/metrics")
+		return err == nil && strings.Contains(text, "isthmus_vnode_"), fmt.Sprint(err)
 	})
-	return text
+	return []byte(text)
 }

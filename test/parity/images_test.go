@@ -1,13 +1,9 @@
 package parity
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -18,13 +14,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
+	"github.com/isthmus-hpc/isthmus/test/testbed/fetch"
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/image"
 )
@@ -84,7 +79,7 @@ func chartImages(ctx context.Context, t *testing.T, env *environment.Environment
 	}
 	for _, p := range pods {
 		address := ready(ctx, t, kube, p.Name)
-		if text, err := fetch(ctx, "http://"+net.JoinHostPort(address, "9400")+"/metrics"); err != nil || !strings.Contains(text, "go_goroutines ") {
+		if text, err := fetch.Text(ctx, "http://"+net.JoinHostPort(address, "9400")+"/metrics"); err != nil || !strings.Contains(text, "go_goroutines ") {
 			t.Errorf("%s measures %.200q, %v", p.Name, text, err)
 		}
 	}
@@ -93,19 +88,12 @@ func chartImages(ctx context.Context, t *testing.T, env *environment.Environment
 // chartPods makes pods of the chart's Deployments, and what these mount.
 func chartPods(ctx context.Context, t *testing.T, kube kubernetes.Interface) []*corev1.Pod {
 	t.Helper()
-	raw, err := helm.Template(ctx, t.Output(), chartNamespace, chartValues)
+	objects, err := helm.Template(ctx, t.Output(), chartNamespace, chartValues)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var pods []*corev1.Pod
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		var o unstructured.Unstructured
-		if err := decoder.Decode(&o); errors.Is(err, io.EOF) {
-			return pods
-		} else if err != nil {
-			t.Fatal(err)
-		}
+	for _, o := range objects {
 		switch o.GetKind() {
 		case "Deployment":
 			var d appsv1.Deployment
@@ -123,6 +111,7 @@ func chartPods(ctx context.Context, t *testing.T, kube kubernetes.Interface) []*
 			}
 		}
 	}
+	return pods
 }
 
 // forward lets pods of the real node reach the API server, which listens on loopback,
@@ -192,18 +181,4 @@ func ready(ctx context.Context, t *testing.T, kube kubernetes.Interface, name st
 		}
 		<-time.After(200 * time.Millisecond)
 	}
-}
-
-func fetch(ctx context.Context, address string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", fmt.Errorf("get metrics: %w", err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(res.Body)
-	return string(body), err
 }

@@ -1,9 +1,6 @@
 package security_test
 
 import (
-	"bytes"
-	"errors"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +12,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 )
@@ -37,29 +33,17 @@ vnode: {namespaces: [default, physics], connectionSecrets: {hpc-keys: [ssh-key]}
 
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-func render(t *testing.T, values string, kinds ...string) []unstructured.Unstructured {
+func render(t *testing.T, values string, kinds ...string) []*unstructured.Unstructured {
 	t.Helper()
-	raw, err := helm.Template(t.Context(), t.Output(), namespace, values, kinds...)
+	objects, err := helm.Template(t.Context(), t.Output(), namespace, values, kinds...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []unstructured.Unstructured
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		var o unstructured.Unstructured
-		if err := decoder.Decode(&o); errors.Is(err, io.EOF) {
-			return out
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		if len(o.Object) > 0 {
-			out = append(out, o)
-		}
-	}
+	return objects
 }
 
 // as converts all objects of a kind.
-func as[T any](t *testing.T, objects []unstructured.Unstructured, kind string) []T {
+func as[T any](t *testing.T, objects []*unstructured.Unstructured, kind string) []T {
 	t.Helper()
 	var out []T
 	for _, o := range objects {
@@ -157,7 +141,7 @@ controllers: {sshNamespaces: ["1e3"]}
 	}) {
 		t.Error("no deployment has the label of cluster 42")
 	}
-	if !slices.ContainsFunc(objects, func(o unstructured.Unstructured) bool { return o.GetKind() == "BatchCluster" && o.GetName() == "42" }) {
+	if !slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == "BatchCluster" && o.GetName() == "42" }) {
 		t.Error("there is no BatchCluster 42")
 	}
 	var where []string
@@ -179,7 +163,7 @@ controllers: {sshNamespaces: ["1e3"]}
 func TestDaemonSetsOfNewClusters(t *testing.T) {
 	rendered := func(values string, kinds ...string) bool {
 		t.Helper()
-		return slices.ContainsFunc(render(t, values, kinds...), func(o unstructured.Unstructured) bool { return o.GetName() == "isthmus-daemonsets" })
+		return slices.ContainsFunc(render(t, values, kinds...), func(o *unstructured.Unstructured) bool { return o.GetName() == "isthmus-daemonsets" })
 	}
 	if rendered("") {
 		t.Error("the policy is rendered for an API server that does not have its kind")

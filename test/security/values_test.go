@@ -18,7 +18,7 @@ import (
 )
 
 // deployments gives the pods of each program, by the name of the deployment.
-func deployments(t *testing.T, objects []unstructured.Unstructured) map[string]corev1.PodTemplateSpec {
+func deployments(t *testing.T, objects []*unstructured.Unstructured) map[string]corev1.PodTemplateSpec {
 	t.Helper()
 	out := map[string]corev1.PodTemplateSpec{}
 	for _, d := range as[appsv1.Deployment](t, objects, "Deployment") {

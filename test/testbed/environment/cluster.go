@@ -1,11 +1,9 @@
 package environment
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -15,13 +13,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	volcano "volcano.sh/apis/pkg/client/clientset/versioned/scheme"
 
 	hpc "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/test/testbed/manifests"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -51,10 +49,14 @@ func (e *Environment) ApplyFile(ctx context.Context, file string) ([]client.Obje
 
 // apply applies the objects of a YAML text; name is for errors.
 func (e *Environment) apply(ctx context.Context, name string, raw []byte) ([]client.ObjectKey, error) {
-	objects, err := parse(name, raw)
+	objects, err := manifests.Parse(name, raw)
 	if err != nil {
 		return nil, err
 	}
+	return e.applyObjects(ctx, name, objects)
+}
+
+func (e *Environment) applyObjects(ctx context.Context, name string, objects []*unstructured.Unstructured) ([]client.ObjectKey, error) {
 	var keys []client.ObjectKey
 	for _, object := range objects {
 		// A copy: the answer is written into it.
@@ -65,22 +67,6 @@ func (e *Environment) apply(ctx context.Context, name string, raw []byte) ([]cli
 		keys = append(keys, client.ObjectKeyFromObject(object))
 	}
 	return keys, nil
-}
-
-func parse(name string, raw []byte) ([]*unstructured.Unstructured, error) {
-	var objects []*unstructured.Unstructured
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
-			return objects, nil
-		} else if err != nil {
-			return nil, fmt.Errorf("parse %s: %w", name, err)
-		}
-		if len(object.Object) > 0 { // nothing between two separators
-			objects = append(objects, object)
-		}
-	}
 }
 
 // createCluster creates the BatchCluster object.

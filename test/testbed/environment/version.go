@@ -103,13 +103,12 @@ func (e *Environment) ApplyChart(ctx context.Context, root string) error {
 	if err != nil {
 		return err
 	}
-	namespace := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + chartNamespace + "}\n---\n"
-	raw := append([]byte(namespace), rendered...)
-	if _, err = e.apply(ctx, "chart", raw); err != nil {
-		return err
-	}
-	objects, err := parse("chart", raw)
-	if err != nil {
+	namespace := &unstructured.Unstructured{}
+	namespace.SetAPIVersion("v1")
+	namespace.SetKind("Namespace")
+	namespace.SetName(chartNamespace)
+	objects := append([]*unstructured.Unstructured{namespace}, rendered...)
+	if _, err = e.applyObjects(ctx, "chart", objects); err != nil {
 		return err
 	}
 	for _, old := range e.chart {

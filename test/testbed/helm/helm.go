@@ -13,7 +13,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+	"github.com/isthmus-hpc/isthmus/test/testbed/manifests"
 )
 
 // Version is the release that the pins in test/testbed/helm/module give.
@@ -32,17 +35,25 @@ func EnsureBuilt(ctx context.Context, progress io.Writer) (string, error) {
 // Template renders the chart for a release "isthmus" in namespace, with values
 // given as YAML over the chart's own, and without the definitions. The API server has
 // what helm thinks that one has, and the kinds given, as "group/version/Kind".
-func Template(ctx context.Context, progress io.Writer, namespace, values string, kinds ...string) ([]byte, error) {
+func Template(ctx context.Context, progress io.Writer, namespace, values string, kinds ...string) ([]*unstructured.Unstructured, error) {
 	args := []string{"template", "isthmus", "", "--namespace", namespace, "--values", "-"}
 	for _, k := range kinds {
 		args = append(args, "--api-versions", k)
 	}
-	return run(ctx, progress, values, args...)
+	return render(ctx, progress, values, args...)
 }
 
 // TemplateAt is Template of the chart in another directory.
-func TemplateAt(ctx context.Context, progress io.Writer, chart, namespace, values string) ([]byte, error) {
-	return run(ctx, progress, values, "template", "isthmus", chart, "--namespace", namespace, "--values", "-")
+func TemplateAt(ctx context.Context, progress io.Writer, chart, namespace, values string) ([]*unstructured.Unstructured, error) {
+	return render(ctx, progress, values, "template", "isthmus", chart, "--namespace", namespace, "--values", "-")
+}
+
+func render(ctx context.Context, progress io.Writer, values string, args ...string) ([]*unstructured.Unstructured, error) {
+	text, err := run(ctx, progress, values, args...)
+	if err != nil {
+		return nil, err
+	}
+	return manifests.Parse("what helm renders", text)
 }
 
 // Lint is `helm lint --strict`.
