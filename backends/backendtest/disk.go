@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -35,6 +37,24 @@ func NewDisk(t *testing.T, uid, gid int) *Disk {
 		t.Fatalf("open the directory of work dirs: %v", err)
 	}
 	return &Disk{root: root, uid: uid, gid: gid}
+}
+
+// DiskOf is NewDisk for the user of that name.
+func DiskOf(t *testing.T, name string) *Disk {
+	t.Helper()
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewDisk(t, uid, gid)
 }
 
 // Place is Harness.Place. A name that was placed before gets a directory of

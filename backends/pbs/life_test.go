@@ -31,7 +31,7 @@ func newSite(t *testing.T, dialect pbs.Dialect, config testbed.Config) *site {
 	config.Torque = dialect == pbs.Torque
 	c := standin(t, config)
 	b, _ := backendOn(t, c, dialect)
-	return &site{Backend: b, t: t, cluster: c, disk: disk(t, account.Alice)}
+	return &site{Backend: b, t: t, cluster: c, disk: backendtest.DiskOf(t, account.Alice)}
 }
 
 func (s *site) spec(p backendtest.Program, components ...backends.Component) backends.JobSpec {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -81,23 +79,6 @@ func backendBy(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect, way transp
 	return b, runner
 }
 
-func disk(t *testing.T, name string) *backendtest.Disk {
-	t.Helper()
-	u, err := user.Lookup(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gid, err := strconv.Atoi(u.Gid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return backendtest.NewDisk(t, uid, gid)
-}
-
 func TestConformance(t *testing.T) {
 	for name, c := range map[string]struct {
 		dialect pbs.Dialect
@@ -129,7 +110,7 @@ func conform(t *testing.T, cluster *testbed.Cluster, dialect pbs.Dialect, way tr
 	n := 0
 	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
 		n++
-		d := disk(t, account.Alice)
+		d := backendtest.DiskOf(t, account.Alice)
 		return backendtest.Harness{
 			Backend: b, Owner: fmt.Sprintf("suite-%d-x", n), OtherOwner: fmt.Sprintf("suite-%d-y", n),
 			User: account.Alice, Users: []string{account.Alice},

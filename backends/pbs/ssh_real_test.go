@@ -1,14 +1,12 @@
 package pbs_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends/pbs"
-	"github.com/isthmus-hpc/isthmus/backends/transport/ssh"
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/pbs"
-	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
+	"github.com/isthmus-hpc/isthmus/test/testbed/sshd/sshdtest"
 )
 
 // The contract holds over SSH as it does on this host: a login node with the
@@ -25,41 +23,7 @@ func TestConformanceOverSSH(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cluster := standin(t, suiteConfig(c.config)) // skips where no stand-in can run
-			conform(t, cluster, c.dialect, loginNode(t))
+			conform(t, cluster, c.dialect, sshdtest.Runner(t))
 		})
 	}
-}
-
-// loginNode is a real sshd on this host and a runner that goes through it.
-func loginNode(t *testing.T) *ssh.Runner {
-	t.Helper()
-	if err := sshd.EnsureInstalled(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	server, err := sshd.Start(t.Context(), sshd.Config{Lines: []string{"Banner /etc/os-release"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	key, err := sshd.NewKey(sshd.ED25519)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Authorize(sshd.Dash, key.Public()); err != nil {
-		t.Fatal(err)
-	}
-	runner, err := ssh.New(ssh.Config{
-		Hosts: []string{server.Address}, User: sshd.Dash, Sudo: true,
-		Credentials: func(context.Context, string) (ssh.Credentials, error) { return ssh.Credentials{Key: key.PEM}, nil },
-		KnownHosts:  func(context.Context) ([]byte, error) { return []byte(server.KnownHosts()), nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(runner.Close)
-	return runner
 }

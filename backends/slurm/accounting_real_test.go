@@ -1,7 +1,6 @@
 package slurm_test
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,32 +15,15 @@ import (
 // withAccounting starts a cluster with an accounting database.
 func withAccounting(t *testing.T, extra ...string) *testbed.Cluster {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("not root: a real Slurm cluster starts jobs as their users")
-	}
-	if testing.Short() {
-		t.Skip("-short: this test runs a real Slurm cluster")
-	}
+	needsReal(t)
 	if err := testbed.EnsureAccountingInstalled(t.Context(), t.Output()); err != nil {
 		t.Fatal(err) // as root it must be possible, and a skip would hide that it is not
 	}
-	if err := account.Ensure(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	c, err := testbed.Start(t.Context(), testbed.Config{
+	return ownCluster(t, testbed.Config{
 		Name: "booked", Accounting: true, Extra: extra,
 		Hosts:      []testbed.Hosts{{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000, GPUType: "a100", GPUs: 2}},
 		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n1", "n2"}, Default: true}},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(background()); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
 }
 
 // named is a backend that speaks to the cluster by its name, as in a federation.

@@ -17,8 +17,7 @@ import (
 // and exit code are in TestStates and TestHistoryOfVanishedJobs.
 func causes(t *testing.T) *testbed.Cluster {
 	t.Helper()
-	realCluster(t) // the same reasons to skip, and the accounts
-	c, err := testbed.Start(t.Context(), testbed.Config{
+	return ownCluster(t, testbed.Config{
 		Name: "causes",
 		Hosts: []testbed.Hosts{
 			{Prefix: "n", Count: 1, CPUs: 4, MemoryMiB: 4000}, {Prefix: "m", Count: 1, CPUs: 4, MemoryMiB: 4000}, {Prefix: "x", Count: 2, CPUs: 4, MemoryMiB: 4000},
@@ -32,15 +31,6 @@ func causes(t *testing.T) *testbed.Cluster {
 		},
 		Extra: []string{"PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(background()); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
 }
 
 // all is a task that takes a whole host.

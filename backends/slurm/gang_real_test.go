@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/backendtest"
 	"github.com/isthmus-hpc/isthmus/backends/slurm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 )
@@ -45,7 +46,7 @@ func siteOn(t *testing.T, b *slurm.Backend) *site {
 func (s *site) spec(partition, podrun string, components ...backends.Component) backends.JobSpec {
 	s.t.Helper()
 	s.next++
-	u := disk(s.t, account.Alice)
+	u := backendtest.DiskOf(s.t, account.Alice)
 	dir := u.Place(s.t, fmt.Sprintf("job%d", s.next), noProgram)
 	if err := os.WriteFile(filepath.Join(dir, "podrun"), []byte("#!/bin/sh\n"+podrun+"\n"), 0o700); err != nil {
 		s.t.Fatal(err)

@@ -13,18 +13,9 @@ import (
 // TestReservation: which hosts a reservation has, and that a job of it goes there.
 func TestReservation(t *testing.T) {
 	t.Parallel()
-	realCluster(t) // the same reasons to skip, and the accounts
-	c, err := testbed.Start(t.Context(), testbed.Config{
+	c := ownCluster(t, testbed.Config{
 		Name: "reserved", Hosts: []testbed.Hosts{{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000}},
 		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n1", "n2"}, Default: true}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(background()); err != nil {
-			t.Error(err)
-		}
 	})
 	b, _ := newReal(t, c)
 	s := siteOn(t, b)

@@ -5,8 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/user"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -64,7 +62,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func realCluster(t *testing.T) *testbed.Cluster {
+// needsReal skips a test where no real Slurm can run.
+func needsReal(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: a real Slurm cluster starts jobs as their users")
@@ -72,14 +71,44 @@ func realCluster(t *testing.T) *testbed.Cluster {
 	if testing.Short() {
 		t.Skip("-short: this test runs a real Slurm cluster")
 	}
+}
+
+// prepare installs Slurm and makes the accounts, once for all tests of the package.
+var prepare = sync.OnceValue(func() error {
+	if err := testbed.EnsureInstalled(context.Background(), os.Stderr); err != nil {
+		return err
+	}
+	return account.Ensure(context.Background(), os.Stderr)
+})
+
+// ownCluster starts a cluster for one test, which stops with it.
+func ownCluster(t *testing.T, config testbed.Config) *testbed.Cluster {
+	t.Helper()
+	needsReal(t)
+	if err := prepare(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := testbed.Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// realCluster is the cluster of all tests of the package.
+func realCluster(t *testing.T) *testbed.Cluster {
+	t.Helper()
+	needsReal(t)
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.cluster == nil && shared.err == nil {
 		shared.err = func() error {
-			if err := testbed.EnsureInstalled(t.Context(), os.Stderr); err != nil {
-				return err
-			}
-			if err := account.Ensure(t.Context(), os.Stderr); err != nil {
+			if err := prepare(); err != nil {
 				return err
 			}
 			// Not t.Context: the cluster outlives the test that starts it.
@@ -117,23 +146,6 @@ func newReal(t *testing.T, c *testbed.Cluster) (*slurm.Backend, *counting) {
 	return b, runner
 }
 
-func disk(t *testing.T, name string) *backendtest.Disk {
-	t.Helper()
-	u, err := user.Lookup(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gid, err := strconv.Atoi(u.Gid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return backendtest.NewDisk(t, uid, gid)
-}
-
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	c := realCluster(t)
@@ -141,7 +153,7 @@ func TestConformance(t *testing.T) {
 	n := 0
 	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
 		n++
-		d := disk(t, account.Alice)
+		d := backendtest.DiskOf(t, account.Alice)
 		return backendtest.Harness{
 			Backend: b, Owner: fmt.Sprintf("suite-%d-x", n), OtherOwner: fmt.Sprintf("suite-%d-y", n),
 			User: account.Alice, Users: []string{account.Alice, account.Bob},

@@ -44,8 +44,7 @@ func (r tee) Run(ctx context.Context, c transport.Command) (transport.Result, er
 //
 //	go test -tags record -run TestRecord ./backends/slurm
 func TestRecord(t *testing.T) {
-	realCluster(t) // accounts and packages
-	c, err := testbed.Start(t.Context(), testbed.Config{
+	c := ownCluster(t, testbed.Config{
 		Name: "recorded",
 		Hosts: []testbed.Hosts{
 			{Prefix: "gpu", Count: 4, CPUs: 64, MemoryMiB: 500000, GPUType: "a100", GPUs: 8, Features: []string{"nvlink"}},
@@ -56,14 +55,6 @@ func TestRecord(t *testing.T) {
 			{Name: "b", Hosts: []string{"gpu[3-4]", "cpu[1-3]"}},
 			{Name: "off", Hosts: []string{"cpu[1-3]"}, Extra: "Hidden=YES"},
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(background()); err != nil {
-			t.Error(err)
-		}
 	})
 	b, _ := newReal(t, c)
 	s := siteOn(t, b)

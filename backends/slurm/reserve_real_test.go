@@ -15,18 +15,9 @@ import (
 // is taken away they go on, and others come in.
 func TestReserve(t *testing.T) {
 	t.Parallel()
-	realCluster(t) // the same reasons to skip, and the accounts
-	c, err := testbed.Start(t.Context(), testbed.Config{
+	c := ownCluster(t, testbed.Config{
 		Name: "reserve", Hosts: []testbed.Hosts{{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000}},
 		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n1", "n2"}, Default: true}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(background()); err != nil {
-			t.Error(err)
-		}
 	})
 	b, _ := newReal(t, c)
 	s := siteOn(t, b)

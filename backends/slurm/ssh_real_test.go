@@ -1,7 +1,6 @@
 package slurm_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -9,44 +8,15 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/backendtest"
 	"github.com/isthmus-hpc/isthmus/backends/slurm"
-	"github.com/isthmus-hpc/isthmus/backends/transport/ssh"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
-	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
+	"github.com/isthmus-hpc/isthmus/test/testbed/sshd/sshdtest"
 )
 
 // The contract holds over SSH as it does on this host: a login node, from which
 // the mapped users are reached by sudo.
 func TestConformanceOverSSH(t *testing.T) {
 	c := realCluster(t) // skips where nothing real can run
-	if err := sshd.EnsureInstalled(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	server, err := sshd.Start(t.Context(), sshd.Config{Lines: []string{"Banner /etc/os-release"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	key, err := sshd.NewKey(sshd.ED25519)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Authorize(sshd.Dash, key.Public()); err != nil {
-		t.Fatal(err)
-	}
-	runner, err := ssh.New(ssh.Config{
-		Hosts: []string{server.Address}, User: sshd.Dash, Sudo: true,
-		Credentials: func(context.Context, string) (ssh.Credentials, error) { return ssh.Credentials{Key: key.PEM}, nil },
-		KnownHosts:  func(context.Context) ([]byte, error) { return []byte(server.KnownHosts()), nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(runner.Close)
-	counted := &counting{Runner: runner}
+	counted := &counting{Runner: sshdtest.Runner(t)}
 	open := func(t *testing.T) backends.Backend {
 		t.Helper()
 		b, err := slurm.New(slurm.Config{Runner: counted, Env: c.Env()})
@@ -58,7 +28,7 @@ func TestConformanceOverSSH(t *testing.T) {
 	b, n := open(t), 0
 	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
 		n++
-		d := disk(t, account.Alice)
+		d := backendtest.DiskOf(t, account.Alice)
 		return backendtest.Harness{
 			Backend: b, Owner: fmt.Sprintf("ssh-%d-x", n), OtherOwner: fmt.Sprintf("ssh-%d-y", n),
 			User: account.Alice, Users: []string{account.Alice, account.Bob},

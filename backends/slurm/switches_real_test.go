@@ -13,19 +13,10 @@ import (
 // one switch waits, though two hosts are free; one that has waited for its time takes those.
 func TestSwitches(t *testing.T) {
 	t.Parallel()
-	realCluster(t) // the same reasons to skip, and the accounts
-	c, err := testbed.Start(t.Context(), testbed.Config{
+	c := ownCluster(t, testbed.Config{
 		Name: "switched", Hosts: []testbed.Hosts{{Prefix: "n", Count: 4, CPUs: 4, MemoryMiB: 4000}},
 		Partitions: []testbed.Partition{{Name: "a", Hosts: []string{"n[1-4]"}, Default: true}},
 		Switches:   map[string][]string{"left": {"n1", "n2"}, "right": {"n3", "n4"}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(background()); err != nil {
-			t.Error(err)
-		}
 	})
 	b, _ := newReal(t, c)
 	s := siteOn(t, b)

@@ -38,7 +38,7 @@ var oneTask = backends.Component{Tasks: 1, CPUs: 1, MemoryMiB: 10}
 func (s *site) spec(partition, podrun string, components ...backends.Component) backends.JobSpec {
 	s.t.Helper()
 	s.next++
-	dir := disk(s.t, account.Alice).Place(s.t, fmt.Sprintf("job%d", s.next), backendtest.Program{})
+	dir := backendtest.DiskOf(s.t, account.Alice).Place(s.t, fmt.Sprintf("job%d", s.next), backendtest.Program{})
 	if err := os.WriteFile(filepath.Join(dir, "podrun"), []byte("#!/bin/sh\n"+podrun+"\n"), 0o700); err != nil {
 		s.t.Fatal(err)
 	}

@@ -10,8 +10,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/user"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -161,23 +159,6 @@ func counter(t *testing.T, c *testbed.Cluster) (at string, lists *atomic.Int64) 
 	return server.URL, lists
 }
 
-func disk(t *testing.T, name string) *backendtest.Disk {
-	t.Helper()
-	u, err := user.Lookup(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gid, err := strconv.Atoi(u.Gid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return backendtest.NewDisk(t, uid, gid)
-}
-
 // hasHistory looks at the inventory until it is known whether there is a database:
 // one that has just started may not answer at once.
 func hasHistory(t *testing.T, b backends.Backend, want bool) {
@@ -202,7 +183,7 @@ func conform(t *testing.T, c *testbed.Cluster, books bool, at string, queries fu
 	n := 0
 	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
 		n++
-		d := disk(t, account.Alice)
+		d := backendtest.DiskOf(t, account.Alice)
 		return backendtest.Harness{
 			Backend: b, Owner: fmt.Sprintf("suite-%d-x", n), OtherOwner: fmt.Sprintf("suite-%d-y", n),
 			User: account.Alice, Users: []string{account.Alice, account.Bob},

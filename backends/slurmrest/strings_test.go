@@ -112,7 +112,7 @@ func TestHostileStringsOnSlurm(t *testing.T) {
 	t.Parallel()
 	c := realCluster(t, false)
 	b := newReal(t, c, c.RESTSocket())
-	d := disk(t, account.Alice)
+	d := backendtest.DiskOf(t, account.Alice)
 	dir := t.TempDir()
 	marker := filepath.Join(dir, "made")
 	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // whoever runs a text has to be able to make the file

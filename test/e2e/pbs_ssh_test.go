@@ -2,9 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,26 +14,7 @@ import (
 // PBS behind a login node: jobs come, talk and end as ever, and programs are
 // started in their pods from there, until the administrator switches that off.
 func testPBSOverSSH(t *testing.T) {
-	if err := sshd.EnsureInstalled(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	server, err := sshd.Start(t.Context(), sshd.Config{Lines: []string{"Banner /etc/os-release"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	key, err := sshd.NewKey(sshd.ED25519)
-	keyFile := filepath.Join(t.TempDir(), "id")
-	if err == nil {
-		err = errors.Join(server.Authorize(sshd.Dash, key.Public()), os.WriteFile(keyFile, key.PEM, 0o600))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, keyFile := loginNode(t)
 	ns := namespace(t, account.Alice)
 	before := kubectl(t, "get", "batchcluster", environment.ClusterName, "-o", "jsonpath={.spec.connection}")
 	var old map[string]any

@@ -13,23 +13,13 @@ import (
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/environment"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
+	"github.com/isthmus-hpc/isthmus/test/testbed/sshd/sshdtest"
 )
 
 // loginNode starts an sshd with a banner and gives the file of a key that it takes.
 func loginNode(t *testing.T) (server *sshd.Server, keyFile string) {
 	t.Helper()
-	if err := sshd.EnsureInstalled(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	server, err := sshd.Start(t.Context(), sshd.Config{Lines: []string{"Banner /etc/os-release"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	server = sshdtest.Start(t)
 	keyFile = filepath.Join(t.TempDir(), "id")
 	authorize(t, server, keyFile)
 	return server, keyFile

@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
 )
 
 type load struct {
@@ -72,12 +72,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bind:", err)
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, l); err != nil {
-		fmt.Fprintln(os.Stderr, "bind:", err)
-		os.Exit(1)
-	}
+	measuring.Main("bind", func(ctx context.Context) error { return run(ctx, l) })
 }
 
 func run(ctx context.Context, l load) (err error) {

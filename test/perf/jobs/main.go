@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"time"
 
@@ -26,6 +25,7 @@ import (
 	batch "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
+	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
 )
 
 const namespace = "short"
@@ -46,12 +46,7 @@ func main() {
 	flag.Float64Var(&l.qps, "qps", 10000, "requests a second that the controllers allow themselves")
 	flag.Parse()
 	ctrl.SetLogger(logr.Discard())
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, l); err != nil {
-		fmt.Fprintln(os.Stderr, "jobs:", err)
-		os.Exit(1)
-	}
+	measuring.Main("jobs", func(ctx context.Context) error { return run(ctx, l) })
 }
 
 func run(ctx context.Context, l *load) (err error) {

@@ -11,9 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
@@ -34,32 +32,18 @@ func main() {
 		fmt.Fprintln(os.Stderr, "latency: -pods must be 1 to 5000, -tick at least 1s")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, l); err != nil {
-		fmt.Fprintln(os.Stderr, "latency:", err)
-		os.Exit(1)
-	}
+	measuring.Main("latency", func(ctx context.Context) error { return run(ctx, l) })
 }
 
-func run(ctx context.Context, l load) (err error) {
-	site, err := measuring.Start(ctx, slurm.Config{
+func run(ctx context.Context, l load) error {
+	return measuring.On(ctx, slurm.Config{
 		Name:       "latency",
 		Hosts:      []slurm.Hosts{{Prefix: "n", Count: 1, CPUs: 64, MemoryMiB: 500000}},
 		Partitions: []slurm.Partition{{Name: partition, Hosts: []string{"n1"}, Default: true}},
-	})
-	if measuring.Lacking(err) {
-		fmt.Println("latency: SKIP:", err)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if stopErr := site.Cluster.Stop(context.WithoutCancel(ctx)); err == nil {
-			err = stopErr
-		}
-	}()
+	}, func(site *measuring.Site) error { return on(ctx, l, site) })
+}
+
+func on(ctx context.Context, l load, site *measuring.Site) error {
 	marks, err := os.MkdirTemp(site.Cluster.StagingDir, "marks-")
 	if err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -27,6 +26,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/local"
 	"github.com/isthmus-hpc/isthmus/backends/transport/ssh"
+	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
 
@@ -77,21 +77,16 @@ func main() {
 	way := flag.String("way", "", "measure this way to a batch system in this process: local, ssh or rest")
 	flood := flag.String("flood", "", "the answer that it gets")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	var err error
-	if *way != "" {
-		var c cost
-		if c, err = measure(ctx, *way, *flood); err == nil {
-			err = json.NewEncoder(os.Stdout).Encode(c)
+	measuring.Main("replies", func(ctx context.Context) error {
+		if *way == "" {
+			return all(ctx)
 		}
-	} else {
-		err = all(ctx)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "replies:", err)
-		os.Exit(1)
-	}
+		c, err := measure(ctx, *way, *flood)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(c)
+	})
 }
 
 // all measures every way in a process of its own.

@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
 )
 
 type load struct {
@@ -47,12 +47,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "runners: -runners must be 1 to 2000, -rounds at least 1, -for at least 1s")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, l); err != nil {
-		fmt.Fprintln(os.Stderr, "runners:", err)
-		os.Exit(1)
-	}
+	measuring.Main("runners", func(ctx context.Context) error { return run(ctx, l) })
 }
 
 // program is one build of podrun and what its runners have used in each round.

@@ -14,17 +14,16 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/ssh"
+	"github.com/isthmus-hpc/isthmus/test/testbed/measuring"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd"
 )
 
@@ -40,12 +39,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "ssh: -commands must be 1 to 100000, -rounds at least 1, -workers 1 to 8")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, l); err != nil {
-		fmt.Fprintln(os.Stderr, "ssh:", err)
-		os.Exit(1)
-	}
+	measuring.Main("ssh", func(ctx context.Context) error { return run(ctx, l) })
 }
 
 // way is one way to run a command, and how long all of them took each time.

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/signal"
 	"slices"
 	"syscall"
 	"time"
@@ -32,12 +31,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "submit: -jobs must be 1 to 5000, -rounds and -workers at least 1")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, l); err != nil {
-		fmt.Fprintln(os.Stderr, "submit:", err)
-		os.Exit(1)
-	}
+	measuring.Main("submit", func(ctx context.Context) error { return run(ctx, l) })
 }
 
 // way is one way of submitting all jobs, and how long it took each time.
@@ -62,27 +56,18 @@ func spent() (own, commands time.Duration) {
 	return read(syscall.RUSAGE_SELF), read(syscall.RUSAGE_CHILDREN)
 }
 
-func run(ctx context.Context, l load) (err error) {
-	site, err := measuring.Start(ctx, slurm.Config{
+func run(ctx context.Context, l load) error {
+	return measuring.On(ctx, slurm.Config{
 		Name:  "perf",
 		Hosts: []slurm.Hosts{{Prefix: "n", Count: 2, CPUs: 64, MemoryMiB: 500000}},
 		// Jobs wait in a partition that is down: they take no time from what is measured.
 		Partitions: []slurm.Partition{{Name: partition, Hosts: []string{"n[1-2]"}, Default: true, Extra: "State=DOWN"}},
 		// Cancelled jobs of earlier rounds count for five minutes.
 		Extra: []string{fmt.Sprintf("MaxJobCount=%d", 10_000+4*l.jobs*l.rounds)},
-	})
-	if measuring.Lacking(err) {
-		fmt.Println("submit: SKIP:", err)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if stopErr := site.Cluster.Stop(context.WithoutCancel(ctx)); err == nil {
-			err = stopErr
-		}
-	}()
+	}, func(site *measuring.Site) error { return on(ctx, l, site) })
+}
+
+func on(ctx context.Context, l load, site *measuring.Site) error {
 	b := &bench{load: l, cluster: site.Cluster, podrun: site.Podrun}
 	ways := []*way{
 		{name: "provider", do: b.provider},

@@ -1,5 +1,5 @@
-// Package measuring gives programs that measure the bridge what they measure it on: a
-// real Slurm of their own and the pod runner.
+// Package measuring is what programs that measure have in common: how they are run, and
+// what the bridge is measured on, a real Slurm of their own and the pod runner.
 package measuring
 
 import (
@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
@@ -20,16 +22,37 @@ type Site struct {
 	Podrun  string
 }
 
+// Main runs a program of that name until a signal comes. It says what went wrong and
+// ends with status 1; a measurement that this machine cannot make is left out.
+func Main(name string, run func(context.Context) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	switch {
+	case errors.Is(err, errLacking):
+		fmt.Printf("%s: SKIP: %v\n", name, err)
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1)
+	}
+}
+
 // errLacking is wrapped by errors that say what the machine lacks: a measurement is then
 // left out, rather than failed.
 var errLacking = errors.New("this machine cannot be measured on")
 
-// Lacking reports whether Start has failed for what the machine is.
-func Lacking(err error) bool { return errors.Is(err, errLacking) }
+// On measures on a site with a cluster of its own, which is stopped afterwards.
+func On(ctx context.Context, config slurm.Config, measure func(*Site) error) error {
+	site, err := start(ctx, config)
+	if err != nil {
+		return err
+	}
+	return errors.Join(measure(site), site.Cluster.Stop(context.WithoutCancel(ctx)))
+}
 
-// Start makes the testbed's users, starts a cluster and builds the pod runner, with its
+// start makes the testbed's users, starts a cluster and builds the pod runner, with its
 // progress on standard error. The caller stops the cluster. After an error nothing runs.
-func Start(ctx context.Context, config slurm.Config) (_ *Site, err error) {
+func start(ctx context.Context, config slurm.Config) (_ *Site, err error) {
 	if os.Geteuid() != 0 {
 		return nil, lacking(errors.New("not root, and a real Slurm starts jobs as their users"))
 	}
