@@ -22,6 +22,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/local"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
 
@@ -71,7 +72,7 @@ func realCluster(t *testing.T, books bool) *testbed.Cluster {
 		}
 	}
 	if err := clusters.failed[books]; err != nil {
-		if missing := (*testbed.MissingError)(nil); errors.As(err, &missing) {
+		if missing := (*debian.MissingError)(nil); errors.As(err, &missing) {
 			t.Skipf("slurmrestd or the accounting database cannot be installed: %v", err)
 		}
 		t.Fatal(err)

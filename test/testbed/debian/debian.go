@@ -32,6 +32,26 @@ func (s Software) Missing() []string {
 	return missing
 }
 
+// Installed is a *MissingError when programs are not there.
+func (s Software) Installed() error {
+	if missing := s.Missing(); len(missing) > 0 {
+		return &MissingError{Programs: missing, Packages: s.Packages}
+	}
+	return nil
+}
+
+// MissingError says which programs are not there.
+type MissingError struct {
+	Programs []string
+	// Packages are those that all of the programs come in.
+	Packages []string
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("programs are missing: %s; on Debian, as root: apt-get install --no-install-recommends %s",
+		strings.Join(e.Programs, ", "), strings.Join(e.Packages, " "))
+}
+
 // Find looks in PATH and in the directories of system programs, which are not
 // in every user's PATH. A path is only looked at.
 func Find(program string) (string, error) {
@@ -53,20 +73,19 @@ func Find(program string) (string, error) {
 }
 
 // Ensure installs the packages when programs are missing and says so on w; it
-// needs root and the network then. Programs that call it at the same time wait
-// for one another. It starts no system-wide daemon.
+// needs root, apt-get and the network then; without the first two the error is a
+// *MissingError. Programs that call it at the same time wait for one another. It starts
+// no system-wide daemon.
 func (s Software) Ensure(ctx context.Context, w io.Writer) error {
-	missing := s.Missing()
-	if len(missing) == 0 {
+	lacking := s.Installed()
+	if lacking == nil {
 		return nil
 	}
-	advice := fmt.Errorf("%s missing; on Debian, as root: apt-get install --no-install-recommends %s",
-		strings.Join(missing, ", "), strings.Join(s.Packages, " "))
 	if os.Geteuid() != 0 {
-		return advice
+		return lacking
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("%w (this machine has no apt-get)", advice)
+		return fmt.Errorf("%w (this machine has no apt-get)", lacking)
 	}
 	unlock, err := checkout.Lock(ctx, filepath.Join(os.TempDir(), "isthmus-testbed-apt.lock"), w)
 	if err != nil {
@@ -89,6 +108,7 @@ func (s Software) Ensure(ctx context.Context, w io.Writer) error {
 		}
 	}
 	if missing := s.Missing(); len(missing) > 0 {
+		// No *MissingError: installing them is possible and went wrong.
 		return errors.New("after their packages were installed, still missing: " + strings.Join(missing, ", "))
 	}
 	return nil

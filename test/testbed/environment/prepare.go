@@ -1,16 +1,15 @@
 package environment
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/controlplane"
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 	"github.com/isthmus-hpc/isthmus/test/testbed/helm"
 	"github.com/isthmus-hpc/isthmus/test/testbed/kubelet"
 	"github.com/isthmus-hpc/isthmus/test/testbed/metricsserver"
@@ -61,7 +60,7 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 		tell("mapped users "+account.Alice+" and "+account.Bob, account.Ensure(ctx, progress))
 		tell("container runtimes charliecloud and podman", runtimes.EnsureInstalled(ctx, progress))
 	}
-	tell("python3", ensurePython(ctx, progress))
+	tell("python3", python().Ensure(ctx, progress))
 	if os.Geteuid() != 0 {
 		tell("real kubelet", errors.New("it needs root"))
 	} else {
@@ -70,28 +69,8 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 	return ctx.Err()
 }
 
-// ensurePython installs python3, which the example jobs run on, where it is
-// missing. Jobs have the system's PATH, so one in our own does not count.
-func ensurePython(ctx context.Context, progress io.Writer) error {
-	const path = "/usr/bin/python3"
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("%s is missing and installing it needs root: apt-get install python3", path)
-	}
-	fmt.Fprintln(progress, "installing the Debian package python3")
-	var failure error
-	for _, args := range [][]string{{"update"}, {"install", "-y", "--no-install-recommends", "python3"}} {
-		cmd := exec.CommandContext(ctx, "apt-get", args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			out = bytes.TrimSpace(out)
-			failure = fmt.Errorf("apt-get %s: %w: %s", args[0], err, out[max(0, len(out)-500):])
-		}
-	}
-	if _, err := os.Stat(path); err != nil {
-		return errors.Join(err, failure)
-	}
-	return nil
+// python is what the example jobs run on. Jobs have the system's PATH, so one in our own
+// does not count.
+func python() debian.Software {
+	return debian.Software{Programs: []string{"/usr/bin/python3"}, Packages: []string{"python3"}}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 )
 
 // AccountName is the account of all users in a cluster with accounting.
@@ -131,7 +132,7 @@ func makeDatabase(ctx context.Context, l layout) error {
 	if err := os.RemoveAll(l.database("data")); err != nil {
 		return err
 	}
-	path, err := find("mariadb-install-db")
+	path, err := debian.Find("mariadb-install-db")
 	if err != nil {
 		return fmt.Errorf("make the database: %w", err)
 	}

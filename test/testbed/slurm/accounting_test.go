@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
 )
@@ -18,7 +19,7 @@ func TestAccounting(t *testing.T) {
 		t.Skip("not root: a real Slurm cluster starts jobs as their users")
 	}
 	if err := slurm.EnsureAccountingInstalled(t.Context(), t.Output()); err != nil {
-		if missing := (*slurm.MissingError)(nil); errors.As(err, &missing) {
+		if missing := (*debian.MissingError)(nil); errors.As(err, &missing) {
 			t.Skipf("the accounting database cannot be installed: %v", err)
 		}
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -63,12 +64,12 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("start Slurm: %w", errNotRoot)
 	}
-	needed := []func() error{Installed}
+	needed := []func() error{plain().Installed}
 	if config.Accounting {
-		needed = append(needed, AccountingInstalled)
+		needed = append(needed, withAccounting().Installed)
 	}
 	if config.REST {
-		needed = append(needed, RESTInstalled)
+		needed = append(needed, withREST().Installed)
 	}
 	if config.LimitMemory {
 		needed = append(needed, MemoryLimited)
@@ -320,7 +321,7 @@ func (c *Cluster) Address(name string) string {
 // Run runs a command of Slurm as its administrator and gives its standard
 // output. A command that fails is an error with what it said.
 func (c *Cluster) Run(ctx context.Context, argv ...string) (string, error) {
-	path, err := find(argv[0])
+	path, err := debian.Find(argv[0])
 	if err != nil {
 		return "", fmt.Errorf("run %s: %w", argv[0], err)
 	}

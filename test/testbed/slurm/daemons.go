@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 	"github.com/isthmus-hpc/isthmus/test/testbed/process"
 )
 
@@ -22,7 +23,7 @@ func (c *Cluster) daemon(name, program string, args ...string) (*process.Process
 }
 
 func (c *Cluster) daemonWith(env []string, name, program string, args ...string) (*process.Process, error) {
-	path, err := find(program)
+	path, err := debian.Find(program)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -95,7 +96,7 @@ const becomeHost = `hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && 
 func (c *Cluster) startDaemon(host string) error {
 	program, args := "slurmd", []string{"-D", "-N", host, "-f", c.layout.conf()}
 	if c.record.Place.Networks { // nsenter becomes the daemon: the process stays the same
-		path, err := find(program)
+		path, err := debian.Find(program)
 		if err != nil {
 			return fmt.Errorf("start host %s: %w", host, err)
 		}

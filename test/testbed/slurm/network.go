@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 )
 
 // networkOf names a host's network namespace.
@@ -61,7 +63,7 @@ func (c *Cluster) removeNetworks(ctx context.Context) error {
 }
 
 func runIP(ctx context.Context, args ...string) error {
-	path, err := find("ip")
+	path, err := debian.Find("ip")
 	if err != nil {
 		return err
 	}

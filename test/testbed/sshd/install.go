@@ -10,10 +10,10 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strings"
 
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
+	"github.com/isthmus-hpc/isthmus/test/testbed/debian"
 )
 
 // Accounts that log in to the testbed's servers, by their login shell. They
@@ -42,15 +42,11 @@ func logins() []login {
 	}
 }
 
-func packages() []string { return []string{"openssh-server", "openssh-client", "tcsh", "sudo"} }
-
-func installed() bool {
-	for _, p := range []string{"/usr/sbin/sshd", "/usr/bin/ssh", "/usr/bin/ssh-agent", "/usr/bin/tcsh", "/usr/bin/sudo"} {
-		if _, err := os.Stat(p); err != nil {
-			return false
-		}
+func software() debian.Software {
+	return debian.Software{
+		Programs: []string{"/usr/sbin/sshd", "/usr/bin/ssh", "/usr/bin/ssh-agent", "/usr/bin/tcsh", "/usr/bin/sudo"},
+		Packages: []string{"openssh-server", "openssh-client", "tcsh", "sudo"},
 	}
-	return true
 }
 
 // EnsureInstalled installs the Debian packages of the servers where they are
@@ -63,24 +59,14 @@ func EnsureInstalled(ctx context.Context, progress io.Writer) error {
 	if err := account.Ensure(ctx, progress); err != nil {
 		return err
 	}
-	unlock, err := checkout.Lock(ctx, filepath.Join(os.TempDir(), "isthmus-testbed-apt.lock"), progress)
+	if err := software().Ensure(ctx, progress); err != nil {
+		return fmt.Errorf("real sshd: %w", err)
+	}
+	unlock, err := checkout.Lock(ctx, filepath.Join(os.TempDir(), "isthmus-testbed-logins.lock"), progress)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if !installed() {
-		fmt.Fprintf(progress, "installing Debian packages: %s\n", strings.Join(packages(), " "))
-		install := append([]string{"install", "-y", "--no-install-recommends"}, packages()...)
-		// The first try spares the download of the package lists.
-		if err := aptGet(ctx, install...); err != nil {
-			if err := errors.Join(aptGet(ctx, "update"), aptGet(ctx, install...)); err != nil {
-				return err
-			}
-		}
-		if !installed() {
-			return errors.New("real sshd: programs are missing after their packages were installed")
-		}
-	}
 	for _, l := range logins() {
 		if err := l.ensure(ctx, progress); err != nil {
 			return err
@@ -118,17 +104,6 @@ func (l login) ensure(ctx context.Context, progress io.Writer) error {
 	}
 	if err := os.WriteFile(file, []byte(l.text), 0o644); err != nil {
 		return fmt.Errorf("make the shell of %s noisy: %w", l.name, err)
-	}
-	return nil
-}
-
-func aptGet(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, "apt-get", args...)
-	// With this run level the packages' scripts start no system-wide daemons.
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		out = bytes.TrimSpace(out)
-		return fmt.Errorf("apt-get %s: %w: %s", args[0], err, out[max(0, len(out)-500):])
 	}
 	return nil
 }
