@@ -83,7 +83,7 @@ func givenUp(r *block) bool {
 // that other one ended. Where the server does not answer, the job is taken to be there.
 func (b *Backend) deletedAtOnce(ctx context.Context, spec backends.JobSpec, id backends.JobID) bool {
 	res, err := b.ask(ctx, "submit", command{argv: []string{"qstat", "-f", string(id)}, user: spec.User})
-	return err == nil && res.Exit != 0 && ended(said(res))
+	return err == nil && res.Exit != 0 && ended(res.Said())
 }
 
 // recordAfter notes what a job comes after, for servers that forget a job which they end.
@@ -91,7 +91,7 @@ func (b *Backend) deletedAtOnce(ctx context.Context, spec backends.JobSpec, id b
 // failure of the submission.
 func (b *Backend) recordAfter(ctx context.Context, spec backends.JobSpec, id backends.JobID, records string) {
 	text := fmt.Sprintf("Job Id: %s\n    record = after\n    queue = %s\n    submitted = %d\n    after = %s\n    tag = %s\n",
-		id, spec.Partition, b.config.Now().Unix(), idList(spec.After), tag(spec.Owner, spec.Key))
+		id, spec.Partition, b.config.Now().Unix(), idList(spec.After), backends.Tag(spec.Owner, spec.Key))
 	_, _ = b.ask(ctx, "submit", command{
 		argv: []string{"/bin/sh", "-c", writeScript, "sh", records, string(id), "after"}, user: spec.User, stdin: strings.NewReader(text),
 	})
@@ -108,7 +108,7 @@ func (l *listing) giveUp(byUser map[string]map[backends.JobID]*note) {
 				if _, listed := l.jobs[id]; listed || n.after == nil || n.run != nil || n.end != nil || n.cancel != nil {
 					continue
 				}
-				owner, key, ok := parseTag(n.after.get("tag"))
+				owner, key, ok := backends.ParseTag(n.after.get("tag"))
 				if !ok || owner != l.owner {
 					continue
 				}

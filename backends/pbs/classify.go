@@ -109,7 +109,7 @@ func classify(text string) backends.Kind {
 // the lowest byte of an error number, which starts at 15001, so those of a
 // signal are told by the text that comes with every other.
 func submitKind(res transport.Result) backends.Kind {
-	text := said(res)
+	text := res.Said()
 	if text == "" {
 		return backends.KindUnknownOutcome
 	}

@@ -47,7 +47,7 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	case err != nil:
 		return fail(backends.KindUnknownOutcome, err)
 	case res.Exit != 0:
-		return fail(submitKind(res), fmt.Errorf("qsub exited with %d: %s", res.Exit, said(res)))
+		return fail(submitKind(res), fmt.Errorf("qsub exited with %d: %s", res.Exit, res.Said()))
 	}
 	id, err := parseSubmitted(string(res.Stdout))
 	if err != nil {
@@ -141,7 +141,7 @@ func (b *Backend) effect(ctx context.Context, op string, job backends.JobRef, ar
 	case res.Exit == 0:
 		return nil
 	}
-	text := said(res)
+	text := res.Said()
 	if ended(text) {
 		return nil
 	}

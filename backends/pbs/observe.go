@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
 )
 
 // maxHosts bounds the objects of one answer that are kept, and the hosts of a job.
@@ -25,8 +26,8 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	fail := func(kind backends.Kind, err error) (backends.Observation, error) {
 		return backends.Observation{}, &backends.Error{Op: "observe", Kind: kind, Err: err}
 	}
-	if !ownerForm.MatchString(owner) {
-		return fail(backends.KindInvalid, fmt.Errorf("owner %.80q: want 1 to 63 characters of a-z, 0-9 and -", owner))
+	if err := backends.CheckOwner(owner); err != nil {
+		return fail(backends.KindInvalid, err)
 	}
 	for _, u := range users {
 		if err := checkUser(u); err != nil {
@@ -104,7 +105,7 @@ func (b *Backend) list(ctx context.Context, user string, past bool, settings *se
 		if err != nil {
 			return err
 		}
-		complaint := oneLine(string(res.Stderr))
+		complaint := transport.OneLine(string(res.Stderr))
 		if past && settings.history && strings.Contains(complaint, textNoHistory) {
 			// Switched off meanwhile; qstat says so and exits with 0.
 			settings.history = false
@@ -139,7 +140,7 @@ func (b *Backend) isNarrow() bool {
 
 // add takes one job of the list when it is one of ours.
 func (l *listing) add(r *block) error {
-	owner, key, ok := parseTag(variable(r.get("variable_list"), variableTag))
+	owner, key, ok := backends.ParseTag(variable(r.get("variable_list"), variableTag))
 	user, _, _ := strings.Cut(r.first("euser", "job_owner"), "@")
 	if !ok || !idForm.MatchString(r.name) || len(l.users) > 0 && !slices.Contains(l.users, user) {
 		return nil
@@ -178,7 +179,7 @@ func (b *Backend) settle(ctx context.Context, l *listing) error {
 			return err
 		}
 		if res.Exit != 0 {
-			if ended(said(res)) {
+			if ended(res.Said()) {
 				continue
 			}
 			return refusal("observe", argv[0], res)
@@ -232,7 +233,7 @@ func fill(j *backends.Job, dialect Dialect, r *block) error {
 	state, live := stateOf(letter)
 	if live && state == backends.StatePending {
 		j.State, j.Restarts = state, runs
-		j.Reason = oneLine(r.get("comment"))
+		j.Reason = transport.OneLine(r.get("comment"))
 		j.Never = never(j.Reason)
 		if letter == "H" {
 			if held, reason := holdReason(r.get("hold_types"), behindOthers(r)); reason != "" {

@@ -180,35 +180,10 @@ func (b *Backend) query(ctx context.Context, op string, argv ...string) (stdout 
 
 // refusal is the error of a query that a command ended with a complaint.
 func refusal(op, program string, res transport.Result) error {
-	said := said(res)
+	said := res.Said()
 	kind := classify(said)
 	if kind != backends.KindDenied {
 		kind = backends.KindTransient
 	}
 	return &backends.Error{Op: op, Kind: kind, Err: fmt.Errorf("%s exited with %d: %s", program, res.Exit, said)}
-}
-
-// maxSaid bounds what is quoted of a command's complaint.
-const maxSaid = 2048
-
-// said is what a command complained of, on one line and printable.
-func said(res transport.Result) string {
-	text := string(res.Stderr)
-	if strings.TrimSpace(text) == "" {
-		text = string(res.Stdout)
-	}
-	return oneLine(text)
-}
-
-func oneLine(text string) string {
-	if len(text) > maxSaid {
-		text = text[len(text)-maxSaid:]
-	}
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
-	return strings.Join(strings.Fields(text), " ")
 }

@@ -126,7 +126,7 @@ func (b *Backend) readUserRecords(ctx context.Context, user string) (map[backend
 	}}
 	res, err := b.ask(ctx, "observe", command{argv: []string{"/bin/sh", "-c", readScript, "sh", dir}, user: user, stdout: r})
 	if err == nil && res.Exit != 0 {
-		err = fmt.Errorf("read %s: exit %d: %s", dir, res.Exit, said(res))
+		err = fmt.Errorf("read %s: exit %d: %s", dir, res.Exit, res.Said())
 	}
 	if err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func (n *note) job(dialect Dialect, id backends.JobID, user, owner string) (j ba
 	} else if n.cancel != nil {
 		text = variable(n.cancel.get("variable_list"), variableTag)
 	}
-	if j.Owner, j.Key, ok = parseTag(text); !ok || j.Owner != owner {
+	if j.Owner, j.Key, ok = backends.ParseTag(text); !ok || j.Owner != owner {
 		return backends.Job{}, false
 	}
 	if n.cancel != nil {
@@ -216,7 +216,7 @@ func (b *Backend) recordCancel(ctx context.Context, job backends.JobRef) (gone b
 		return false, err
 	}
 	if res.Exit != 0 {
-		if text := said(res); !ended(text) {
+		if text := res.Said(); !ended(text) {
 			return false, refusal("cancel", "qstat", res)
 		}
 		return true, nil
@@ -243,7 +243,7 @@ func (b *Backend) recordCancel(ctx context.Context, job backends.JobRef) (gone b
 		argv: []string{"/bin/sh", "-c", writeScript, "sh", dir, id, "cancel"}, user: job.User, stdin: strings.NewReader(text),
 	})
 	if err == nil && res.Exit != 0 {
-		err = fmt.Errorf("write the record of job %s into %s: exit %d: %s", job.ID, dir, res.Exit, said(res))
+		err = fmt.Errorf("write the record of job %s into %s: exit %d: %s", job.ID, dir, res.Exit, res.Said())
 	}
 	return false, err
 }

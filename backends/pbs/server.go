@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/backends"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
 )
 
 // server is what the server's settings say.
@@ -37,7 +38,7 @@ func identify(text string) (dialect Dialect, version string, err error) {
 			return dialect, version, nil
 		}
 	}
-	return "", "", fmt.Errorf("qstat gives the version %.80q, which is neither PBS's nor Torque's", oneLine(text))
+	return "", "", fmt.Errorf("qstat gives the version %.80q, which is neither PBS's nor Torque's", transport.OneLine(text))
 }
 
 // identified reads once which batch system the commands belong to, and fails
@@ -90,7 +91,7 @@ func (b *Backend) readServer(ctx context.Context, op string) (server, error) {
 	}
 	all, err := read(out, "Server: ")
 	if err == nil && len(all) == 0 {
-		err = fmt.Errorf("no server is named in %.80q", oneLine(out))
+		err = fmt.Errorf("no server is named in %.80q", transport.OneLine(out))
 	}
 	if err != nil {
 		return server{}, &backends.Error{Op: op, Kind: backends.KindTransient, Err: fmt.Errorf("read the server's settings: %w", err)}

@@ -18,8 +18,6 @@ import (
 const maxValue = 255
 
 var (
-	keyForm      = regexp.MustCompile(`^[a-z][a-z0-9]{0,14}$`)
-	ownerForm    = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
 	userForm     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`)
 	nameForm     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 	resourceForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
@@ -197,7 +195,7 @@ func octal(text string) string {
 // the type of a vnode's GPUs.
 func qsubArgs(dialect Dialect, s backends.JobSpec, records, gpuType string) ([]string, error) {
 	vars := []string{
-		variableTag + "=" + tag(s.Owner, s.Key),
+		variableTag + "=" + backends.Tag(s.Owner, s.Key),
 		variableDir + "=" + octal(s.WorkDir),
 		variableRecords + "=" + octal(records),
 		fmt.Sprintf("%s=%d", variableLimit, ceil(int64(s.Walltime), int64(time.Second))),
@@ -321,23 +319,6 @@ func ceil(n, by int64) int64 { return (n + by - 1) / by }
 func clock(d time.Duration) string {
 	seconds := ceil(int64(d), int64(time.Second))
 	return fmt.Sprintf("%02d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60)
-}
-
-const tagPrefix = "isthmus/"
-
-func tag(owner string, key backends.Key) string { return tagPrefix + owner + "/" + string(key) }
-
-// parseTag reads the tag of a job.
-func parseTag(text string) (owner string, key backends.Key, ok bool) {
-	rest, ok := strings.CutPrefix(text, tagPrefix)
-	if !ok {
-		return "", "", false
-	}
-	owner, name, ok := strings.Cut(rest, "/")
-	if !ok || !ownerForm.MatchString(owner) || !keyForm.MatchString(name) {
-		return "", "", false
-	}
-	return owner, backends.Key(name), true
 }
 
 // checkDir refuses a directory for records that is none.

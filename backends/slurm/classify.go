@@ -24,5 +24,5 @@ func submitKind(res transport.Result) backends.Kind {
 	if res.Exit > 128 && res.Exit <= 128+64 {
 		return backends.KindUnknownOutcome
 	}
-	return slurmjob.Classify(said(res))
+	return slurmjob.Classify(res.Said())
 }

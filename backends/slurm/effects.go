@@ -37,7 +37,7 @@ func (b *Backend) Submit(ctx context.Context, spec backends.JobSpec) (backends.J
 	case err != nil:
 		return fail(backends.KindUnknownOutcome, err)
 	case res.Exit != 0:
-		return fail(submitKind(res), fmt.Errorf("sbatch exited with %d: %s", res.Exit, said(res)))
+		return fail(submitKind(res), fmt.Errorf("sbatch exited with %d: %s", res.Exit, res.Said()))
 	}
 	id, err := parseSubmitted(string(res.Stdout))
 	if err != nil {
@@ -152,7 +152,7 @@ func (b *Backend) effect(ctx context.Context, e effect, user string, jobs ...bac
 	case err != nil:
 		return fail(backends.KindUnknownOutcome, err)
 	}
-	text := said(res)
+	text := res.Said()
 	if res.Exit == 0 {
 		return nil
 	}

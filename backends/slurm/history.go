@@ -81,24 +81,13 @@ func (b *Backend) askSacct(ctx context.Context, q slurmhistory.Question) ([]slur
 
 // parseSacct reads the whole answer; jobs that cannot be ours are passed over.
 func parseSacct(out, sep string) ([]slurmjob.Component, error) {
-	names := sacctFields()
+	lines, err := split(out, sep, len(sacctFields()))
+	if err != nil {
+		return nil, err
+	}
 	var rows []slurmjob.Component
 	last := map[string]int{} // the row of each id
-	for n := 0; out != ""; n++ {
-		var v []string
-		for range names {
-			value, rest, ok := strings.Cut(out, sep)
-			if !ok {
-				return nil, fmt.Errorf("job %d ends after %d of %d fields", n+1, len(v), len(names))
-			}
-			v = append(v, value)
-			out = rest
-		}
-		rest, ok := strings.CutPrefix(out, "\n")
-		if !ok {
-			return nil, fmt.Errorf("job %d does not end with its line", n+1)
-		}
-		out = rest
+	for _, v := range lines {
 		c, ok, err := parseBooked(v)
 		if err != nil {
 			return nil, fmt.Errorf("job %.20q: %w", v[0], err)
@@ -136,7 +125,7 @@ func parseBooked(v []string) (c slurmjob.Component, ok bool, err error) {
 	if c.Nodes == "None assigned" {
 		c.Nodes = ""
 	}
-	if owner, key, ours := slurmjob.ParseTag(v[11]); ours {
+	if owner, key, ours := backends.ParseTag(v[11]); ours {
 		c.Owner, c.Key = owner, key
 	}
 	for i, at := range map[int]*time.Time{7: &c.Submitted, 8: &c.Start, 9: &c.End} {

@@ -31,7 +31,7 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	fail := func(kind backends.Kind, err error) (backends.Observation, error) {
 		return backends.Observation{}, &backends.Error{Op: "observe", Kind: kind, Err: err}
 	}
-	if err := slurmjob.CheckOwner(owner); err != nil {
+	if err := backends.CheckOwner(owner); err != nil {
 		return fail(backends.KindInvalid, err)
 	}
 	for _, u := range users {
@@ -84,6 +84,29 @@ func squeueArgs(sep string, users []string) []string {
 	return args
 }
 
+// split takes an answer apart into jobs of so many fields each, every one of which ends
+// with sep, and every job with a new line.
+func split(out, sep string, fields int) ([][]string, error) {
+	var jobs [][]string
+	for out != "" {
+		job := make([]string, 0, fields)
+		for range fields {
+			value, rest, ok := strings.Cut(out, sep)
+			if !ok {
+				return nil, fmt.Errorf("job %d of the list ends after %d of %d fields", len(jobs)+1, len(job), fields)
+			}
+			job = append(job, value)
+			out = rest
+		}
+		rest, ok := strings.CutPrefix(out, "\n")
+		if !ok {
+			return nil, fmt.Errorf("job %d of the list does not end with its line", len(jobs)+1)
+		}
+		out, jobs = rest, append(jobs, job)
+	}
+	return jobs, nil
+}
+
 // parseRows reads the whole answer and keeps the owner's rows. Anything that is
 // not understood fails the whole: half a list would hide jobs.
 func parseRows(out, sep, owner string) ([]slurmjob.Component, error) {
@@ -95,23 +118,12 @@ func parseRows(out, sep, owner string) ([]slurmjob.Component, error) {
 		_, rest, _ := strings.Cut(out, "\n")
 		out = rest
 	}
-	names := fields()
+	lines, err := split(out, sep, len(fields()))
+	if err != nil {
+		return nil, err
+	}
 	var rows []slurmjob.Component
-	for n := 0; out != ""; n++ {
-		var v []string
-		for range names {
-			value, rest, ok := strings.Cut(out, sep)
-			if !ok {
-				return nil, fmt.Errorf("job %d of the list ends after %d of %d fields", n+1, len(v), len(names))
-			}
-			v = append(v, value)
-			out = rest
-		}
-		rest, ok := strings.CutPrefix(out, "\n")
-		if !ok {
-			return nil, fmt.Errorf("job %d of the list does not end with its line", n+1)
-		}
-		out = rest
+	for _, v := range lines {
 		if r, ours, err := parseRow(v, owner); err != nil {
 			return nil, fmt.Errorf("job %.20q: %w", v[0], err)
 		} else if ours {
@@ -123,7 +135,7 @@ func parseRows(out, sep, owner string) ([]slurmjob.Component, error) {
 
 func parseRow(v []string, owner string) (c slurmjob.Component, ours bool, err error) {
 	none := slurmjob.Component{}
-	tagged, key, ok := slurmjob.ParseTag(v[3])
+	tagged, key, ok := backends.ParseTag(v[3])
 	if !ok || tagged != owner {
 		return none, false, nil
 	}

@@ -205,7 +205,7 @@ func unmoved(res transport.Result) string {
 		jobs = all
 	}
 	if len(jobs) == 0 {
-		return cmp.Or(said(res), "nothing said")
+		return cmp.Or(res.Said(), "nothing said")
 	}
 	return strings.Join(slices.DeleteFunc(jobs, func(line string) bool {
 		return slurmjob.Ended(line) || strings.Contains(line, "Job is not pending nor running")
@@ -219,7 +219,7 @@ func (b *Backend) administer(ctx context.Context, argv ...string) error {
 	if err != nil || res.Exit == 0 {
 		return err
 	}
-	return refused(said(res), res)
+	return refused(res.Said(), res)
 }
 
 // asOperator runs it; the error is that it may not have run.
@@ -237,7 +237,7 @@ func (b *Backend) asOperator(ctx context.Context, argv ...string) (transport.Res
 
 // refused is the error of what a command complained of, as it is read.
 func refused(complaint string, res transport.Result) error {
-	return &backends.Error{Op: "reserve", Kind: reserveKind(complaint), Err: fmt.Errorf("scontrol exited with %d: %s", res.Exit, said(res))}
+	return &backends.Error{Op: "reserve", Kind: reserveKind(complaint), Err: fmt.Errorf("scontrol exited with %d: %s", res.Exit, res.Said())}
 }
 
 // reserveKind is slurmjob.Classify for what is said of reservations alone.

@@ -170,7 +170,7 @@ func (b *Backend) query(ctx context.Context, op string, argv ...string) (stdout,
 	if err != nil {
 		return "", "", &backends.Error{Op: op, Kind: notDone(err), Err: err}
 	}
-	said := said(res)
+	said := res.Said()
 	if res.Exit != 0 {
 		kind := slurmjob.Classify(said)
 		if kind != backends.KindDenied {
@@ -179,25 +179,4 @@ func (b *Backend) query(ctx context.Context, op string, argv ...string) (stdout,
 		return "", "", &backends.Error{Op: op, Kind: kind, Err: fmt.Errorf("%s exited with %d: %s", argv[0], res.Exit, said)}
 	}
 	return string(res.Stdout), string(res.Stderr), nil
-}
-
-// maxSaid bounds what is quoted of a command's complaint.
-const maxSaid = 2048
-
-// said is what a command complained of, on one line and printable.
-func said(res transport.Result) string {
-	text := string(res.Stderr)
-	if strings.TrimSpace(text) == "" {
-		text = string(res.Stdout)
-	}
-	if len(text) > maxSaid {
-		text = text[len(text)-maxSaid:]
-	}
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
-	return strings.Join(strings.Fields(text), " ")
 }

@@ -27,18 +27,16 @@ const (
 )
 
 var (
-	keyForm   = regexp.MustCompile(`^[a-z][a-z0-9]{0,14}$`)
-	ownerForm = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
-	userForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,254}$`)
-	gresForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
-	hostForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$`)
-	idForm    = regexp.MustCompile(`^[1-9][0-9]{0,9}$`)
+	userForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,254}$`)
+	gresForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	hostForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$`)
+	idForm   = regexp.MustCompile(`^[1-9][0-9]{0,9}$`)
 )
 
 // Check refuses what could be taken for something else on the way to Slurm.
 func Check(s backends.JobSpec) error {
 	switch {
-	case !keyForm.MatchString(string(s.Key)):
+	case !backends.ValidKey(s.Key):
 		return fmt.Errorf("key %.40q: want 1 to 15 characters of a-z and 0-9, a letter first", string(s.Key))
 	case len(s.Components) == 0:
 		return errors.New("no components")
@@ -47,7 +45,7 @@ func Check(s backends.JobSpec) error {
 	case s.Walltime < 0 || s.Grace < 0:
 		return errors.New("a negative time")
 	}
-	if err := errors.Join(CheckOwner(s.Owner), CheckUser(s.User)); err != nil {
+	if err := errors.Join(backends.CheckOwner(s.Owner), CheckUser(s.User)); err != nil {
 		return err
 	}
 	for _, v := range [][2]string{
@@ -103,14 +101,6 @@ func checkAsks(s backends.JobSpec) error {
 	}
 	if s.Switches < 0 || s.Switches > backends.MaxSwitches || s.SwitchesWait < 0 || s.SwitchesWait > backends.MaxSwitchesWait {
 		return fmt.Errorf("switches %d, to be waited for %s", s.Switches, s.SwitchesWait)
-	}
-	return nil
-}
-
-// CheckOwner refuses what is no tag of an owner.
-func CheckOwner(owner string) error {
-	if !ownerForm.MatchString(owner) {
-		return fmt.Errorf("owner %.80q: want 1 to 63 characters of a-z, 0-9 and -", owner)
 	}
 	return nil
 }
@@ -228,7 +218,7 @@ func Describe(s backends.JobSpec) []Properties {
 	out := make([]Properties, 0, len(s.Components))
 	for i, c := range s.Components {
 		p := Properties{
-			Name: Name(s.Key, i, len(s.Components)), Comment: Tag(s.Owner, s.Key),
+			Name: Name(s.Key, i, len(s.Components)), Comment: backends.Tag(s.Owner, s.Key),
 			Partition: s.Partition, Account: s.Account, QOS: s.QOS, Constraint: s.Constraint, Reservation: s.Reservation,
 			Exclude:     hostlist.Compress(s.ExcludedHosts),
 			Dependency:  dependency(s),
@@ -316,22 +306,4 @@ func OutputPattern(dir string) string {
 		dir = strings.ReplaceAll(dir, "%", "%%")
 	}
 	return strings.TrimSuffix(dir, "/") + "/batch.log"
-}
-
-const tagPrefix = "isthmus/"
-
-// Tag is the comment of a job.
-func Tag(owner string, key backends.Key) string { return tagPrefix + owner + "/" + string(key) }
-
-// ParseTag reads a job's comment.
-func ParseTag(comment string) (owner string, key backends.Key, ok bool) {
-	rest, ok := strings.CutPrefix(comment, tagPrefix)
-	if !ok {
-		return "", "", false
-	}
-	owner, name, ok := strings.Cut(rest, "/")
-	if !ok || !ownerForm.MatchString(owner) || !keyForm.MatchString(name) {
-		return "", "", false
-	}
-	return owner, backends.Key(name), true
 }

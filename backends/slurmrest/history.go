@@ -267,7 +267,7 @@ func (r rawBooked) row() (slurmjob.Component, error) {
 		errs = append(errs, err)
 		*part.into = int(n)
 	}
-	if owner, key, ours := slurmjob.ParseTag(r.Comment.Job.v); ours {
+	if owner, key, ours := backends.ParseTag(r.Comment.Job.v); ours {
 		c.Owner, c.Key = owner, key
 	}
 	if err := errors.Join(errs...); err != nil {

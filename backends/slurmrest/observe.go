@@ -51,7 +51,7 @@ func jobs(f func(c slurmjob.Component, ours bool), owner string) (on map[string]
 			if !raw.Comment.seen || !raw.User.seen {
 				return errors.New("comment or user_name is missing")
 			}
-			tagged, key, ok := slurmjob.ParseTag(raw.Comment.v)
+			tagged, key, ok := backends.ParseTag(raw.Comment.v)
 			if !ok || tagged != owner {
 				// What is not ours need not make sense.
 				f(slurmjob.Component{ID: strconv.FormatInt(raw.ID.n, 10), User: raw.User.v, Cluster: raw.Cluster.v}, false)
@@ -120,7 +120,7 @@ func (b *Backend) Observe(ctx context.Context, owner string, users []string) (ba
 	fail := func(kind backends.Kind, err error) (backends.Observation, error) {
 		return backends.Observation{}, &backends.Error{Op: "observe", Kind: kind, Err: err}
 	}
-	if err := errors.Join(slurmjob.CheckOwner(owner), checkUsers(users)); err != nil {
+	if err := errors.Join(backends.CheckOwner(owner), checkUsers(users)); err != nil {
 		return fail(backends.KindInvalid, err)
 	}
 	if len(users) == 0 {
