@@ -18,7 +18,7 @@ import (
 // host as well; one whose image cannot be had is told, and keeps no other back.
 func TestAddedImagesArePulledFirst(t *testing.T) {
 	const good, lost, never = "registry.example/tools:v1", "registry.example/lost:v1", "registry.example/never:v1"
-	gate := &faultyGate{mode: none, count: map[string]int{}}
+	gate := providertest.Sound()
 	ready := false
 	w := pullWorld(t, gate, func(g *providertest.StagedGang) manifest.Pull {
 		p := manifest.Pull{Version: manifest.Version, Done: true}

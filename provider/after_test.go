@@ -73,7 +73,7 @@ func (w *world) after(name string, size int, other string) []types.UID {
 
 // newCouple has a batch system that forgets ended jobs within a few ticks, and able
 // or not to make jobs wait for others.
-func newCouple(t *testing.T, f course, lasts time.Duration, able bool, gate *faultyGate) *couple {
+func newCouple(t *testing.T, f course, lasts time.Duration, able bool, gate *providertest.Gate) *couple {
 	c := &couple{course: f}
 	cfg := fake.Uniform(4, 16, 64<<10, "a100", 8)
 	cfg.MinJobAge, cfg.RequeueDelay, cfg.Capabilities.After = 20*time.Second, 10*time.Second, able
@@ -182,7 +182,7 @@ func (c *couple) check() {
 var mistakes atomic.Int32
 
 // lead is one life of a couple.
-func lead(t *testing.T, f course, seed uint64, able, slow bool, gate *faultyGate) {
+func lead(t *testing.T, f course, seed uint64, able, slow bool, gate *providertest.Gate) {
 	rng := rand.New(rand.NewPCG(seed, 11))
 	c := newCouple(t, f, time.Duration(10+rng.IntN(40))*time.Second, able, gate)
 	c.first = c.early("first", 1+rng.IntN(2))
@@ -196,9 +196,9 @@ func lead(t *testing.T, f course, seed uint64, able, slow bool, gate *faultyGate
 		}
 		c.meet()
 		c.obey()
-		if slow && c.key != "" && c.second != nil && gate.meanwhile == nil {
+		if slow && c.key != "" && c.second != nil && gate.Meanwhile == nil {
 			// A submission takes so long that meanwhile the first ends and is forgotten.
-			gate.meanwhile = func(name string) {
+			gate.Meanwhile = func(name string) {
 				if name == "submit" {
 					c.system.Advance(2 * time.Minute)
 				}
@@ -256,9 +256,9 @@ func lead(t *testing.T, f course, seed uint64, able, slow bool, gate *faultyGate
 // one that comes after it never starts before it has completed, and never waits for
 // ever.
 func TestAfterOthers(t *testing.T) {
-	points, which, faults := 0, uint64(1), []mode{lostReply, crashBefore, crashAfter} // at the first of each effect
+	points, which, faults := 0, uint64(1), []providertest.Fault{providertest.LostReply, providertest.CrashBefore, providertest.CrashAfter} // at the first of each effect
 	if os.Getenv("ISTHMUS_SEEDS") != "" {
-		which, faults = 0, modes
+		which, faults = 0, providertest.Faults()
 	}
 	t.Run("lives", func(t *testing.T) {
 		for _, f := range courses {
@@ -266,19 +266,19 @@ func TestAfterOthers(t *testing.T) {
 				for _, how := range []string{"able", "unable", "slow"} {
 					t.Run(strings.ReplaceAll(fmt.Sprintf("%s/%d/%s", f, seed, how), " ", "_"), func(t *testing.T) {
 						t.Parallel()
-						lead(t, f, seed, how != "unable", how == "slow", &faultyGate{mode: none, count: map[string]int{}})
+						lead(t, f, seed, how != "unable", how == "slow", providertest.Sound())
 					})
 				}
 			}
-			probe := &faultyGate{mode: none, count: map[string]int{}}
+			probe := providertest.Sound()
 			lead(t, f, 1, true, false, probe)
-			for _, name := range slices.Sorted(maps.Keys(probe.count)) {
-				for _, nth := range occurrences(probe.count[name], which) {
+			for _, name := range slices.Sorted(maps.Keys(probe.Counts())) {
+				for _, nth := range occurrences(probe.Count(name), which) {
 					for _, m := range faults {
 						points++
 						t.Run(strings.ReplaceAll(fmt.Sprintf("%s/%s-%d/%s", f, name, nth, m), " ", "_"), func(t *testing.T) {
 							t.Parallel()
-							lead(t, f, 1, true, false, &faultyGate{target: name, nth: nth, mode: m, count: map[string]int{}})
+							lead(t, f, 1, true, false, providertest.Faulty(m, name, nth))
 						})
 					}
 				}

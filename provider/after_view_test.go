@@ -68,7 +68,7 @@ func TestAfterOnAWrongView(t *testing.T) {
 		for _, state := range []string{"bound", "held"} {
 			t.Run(view.name+"/"+state, func(t *testing.T) {
 				t.Parallel()
-				gate := &faultyGate{mode: none, count: map[string]int{}}
+				gate := providertest.Sound()
 				c := newCouple(t, succeeds, 90*time.Minute, true, gate)
 				c.first = c.early("first", 2)
 				before := old(c)
@@ -106,7 +106,7 @@ func TestAfterOnAWrongView(t *testing.T) {
 					wrong.Store(true)
 					boot() // a daemon that starts into the wrong view
 				} else {
-					gate.meanwhile = func(name string) {
+					gate.Meanwhile = func(name string) {
 						if name == "record" {
 							wrong.Store(true)
 						}
@@ -168,7 +168,7 @@ func TestAfterOnAWrongView(t *testing.T) {
 func TestAfterOneThatIsAlone(t *testing.T) {
 	for _, f := range []course{succeeds, deleted} {
 		t.Run(strings.ReplaceAll(string(f), " ", "_"), func(t *testing.T) {
-			c := newCouple(t, f, 2*time.Minute, true, &faultyGate{mode: none, count: map[string]int{}})
+			c := newCouple(t, f, 2*time.Minute, true, providertest.Sound())
 			c.first = c.gang("first", 2)
 			c.second = c.after("second", 1, "first")
 			said := ""

@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/fake"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider/inventory"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 // TestLicensesAndSwitches: a gang's job has the licences and switches that its pods ask
@@ -26,7 +27,7 @@ func TestLicensesAndSwitches(t *testing.T) {
 		}
 		return fake.Behaviour{Forever: true}
 	}
-	w := newWorldIn(t, &faultyGate{mode: none, count: map[string]int{}}, cfg)
+	w := newWorldIn(t, providertest.Sound(), cfg)
 	ask := func(name string, size int, each string) {
 		for _, uid := range w.gang(name, size) {
 			p := w.api.Get(uid).DeepCopy()

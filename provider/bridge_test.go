@@ -73,7 +73,7 @@ func (w *world) restart(gate *openGate, accounts ...hpcv1alpha1.Account) {
 }
 
 func plain(t *testing.T, duration time.Duration) (*world, *openGate) {
-	w := newWorld(t, duration, &faultyGate{mode: none, count: map[string]int{}})
+	w := newWorld(t, duration, providertest.Sound())
 	gate := &openGate{}
 	w.restart(gate, hpcv1alpha1.Account{User: "alice"})
 	return w, gate

@@ -14,12 +14,13 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 // A daemon that does not know yet which pods a recorded job would run does not let it
 // go: another daemon may have given one of them another job.
 func TestRestartBeforeTheRanksAreRead(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	f.groups.set("ring", 2)
 	a, b := f.bind("ring-1", "ring", "node-main"), f.bind("ring-2", "ring", "node-main")
 	var once sync.Once
@@ -82,7 +83,7 @@ func TestRestartBeforeTheRanksAreRead(t *testing.T) {
 func TestMemberVanishesDuringSubmission(t *testing.T) {
 	for nth := range 8 {
 		t.Run(fmt.Sprint(nth), func(t *testing.T) {
-			f := newForeign(t, &faultyGate{target: "stage", nth: 1, mode: failBefore, count: map[string]int{}})
+			f := newForeign(t, providertest.Faulty(providertest.FailBefore, "stage", 1))
 			f.groups.set("ring", 2)
 			a := f.bind("ring-1", "ring", "node-main")
 			f.bind("ring-2", "ring", "node-main")
@@ -94,7 +95,7 @@ func TestMemberVanishesDuringSubmission(t *testing.T) {
 			f.bound(c, "ring", "node-main")
 			var mu sync.Mutex
 			n := 0
-			f.gate.meanwhile = func(effect string) {
+			f.gate.Meanwhile = func(effect string) {
 				mu.Lock()
 				defer mu.Unlock()
 				if effect == "patch-status" {
@@ -114,7 +115,7 @@ func TestMemberVanishesDuringSubmission(t *testing.T) {
 
 // The lead's claim is written before any other, and no further one when it is lost.
 func TestTheLeadIsClaimedFirst(t *testing.T) {
-	f := newForeign(t, &faultyGate{target: "write-intent", nth: 1, mode: failBefore, count: map[string]int{}})
+	f := newForeign(t, providertest.Faulty(providertest.FailBefore, "write-intent", 1))
 	f.groups.set("ring", 3)
 	for i := range 3 {
 		f.bind(fmt.Sprintf("ring-%d", i), "ring", "node-main")
@@ -139,7 +140,7 @@ func TestTheLeadIsClaimedFirst(t *testing.T) {
 // A claim is not broken up by a daemon that does not see its lead: another may be about
 // to record a job there.
 func TestClaimOfAnUnseenLead(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	f.groups.set("ring", 2)
 	var pods []*corev1.Pod
 	for i := range 3 {
@@ -186,7 +187,7 @@ func stagingHangs() *openGate {
 // Nor by one that sees its lead without the claim, and another bearer with it: a write's
 // answer tells of that one before the watch tells of the lead.
 func TestClaimThatItsLeadDoesNotShow(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	f.groups.set("ring", 2)
 	pods := []*corev1.Pod{f.bind("ring-1", "ring", "node-main"), f.bind("ring-2", "ring", "node-main")}
 	f.through = stagingHangs()

@@ -2,8 +2,6 @@ package provider_test
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -32,81 +30,8 @@ import (
 
 const owner = "test-cluster"
 
-// mode is what goes wrong at one effect.
-type mode string
-
-const (
-	none        mode = "none"
-	failBefore  mode = "fails, not done"
-	lostRequest mode = "times out, not done"
-	lostReply   mode = "times out, done"
-	crashBefore mode = "crash before"
-	crashAfter  mode = "crash after"
-	tickTime         = 5 * time.Second // virtual time of one tick
-)
-
-var modes = []mode{failBefore, lostRequest, lostReply, crashBefore, crashAfter}
-
-var errCrashed = errors.New("the process is gone")
-
-// faultyGate lets one effect go wrong once. After a crash nothing more happens
-// through it: the process is dead.
-type faultyGate struct {
-	mu      sync.Mutex
-	target  string
-	nth     int
-	mode    mode
-	count   map[string]int
-	crashed bool
-	fired   bool
-	// meanwhile is called before an effect, when it is not nil.
-	meanwhile func(name string)
-}
-
-func (g *faultyGate) Do(ctx context.Context, name string, fn func(context.Context) error) error {
-	if g.meanwhile != nil {
-		g.meanwhile(name)
-	}
-	g.mu.Lock()
-	if g.crashed {
-		g.mu.Unlock()
-		return errCrashed
-	}
-	g.count[name]++
-	hit := name == g.target && g.count[name] == g.nth
-	if hit {
-		g.fired = true
-	}
-	if hit && (g.mode == crashBefore || g.mode == crashAfter) {
-		// Held until the effect is done, so that nothing follows it.
-		defer g.mu.Unlock()
-		if g.mode == crashAfter {
-			_ = fn(ctx) // its outcome is lost with the process
-		}
-		g.crashed = true
-		return errCrashed
-	}
-	g.mu.Unlock()
-	if !hit {
-		return fn(ctx)
-	}
-	switch g.mode {
-	case failBefore:
-		return &backends.Error{Op: name, Kind: backends.KindTransient, Err: errors.New("injected")}
-	case lostRequest:
-		return &backends.Error{Op: name, Kind: backends.KindUnknownOutcome, Err: errors.New("injected: request lost")}
-	case lostReply:
-		_ = fn(ctx) // its outcome is lost with the reply
-		return &backends.Error{Op: name, Kind: backends.KindUnknownOutcome, Err: errors.New("injected: reply lost")}
-	}
-	return fn(ctx)
-}
-
-func (g *faultyGate) dead() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.crashed
-}
+// tickTime is the virtual time of one tick.
+const tickTime = 5 * time.Second
 
 // world is everything that survives a crash of the daemon.
 type world struct {
@@ -115,7 +40,7 @@ type world struct {
 	stager *providertest.Stager
 	system *fake.System
 	clock  *clocktesting.FakePassiveClock
-	gate   *faultyGate
+	gate   *providertest.Gate
 	bridge *provider.Bridge
 	change func(*hpcv1alpha1.BatchCluster) // of what boot serves; nil is nothing
 	// namespace of gangs to come, "ns" when empty.
@@ -129,7 +54,7 @@ type world struct {
 
 // newWorld has four hosts with 16 CPUs and 8 GPUs, and the pod runner's files
 // follow what the batch system does.
-func newWorld(t *testing.T, duration time.Duration, gate *faultyGate) *world {
+func newWorld(t *testing.T, duration time.Duration, gate *providertest.Gate) *world {
 	var w *world
 	w = newWorldOf(t, gate, func(spec backends.JobSpec) fake.Behaviour {
 		lasts := duration
@@ -166,14 +91,14 @@ func newWorld(t *testing.T, duration time.Duration, gate *faultyGate) *world {
 }
 
 // newWorldOf is newWorld with the programs of jobs given.
-func newWorldOf(t *testing.T, gate *faultyGate, program func(backends.JobSpec) fake.Behaviour) *world {
+func newWorldOf(t *testing.T, gate *providertest.Gate, program func(backends.JobSpec) fake.Behaviour) *world {
 	cfg := fake.Uniform(4, 16, 64<<10, "a100", 8)
 	cfg.Program = program
 	return newWorldIn(t, gate, cfg)
 }
 
 // newWorldIn is newWorld with the batch system given.
-func newWorldIn(t *testing.T, gate *faultyGate, cfg fake.Config) *world {
+func newWorldIn(t *testing.T, gate *providertest.Gate, cfg fake.Config) *world {
 	w := &world{t: t, api: providertest.NewAPI(), stager: providertest.NewStager(), gate: gate, objects: providertest.Objects{}, ran: map[string]map[backends.JobID]bool{}}
 	w.system = fake.New(cfg)
 	w.clock = clocktesting.NewFakePassiveClock(w.system.Now())
@@ -219,10 +144,7 @@ func (w *world) tick() {
 	for i := range 4 {
 		w.bridge.Pass(w.t.Context(), i == 0 || i == 2)
 		w.bridge.Wait()
-		if w.gate.dead() {
-			w.gate.mu.Lock()
-			w.gate.crashed, w.gate.target = false, ""
-			w.gate.mu.Unlock()
+		if w.gate.Revive() {
 			w.boot()
 		}
 	}
@@ -289,7 +211,7 @@ func status(g *providertest.StagedGang, rank, restart int, phase manifest.Phase,
 
 // life runs one load from binding to an empty cluster and checks that nothing
 // ran twice, was lost or was left behind.
-func life(t *testing.T, seed uint64, gate *faultyGate) {
+func life(t *testing.T, seed uint64, gate *providertest.Gate) {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	w := newWorld(t, time.Duration(10+rng.IntN(40))*time.Second, gate)
 	kept := slices.Concat(w.gang("big", 2+rng.IntN(3)), w.gang("one", 1))
@@ -351,11 +273,10 @@ func life(t *testing.T, seed uint64, gate *faultyGate) {
 			t.Errorf("gang %s ran %d times", key, n)
 		}
 	}
-	if gate.mode != none && !gate.fired {
-		if gate.nth == 1 {
-			t.Errorf("the fault was never met: %s number %d", gate.target, gate.nth)
-		}
-		t.Logf("this run needed fewer of %s than %d", gate.target, gate.nth)
+	if fault, first := gate.Unmet(); first {
+		t.Errorf("the fault was never met: %s", fault)
+	} else if fault != "" {
+		t.Logf("this run needed fewer: %s", fault)
 	}
 }
 
@@ -433,12 +354,12 @@ func TestCrashEnumeration(t *testing.T) {
 // faultsOf leads a life for each crash point of one load, counts them, and adds
 // the effects to met.
 func faultsOf(t *testing.T, seed uint64, met map[string]bool) (points int) {
-	probe := &faultyGate{mode: none, count: map[string]int{}}
+	probe := providertest.Sound()
 	life(t, seed, probe)
 	if t.Failed() {
 		t.Fatalf("seed %d fails without any fault", seed)
 	}
-	names := slices.Sorted(maps.Keys(probe.count))
+	names := slices.Sorted(maps.Keys(probe.Counts()))
 	for _, name := range names {
 		met[name] = true
 	}
@@ -454,12 +375,12 @@ func faultsOf(t *testing.T, seed uint64, met map[string]bool) (points int) {
 		if !slices.Contains(effectsOfALife, name) {
 			t.Errorf("effect %q is not in the golden list", name)
 		}
-		for _, nth := range occurrences(probe.count[name], seed) {
-			for _, m := range modes {
+		for _, nth := range occurrences(probe.Count(name), seed) {
+			for _, m := range providertest.Faults() {
 				points++
 				t.Run(strings.ReplaceAll(fmt.Sprintf("seed%d/%s-%d/%s", seed, name, nth, m), " ", "_"), func(t *testing.T) {
 					t.Parallel()
-					life(t, seed, &faultyGate{target: name, nth: nth, mode: m, count: map[string]int{}})
+					life(t, seed, providertest.Faulty(m, name, nth))
 				})
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 // Pods are deleted while their job is being submitted, or after that and before it is
@@ -25,12 +27,12 @@ func TestDeletedBeforeTheRecord(t *testing.T) {
 			for _, gone := range []int{1, 2, 3} {
 				for _, during := range []string{"submit", "record"} {
 					for _, target := range []string{"stage", "submit", "record", "forget"} {
-						for _, m := range append([]mode{none}, modes...) {
+						for _, m := range append([]providertest.Fault{providertest.NoFault}, providertest.Faults()...) {
 							points++
 							name := fmt.Sprintf("foreign=%v/%d during %s/%s %s", foreign, gone, during, target, m)
 							t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
 								t.Parallel()
-								deletedBeforeTheRecord(t, &faultyGate{target: target, nth: 1, mode: m, count: map[string]int{}}, foreign, gone, during)
+								deletedBeforeTheRecord(t, providertest.Faulty(m, target, 1), foreign, gone, during)
 							})
 						}
 					}
@@ -43,7 +45,7 @@ func TestDeletedBeforeTheRecord(t *testing.T) {
 	}
 }
 
-func deletedBeforeTheRecord(t *testing.T, gate *faultyGate, foreign bool, gone int, during string) {
+func deletedBeforeTheRecord(t *testing.T, gate *providertest.Gate, foreign bool, gone int, during string) {
 	const size = 3
 	w := newWorld(t, 20*time.Second, gate)
 	groups := newGroups()
@@ -63,7 +65,7 @@ func deletedBeforeTheRecord(t *testing.T, gate *faultyGate, foreign bool, gone i
 	uids := create(w.pods("ring", size))
 	var once sync.Once
 	deleted := false
-	gate.meanwhile = func(effect string) {
+	gate.Meanwhile = func(effect string) {
 		if effect == during {
 			once.Do(func() {
 				for _, uid := range uids[:gone] {

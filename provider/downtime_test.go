@@ -113,7 +113,7 @@ func TestDownForADay(t *testing.T) {
 				}
 				return b
 			}
-			w = newWorldIn(t, &faultyGate{mode: none, count: map[string]int{}}, cfg)
+			w = newWorldIn(t, providertest.Sound(), cfg)
 			want := map[types.UID]*ending{}
 			for i := range 100 {
 				e := &endings[i%len(endings)]

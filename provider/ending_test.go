@@ -32,7 +32,7 @@ func (g *endingGate) Do(ctx context.Context, name string, fn func(context.Contex
 func TestEndOfTheDaemonIsNoFailure(t *testing.T) {
 	for _, after := range []string{"write-intent", "stage", "submit", "record"} {
 		t.Run(after, func(t *testing.T) {
-			w := newWorld(t, 20*time.Second, &faultyGate{mode: none, count: map[string]int{}})
+			w := newWorld(t, 20*time.Second, providertest.Sound())
 			uid := w.gang("one", 1)[0]
 			ctx, end := context.WithCancel(t.Context())
 			defer end()

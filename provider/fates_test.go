@@ -132,7 +132,7 @@ func (f fate) meet(t *testing.T, system, host time.Duration) {
 	cfg.Partitions[0].DefaultWalltime = time.Hour
 	var w *world
 	cfg.Program = func(backends.JobSpec) fake.Behaviour { return f.program(w, host) }
-	w = newWorldIn(t, &faultyGate{mode: none, count: map[string]int{}}, cfg)
+	w = newWorldIn(t, providertest.Sound(), cfg)
 	w.system.Skew(system)
 	w.bridge = provider.NewBridge(provider.Options{
 		Cluster: w.cluster(), Owner: owner, Launcher: "slurm", Backend: w.system, Stager: w.stager, Pods: w.api, Objects: providertest.Objects{},

@@ -27,7 +27,7 @@ func TestLateFileAfterARestart(t *testing.T) {
 			cfg.Program = func(backends.JobSpec) fake.Behaviour {
 				return fake.Behaviour{Duration: time.Minute, ExitCode: 1, OnStart: func(r fake.Run) { set(r.Spec.Key, manifest.PhaseRunning, 0) }}
 			}
-			w = newWorldIn(t, &faultyGate{mode: none, count: map[string]int{}}, cfg)
+			w = newWorldIn(t, providertest.Sound(), cfg)
 			w.system.Skew(skew)
 			uid := w.gang("one", 1)[0]
 			for range 4 {

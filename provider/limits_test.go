@@ -216,7 +216,7 @@ func (l *labelled) NamespaceLabels(string) (map[string]string, bool) { return l.
 // What our jobs that wait will take is known from their own directories, in the
 // order of the queue, for the views of partitions that share hosts.
 func TestWaitingJobsAreKnown(t *testing.T) {
-	w := newWorld(t, time.Hour, &faultyGate{mode: none, count: map[string]int{}})
+	w := newWorld(t, time.Hour, providertest.Sound())
 	w.gang("full", 64) // all CPUs there are
 	for range 3 {
 		w.tick()

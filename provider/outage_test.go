@@ -8,12 +8,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-hpc/isthmus/backends/fake"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 // The batch system is away for ten minutes while jobs run, wait and arrive: no
 // pod fails, no job runs twice, and everything converges afterwards.
 func TestOutageOfTenMinutes(t *testing.T) {
-	w := newWorld(t, 12*time.Minute, &faultyGate{mode: none, count: map[string]int{}})
+	w := newWorld(t, 12*time.Minute, providertest.Sound())
 	running := w.gang("running", 3)
 	for range 4 {
 		w.tick()
@@ -56,7 +57,7 @@ func TestOutageOfTenMinutes(t *testing.T) {
 
 // Whatever the number of pods, a tick is one list query (reliability figure P4).
 func TestOneListCallATick(t *testing.T) {
-	w := newWorld(t, time.Hour, &faultyGate{mode: none, count: map[string]int{}})
+	w := newWorld(t, time.Hour, providertest.Sound())
 	for i := range 200 {
 		w.gang(fmt.Sprintf("g%d", i), 1)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 // belated is a daemon's view of the API server: each pod is seen as it is or as it was
@@ -90,7 +91,7 @@ func TestTwoDaemonsSeeDifferentMembers(t *testing.T) {
 
 func overlapOnGroups(t *testing.T, seed uint64) (contended, renewed int) {
 	rng := rand.New(rand.NewPCG(seed, 19)) //nolint:gosec // a trial that can be repeated
-	w := newWorld(t, 20*time.Second, &faultyGate{mode: none, count: map[string]int{}})
+	w := newWorld(t, 20*time.Second, providertest.Sound())
 	g := newGroups()
 	views := []*belated{belatedly(w.api, 2*seed), belatedly(w.api, 2*seed+1)}
 	daemon := func(i int) *provider.Bridge {

@@ -41,7 +41,7 @@ func newBridge(system backends.Backend, stager provider.Stager, pods provider.Po
 			},
 		},
 		Owner: owner, Launcher: "slurm", Backend: system, Stager: stager, Pods: pods, Objects: objects,
-		Gate: &faultyGate{mode: none, count: map[string]int{}}, Clock: at, Log: logr.Discard(),
+		Gate: providertest.Sound(), Clock: at, Log: logr.Discard(),
 	}
 	for _, f := range change {
 		f(&options)
@@ -94,7 +94,7 @@ func TestTwoDaemonsForOneNode(t *testing.T) {
 	double, second, lost, acts := 0, 0, 0, 0
 	for trial := range trials {
 		rng := rand.New(rand.NewPCG(uint64(trial), 13)) //nolint:gosec // a trial that can be repeated
-		w := newWorld(t, time.Duration(10+rng.IntN(40))*time.Second, &faultyGate{mode: none, count: map[string]int{}})
+		w := newWorld(t, time.Duration(10+rng.IntN(40))*time.Second, providertest.Sound())
 		acted := newTape()
 		groups, views := newGroups(), []*belated{belatedly(w.api, uint64(2*trial)), belatedly(w.api, uint64(2*trial+1))} //nolint:gosec // small
 		if trial%2 == 0 {
@@ -210,7 +210,7 @@ func TestBrakeOnAWrongView(t *testing.T) {
 		"stale":       func([]*corev1.Pod) []*corev1.Pod { return old },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, 24*time.Hour, &faultyGate{mode: none, count: map[string]int{}})
+			w := newWorld(t, 24*time.Hour, providertest.Sound())
 			for i := range running {
 				w.gang(fmt.Sprintf("g%d", i), 1)
 			}

@@ -94,7 +94,7 @@ func (s *slowGroups) PodGroup(ctx context.Context, namespace, name string) (int3
 // A pass waits once for an API server that tells nothing of PodGroups, whatever
 // their number, and no pod is taken to be alone meanwhile.
 func TestPodGroupsOfASlowServer(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	slow := &slowGroups{groups: f.groups}
 	slow.hangs.Store(true)
 	f.beginWith(slow)
@@ -134,7 +134,7 @@ func TestManyPodGroupsAreListed(t *testing.T) {
 		"by an older role": {waiting: 100, deny: true, lists: 1, gets: 100, laterLists: 1},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
-			f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+			f := newForeign(t, providertest.Sound())
 			counted := &slowGroups{groups: f.groups}
 			counted.deny.Store(c.deny)
 			f.beginWith(counted)
@@ -200,7 +200,7 @@ func TestPodGroupsPageByPage(t *testing.T) {
 
 // A PodGroup that does not change is looked at ever less often, until a pod comes.
 func TestPodGroupsAreReadLessOften(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	slow := &slowGroups{groups: f.groups}
 	f.beginWith(slow)
 	f.groups.set("ring", 2)
@@ -234,7 +234,7 @@ func (g *between) Do(ctx context.Context, effect string, fn func(context.Context
 // A daemon that sees further members writes another intent on a pod whose rank is
 // staged already: the first job, which would run it too, stays held.
 func TestMemberTakenBeforeRelease(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	f.groups.set("ring", 2)
 	a, b := f.bind("ring-1", "ring", "node-main"), f.bind("ring-2", "ring", "node-main")
 	gate := &between{Gate: f.gate, effect: "record", then: func() {

@@ -64,7 +64,7 @@ type foreign struct {
 	groups *groups
 }
 
-func newForeign(t *testing.T, gate *faultyGate) *foreign {
+func newForeign(t *testing.T, gate *providertest.Gate) *foreign {
 	f := &foreign{world: newWorld(t, time.Hour, gate), groups: newGroups()}
 	f.beginWith(f.groups)
 	return f
@@ -133,7 +133,7 @@ func want(t *testing.T, what, got, contains string) {
 // Pods that another scheduler binds are one job once as many are bound to the node
 // as their PodGroup's minMember; those that come later have jobs of their own.
 func TestGangOfAnotherScheduler(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	f.groups.set("ring", 3)
 	a, b := f.bind("ring-10", "ring", "node-main"), f.bind("ring-9", "ring", "node-main")
 	away := f.bind("ring-3", "ring", "node-other")
@@ -184,7 +184,7 @@ func TestGangOfAnotherScheduler(t *testing.T) {
 // What a PodGroup does not tell is waited for, with the reason; pods of one without
 // a minimum, and all where there are no PodGroups, are alone.
 func TestPodGroupThatDoesNotTell(t *testing.T) {
-	f := newForeign(t, &faultyGate{mode: none, count: map[string]int{}})
+	f := newForeign(t, providertest.Sound())
 	a, b := f.bind("a", "lost", "node-main"), f.bind("b", "lost", "node-main")
 	f.ticks(2)
 	want(t, "a member", f.waits(a), "WaitingForPodGroup: PodGroup ns/lost does not exist: create it")
@@ -238,13 +238,13 @@ func TestGangOfAnotherSchedulerCrashes(t *testing.T) {
 	t.Run("faults", func(t *testing.T) { // ends when its parallel lives have
 		for name, then := range change {
 			for _, effect := range []string{"write-intent", "stage", "submit", "record", "release"} {
-				for _, m := range modes {
+				for _, m := range providertest.Faults() {
 					points++
 					t.Run(strings.ReplaceAll(fmt.Sprintf("%s/%s/%s", name, effect, m), " ", "_"), func(t *testing.T) {
 						t.Parallel()
 						// Two of three members are recorded, or have the intent, when it happens.
 						nth := map[string]int{"write-intent": 3, "record": 2}[effect]
-						crashForeign(t, &faultyGate{target: effect, nth: max(1, nth), mode: m, count: map[string]int{}}, then)
+						crashForeign(t, providertest.Faulty(m, effect, max(1, nth)), then)
 					})
 				}
 			}
@@ -255,7 +255,7 @@ func TestGangOfAnotherSchedulerCrashes(t *testing.T) {
 	}
 }
 
-func crashForeign(t *testing.T, gate *faultyGate, then func(*foreign)) {
+func crashForeign(t *testing.T, gate *providertest.Gate, then func(*foreign)) {
 	f := newForeign(t, gate)
 	f.groups.set("ring", 3)
 	for i := range 3 {
@@ -266,7 +266,7 @@ func crashForeign(t *testing.T, gate *faultyGate, then func(*foreign)) {
 	f.ticks(5)
 	f.groups.set("ring", 3) // as it was
 	f.ticks(22)
-	if !gate.fired {
+	if !gate.Met() {
 		t.Error("the fault did not happen")
 	}
 	first := ""

@@ -17,7 +17,7 @@ import (
 )
 
 // pullWorld is a world whose images are pulled on the login host.
-func pullWorld(t *testing.T, gate *faultyGate, images func(*providertest.StagedGang) manifest.Pull) *world {
+func pullWorld(t *testing.T, gate *providertest.Gate, images func(*providertest.StagedGang) manifest.Pull) *world {
 	w := newWorld(t, 20*time.Second, gate)
 	w.stager.Images = images
 	w.change = func(c *hpcv1alpha1.BatchCluster) {
@@ -56,7 +56,7 @@ func (w *world) waits(uid types.UID, container string) string {
 // images do, and waiting costs next to nothing.
 func TestPullBeforeSubmit(t *testing.T) {
 	state := manifest.Pull{Version: manifest.Version}
-	gate := &faultyGate{mode: none, count: map[string]int{}}
+	gate := providertest.Sound()
 	w := pullWorld(t, gate, func(*providertest.StagedGang) manifest.Pull {
 		out := state
 		out.Images = slices.Clone(state.Images)
@@ -93,11 +93,11 @@ func TestPullBeforeSubmit(t *testing.T) {
 	if got := w.api.Get(uids[0]).Status.ContainerStatuses[1].State.Waiting.Message; !strings.Contains(got, "no such image") {
 		t.Errorf("the message is %q", got)
 	}
-	writes := gate.count["patch-status"]
+	writes := gate.Count("patch-status")
 	for range 20 {
 		w.tick()
 	}
-	if n := gate.count["patch-status"] - writes; n > 0 {
+	if n := gate.Count("patch-status") - writes; n > 0 {
 		t.Errorf("%d status writes while nothing changed", n)
 	}
 	events := fmt.Sprint(w.api.Events())
@@ -119,7 +119,7 @@ func TestPullBeforeSubmit(t *testing.T) {
 
 // A pod whose images never come can be deleted, and lets others into the queue.
 func TestPullNeverEnds(t *testing.T) {
-	w := pullWorld(t, &faultyGate{mode: none, count: map[string]int{}}, func(g *providertest.StagedGang) manifest.Pull {
+	w := pullWorld(t, providertest.Sound(), func(g *providertest.StagedGang) manifest.Pull {
 		return manifest.Pull{Version: manifest.Version, Done: gangOf(g) != "stuck"}
 	})
 	w.bridge.SetVirtualNodes([]hpcv1alpha1.VirtualNode{{Name: "node-main", Partition: "main", MaxPodsPending: 1}})
@@ -147,9 +147,9 @@ func TestPullNeverEnds(t *testing.T) {
 // submitted before the images are there.
 func TestPullFaults(t *testing.T) {
 	for _, nth := range []int{1, 2, 3} {
-		for _, m := range modes {
+		for _, m := range providertest.Faults() {
 			t.Run(strings.ReplaceAll(fmt.Sprintf("%d/%s", nth, m), " ", "_"), func(t *testing.T) {
-				gate := &faultyGate{target: "pull", nth: nth, mode: m, count: map[string]int{}}
+				gate := providertest.Faulty(m, "pull", nth)
 				var w *world
 				w = pullWorld(t, gate, func(g *providertest.StagedGang) manifest.Pull {
 					if len(w.system.Jobs()) > 0 {
@@ -175,8 +175,8 @@ func TestPullFaults(t *testing.T) {
 						starts++
 					}
 				}
-				if starts != 1 || !gate.fired {
-					t.Errorf("%d starts, fault met: %v", starts, gate.fired)
+				if starts != 1 || !gate.Met() {
+					t.Errorf("%d starts, fault met: %v", starts, gate.Met())
 				}
 			})
 		}

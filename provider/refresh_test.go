@@ -75,7 +75,7 @@ type refreshWorld struct {
 }
 
 func newRefreshWorld(t *testing.T, size int) *refreshWorld {
-	w := &refreshWorld{world: newWorld(t, 48*time.Hour, &faultyGate{mode: none, count: map[string]int{}})}
+	w := &refreshWorld{world: newWorld(t, 48*time.Hour, providertest.Sound())}
 	w.store = &store{now: w.clock.Now, configMaps: map[string]*corev1.ConfigMap{}}
 	w.store.set("cm", "one", false)
 	w.store.set("frozen", "ice", true)

@@ -18,6 +18,7 @@ import (
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/provider"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 	"github.com/isthmus-hpc/isthmus/provider/reservation"
 )
 
@@ -69,7 +70,7 @@ type reserved struct {
 	of       *provider.Bridge // that made is of
 }
 
-func newReserved(t *testing.T, gate *faultyGate, change func(*fake.Config)) *reserved {
+func newReserved(t *testing.T, gate *providertest.Gate, change func(*fake.Config)) *reserved {
 	cfg := fake.Uniform(1, 2, 64<<10, "", 0)
 	cfg.Backfill = true // whoever may come in does, whoever waits before
 	cfg.Program = func(backends.JobSpec) fake.Behaviour { return fake.Behaviour{Forever: true} }
@@ -146,17 +147,17 @@ func (w *reserved) listed() []backends.Reservation {
 func TestReservationLife(t *testing.T) {
 	type fault struct {
 		effect string
-		mode   mode
+		what   providertest.Fault
 	}
-	faults := []fault{{"", none}}
+	faults := []fault{{"", providertest.NoFault}}
 	for _, effect := range []string{"reserve", "join", "unreserve"} {
-		for _, m := range modes {
+		for _, m := range providertest.Faults() {
 			faults = append(faults, fault{effect, m})
 		}
 	}
 	for _, f := range faults {
-		t.Run(fmt.Sprintf("%s %s", f.effect, f.mode), func(t *testing.T) {
-			gate := &faultyGate{target: f.effect, nth: 1, mode: f.mode, count: map[string]int{}}
+		t.Run(fmt.Sprintf("%s %s", f.effect, f.what), func(t *testing.T) {
+			gate := providertest.Faulty(f.what, f.effect, 1)
 			w := newReserved(t, gate, nil)
 			hog := w.bind("ns-others", "hog", "2", "")
 			w.ticks(2)
@@ -190,7 +191,7 @@ func TestReservationLife(t *testing.T) {
 			if got := w.states(theirs, more); got != "Running Running" {
 				t.Errorf("when it is over: %s", got)
 			}
-			if f.effect != "" && !gate.fired {
+			if f.effect != "" && !gate.Met() {
 				t.Error("nothing went wrong: the test shows nothing")
 			}
 		})
@@ -199,7 +200,7 @@ func TestReservationLife(t *testing.T) {
 
 // Pods of a queue that reserved come in by what their scheduler wrote on them.
 func TestReservationOfQueue(t *testing.T) {
-	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+	w := newReserved(t, providertest.Sound(), nil)
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Queues: []string{"q"}})
 	w.ticks(2)
 	mine, forged, theirs := w.bind("ns", "mine", "1", "r"), w.bind("ns", "forged", "1", "another"), w.bind("ns", "theirs", "1", "")
@@ -212,7 +213,7 @@ func TestReservationOfQueue(t *testing.T) {
 // Without the right the Reservation says who has to do what, and pods run as without it;
 // with it they are in as soon as it is there.
 func TestReservationDenied(t *testing.T) {
-	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, func(c *fake.Config) { c.NoReservations = true })
+	w := newReserved(t, providertest.Sound(), func(c *fake.Config) { c.NoReservations = true })
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
 	mine := w.bind("ns", "mine", "1", "")
 	w.ticks(10)
@@ -233,7 +234,7 @@ func TestReservationDenied(t *testing.T) {
 func TestReservationGoneBeforeSubmit(t *testing.T) {
 	for name, kind := range map[string]backends.Kind{"gone": backends.KindInvalid, "not for the user": backends.KindDenied} {
 		t.Run(name, func(t *testing.T) {
-			w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+			w := newReserved(t, providertest.Sound(), nil)
 			w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
 			w.ticks(2)
 			r := w.listed()[0]
@@ -263,7 +264,7 @@ func TestReservationGoneBeforeSubmit(t *testing.T) {
 // Whoever does as a refusal says and wants none any more hears no more of it, also where
 // the first try to take it back fails.
 func TestReservationsOffAfterRefusal(t *testing.T) {
-	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, func(c *fake.Config) { c.NoReservations = true })
+	w := newReserved(t, providertest.Sound(), func(c *fake.Config) { c.NoReservations = true })
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
 	w.ticks(2)
 	if e := w.bookings.entry(); e.State != hpcv1alpha1.BatchReservationRefused {
@@ -287,15 +288,15 @@ func TestReservationsOffAfterRefusal(t *testing.T) {
 
 // While a reservation could not be ended, what is told of it stands.
 func TestReservationsOffNotEnded(t *testing.T) {
-	gate := &faultyGate{mode: none, count: map[string]int{}}
+	gate := providertest.Sound()
 	w := newReserved(t, gate, nil)
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
 	w.ticks(2)
-	gate.target, gate.nth, gate.mode = "unreserve", 1, failBefore
+	gate.Next(providertest.FailBefore, "unreserve")
 	w.change = nil
 	w.boot()
 	w.ticks(2)
-	if e := w.bookings.entry(); !gate.fired || len(w.listed()) != 1 || e.State != hpcv1alpha1.BatchReservationInForce {
+	if e := w.bookings.entry(); !gate.Met() || len(w.listed()) != 1 || e.State != hpcv1alpha1.BatchReservationInForce {
 		t.Errorf("told is %+v of %+v", e, w.listed())
 	}
 	w.ticks(16)
@@ -307,7 +308,7 @@ func TestReservationsOffNotEnded(t *testing.T) {
 // A reservation that somebody deletes at the batch system, with its jobs taken out
 // before, is made anew, and they come in again.
 func TestReservationMadeAnew(t *testing.T) {
-	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+	w := newReserved(t, providertest.Sound(), nil)
 	hog := w.bind("ns-others", "hog", "2", "")
 	w.ticks(2)
 	mine := w.bind("ns-ours", "mine", "1", "")
@@ -330,9 +331,9 @@ func TestReservationMadeAnew(t *testing.T) {
 // Jobs that could not be taken in are tried again with the next comparison, not with
 // each look.
 func TestReservationJoinFails(t *testing.T) {
-	gate := &faultyGate{mode: none, count: map[string]int{}}
+	gate := providertest.Sound()
 	w := newReserved(t, gate, nil)
-	gate.meanwhile = func(effect string) {
+	gate.Meanwhile = func(effect string) {
 		if effect == "join" {
 			w.system.Inject(fake.Fault{Op: fake.OpReserve, Kind: backends.KindDenied, Err: errors.New("Access/permission denied")})
 		}
@@ -343,7 +344,7 @@ func TestReservationJoinFails(t *testing.T) {
 	w.ticks(2)
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns-ours"}})
 	w.ticks(24) // two minutes
-	if n := gate.count["join"]; n < 2 || n > 4 {
+	if n := gate.Count("join"); n < 2 || n > 4 {
 		t.Errorf("%d tries in two minutes", n)
 	}
 }
@@ -351,7 +352,7 @@ func TestReservationJoinFails(t *testing.T) {
 // Jobs of a user whom a reservation is not for are none to take into it: those of a
 // namespace that had another user when they were submitted.
 func TestReservationOfAnotherUser(t *testing.T) {
-	gate := &faultyGate{mode: none, count: map[string]int{}}
+	gate := providertest.Sound()
 	w := newReserved(t, gate, nil)
 	w.bind("ns-others", "hog", "2", "")
 	w.ticks(2)
@@ -367,14 +368,14 @@ func TestReservationOfAnotherUser(t *testing.T) {
 	if got := w.listed(); len(got) != 1 || strings.Join(got[0].Users, " ") != "bob" {
 		t.Fatalf("listed are %+v", got)
 	}
-	if got := w.states(mine); got != "Pending" || gate.count["join"] > 0 {
-		t.Errorf("the job is %s after %d tries to take it in", got, gate.count["join"])
+	if got := w.states(mine); got != "Pending" || gate.Count("join") > 0 {
+		t.Errorf("the job is %s after %d tries to take it in", got, gate.Count("join"))
 	}
 }
 
 // Reservations that are not wanted any more are ended once, and others' never.
 func TestReservationsOff(t *testing.T) {
-	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+	w := newReserved(t, providertest.Sound(), nil)
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
 	w.ticks(2)
 	others := backends.Reservation{Name: backends.ReservationName("other-cluster", "x"), Hosts: []string{"h001"}, Users: []string{"alice"},
@@ -402,7 +403,7 @@ func TestReservationsOff(t *testing.T) {
 // A daemon that cannot yet ask the batch system lets stand what is told, and tells why of
 // what is not.
 func TestReservationsNotKnown(t *testing.T) {
-	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+	w := newReserved(t, providertest.Sound(), nil)
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
 	w.ticks(2)
 	if e := w.bookings.entry(); e.State != hpcv1alpha1.BatchReservationInForce {
@@ -423,7 +424,7 @@ func TestReservationsNotKnown(t *testing.T) {
 
 // While the API server does not tell which Reservations there are, none is ended.
 func TestReservationsNotListed(t *testing.T) {
-	w := newReserved(t, &faultyGate{mode: none, count: map[string]int{}}, nil)
+	w := newReserved(t, providertest.Sound(), nil)
 	w.reserve("r", time.Hour, hpcv1alpha1.ReservationOwners{Namespaces: []string{"ns"}})
 	w.ticks(2)
 	w.bookings.fails = true

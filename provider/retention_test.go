@@ -5,12 +5,14 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 )
 
 // The directory of an ended gang stays for spec.staging.retention after its pods
 // have gone, and not much longer.
 func TestRetention(t *testing.T) {
-	w := newWorld(t, 10*time.Second, &faultyGate{mode: none, count: map[string]int{}})
+	w := newWorld(t, 10*time.Second, providertest.Sound())
 	w.bridge.Cluster.Spec.Staging.Retention = &metav1.Duration{Duration: 10 * time.Minute}
 	for _, uid := range w.gang("kept", 2) {
 		for range 8 {

@@ -169,17 +169,14 @@ func (s *storm) misfortune() {
 		s.system.RepairHost(h)
 	case 9:
 		s.note("the daemon dies before %s", "its next effect")
-		s.gate.mu.Lock()
-		s.gate.crashed = true
-		s.gate.mu.Unlock()
+		s.gate.Crash()
 	case 10:
 		names := slices.Clone(effectsOfALife)
-		m := modes[s.rng.IntN(len(modes))]
-		s.gate.mu.Lock()
-		s.gate.target, s.gate.mode = names[s.rng.IntN(len(names))], m
-		s.gate.nth = s.gate.count[s.gate.target] + 1
-		s.note("next %s: %s", s.gate.target, m)
-		s.gate.mu.Unlock()
+		faults := providertest.Faults()
+		fault := faults[s.rng.IntN(len(faults))]
+		effect := names[s.rng.IntN(len(names))]
+		s.gate.Next(fault, effect)
+		s.note("next %s: %s", effect, fault)
 	case 11:
 		s.note("%s slow", op)
 		s.system.Slow(op, time.Duration(s.rng.IntN(30))*time.Second)
@@ -305,9 +302,7 @@ func (s *storm) run() time.Duration {
 		}
 	}
 	s.system.ClearFaults()
-	s.gate.mu.Lock()
-	s.gate.target = ""
-	s.gate.mu.Unlock()
+	s.gate.Next(providertest.NoFault, "")
 	// Jobs go on starting and ending, which is told a tick later; what must pass
 	// is that a pod has been behind since the faults.
 	start, took := s.clock.Now(), time.Duration(-1)
@@ -361,7 +356,7 @@ func TestSimulatedFaults(t *testing.T) {
 				s := &storm{
 					rng: rand.New(rand.NewPCG(uint64(seed), 11)), codes: map[string]int{}, kept: map[types.UID]string{}, large: seed%16 == 0, //nolint:gosec // reproducible on purpose
 				}
-				s.world = newWorldOf(t, &faultyGate{mode: none, count: map[string]int{}}, func(spec backends.JobSpec) fake.Behaviour { return s.program(spec) })
+				s.world = newWorldOf(t, providertest.Sound(), func(spec backends.JobSpec) fake.Behaviour { return s.program(spec) })
 				s.groups = newGroups()
 				s.objects = s.groups
 				s.boot()

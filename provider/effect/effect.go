@@ -3,7 +3,12 @@
 // either side of every effect by its name.
 package effect
 
-import "context"
+import (
+	"context"
+	"errors"
+
+	"github.com/isthmus-hpc/isthmus/backends"
+)
 
 // Gate performs effects. Do blocks for as long as fn does.
 type Gate interface {
@@ -17,3 +22,16 @@ type Open struct{}
 
 // Do calls fn.
 func (Open) Do(ctx context.Context, _ string, fn func(context.Context) error) error { return fn(ctx) }
+
+// Class sorts the error of an effect for those who count them: it is one of a few words,
+// where the text of an error could be anything, and a user's.
+func Class(err error) string {
+	var e *backends.Error
+	switch {
+	case errors.As(err, &e):
+		return string(e.Kind)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "Deadline"
+	}
+	return "Other"
+}

@@ -98,6 +98,20 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) (pod *corev1.Pod,
 	return pod, end
 }
 
+// accept begins a streaming request that ends with its client, after a last word of so
+// long. The executor is nil when the request was answered already; else end must be called.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, last time.Duration) (x *executor, watched http.ResponseWriter, end func()) {
+	pod, leave := s.begin(w, r)
+	if pod == nil {
+		return nil, nil, nil
+	}
+	ctx, watched, stop := watch(r, w, last)
+	return &executor{s: s, ctx: ctx, pod: pod}, watched, func() {
+		stop()
+		leave()
+	}
+}
+
 func (s *Server) refuse(w http.ResponseWriter, err error) {
 	var own *Error
 	if errors.As(err, &own) {
@@ -118,15 +132,12 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "you must specify a command for exec", http.StatusBadRequest)
 		return
 	}
-	pod, end := s.begin(w, r)
-	if pod == nil {
+	x, watched, end := s.accept(w, r, lastWord)
+	if x == nil {
 		return
 	}
 	defer end()
-	ctx, watched, stop := watch(r, w, lastWord)
-	defer stop()
-	x := &executor{s: s, ctx: ctx, pod: pod}
-	remotecommand.ServeExec(watched, r, x, pod.Name, string(pod.UID), r.PathValue("container"), command, opts,
+	remotecommand.ServeExec(watched, r, x, x.pod.Name, string(x.pod.UID), r.PathValue("container"), command, opts,
 		streamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
@@ -136,15 +147,12 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	pod, end := s.begin(w, r)
-	if pod == nil {
+	x, watched, end := s.accept(w, r, lastWord)
+	if x == nil {
 		return
 	}
 	defer end()
-	ctx, watched, stop := watch(r, w, lastWord)
-	defer stop()
-	x := &executor{s: s, ctx: ctx, pod: pod}
-	remotecommand.ServeAttach(watched, r, x, pod.Name, string(pod.UID), r.PathValue("container"), opts,
+	remotecommand.ServeAttach(watched, r, x, x.pod.Name, string(x.pod.UID), r.PathValue("container"), opts,
 		streamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
@@ -154,15 +162,12 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	pod, end := s.begin(w, r)
-	if pod == nil {
+	x, watched, end := s.accept(w, r, 0)
+	if x == nil {
 		return
 	}
 	defer end()
-	ctx, watched, stop := watch(r, w, 0)
-	defer stop()
-	x := &executor{s: s, ctx: ctx, pod: pod}
-	portforward.ServePortForward(watched, r, x, pod.Name, string(pod.UID), opts,
+	portforward.ServePortForward(watched, r, x, x.pod.Name, string(x.pod.UID), opts,
 		streamIdle, streamCreation, portforward.SupportedProtocols)
 }
 

@@ -5,7 +5,6 @@ package metrics
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,21 +76,9 @@ func (m *Metrics) Do(ctx context.Context, name string, fn func(context.Context) 
 	err := m.next.Do(ctx, name, fn)
 	m.seconds.WithLabelValues(name).Observe(m.now().Sub(began).Seconds())
 	if err != nil {
-		m.failures.WithLabelValues(name, class(err)).Inc()
+		m.failures.WithLabelValues(name, effect.Class(err)).Inc()
 	}
 	return err
-}
-
-// class sorts an error; its text is never a label.
-func class(err error) string {
-	var e *backends.Error
-	switch {
-	case errors.As(err, &e):
-		return string(e.Kind)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return "Deadline"
-	}
-	return "Other"
 }
 
 // Describe implements prometheus.Collector.

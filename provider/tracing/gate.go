@@ -2,7 +2,6 @@ package tracing
 
 import (
 	"context"
-	"errors"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -53,7 +52,7 @@ func (g *gate) Do(ctx context.Context, name string, fn func(context.Context) err
 		span.SetAttributes(attribute.String(attrJob, string(id)))
 	}
 	if err != nil {
-		span.SetAttributes(attribute.String("error.type", kind(err)))
+		span.SetAttributes(attribute.String("error.type", effect.Class(err)))
 		span.SetStatus(codes.Error, "") // a text may hold what a user wrote
 	}
 	span.End(trace.WithTimestamp(g.tracer.now()))
@@ -74,18 +73,6 @@ func (t *Tracer) begin(ctx context.Context, effect string) trace.Span {
 	_, span := t.tracer.Start(trace.ContextWithSpanContext(ctx, rootOf(s.gang.Key, pod.UID)), name,
 		trace.WithTimestamp(t.now()), trace.WithAttributes(identity(s.gang, pod, "")...))
 	return span
-}
-
-// kind sorts an error; its text goes nowhere.
-func kind(err error) string {
-	var e *backends.Error
-	switch {
-	case errors.As(err, &e):
-		return string(e.Kind)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return "Deadline"
-	}
-	return "Other"
 }
 
 const attrJob = "isthmus.job.id"

@@ -24,6 +24,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/provider/providertest"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 )
@@ -97,7 +98,7 @@ type tally struct{ runs, double, lost, leaked atomic.Int64 }
 // pod, a gang deleted midway, a gang of which one member is deleted, a pod that
 // is deleted while its job waits, and a held job that nobody owns. It checks that
 // nothing ran twice, was lost or was left.
-func life(t *testing.T, on batch, seed uint64, gate *faultyGate, count *tally) {
+func life(t *testing.T, on batch, seed uint64, gate *providertest.Gate, count *tally) {
 	serial := count.runs.Add(1)
 	rng := rand.New(rand.NewPCG(seed, 7))
 	w := newWorld(t, on, serial, gate)
@@ -189,11 +190,10 @@ func life(t *testing.T, on batch, seed uint64, gate *faultyGate, count *tally) {
 		}
 	}
 	w.checkJobs(func(format string, args ...any) { wrong(&count.double, format, args...) })
-	if gate.fault != none && !gate.met() {
-		if gate.nth == 1 {
-			t.Errorf("the fault was never met: %s number %d", gate.target, gate.nth)
-		}
-		t.Logf("this life needed fewer of %s than %d", gate.target, gate.nth)
+	if fault, first := gate.Unmet(); first {
+		t.Errorf("the fault was never met: %s", fault)
+	} else if fault != "" {
+		t.Logf("this life needed fewer: %s", fault)
 	}
 }
 
@@ -261,10 +261,10 @@ func TestCrashEnumeration(t *testing.T) {
 func enumerate(t *testing.T, seeds uint64, on func(seed uint64) batch) {
 	var count tally
 	points := 0
-	probes := make([]*faultyGate, seeds)
+	probes := make([]*providertest.Gate, seeds)
 	t.Run("without-fault", func(t *testing.T) {
 		for seed := range seeds {
-			probes[seed] = newGate(none, "", 0)
+			probes[seed] = providertest.Sound()
 			t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
 				t.Parallel()
 				life(t, on(seed), seed, probes[seed], &count)
@@ -276,7 +276,7 @@ func enumerate(t *testing.T, seeds uint64, on func(seed uint64) batch) {
 	}
 	t.Run("faults", func(t *testing.T) {
 		for seed := range seeds {
-			counts := probes[seed].counts()
+			counts := probes[seed].Counts()
 			names := slices.Sorted(maps.Keys(counts))
 			if seed == 0 && !slices.Equal(names, effectsOfALife) {
 				t.Errorf("effects are %v, want %v", names, effectsOfALife)
@@ -287,11 +287,11 @@ func enumerate(t *testing.T, seeds uint64, on func(seed uint64) batch) {
 					times = append(times, counts[name])
 				}
 				for _, nth := range times {
-					for _, f := range faults {
+					for _, f := range providertest.Faults() {
 						points++
 						t.Run(strings.ReplaceAll(fmt.Sprintf("seed%d/%s-%d/%s", seed, name, nth, f), " ", "_"), func(t *testing.T) {
 							t.Parallel()
-							life(t, on(seed), seed, newGate(f, name, nth), &count)
+							life(t, on(seed), seed, providertest.Faulty(f, name, nth), &count)
 						})
 					}
 				}

@@ -46,12 +46,12 @@ type world struct {
 	serial int64 // of the life
 	system backends.Backend
 	clock  *clocktesting.FakePassiveClock
-	gate   *faultyGate
+	gate   *providertest.Gate
 	bridge *provider.Bridge
 	boots  int
 }
 
-func newWorld(t *testing.T, on batch, serial int64, gate *faultyGate) *world {
+func newWorld(t *testing.T, on batch, serial int64, gate *providertest.Gate) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: openDir(t), api: providertest.NewAPI(), gate: gate, batch: on, serial: serial,
@@ -116,7 +116,7 @@ func (w *world) tick() {
 	for i := range 2 {
 		w.bridge.Pass(w.t.Context(), i == 0)
 		w.bridge.Wait()
-		if w.gate.revive() {
+		if w.gate.Revive() {
 			w.boot()
 		}
 	}
@@ -264,3 +264,6 @@ func (w *world) clear() {
 	}
 	w.t.Errorf("jobs do not end: %+v", w.liveJobs(ctx))
 }
+
+// deadline is how long a life waits for one thing in real time.
+const deadline = 90 * time.Second

@@ -6,6 +6,7 @@ package runtime
 
 import (
 	"cmp"
+	"encoding/csv"
 	"path"
 	"slices"
 	"strconv"
@@ -120,4 +121,16 @@ func Words(words ...string) [][]byte {
 		out[i] = []byte(w)
 	}
 	return out
+}
+
+// Record writes fields as one record of comma-separated values, in which some runtimes
+// take a mount: a path may have commas.
+func Record(fields ...string) (string, error) {
+	var b strings.Builder
+	w := csv.NewWriter(&b)
+	if err := w.Write(fields); err != nil {
+		return "", err
+	}
+	w.Flush()
+	return strings.TrimSuffix(b.String(), "\n"), w.Error()
 }

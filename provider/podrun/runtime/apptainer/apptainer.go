@@ -8,10 +8,6 @@
 package apptainer
 
 import (
-	"bytes"
-	"encoding/csv"
-	"strings"
-
 	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime"
 	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime/stage"
 )
@@ -58,19 +54,13 @@ func (Runtime) Run(c *runtime.Container) (stage.Sandbox, error) {
 		Dirs: []string{"/"}, Bare: true, Next: c.Inner(c.Main), Keeps: true, Terminal: c.Main.Terminal}, nil
 }
 
-// mount writes a mount as apptainer reads it: one record of comma-separated values.
+// mount writes a mount as apptainer reads it.
 func mount(m stage.Mount) (string, error) {
 	fields := []string{"type=bind", "source=" + m.Source, "destination=" + m.Target}
 	if m.ReadOnly {
 		fields = append(fields, "ro")
 	}
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
-	if err := w.Write(fields); err != nil {
-		return "", err
-	}
-	w.Flush()
-	return strings.TrimSuffix(b.String(), "\n"), nil
+	return runtime.Record(fields...)
 }
 
 // Exec is the sandbox of a further program in the running container whose main

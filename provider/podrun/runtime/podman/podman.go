@@ -5,8 +5,6 @@
 package podman
 
 import (
-	"bytes"
-	"encoding/csv"
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/runtime"
@@ -67,19 +65,13 @@ func (r Runtime) Run(c *runtime.Container) (stage.Sandbox, error) {
 		PIDFile: pidFile, Terminal: c.Main.Terminal}, nil
 }
 
-// mount writes a mount as podman reads it: one record of comma-separated values.
+// mount writes a mount as podman reads it.
 func mount(m stage.Mount) (string, error) {
 	fields := []string{"type=bind", "source=" + m.Source, "target=" + m.Target}
 	if m.ReadOnly {
 		fields = append(fields, "ro=true")
 	}
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
-	if err := w.Write(fields); err != nil {
-		return "", err
-	}
-	w.Flush()
-	return strings.TrimSuffix(b.String(), "\n"), nil
+	return runtime.Record(fields...)
 }
 
 // Exec is the sandbox of a further program in the running container whose main
