@@ -114,6 +114,7 @@ bench: prepare ## measure what the README calls figures, each beside a reference
 	go test -run '^$$' -bench . -benchmem -benchtime 5x -count=3 ./scheduler
 	go test -run '^$$' -bench Change -benchtime 20x -count=3 ./scheduler/cache
 	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -restart 100000)
+	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -shapes 500x20 -create -rounds 3)
 	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -shapes 10000x1$(comma)500x20$(comma)20x500$(comma)1x10000 -rounds 3)
 
 lint: ## golangci-lint with .golangci.yml (its own first build takes 3 min)
