@@ -2,12 +2,10 @@ package framework
 
 import (
 	"cmp"
-	"iter"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -222,16 +220,23 @@ func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	s.Plan.Unschedulable = append(s.Plan.Unschedulable, u)
 }
 
-// Filling is how long after its last pod a gang may lack more before anybody is told:
-// whoever makes a gang makes its pods one after the other.
-const Filling = 2 * time.Second
+const (
+	// Filling is how long after its last pod a gang may lack more before anybody is told:
+	// whoever makes a gang makes its pods one after the other.
+	Filling = 2 * time.Second
+	// appearing is how long after its creation a gang may lack pods before anybody is told.
+	appearing = 10 * time.Second
+)
 
 // early reports whether a gang that has no place yet lacks what may be on its way.
 func early(g *snapshot.Gang, why plan.Code, now time.Time) bool {
 	switch why {
 	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.PodGroupNotFound:
-		since := now.UnixNano() - g.GrewAt
-		return g.GrewAt != 0 && since >= 0 && since < int64(Filling) && g.Have() == 0
+		within := func(at int64, d time.Duration) bool {
+			since := now.UnixNano() - at
+			return at != 0 && since >= 0 && since < int64(d)
+		}
+		return g.Have() == 0 && (within(g.GrewAt, Filling) || within(g.CreatedAt, appearing))
 	}
 	return false
 }
@@ -274,85 +279,5 @@ func (s *Session) Rest(g *snapshot.Gang, job string, f *Fit) {
 	}
 	if s.backfill != nil {
 		s.started = append(s.started, starting{g, job, f.Assigned})
-	}
-}
-
-// Assignment is pods of one class on one node.
-type Assignment struct {
-	Node int
-	Pods []*snapshot.Pod
-	// Devices are the GPUs of each pod, where the node describes them.
-	Devices [][]string
-	// Claims are the volumes and devices that each pod got for its claims; nil for
-	// pods without claims.
-	Claims []claims.Got
-}
-
-// Commit applies assignments to the transaction and writes them to the plan as
-// one placement. An empty attempt is a new one of exactly these pods, with ranks
-// in the order of members; otherwise ranks gives each pod's rank.
-func (s *Session) Commit(g *snapshot.Gang, domain Domain, attempt string, size int64, assigned []Assignment, ranks map[string]int64) {
-	p := plan.Placement{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Domain: domain.Name, Attempt: attempt, Size: size, Run: g.Estimate, RunFrom: g.EstimateFrom}
-	if domain.Virtual() {
-		p.Paths = g.PathsOn(s.Snapshot.Nodes[domain.Node].Labels)
-		p.ReservedBy = s.reservedBy(g, domain.Node)
-	}
-	type bound struct {
-		pod     *snapshot.Pod
-		node    int
-		devices []string
-		cells   []snapshot.CellShare
-		claims  *claims.Got
-	}
-	var all []bound
-	for _, a := range assigned {
-		for i, pod := range a.Pods {
-			b := bound{pod: pod, node: a.Node}
-			if pod.Class.NUMA != nil {
-				b.cells = s.cells.Give(a.Node, pod.Class)
-			}
-			if i < len(a.Devices) {
-				b.devices = a.Devices[i]
-			}
-			if i < len(a.Claims) && !a.Claims[i].Empty() {
-				b.claims = &a.Claims[i]
-			}
-			all = append(all, b)
-			s.Ledger.Take(g.Queue, pod.Class.Request, 1)
-			s.placed[pod.UID] = true
-			s.countOwned(g, pod)
-		}
-	}
-	if s.backfill != nil {
-		pods := make([]*snapshot.Pod, 0, len(all))
-		for _, b := range all {
-			pods = append(pods, b.pod)
-		}
-		s.started = append(s.started, starting{g, cmp.Or(attempt, NewJob(g, pods)), assigned})
-	}
-	slices.SortFunc(all, func(a, b bound) int { return snapshot.ComparePods(a.pod, b.pod) })
-	for i, b := range all {
-		rank := int64(i)
-		if ranks != nil {
-			rank = ranks[b.pod.UID]
-		}
-		p.Binds = append(p.Binds, plan.Bind{UID: b.pod.UID, Namespace: b.pod.Namespace, Name: b.pod.Name, Node: s.Snapshot.Nodes[b.node].Name, Rank: rank, Devices: strings.Join(b.devices, ","), Cells: snapshot.CellsText(b.cells), Claims: b.claims})
-	}
-	if attempt == "" {
-		p.Size = int64(len(all))
-	}
-	s.committed[g.Key] = append(s.committed[g.Key], len(s.Plan.Placements))
-	s.Plan.Placements = append(s.Plan.Placements, p)
-}
-
-// placements are those of a gang that this cycle makes, in order: a look at all of them for
-// each gang would cost the square of their number.
-func (s *Session) placements(g *snapshot.Gang) iter.Seq[*plan.Placement] {
-	return func(yield func(*plan.Placement) bool) {
-		for _, i := range s.committed[g.Key] {
-			if !yield(&s.Plan.Placements[i]) {
-				return
-			}
-		}
 	}
 }

@@ -309,7 +309,11 @@ func (p Plan) String() string {
 		b.WriteByte('\n')
 	}
 	for _, u := range p.Unschedulable {
-		fmt.Fprintf(&b, "wait %s %s: %s\n", short(u.Gang), u.Code, u.Message)
+		early := ""
+		if u.Early {
+			early = " early"
+		}
+		fmt.Fprintf(&b, "wait %s %s%s: %s\n", short(u.Gang), u.Code, early, u.Message)
 	}
 	for _, s := range p.Stagings {
 		fmt.Fprintf(&b, "stage %s %s\n", short(s.Gang), cmp.Or(s.Want, "nothing"))

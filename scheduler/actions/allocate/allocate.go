@@ -1,13 +1,13 @@
 // Package allocate places gangs: the minimum of a gang together in one domain
-// or not at all, then as many further members as fit beside it. Interrupted
-// placements are completed before anything else.
+// or not at all, then, when other gangs of its priority have had their turn, as many
+// further members as fit beside it. Interrupted placements are completed before
+// anything else.
 package allocate
 
 import (
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -20,10 +20,6 @@ type Action struct{}
 
 // Name is the action's name in configuration.
 func (Action) Name() string { return "allocate" }
-
-// grace is how long the pods of a new gang may take to appear before their lack
-// is worth telling.
-const grace = 10 * time.Second
 
 // Run places what fits, in the order of queues and gangs.
 func (Action) Run(s *framework.Session) {
@@ -48,17 +44,31 @@ func (Action) Run(s *framework.Session) {
 		keepForRest(s, g)
 	}
 	slices.SortFunc(urgent, s.CompareGangs)
+	grow := growth{}
 	for _, g := range urgent {
-		placeOwn(s, g)
+		if grow.note(placeOwn(s, g)) {
+			others = append(others, g)
+		}
 	}
 	s.InTurn(others, func(l *framework.Line) {
+		g := l.Gangs[0]
 		s.Look(nil)
-		s.Guard(l.Gangs[0])
-		placeOwn(s, l.Gangs[0])
+		s.Guard(g)
+		switch m := grow.of[g.Key]; {
+		case m == nil:
+			if m := placeOwn(s, g); grow.note(m) {
+				grow.later(l, m)
+			}
+		case !m.due:
+			grow.later(l, m)
+		default:
+			m.placeOwn(s)
+		}
 		s.Unguard()
 		if inOrder(s, l) {
 			l.Gangs = l.Gangs[:1]
 		}
+		grow.turn(l)
 	})
 	openGates(s)
 }
@@ -114,16 +124,17 @@ func partial(g *snapshot.Gang) bool {
 	return have > 0 && have < g.Minimum() || len(openAttempts(g)) > 0
 }
 
-// placeOwn tries to place one gang, which may use the room that is kept for it.
-func placeOwn(s *framework.Session, g *snapshot.Gang) {
+// placeOwn tries to place the minimum of one gang, which may use the room that is kept for
+// it, and says what it may get besides, nil for nothing.
+func placeOwn(s *framework.Session, g *snapshot.Gang) *more {
 	s.Look(g)
 	s.Unhold(g)
 	defer s.Rehold(g)
-	place(s, g)
+	return place(s, g)
 }
 
-// place tries to place one gang.
-func place(s *framework.Session, g *snapshot.Gang) {
+// place tries to place the minimum of one gang.
+func place(s *framework.Session, g *snapshot.Gang) *more {
 	var waiting []*snapshot.Pod
 	for _, p := range g.Pods {
 		if p.Waits() {
@@ -139,30 +150,32 @@ func place(s *framework.Session, g *snapshot.Gang) {
 		used = append(used, took...)
 	}
 	if s.Waits(g) != nil {
-		return // an attempt of it still lacks members: nothing is added beside it
+		return nil // an attempt of it still lacks members: nothing is added beside it
 	}
 	have += int64(len(used))
 	must, reason := minimum(g, waiting, have, used)
-	if reason != nil {
-		if have > 0 || s.Now.Sub(time.Unix(0, g.CreatedAt)) >= grace {
-			s.Wait(g, *reason)
-		}
-		return
-	}
-	if len(waiting) == 0 {
-		return
-	}
-	if g.Loose {
+	switch {
+	case reason != nil:
+		s.Wait(g, *reason)
+		return nil
+	case len(waiting) == 0:
+		return nil
+	case g.Loose:
 		placeEach(s, g, waiting, have > 0)
-		return
+		return nil
+	case have >= g.Minimum() && len(must) == 0:
+		return &more{gang: g, waiting: waiting, used: used}
 	}
-	satisfied := have >= g.Minimum() && len(must) == 0
-	if satisfied {
-		if must = next(g, waiting, used); must == nil {
-			return // parts of which too few pods exist
-		}
+	fit := placeMust(s, g, must, false)
+	if fit == nil {
+		return nil
 	}
-	placeMust(s, g, waiting, must, satisfied)
+	s.Commit(g, fit.Domain, "", 0, fit.Assigned, nil)
+	rest := slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(must, p) })
+	if len(rest) == 0 {
+		return nil
+	}
+	return &more{gang: g, waiting: rest, beside: fit}
 }
 
 // placeEach places the members of a loose gang one by one. Where one found no
@@ -170,13 +183,16 @@ func place(s *framework.Session, g *snapshot.Gang) {
 func placeEach(s *framework.Session, g *snapshot.Gang, waiting []*snapshot.Pod, satisfied bool) {
 	var short []*snapshot.Class
 	for _, p := range waiting {
-		switch {
-		case slices.Contains(short, p.Class):
-		case placeMust(s, g, waiting, []*snapshot.Pod{p}, satisfied):
-			satisfied = true
-		default:
-			short = append(short, p.Class)
+		if slices.Contains(short, p.Class) {
+			continue
 		}
+		fit := placeMust(s, g, []*snapshot.Pod{p}, satisfied)
+		if fit == nil {
+			short = append(short, p.Class)
+			continue
+		}
+		s.Commit(g, fit.Domain, "", 0, fit.Assigned, nil)
+		satisfied = true
 	}
 	if u := s.Waits(g); u != nil {
 		again := *u
@@ -185,13 +201,13 @@ func placeEach(s *framework.Session, g *snapshot.Gang, waiting []*snapshot.Pod, 
 	}
 }
 
-// placeMust places those that have to be placed together and, unless the gang is
-// loose, as many others as fit beside them. It reports whether it did.
-func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot.Pod, satisfied bool) bool {
+// placeMust finds places, in the transaction, for those that have to be placed together.
+// It is nil, and why is noted, where there are none.
+func placeMust(s *framework.Session, g *snapshot.Gang, must []*snapshot.Pod, satisfied bool) *framework.Fit {
 	if u := refused(s, g, must); u != nil {
 		u.Satisfied = satisfied
 		s.Wait(g, *u)
-		return false
+		return nil
 	}
 	job := framework.NewJob(g, must)
 	if u := s.OverQuota(g, must); u != nil {
@@ -203,7 +219,7 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
 		}
 		s.Wait(g, *u)
-		return false
+		return nil
 	}
 	var reasons []plan.DomainReason
 	fit := s.FindKept(g, job, must)
@@ -215,7 +231,7 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 			u := s.AwaitCopies(fit)
 			u.Satisfied = satisfied
 			s.Wait(g, u)
-			return false
+			return nil
 		}
 		fit, reasons = s.FindDomain(g, job, must, nil)
 	}
@@ -240,24 +256,9 @@ func placeMust(s *framework.Session, g *snapshot.Gang, waiting, must []*snapshot
 			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
 		}
 		s.Wait(g, u)
-		return false
+		return nil
 	}
-	if g.Loose {
-		s.Commit(g, fit.Domain, "", 0, fit.Assigned, nil)
-		return true
-	}
-	extra := s.Extend(g, job, s.Beyond(g, waiting, must), fit.Domain, fit.Assigned)
-	assigned := slices.Concat(fit.Assigned, extra)
-	s.Commit(g, fit.Domain, "", 0, assigned, nil)
-	total := 0
-	for _, a := range assigned {
-		total += len(a.Pods)
-	}
-	if total < len(waiting) {
-		s.Wait(g, plan.Unschedulable{Code: plan.NoCapacity, Satisfied: true,
-			Message: fmt.Sprintf("%d members beyond the minimum of %d do not fit on %s", len(waiting)-total, g.Minimum(), fit.Domain.Name)})
-	}
-	return true
+	return fit
 }
 
 // alive reports whether the pod is, or can become, a placed member.
