@@ -89,6 +89,7 @@ type Binder struct {
 	writes   workqueue.TypedRateLimitingInterface[string]
 	claims   workqueue.TypedRateLimitingInterface[claimTask]
 	evicts   workqueue.TypedRateLimitingInterface[evictTask]
+	doubts   workqueue.TypedRateLimitingInterface[cache.Doubt]
 	later    *later // what goes to writes once bindings let it
 
 	within atomic.Int64 // nanoseconds that gangs wait for their volumes; 0 is Config's
@@ -142,6 +143,8 @@ func New(c Config) *Binder {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[claimTask](firstRetry, lastRetry)),
 		evicts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[evictTask](firstRetry, lastRetry)),
+		doubts: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[cache.Doubt](firstRetry, lastRetry)),
 		later: newLater(), preparing: map[int64]*preparation{},
 		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, denied: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, turns: turns{last: map[string]turn{}},
 	}
@@ -159,6 +162,7 @@ func (b *Binder) Start(ctx context.Context) {
 	for range evictWorkers {
 		b.workers.Go(func() { work(ctx, b.claims, b.claim) })
 		b.workers.Go(func() { work(ctx, b.evicts, b.evict) })
+		b.workers.Go(func() { work(ctx, b.doubts, b.doubt) })
 	}
 	b.workers.Go(func() { b.later.run(ctx, func() bool { return b.binds.Len() > 0 }, b.Now, b.writes.Add) })
 	b.workers.Go(func() {
@@ -168,6 +172,7 @@ func (b *Binder) Start(ctx context.Context) {
 		b.writes.ShutDown()
 		b.claims.ShutDown()
 		b.evicts.ShutDown()
+		b.doubts.ShutDown()
 	})
 }
 
@@ -219,6 +224,9 @@ func (b *Binder) Carry(p plan.Plan) {
 		if first != nil && len(first.pods) > 0 {
 			b.prepare(first)
 		}
+	}
+	for _, d := range b.Cache.Doubted() {
+		b.doubts.Add(d)
 	}
 	b.makeRoom(p, now)
 	b.takeBack()

@@ -20,7 +20,7 @@ type Work struct {
 }
 
 // Kinds are the kinds of work.
-var Kinds = []string{"prepare", "claim", "evict", "bind", "write"}
+var Kinds = []string{"prepare", "claim", "evict", "doubt", "bind", "write"}
 
 // Step does one thing that waits in place of a worker, and reports whether any was
 // there. The binder must not have been started.
@@ -32,6 +32,8 @@ func (b *Binder) Step(ctx context.Context, kind string) (Work, bool) {
 		return step(ctx, b.claims, b.claim, lastRetry)
 	case "evict":
 		return step(ctx, b.evicts, b.evict, lastRetry)
+	case "doubt":
+		return step(ctx, b.doubts, b.doubt, lastRetry)
 	case "bind":
 		w, ok := step(ctx, b.binds, b.bind, lastBind)
 		if t, is := w.Key.(bindTask); is {
@@ -65,4 +67,5 @@ func (b *Binder) Close() {
 	b.writes.ShutDown()
 	b.claims.ShutDown()
 	b.evicts.ShutDown()
+	b.doubts.ShutDown()
 }

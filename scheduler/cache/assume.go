@@ -2,6 +2,7 @@ package cache
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
@@ -18,13 +19,17 @@ type Assumption struct {
 	Cells   []snapshot.CellShare
 	// Claims are the volumes and devices that are seen to before the pod is bound.
 	Claims *claims.Got
-	// Until is when the assumption is given up; zero while the binding is under way.
+	// Until is when the watch should have shown the binding; zero while it is under way.
 	Until time.Time
+
+	doubted bool
 }
 
-// Assume counts a pod as bound from now on, until the watch shows it, Forget is
-// called, or the assumption expires. A pod that is gone or bound is left alone,
-// and Assume reports false.
+// Doubt is a pod whose binding was accepted and is not shown by the watch.
+type Doubt struct{ UID, Namespace, Name, Node string }
+
+// Assume counts a pod as bound from now on, until the watch shows it or Forget is called.
+// A pod that is gone or bound is left alone, and Assume reports false.
 func (c *Cache) Assume(uid string, a Assumption) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,7 +53,7 @@ func (c *Cache) Confirm(uid string, until time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a, ok := c.assumed[uid]; ok {
-		a.Until = until
+		a.Until, a.doubted = until, false
 		c.assumed[uid] = a
 	}
 }
@@ -82,21 +87,35 @@ func (c *Cache) unassume(uid string) {
 	delete(c.assumed, uid)
 }
 
-// Expire gives up confirmed assumptions that the watch did not show in time and
-// returns their pods' UIDs in order. It is a fault somewhere: the caller makes it visible.
-func (c *Cache) Expire(now time.Time) []string {
+// Overdue returns, once for each and in order, the UIDs of pods whose bindings the watch
+// did not show in time. It is a fault somewhere, which the caller makes visible: the watch
+// may be far behind, so they count until it is known what became of them.
+func (c *Cache) Overdue(now time.Time) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
 	for uid, a := range c.assumed {
-		if !a.Until.IsZero() && now.After(a.Until) {
+		if !a.Until.IsZero() && now.After(a.Until) && !a.doubted {
+			a.doubted = true
+			c.assumed[uid] = a
 			out = append(out, uid)
 		}
 	}
 	slices.Sort(out)
-	for _, uid := range out {
-		c.forget(uid)
+	return out
+}
+
+// Doubted lists, by UID, those that Overdue returned and that nothing is known of since.
+func (c *Cache) Doubted() []Doubt {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []Doubt
+	for uid, a := range c.assumed {
+		if e := c.pods[uid]; a.doubted && e != nil {
+			out = append(out, Doubt{uid, e.pod.Namespace, e.pod.Name, a.Node})
+		}
 	}
+	slices.SortFunc(out, func(a, b Doubt) int { return strings.Compare(a.UID, b.UID) })
 	return out
 }
 

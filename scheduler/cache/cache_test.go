@@ -193,8 +193,8 @@ func TestAssumptions(t *testing.T) {
 		t.Fatalf("after a late event: %s", got)
 	}
 	c.Confirm("uid-a", start.Add(time.Minute))
-	if got := c.Expire(start.Add(30 * time.Second)); len(got) != 0 {
-		t.Fatalf("expired early: %v", got)
+	if got := c.Overdue(start.Add(30 * time.Second)); len(got) != 0 {
+		t.Fatalf("overdue early: %v", got)
 	}
 	c.SetPod(bound(p, "n1", "x", 1, 0))
 	if c.Assumed() != 0 || used(t, c, "n1") != "1 6000" {
@@ -209,9 +209,17 @@ func TestAssumptions(t *testing.T) {
 	}
 	c.Assume("uid-b", Assumption{Node: "n1"})
 	c.Confirm("uid-b", start.Add(time.Minute))
-	if got := c.Expire(start.Add(2 * time.Minute)); len(got) != 1 || used(t, c, "n1") != "1 6000" {
-		t.Fatalf("expired: %v, %s", got, used(t, c, "n1"))
+	if got := c.Overdue(start.Add(2 * time.Minute)); len(got) != 1 || used(t, c, "n1") != "2 4000" {
+		t.Fatalf("overdue: %v, %s", got, used(t, c, "n1")) // the watch may be behind
 	}
+	if got := c.Overdue(start.Add(2 * time.Minute)); len(got) != 0 || fmt.Sprint(c.Doubted()) != "[{uid-b ns b n1}]" {
+		t.Fatalf("overdue again: %v; doubted: %v", got, c.Doubted())
+	}
+	c.Confirm("uid-b", start.Add(3*time.Minute))
+	if got := c.Doubted(); len(got) != 0 {
+		t.Fatalf("doubted after it was confirmed again: %v", got)
+	}
+	c.Forget("uid-b")
 	if c.Assume("uid-nobody", a) || c.Assume("uid-a", a) {
 		t.Fatal("assumed a pod that is gone or bound")
 	}

@@ -184,9 +184,9 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 	}()
 	log := logr.FromContextOrDiscard(ctx)
 	start := d.Now()
-	for _, uid := range d.Cache.Expire(start) {
+	for _, uid := range d.Cache.Overdue(start) {
 		d.Metrics.expired.Inc()
-		log.Info("a binding was accepted but never shown by the watch; no longer counting it", "podUID", uid)
+		log.Info("a binding was accepted and is not shown by the watch; the API server is asked what became of it", "podUID", uid)
 	}
 	for node, why := range d.Cache.NewlyBroken() {
 		log.Info("what a node tells of itself cannot be read: no pod that needs it goes there", "node", node, "reason", why)

@@ -53,7 +53,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		cycles:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "isthmus_scheduler_cycle_seconds", Help: "Time of a scheduling cycle.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
 		panics:     prometheus.NewCounter(prometheus.CounterOpts{Name: "isthmus_scheduler_cycle_panics_total", Help: "Cycles that panicked."}),
-		expired:    prometheus.NewCounter(prometheus.CounterOpts{Name: "isthmus_scheduler_assumptions_expired_total", Help: "Accepted bindings that the watch never showed."}),
+		expired:    prometheus.NewCounter(prometheus.CounterOpts{Name: "isthmus_scheduler_assumptions_expired_total", Help: "Accepted bindings that the watch did not show in time."}),
 		mismatches: prometheus.NewGauge(prometheus.GaugeOpts{Name: "isthmus_scheduler_ledger_differences", Help: "Differences between the ledger and the pods at the last audit; always 0."}),
 		audits:     prometheus.NewCounter(prometheus.CounterOpts{Name: "isthmus_scheduler_ledger_audits_total", Help: "How often the ledger was recomputed from the pods and compared."}),
 		waiting:    gauge("isthmus_scheduler_waiting_gangs", "Gangs that wait, by reason.", "reason"),
