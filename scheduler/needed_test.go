@@ -56,7 +56,7 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 				w.Apply(scheduler.Cycle(placing, w.Snapshot(), w.Now))
 			}
 			if slices.ContainsFunc(w.Gangs, func(g *schedtest.Gang) bool {
-				return g.Key != c.Gang && expects(p, g.Key, c.Gang) && placed(g) < g.MinMember
+				return g.Key != c.Gang && expects(p, g.Key, c.Gang) && (placed(g) < g.MinMember || !whereExpected(p, g))
 			}) {
 				continue // others have gone elsewhere than was thought, which says nothing of this claim
 			}
@@ -85,6 +85,18 @@ func expects(p plan.Plan, gang, before string) bool {
 	}
 	i := at(gang)
 	return i >= 0 && i < at(before) && p.Unschedulable[i].Code == plan.Nominated
+}
+
+// whereExpected reports whether a gang is in the domain in which its start was planned.
+func whereExpected(p plan.Plan, g *schedtest.Gang) bool {
+	i := slices.IndexFunc(p.Heads, func(h plan.Head) bool { return h.Gang == g.Key })
+	return i < 0 || !slices.ContainsFunc(g.Pods, func(pod *schedtest.Pod) bool {
+		domain := pod.Node
+		if domain != "" && domain[0] != 'v' {
+			domain = plan.RealDomain
+		}
+		return domain != "" && domain != p.Heads[i].Domain
+	})
 }
 
 // pinKept puts all but one gang where room is kept for them.
