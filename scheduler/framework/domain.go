@@ -114,14 +114,18 @@ type group struct {
 func (s *Session) groups(pods []*snapshot.Pod) []group {
 	var out []group
 	at := map[*snapshot.Class]int{}
-	for _, p := range pods {
+	for k := 0; k < len(pods); {
+		p, first := pods[k], k
+		for k < len(pods) && pods[k].Class == p.Class { // most are of one class
+			k++
+		}
 		i, ok := at[p.Class]
 		if !ok {
 			i = len(out)
 			at[p.Class] = i
 			out = append(out, group{class: p.Class})
 		}
-		out[i].pods = append(out[i].pods, p)
+		out[i].pods = append(out[i].pods, pods[first:k]...)
 	}
 	slices.SortFunc(out, func(a, b group) int {
 		sa, _ := a.class.Request.Dominant(s.Snapshot.Total)

@@ -207,8 +207,10 @@ func (s *Session) Admitted(g *snapshot.Gang) bool { return s.inqueue[g.Key] }
 func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	u.Gang, u.GangUID, u.Namespace, u.Name, u.Plain = g.Key, g.UID, g.Namespace, g.Name, g.Plain
 	u.Message, u.Early = plan.Bound(u.Message), early(g, u.Code, s.Now)
+	some := len(s.committed[g.Key]) > 0
+	u.Pods = slices.Grow(u.Pods, int(g.Waiting))
 	for _, p := range g.Pods {
-		if p.Waits() && !s.placed[p.UID] {
+		if p.Waits() && (!some || !s.placed[p.UID]) {
 			u.Pods = append(u.Pods, plan.PodRef{UID: p.UID, Namespace: p.Namespace, Name: p.Name})
 		}
 	}

@@ -79,7 +79,8 @@ type job struct {
 	index int
 	spec  snapshot.GangSpec
 	pods  []snapshot.Pod
-	like  string // its key in the book
+	like  string         // its key in the book
+	gang  *snapshot.Gang // compiled, nil when out of date
 }
 
 const attempt = "1"
@@ -233,16 +234,19 @@ func (w *world) cycle(now time.Time, alive []*job) []*job {
 }
 
 func (w *world) start(s *snapshot.Snapshot, p plan.Placement, j *job, now time.Time) *job {
+	byUID := make(map[string]*snapshot.Pod, len(j.pods))
+	for i := range j.pods {
+		byUID[j.pods[i].UID] = &j.pods[i]
+	}
 	for _, b := range p.Binds {
-		i := slices.IndexFunc(j.pods, func(p snapshot.Pod) bool { return p.UID == b.UID })
-		pod := &j.pods[i]
+		pod := byUID[b.UID]
 		pod.Node, pod.Attempt, pod.Size, pod.Rank = b.Node, j.spec.Key+attempt, p.Size, b.Rank
 		pod.Phase, pod.StartedAt = snapshot.PodRunning, now.UnixNano()
 		n, _ := s.Node(b.Node)
 		w.on[n][pod.UID] = snapshot.Resident{UID: pod.UID, Class: w.class, Job: pod.Attempt}
 		w.nodes[n] = nil
 	}
-	j.spec.Status.Phase = snapshot.GroupRunning
+	j.spec.Status.Phase, j.gang = snapshot.GroupRunning, nil
 	return j
 }
 
@@ -250,14 +254,17 @@ func (w *world) start(s *snapshot.Snapshot, p plan.Placement, j *job, now time.T
 func (w *world) snapshot(alive []*job) *snapshot.Snapshot {
 	gangs := make([]*snapshot.Gang, 0, len(alive))
 	for _, j := range alive {
-		pods := make([]*snapshot.Pod, len(j.pods))
-		for i := range j.pods {
-			pods[i] = &j.pods[i]
+		if d := int64(w.told[j.like]); d > 0 && d != j.spec.Estimate {
+			j.spec.Estimate, j.spec.EstimateFrom, j.gang = d, snapshot.EstimateLearnt, nil
 		}
-		if d := w.told[j.like]; d > 0 {
-			j.spec.Estimate, j.spec.EstimateFrom = int64(d), snapshot.EstimateLearnt
+		if j.gang == nil {
+			pods := make([]*snapshot.Pod, len(j.pods))
+			for i := range j.pods {
+				pods[i] = &j.pods[i]
+			}
+			j.gang = snapshot.NewGang(j.spec, pods, w.dims)
 		}
-		gangs = append(gangs, snapshot.NewGang(j.spec, pods, w.dims))
+		gangs = append(gangs, j.gang)
 	}
 	for i := range w.nodes {
 		if w.nodes[i] == nil {

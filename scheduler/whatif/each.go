@@ -28,11 +28,14 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		}
 		s.Look(b.Gang)
 		a := ask(b)
+		known, ok := units[a.Like]
+		if ok && len(known.units) == 0 && !s.Leaving() {
+			continue // as nearly always, and what it is like need not be known
+		}
 		key := a.Like + Likeness(s, b)
 		if failed[key] {
 			continue
 		}
-		known, ok := units[a.Like]
 		if !ok {
 			known.units = a.Units()
 			known.hold = asked(known.units)
@@ -73,8 +76,12 @@ func Likeness(s *framework.Session, b framework.Blocked) string {
 	for _, d := range s.DomainsFor(b.Gang) {
 		fmt.Fprintf(&out, " %s", d.Name)
 	}
-	for _, p := range b.Must {
-		fmt.Fprintf(&out, " %p", p.Class)
+	for i := 0; i < len(b.Must); { // most are of one class
+		first := i
+		for i < len(b.Must) && b.Must[i].Class == b.Must[first].Class {
+			i++
+		}
+		fmt.Fprintf(&out, " %p*%d", b.Must[first].Class, i-first)
 	}
 	out.WriteString(s.Alike(b))
 	if s.Nominated(b.Gang) {

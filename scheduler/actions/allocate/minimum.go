@@ -30,6 +30,11 @@ func (c *chosen) has(p *snapshot.Pod) bool { return c.used[p] || c.taken[p] }
 // its minimum, or says why there are not enough of them. used are those that an
 // earlier attempt takes in this cycle, and have counts them in.
 func minimum(g *snapshot.Gang, waiting []*snapshot.Pod, have int64, used []*snapshot.Pod) ([]*snapshot.Pod, *plan.Unschedulable) {
+	if lacks := max(g.Minimum()-have, 0); len(g.SubGroups) == 0 && len(g.MinTask) == 0 && lacks <= int64(len(waiting)) {
+		must := slices.Clone(waiting[:lacks]) // nothing to choose, as of nearly all
+		slices.SortFunc(must, snapshot.ComparePods)
+		return must, nil
+	}
 	c := &chosen{g: g, waiting: waiting, used: map[*snapshot.Pod]bool{}, taken: map[*snapshot.Pod]bool{}}
 	for _, p := range used {
 		c.used[p] = true
