@@ -55,5 +55,6 @@ func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan 
 	}
 	ses.Plan.HyperNodes = nodeCounts(s)
 	ses.Plan.Reservations = ses.Reservations()
+	ses.Plan.Queues = queueFaults(ses)
 	return ses.Plan
 }

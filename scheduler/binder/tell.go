@@ -1,10 +1,12 @@
 package binder
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 )
@@ -79,5 +81,51 @@ func (b *Binder) tellWaiting(p plan.Plan, now time.Time) {
 		first := u.Pods[0]
 		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: first.Namespace, Name: first.Name, UID: types.UID(first.UID)}
 		b.Events.Event(ref, corev1.EventTypeWarning, "FailedScheduling", string(u.Code)+": "+u.Message)
+	}
+}
+
+// tellChanged is the least time from one event of a reason of a queue to the next, when its
+// words change: amounts in them follow the nodes.
+const tellChanged = 5 * time.Minute
+
+// queuesTold remembers what was told of queues. The binder's lock guards it.
+type queuesTold map[queueReason]toldOf
+
+type queueReason struct{ uid, reason string }
+
+type toldOf struct {
+	message string
+	at      time.Time
+}
+
+// news gives the faults of queues that were not told yet, that are told in other words now,
+// or that are as they were for so long that an event of them is no longer kept.
+func (q queuesTold) news(all []plan.QueueFault, now time.Time) []plan.QueueFault {
+	var out []plan.QueueFault
+	for _, f := range all {
+		k := queueReason{f.UID, f.Reason}
+		told, known := q[k]
+		age := now.Sub(told.at)
+		if known && (age < tellChanged || told.message == f.Message && age <= tellAgain) {
+			continue
+		}
+		q[k] = toldOf{f.Message, now}
+		out = append(out, f)
+	}
+	for k, told := range q {
+		still := slices.ContainsFunc(all, func(f plan.QueueFault) bool { return k == queueReason{f.UID, f.Reason} })
+		if !still && now.Sub(told.at) >= tellChanged {
+			delete(q, k) // mended: told at once when it is so again
+		}
+	}
+	return out
+}
+
+// tellQueues has an event on each queue with which something is wrong: a Queue has no
+// conditions.
+func (b *Binder) tellQueues(p plan.Plan, now time.Time) {
+	for _, f := range b.queues.news(p.Queues, now) {
+		ref := &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "Queue", Name: f.Queue, UID: types.UID(f.UID)}
+		b.Events.Event(ref, corev1.EventTypeWarning, f.Reason, f.Message)
 	}
 }

@@ -72,3 +72,38 @@ func TestEachIsToldThatItsPodGroupIsNotThere(t *testing.T) {
 		}
 	}
 }
+
+// A fault of a queue is told once, when it changes, when it comes back, and once an hour as
+// long as it stays; not with every cycle, nor whenever amounts in it change.
+func TestFaultsOfQueuesAreTold(t *testing.T) {
+	q := queuesTold{}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	fault := func(uid, reason, message string) plan.QueueFault {
+		return plan.QueueFault{Queue: "q", UID: uid, Reason: reason, Message: message}
+	}
+	for i, step := range []struct {
+		after time.Duration
+		all   []plan.QueueFault
+		told  int
+	}{
+		{0, nil, 0},
+		{time.Second, []plan.QueueFault{fault("1", "A", "a")}, 1},
+		{2 * time.Second, []plan.QueueFault{fault("1", "A", "a"), fault("1", "B", "b"), fault("2", "A", "a")}, 2},
+		{time.Minute, nil, 0},
+		{2 * time.Minute, []plan.QueueFault{fault("1", "A", "a")}, 0}, // to and fro
+		{3 * time.Minute, []plan.QueueFault{fault("1", "A", "other")}, 0},
+		{tellChanged + time.Second, []plan.QueueFault{fault("1", "A", "other")}, 1},
+		{tellChanged + time.Hour, []plan.QueueFault{fault("1", "A", "other")}, 0},
+		{tellChanged + time.Hour + 2*time.Second, []plan.QueueFault{fault("1", "A", "other")}, 1},
+		{3 * time.Hour, nil, 0},
+		{3*time.Hour + time.Second, []plan.QueueFault{fault("1", "A", "other")}, 1},
+		{4 * time.Hour, nil, 0},
+	} {
+		if got := q.news(step.all, start.Add(step.after)); len(got) != step.told {
+			t.Errorf("step %d: %d told, want %d", i, len(got), step.told)
+		}
+	}
+	if len(q) != 0 {
+		t.Errorf("%d are remembered, want none", len(q))
+	}
+}

@@ -90,6 +90,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 	b.noteGates(p, now)
 	b.noteCopies(p, now)
 	b.tellWaiting(p, now)
+	b.tellQueues(p, now)
 	for _, u := range p.Unschedulable {
 		if !u.Code.CapacityKind() {
 			continue

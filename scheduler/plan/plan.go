@@ -22,6 +22,8 @@ type Plan struct {
 	Statuses      []Status
 	HyperNodes    []NodeCounts
 	Reservations  []Reservation
+	// Queues are those with which something is wrong, whether or not it was so before.
+	Queues []QueueFault
 	// Claims are the gangs that room is made for. Everything of one claim is
 	// carried out, or as good as nothing.
 	Claims []Claim
@@ -37,6 +39,13 @@ type Plan struct {
 	Stagings []Staging
 	// Heads are gangs that wait with a start time that nobody may put off.
 	Heads []Head
+}
+
+// QueueFault is why a queue starts nothing, or has less than it declares.
+type QueueFault struct {
+	Queue, UID string
+	// Reason is one word, Message a sentence; a queue has each reason at most once.
+	Reason, Message string
 }
 
 // Claim makes room for a gang: the room is written down first, then the pods in
@@ -334,6 +343,9 @@ func (p Plan) String() string {
 			fmt.Fprintf(&b, " problem=%q", h.Problem)
 		}
 		b.WriteByte('\n')
+	}
+	for _, q := range p.Queues {
+		fmt.Fprintf(&b, "queue %s %s: %s\n", q.Queue, q.Reason, q.Message)
 	}
 	for _, r := range p.Reservations {
 		fmt.Fprintf(&b, "reservation %s phase=%s nodes=%d pieces=%d held=%t %s: %s\n", r.Name, r.Want.Phase, r.Want.Nodes, r.Want.Pieces, r.Want.Held, r.Want.Reason, r.Want.Message)
