@@ -136,22 +136,6 @@ func pick(free, want map[string]int64) (map[string]int64, bool) {
 	return got, rest <= 0
 }
 
-// HostNames gives the distinct names of the hosts that tasks use, in the order
-// of the hosts.
-func HostNames(tasks []Task, hosts []Host) []string {
-	used := make([]bool, len(hosts))
-	for _, t := range tasks {
-		used[t.Host] = true
-	}
-	var names []string
-	for i, h := range hosts {
-		if used[i] {
-			names = append(names, h.Name)
-		}
-	}
-	return names
-}
-
 // Use gives what tasks hold on each host, by the hosts' index.
 func Use(components []backends.Component, tasks []Task, hosts int) []backends.Amounts {
 	used := make([]backends.Amounts, hosts)

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -176,13 +175,4 @@ func (r *runner) event(kind, reason, message string) {
 		events := append(slices.Clone(s.Events), manifest.Event{Number: number, Type: kind, Reason: reason, Message: message})
 		s.Events = events[max(0, len(events)-manifest.MaxEvents):]
 	})
-}
-
-// absolute gives a path beneath the gang's directory as the node knows it.
-func (r *runner) absolute(name string) (string, error) {
-	abs, err := filepath.Abs(r.opts.Dir)
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(abs, name), nil
 }

@@ -102,18 +102,6 @@ type info struct {
 	pid, parent, session int
 }
 
-// Signal sends sig to every process of the container.
-func (m Mark) Signal(sig syscall.Signal) error {
-	pids, err := m.pids()
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		_ = syscall.Kill(pid, sig) // gone already is as good
-	}
-	return nil
-}
-
 // SignalSession sends sig to the main process's session: its process group at
 // once, then what has groups of its own.
 func (m Mark) SignalSession(sig syscall.Signal) {

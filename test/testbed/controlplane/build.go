@@ -47,16 +47,10 @@ func node() set {
 	}}
 }
 
-// AssetsDir is where EnsureBuilt puts the programs; it is what KUBEBUILDER_ASSETS
-// wants to be. It is named after the pins, so that checkouts of two releases do
-// not build over each other.
-func AssetsDir() (string, error) {
-	_, dir, _, err := place()
-	return dir, err
-}
-
 // place finds the pinned module, the directory of the programs that are built
-// from it, and what their stamps must say.
+// from it, and what their stamps must say. The directory is what KUBEBUILDER_ASSETS wants
+// to be; it is named after the pins, so that checkouts of two releases do not build over
+// each other.
 func place() (module, dir, want string, err error) {
 	cache, err := checkout.CacheDir()
 	if err != nil {

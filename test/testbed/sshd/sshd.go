@@ -248,15 +248,6 @@ func (s *Server) Log() string {
 // Connections are the processes that serve one connection each.
 func (s *Server) Connections() []int { return children(s.proc.PID) }
 
-// Descendants are all processes beneath a connection's.
-func Descendants(pid int) []int {
-	var out []int
-	for _, c := range children(pid) {
-		out = append(append(out, c), Descendants(c)...)
-	}
-	return out
-}
-
 func children(parent int) []int {
 	var out []int
 	entries, _ := os.ReadDir("/proc") // always there on Linux

@@ -69,11 +69,6 @@ func Link(name, to string) Entry {
 	return Entry{Header: tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}}
 }
 
-// Hard makes a hard link.
-func Hard(name, to string) Entry {
-	return Entry{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to, Mode: 0o644}}
-}
-
 // Tar makes an archive of the entries.
 func Tar(t testing.TB, entries ...Entry) []byte {
 	t.Helper()
