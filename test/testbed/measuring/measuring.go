@@ -30,7 +30,7 @@ func Main(name string, run func(context.Context) error) {
 	stop()
 	switch {
 	case errors.Is(err, errLacking):
-		fmt.Printf("%s: SKIP: %v\n", name, err)
+		fmt.Fprintf(os.Stdout, "%s: SKIP: %v\n", name, err)
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
