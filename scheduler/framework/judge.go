@@ -55,21 +55,14 @@ func (h *byWorth) Pop() any {
 func (s *Session) spreadByRoom(job string, g group, d Domain) ([]Assignment, int) {
 	dim, likes := s.scarcest(g.class), s.verdict(g.class).likes
 	best := byWorth(slices.Clone(s.candidates(g.class, 1, d))) // in order, which is a heap
-	var out []Assignment
-	at := map[int]int{} // node to position in out
+	seated := newSeating()
 	for i, p := range g.pods {
 		if len(best) == 0 {
-			return out, len(g.pods) - i
+			return seated.out, len(g.pods) - i
 		}
 		node := int(best[0].node)
 		devices := s.Txn.Put(node, item(job, g.pods[i:i+1]))
-		if k, ok := at[node]; ok {
-			out[k].Pods = append(out[k].Pods, p)
-			out[k].Devices = append(out[k].Devices, devices...)
-		} else {
-			at[node] = len(out)
-			out = append(out, Assignment{Node: node, Pods: []*snapshot.Pod{p}, Devices: devices})
-		}
+		seated.add(node, p, devices)
 		if again, ok := s.candidate(node, g.class, dim, 1, likes); ok {
 			best[0] = again
 			heap.Fix(&best, 0)
@@ -77,5 +70,5 @@ func (s *Session) spreadByRoom(job string, g group, d Domain) ([]Assignment, int
 			heap.Pop(&best)
 		}
 	}
-	return out, 0
+	return seated.out, 0
 }

@@ -92,11 +92,7 @@ func (s *Session) spreadMates(job string, groups []group, d Domain, beside []Ass
 		order = snapshot.ComparePods
 	}
 	slices.SortFunc(pods, order)
-	type load struct {
-		node  int
-		class *snapshot.Class
-	}
-	at := map[load]int{}
+	seated := newSeating()
 	for _, set := range s.mates.Sets(pods) {
 		near := members{s.mates.there, map[seat]int64{}}
 		for i, p := range set {
@@ -108,16 +104,10 @@ func (s *Session) spreadMates(job string, groups []group, d Domain, beside []Ass
 			devices := s.Txn.Put(node, item(job, set[i:i+1]))
 			there.more[seat{node, p.Task}]++
 			near.more[seat{node, p.Task}]++
-			k, known := at[load{node, p.Class}]
-			if !known {
-				k = len(out)
-				at[load{node, p.Class}] = k
-				out = append(out, Assignment{Node: node})
-			}
-			out[k].Pods, out[k].Devices = append(out[k].Pods, p), append(out[k].Devices, devices...)
+			seated.add(node, p, devices)
 		}
 	}
-	return out, left
+	return seated.out, left
 }
 
 // seat is where pods of a task are.

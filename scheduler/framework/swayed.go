@@ -16,11 +16,10 @@ func (s *Session) spreadSwayed(job string, g group, d Domain) ([]Assignment, int
 	for i := range cands {
 		cands[i].likes = resource.Sub(cands[i].likes, s.peerScore(cands[i], g.class))
 	}
-	var out []Assignment
-	at := map[int]int{} // node to position in out
+	seated := newSeating()
 	for i, p := range g.pods {
 		if len(cands) == 0 {
-			return out, len(g.pods) - i
+			return seated.out, len(g.pods) - i
 		}
 		best, first := 0, s.swayed(cands[0], g.class)
 		for k := range cands[1:] {
@@ -30,13 +29,7 @@ func (s *Session) spreadSwayed(job string, g group, d Domain) ([]Assignment, int
 		}
 		node := int(first.node)
 		devices := s.Txn.Put(node, item(job, g.pods[i:i+1]))
-		if k, ok := at[node]; ok {
-			out[k].Pods = append(out[k].Pods, p)
-			out[k].Devices = append(out[k].Devices, devices...)
-		} else {
-			at[node] = len(out)
-			out = append(out, Assignment{Node: node, Pods: []*snapshot.Pod{p}, Devices: devices})
-		}
+		seated.add(node, p, devices)
 		if again, ok := s.candidate(node, g.class, dim, 1, likes); ok {
 			again.likes = resource.Sub(again.likes, s.peerScore(again, g.class))
 			cands[best] = again
@@ -44,7 +37,7 @@ func (s *Session) spreadSwayed(job string, g group, d Domain) ([]Assignment, int
 			cands = slices.Delete(cands, best, best+1)
 		}
 	}
-	return out, 0
+	return seated.out, 0
 }
 
 // swayed is a candidate with what pods prefer about others as it is now.
