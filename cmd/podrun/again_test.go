@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -41,26 +40,9 @@ func TestRequeue(t *testing.T) {
 	m := one(sh("main", "echo run >> $HOME/runs; echo this is $(wc -l < $HOME/runs); test -e $HOME/again || exec sleep 1000"))
 	b.stage(m, m)
 	p := b.start("launch", ".")
-	for rank := range 2 {
-		until(t, "all are up", func() bool {
-			s, _ := b.status(rank)
-			return s.Phase == manifest.PhaseRunning && s.Containers[0].State.Running != nil && strings.Contains(b.logs(rank, "main"), "this is")
-		})
-	}
+	b.allUp(2, "this is")
 	before, _ := b.status(0)
-	if err := syscall.Kill(-p.Process.Pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	p.wait()
-	if err := os.WriteFile(b.file("again"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range globbed(t, filepath.Join(filepath.Dir(b.root), "tmp", "*")) {
-		if err := os.RemoveAll(dir); err != nil { // nobody was left to do it
-			t.Fatal(err)
-		}
-	}
-	b.env = append(b.env, "SLURM_RESTART_COUNT=1")
+	b.requeue(p)
 	if code := b.launch(); code != 0 {
 		t.Errorf("launch exited %d, want 0", code)
 	}

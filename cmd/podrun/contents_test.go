@@ -110,19 +110,7 @@ func TestNewestContentsAtTheStart(t *testing.T) {
 		s, _ := b.status(0)
 		return len(s.Events) > 0 && s.Events[len(s.Events)-1].Reason == "FailedMount"
 	})
-	if err := syscall.Kill(-p.Process.Pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	p.wait()
-	if err := os.WriteFile(b.file("again"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range globbed(t, filepath.Join(filepath.Dir(b.root), "tmp", "*")) {
-		if err := os.RemoveAll(dir); err != nil { // nobody was left to do it
-			t.Fatal(err)
-		}
-	}
-	b.env = append(b.env, "SLURM_RESTART_COUNT=1")
+	b.requeue(p)
 	if code := b.pod(); code != 0 {
 		t.Errorf("pod exited %d", code)
 	}

@@ -395,3 +395,50 @@ func exitCode(s manifest.Status, i int) int32 {
 	}
 	return -1
 }
+
+// allUp waits until the members of a gang of that size run, and have said a word.
+func (b *bench) allUp(members int, word string) {
+	b.t.Helper()
+	for rank := range members {
+		until(b.t, "all are up", func() bool {
+			s, _ := b.status(rank)
+			return s.Phase == manifest.PhaseRunning && s.Containers[0].State.Running != nil && strings.Contains(b.logs(rank, "main"), word)
+		})
+	}
+}
+
+// requeue kills all of a program, as a batch system does that puts its job back, and
+// prepares the next run. The file "again" tells scripts that there was one before.
+func (b *bench) requeue(p *running) {
+	b.t.Helper()
+	if err := syscall.Kill(-p.Process.Pid, syscall.SIGKILL); err != nil {
+		b.t.Fatal(err)
+	}
+	p.wait()
+	if err := os.WriteFile(b.file("again"), nil, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+	b.emptyTemp()
+	b.env = append(b.env, "SLURM_RESTART_COUNT=1")
+}
+
+// end waits for the launcher's last word.
+func (b *bench) end(restart int) manifest.End {
+	b.t.Helper()
+	var e manifest.End
+	until(b.t, "the gang has ended", func() bool {
+		data, err := os.ReadFile(filepath.Join(b.dir(), "end.json"))
+		return err == nil && json.Unmarshal(data, &e) == nil && e.Restart == restart
+	})
+	return e
+}
+
+// showBatchLog shows what the batch job wrote if the test fails.
+func (b *bench) showBatchLog() {
+	b.t.Cleanup(func() {
+		if b.t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(b.dir(), "batch.log"))
+			b.t.Logf("batch.log:\n%s", log)
+		}
+	})
+}

@@ -119,12 +119,7 @@ func TestTerminateGang(t *testing.T) {
 	m := one(sh("main", "trap 'echo caught; exit 0' TERM; echo up; while :; do sleep 0.02; done"))
 	b.stage(m, m)
 	p := b.start("launch", ".")
-	for rank := range 2 {
-		until(t, "all are up", func() bool {
-			s, _ := b.status(rank)
-			return s.Phase == manifest.PhaseRunning && s.Containers[0].State.Running != nil && strings.Contains(b.logs(rank, "main"), "up")
-		})
-	}
+	b.allUp(2, "up")
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -181,11 +176,7 @@ func TestRunnerKilled(t *testing.T) {
 	if data, _ := os.ReadFile(filepath.Join(b.dir(), "end.json")); !strings.Contains(string(data), "1 ended without a last word") {
 		t.Errorf("end.json: %s", data)
 	}
-	for _, dir := range globbed(t, filepath.Join(filepath.Dir(b.root), "tmp", "*")) {
-		if err := os.RemoveAll(dir); err != nil { // nobody was left to do it
-			t.Fatal(err)
-		}
-	}
+	b.emptyTemp()
 }
 
 func globbed(t *testing.T, pattern string) []string {

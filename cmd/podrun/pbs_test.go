@@ -100,23 +100,8 @@ func (b *pbsBench) submit(components ...manifest.Component) backends.JobRef {
 	if err := b.back.Release(b.t.Context(), ref); err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(func() {
-		if b.t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(b.dir(), "batch.log"))
-			b.t.Logf("batch.log:\n%s", log)
-		}
-	})
+	b.showBatchLog()
 	return ref
-}
-
-func (b *pbsBench) end(restart int) manifest.End {
-	b.t.Helper()
-	var e manifest.End
-	until(b.t, "the gang has ended", func() bool {
-		data, err := os.ReadFile(filepath.Join(b.dir(), "end.json"))
-		return err == nil && json.Unmarshal(data, &e) == nil && e.Restart == restart
-	})
-	return e
 }
 
 // Unlike members on three hosts; two share one and its devices.

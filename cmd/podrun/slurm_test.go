@@ -109,12 +109,7 @@ func (b *slurmBench) submit(components ...manifest.Component) string {
 			args = append(args, fmt.Sprintf("--gpus-per-task=%s:%d", kind, n))
 		}
 	}
-	b.t.Cleanup(func() {
-		if b.t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(b.dir(), "batch.log"))
-			b.t.Logf("batch.log:\n%s", log)
-		}
-	})
+	b.showBatchLog()
 	id := b.command(args...)
 	b.t.Cleanup(func() {
 		if b.t.Failed() {
@@ -122,17 +117,6 @@ func (b *slurmBench) submit(components ...manifest.Component) string {
 		}
 	})
 	return id
-}
-
-// end waits for the launcher's last word.
-func (b *slurmBench) end(restart int) manifest.End {
-	b.t.Helper()
-	var e manifest.End
-	until(b.t, "the gang has ended", func() bool {
-		data, err := os.ReadFile(filepath.Join(b.dir(), "end.json"))
-		return err == nil && json.Unmarshal(data, &e) == nil && e.Restart == restart
-	})
-	return e
 }
 
 func TestSlurm(t *testing.T) {
@@ -257,11 +241,7 @@ func slurmSiblings(t *testing.T, b *slurmBench) {
 	}
 	b.final(0, manifest.PhaseSucceeded)
 	b.final(3, manifest.PhaseSucceeded)
-	for _, dir := range globbed(t, filepath.Join(filepath.Dir(b.root), "tmp", "*")) {
-		if err := os.RemoveAll(dir); err != nil { // nobody was left to do it
-			t.Fatal(err)
-		}
-	}
+	b.emptyTemp()
 }
 
 // Programs are started in a running job's pods through srun, in each component.

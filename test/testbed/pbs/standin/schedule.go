@@ -197,28 +197,24 @@ func take(taken map[int]bool, n int) int {
 
 // slots tells which numbers of exec_host are in use on each host.
 func (s *server) slots() map[string]map[int]bool {
-	out := map[string]map[int]bool{}
-	for _, v := range s.vnodes {
-		out[v.host] = map[int]bool{}
-	}
-	for _, j := range s.jobs {
-		if j.run == nil {
-			continue
+	return s.taken(func(p placement) (numbers []int) {
+		n := 1
+		if s.Torque {
+			n = int(p.chunk.cpus)
 		}
-		for _, p := range j.placed {
-			n := 1
-			if s.Torque {
-				n = int(p.chunk.cpus)
-			}
-			for i := range n {
-				out[p.vnode.host][p.slot+i] = true
-			}
+		for i := range n {
+			numbers = append(numbers, p.slot+i)
 		}
-	}
-	return out
+		return numbers
+	})
 }
 
 func (s *server) gpusTaken() map[string]map[int]bool {
+	return s.taken(func(p placement) []int { return p.gpus })
+}
+
+// taken gathers numbers of what runs, by host.
+func (s *server) taken(of func(placement) []int) map[string]map[int]bool {
 	out := map[string]map[int]bool{}
 	for _, v := range s.vnodes {
 		out[v.host] = map[int]bool{}
@@ -228,8 +224,8 @@ func (s *server) gpusTaken() map[string]map[int]bool {
 			continue
 		}
 		for _, p := range j.placed {
-			for _, g := range p.gpus {
-				out[p.vnode.host][g] = true
+			for _, n := range of(p) {
+				out[p.vnode.host][n] = true
 			}
 		}
 	}
