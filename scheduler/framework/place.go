@@ -148,6 +148,9 @@ func (s *Session) places(outer *snapshot.Place, t *snapshot.Topology, fixed []in
 		why = "no " + tierWords(t) + " holds the nodes its members are on"
 		if len(fixed) == 0 {
 			why = "there is no " + tierWords(t)
+			if highest >= 0 && len(all) > 0 && all[0].Tier > highest {
+				why += "; there are " + presentTiers(all)
+			}
 		}
 	}
 	return tiers, why
@@ -164,6 +167,22 @@ func tierWords(t *snapshot.Topology) string {
 		return "HyperNode"
 	}
 	return fmt.Sprintf("HyperNode up to tier %d", t.Tier)
+}
+
+// presentTiers lists tiers with their names, from places in order.
+func presentTiers(all []*snapshot.Place) string {
+	var out []string
+	for i, p := range all {
+		if i > 0 && all[i-1].Tier == p.Tier {
+			continue
+		}
+		text := fmt.Sprintf("tier %d", p.Tier)
+		if p.TierName != "" {
+			text += fmt.Sprintf(" (%s)", p.TierName)
+		}
+		out = append(out, text)
+	}
+	return bounded(out)
 }
 
 func (s *Session) labelPlaces(key string) []*snapshot.Place {

@@ -232,19 +232,16 @@ func DefaultLevels() []string {
 	return []string{"nvidia.com/gpu.clique", "topology.kubernetes.io/rack", "topology.kubernetes.io/block", "topology.kubernetes.io/zone", "topology.kubernetes.io/region"}
 }
 
-// placesOf chooses between HyperNodes and labels. A level of which nodes have no
-// value adds no tier, so that tiers are counted from the closest there is.
+// placesOf chooses between HyperNodes and labels. A level keeps its tier whether or not
+// nodes have it: else the first node with another label, or the last, would change what
+// gangs mean by the number of a tier.
 func placesOf(specs []HyperNodeSpec, levels []string, nodes []*Node) []*Place {
 	if len(specs) > 0 {
 		return PlacesOf(specs, nodes)
 	}
 	out := []*Place{}
-	tier := int64(1)
-	for _, key := range levels {
-		if ps := LabelPlaces(key, tier, nodes); len(ps) > 0 {
-			out = append(out, ps...)
-			tier++
-		}
+	for i, key := range levels {
+		out = append(out, LabelPlaces(key, int64(i)+1, nodes)...)
 	}
 	return out
 }
