@@ -106,6 +106,7 @@ type Binder struct {
 	asked     map[string]askedCopies
 	waits     waits
 	queues    queuesTold
+	refreshes refreshes
 	turns     turns
 	workers   sync.WaitGroup
 }
@@ -147,7 +148,7 @@ func New(c Config) *Binder {
 		doubts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[cache.Doubt](firstRetry, lastRetry)),
 		later: newLater(), preparing: map[int64]*preparation{},
-		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, denied: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, queues: queuesTold{}, turns: turns{last: map[string]turn{}},
+		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, denied: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, queues: queuesTold{}, refreshes: refreshes{last: map[string]time.Time{}}, turns: turns{last: map[string]turn{}},
 	}
 }
 

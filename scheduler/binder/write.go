@@ -38,10 +38,6 @@ type podWish struct {
 	plain   bool
 }
 
-// messageEvery is how often a message whose reason stays the same is refreshed:
-// the numbers in it change with every pod that starts or ends in the cluster.
-const messageEvery = 30 * time.Second
-
 // note queues the status writes of a plan. A later wish for the same object
 // replaces an earlier one that is not written yet.
 func (b *Binder) note(p plan.Plan, now time.Time) {
@@ -59,7 +55,13 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 			continue // nobody waits for it: it lets nobody in
 		}
 		shown := b.Cache.Conditions(s.Gang)
-		if _, recent := b.written[s.GangUID]; recent && sameButMessage(s.Want, shown) && b.sameCounts(s) {
+		if sameButMessage(s.Want, shown) && b.sameCounts(s) {
+			_, recent := b.written[s.GangUID]
+			if _, waits := b.wishes[s.GangUID]; waits {
+				b.wishes[s.GangUID] = wish{group: s}
+			} else if !recent {
+				b.refreshes.ask(s.GangUID, wish{group: s})
+			}
 			continue
 		}
 		b.wishes[s.GangUID] = wish{group: s}
@@ -104,10 +106,23 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 			if recent {
 				continue
 			}
-			b.wishes[ref.UID] = wish{pod: &podWish{ref: ref, message: u.Message, plain: u.Plain}}
+			w := wish{pod: &podWish{ref: ref, message: u.Message, plain: u.Plain}}
+			if reason == corev1.PodReasonUnschedulable {
+				b.refreshes.ask(ref.UID, w)
+				continue
+			}
+			b.wishes[ref.UID] = w
 			b.written[ref.UID] = now
+			b.refreshes.wrote(ref.UID, now)
 			b.later.add(ref.UID, now)
 		}
+	}
+	for _, r := range b.refreshes.granted(now) {
+		b.wishes[r.uid] = r.wish
+		if r.wish.pod != nil {
+			b.written[r.uid] = now
+		}
+		b.later.add(r.uid, now)
 	}
 }
 
@@ -211,6 +226,7 @@ func (b *Binder) writeGroup(ctx context.Context, s *plan.Status) error {
 	b.Cache.StatusWritten(s.Gang, s.GangUID, pg)
 	b.mu.Lock()
 	b.written[s.GangUID] = b.Now()
+	b.refreshes.wrote(s.GangUID, b.Now())
 	b.mu.Unlock()
 	for _, n := range news {
 		ref := &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "PodGroup", Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.GangUID)}
@@ -243,6 +259,7 @@ func (b *Binder) writeNative(ctx context.Context, s *plan.Status) error {
 	b.Cache.NativeStatusWritten(s.Gang, s.GangUID, pg)
 	b.mu.Lock()
 	b.written[s.GangUID] = b.Now()
+	b.refreshes.wrote(s.GangUID, b.Now())
 	b.mu.Unlock()
 	return nil
 }
