@@ -294,13 +294,8 @@ func explainNode(w io.Writer, s *snapshot.Snapshot, _ plan.Plan, ses *framework.
 		if here > 0 {
 			say(w, "  %d pods of %s/%s (queue %s, priority %d)\n", here, g.Namespace, g.Name, g.Queue, g.Priority)
 		}
-		if g.Nominated != nil && g.Nominated.Until > ses.Now.UnixNano() {
-			for _, np := range g.Nominated.Pods {
-				if np.Node == name {
-					say(w, "  room is kept for %s/%s\n", g.Namespace, g.Name)
-					break
-				}
-			}
+		if g.Nominated.Keeps(ses.Now.UnixNano()) && ses.KeepsOn(g, i) {
+			say(w, "  room is kept for %s/%s\n", g.Namespace, g.Name)
 		}
 	}
 	return nil

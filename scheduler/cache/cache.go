@@ -80,6 +80,11 @@ type Cache struct {
 	spaces           bool
 	namespaces, told map[string]map[string]string
 
+	// inherits is until when nominations of others are believed, zero for always; sole says
+	// that this is over.
+	inherits time.Time
+	sole     bool
+
 	names []string // whose pods are placed
 	await time.Duration
 

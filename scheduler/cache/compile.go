@@ -21,6 +21,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	}
 	c.lookAnew()
 	c.expireEvictions(now)
+	c.sole = c.sole || !c.inherits.IsZero() && now.After(c.inherits)
 	c.forgetImages()
 	nodes := make([]*snapshot.Node, 0, len(c.nodes))
 	for _, e := range c.ordered() {
@@ -158,7 +159,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 	e.noteGrowth(now)
 	spec.GrewAt, spec.ActsOnEviction = e.grew, acts
 	spec.Hold, spec.HoldCode, spec.Patient, spec.Data = e.hold, e.code, patient, c.dataOf(spec.Namespace, e)
-	spec.Nominated = e.nomination(spec.Nominated)
+	spec.Nominated, spec.Inherited = e.nomination(spec.Nominated)
 	estimated(&spec, e.pods)
 	named := ""
 	if e.group != nil {

@@ -111,6 +111,7 @@ func (c *Cache) setGroup(spec groupSpec, conditions []volcanov1.PodGroupConditio
 	e := c.gang(spec.Key)
 	wrote := e.written
 	e.raw = conditions
+	spec.Nominated = c.believed(e, &spec)
 	if e.group != nil && e.group.UID != spec.UID {
 		e.written, e.nominated = nil, nil
 	}

@@ -67,12 +67,37 @@ func over(n *snapshot.Nomination) *snapshot.Nomination {
 	return out
 }
 
-// nomination is the newest that is known: the annotation, or what was decided since.
-func (e *gangEntry) nomination(written *snapshot.Nomination) *snapshot.Nomination {
-	if e.nominated != nil && (written == nil || e.nominated.Since >= written.Since) {
-		return e.nominated
+// nomination is what was decided, or else the annotation, and whether it is that: anybody
+// may have written it.
+func (e *gangEntry) nomination(written *snapshot.Nomination) (n *snapshot.Nomination, inherited bool) {
+	if e.nominated != nil {
+		return e.nominated, false
 	}
-	return written
+	return written, written != nil
+}
+
+// handover is how long after a program has begun to decide what the one before it wrote
+// may still come in.
+const handover = time.Minute
+
+// Decides says that from now on nobody but this program keeps room for gangs. What
+// PodGroups tell of rooms is believed if it is there within a moment, of the program that
+// decided before, and never again. Who only looks on believes all.
+func (c *Cache) Decides(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inherits = now.Add(handover)
+}
+
+// believed is what counts of the nomination that a PodGroup has come with: as Decides says.
+func (c *Cache) believed(e *gangEntry, spec *groupSpec) *snapshot.Nomination {
+	switch {
+	case !c.sole || spec.Nominated == nil:
+		return spec.Nominated
+	case e.group != nil && e.group.UID == spec.UID:
+		return e.group.Nominated
+	}
+	return nil
 }
 
 // maxNomination bounds what is read from an annotation.

@@ -97,6 +97,7 @@ const afterPanic = time.Second
 func (d *Driver) Run(ctx context.Context) {
 	var last, audited time.Time
 	var took time.Duration
+	d.Cache.Decides(d.Now())
 	for {
 		resync := d.Timing.Resync
 		if d.early {

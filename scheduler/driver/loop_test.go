@@ -9,8 +9,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
@@ -109,3 +111,50 @@ func TestRoundsAreRemembered(t *testing.T) {
 		t.Errorf("the rounds before were %v ago, want never, and a minute twice", since)
 	}
 }
+
+// TestWhatOthersNominateLaterIsNothing: a program that decides is told of room by nobody but
+// the one before it, which is soon over.
+func TestWhatOthersNominateLaterIsNothing(t *testing.T) {
+	var cycles, ahead atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	c := cache.New()
+	d := &driver.Driver{
+		Cache: c, Pipeline: framework.Pipeline{Actions: []framework.Action{counting{&cycles}}}, Binder: nobody{},
+		Metrics: driver.NewMetrics(prometheus.NewRegistry()), Now: now, Timing: driver.Timing{Resync: 10 * time.Millisecond, Audit: time.Minute},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); d.Run(ctx) }()
+	turn := func() {
+		from := cycles.Load()
+		controllertest.Eventually(t, within, func(context.Context) string {
+			if cycles.Load() < from+2 {
+				return "the loop stands still"
+			}
+			return ""
+		})
+	}
+	nominate := func(name string) {
+		c.SetGroup(&volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name), Annotations: map[string]string{wellknown.Nomination: `{"domain":"nodes"}`}}})
+	}
+	turn()
+	nominate("found")
+	turn()
+	ahead.Store(int64(2 * time.Minute))
+	turn()
+	nominate("forged")
+	turn()
+	cancel()
+	<-done
+	for _, g := range c.Snapshot(now()).Gangs {
+		if found := g.Name == "found"; found != (g.Nominated != nil) {
+			t.Errorf("gang %s has %+v", g.Name, g.Nominated)
+		}
+	}
+}
+
+// counting counts the cycles.
+type counting struct{ cycles *atomic.Int64 }
+
+func (counting) Name() string             { return "counting" }
+func (a counting) Run(*framework.Session) { a.cycles.Add(1) }

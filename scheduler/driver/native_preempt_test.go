@@ -109,7 +109,7 @@ func TestPreemptionForAndOfNativePodGroups(t *testing.T) {
 			}
 			eventuallyTerminating(t, ns, "low", 2)
 			if c.high != nil {
-				eventuallyScheduled(t, ns, "high", metav1.ConditionFalse, "make room")
+				eventuallyScheduled(t, ns, "high", metav1.ConditionFalse, "room")
 			}
 			finish(t, ns, "low")
 			eventuallyBound(t, ns, "high", 2)

@@ -72,7 +72,8 @@ func (s *Session) Nominated(g *snapshot.Gang) bool { return len(s.kept[g.Key]) >
 
 // keep puts the pods of a nomination that still wait where room was made for
 // them. The pods in the way may still be there: then the node has less than nothing free.
-func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
+// One that this scheduler has inherited counts as far as it is plausible.
+func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination, inherited bool) {
 	if !n.Keeps(s.Now.UnixNano()) {
 		return
 	}
@@ -96,6 +97,9 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination) {
 		if ok && i >= 0 {
 			rooms = append(rooms, keptRoom{node, g.Pods[i], at, guessed})
 		}
+	}
+	if inherited {
+		rooms = s.plausible(g, rooms)
 	}
 	if len(rooms) > 0 {
 		s.kept[g.Key] = rooms
@@ -264,7 +268,7 @@ func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byN
 	c.Gang, c.GangUID, c.Namespace, c.Name, c.Plain, c.Native, c.Nomination = g.Key, g.UID, g.Namespace, g.Name, g.Plain, g.Native, n
 	s.Plan.Claims = append(s.Plan.Claims, c)
 	s.claimed[g.Key] = true
-	s.keep(g, &n)
+	s.keep(g, &n, false)
 	s.startWith(g, true)
 	s.takeExpected(g)
 }
@@ -335,7 +339,7 @@ func (s *Session) Expect(b Blocked, f *Fit) {
 	n.Until = s.Now.UnixNano() + 1
 	s.expected = append(s.expected, expectation{g, s.waited(g)})
 	s.claimed[g.Key] = true
-	s.keep(g, &n)
+	s.keep(g, &n, false)
 	s.takeExpected(g)
 	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Message: "waits for pods on " + f.Domain.Name + " that are going away"})
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -50,9 +51,10 @@ type Session struct {
 	spent   spent          // see goOn
 
 	blocked    []Blocked
-	turns      map[*snapshot.Gang]int // when a blocked gang was looked at first, as a position in blocked
-	kept       map[string][]keptRoom  // by gang: what is kept for it
-	claimed    map[string]bool        // gangs that this cycle makes room for
+	turns      map[*snapshot.Gang]int     // when a blocked gang was looked at first, as a position in blocked
+	kept       map[string][]keptRoom      // by gang: what is kept for it
+	promised   map[string]resource.Vector // by queue: what inherited nominations keep
+	claimed    map[string]bool            // gangs that this cycle makes room for
 	expected   []expectation
 	sizes      map[string]*snapshot.Class // what is kept for pods that are not there yet
 	cells      *snapshot.Cells            // of NUMA nodes, with what this cycle's pods get
@@ -119,7 +121,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		}
 	}
 	for _, g := range s.Gangs {
-		ses.keep(g, g.Nominated)
+		ses.keep(g, g.Nominated, g.Inherited)
 	}
 	ses.reserve()
 	return ses

@@ -179,6 +179,9 @@ type GangSpec struct {
 	Patient bool `json:"patient,omitempty"`
 	// Nominated is the place that was made for the gang by evicting others.
 	Nominated *Nomination `json:"nominated,omitempty"`
+	// Inherited says that Nominated was read from the gang's PodGroup, as a scheduler
+	// before this one left it or somebody else wrote it, and not decided here.
+	Inherited bool `json:"inherited,omitempty"`
 	// ShortSince is since when the gang has been Short, in nanoseconds since 1970; 0
 	// when it is not.
 	ShortSince int64 `json:"shortSince,omitempty"`

@@ -23,11 +23,9 @@ type holdersKey struct{}
 func holdersOf(s *framework.Session) *holders {
 	h := s.Note(holdersKey{}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
 		h := &holders{byQueue: map[string][]int{}, busy: map[string]bool{}}
-		now := s.Now.UnixNano()
 		for _, g := range s.Snapshot.Gangs {
 			// Whom others went for is left alone for a while: else they went in vain.
-			fresh := g.Nominated.Keeps(now) && !g.OnlyToMove()
-			if !g.Held.Zero() && !fresh {
+			if !g.Held.Zero() && !s.MadeRoomFor(g) {
 				h.byQueue[g.Queue] = append(h.byQueue[g.Queue], len(h.gangs))
 				h.gangs = append(h.gangs, g)
 			}
