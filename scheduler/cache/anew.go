@@ -4,16 +4,20 @@ package cache
 // gathered, and done once: whoever makes pods or budgets chooses how often it is noted.
 type anew struct {
 	all        bool            // whatever labels and namespaces
-	keys       map[string]bool // pods with labels of these keys
+	saw        map[saw]bool    // pods of which this is to be seen
 	namespaces map[string]bool // pods in these
 }
 
-// key notes that pods with labels of a key are told apart by them from now on.
-func (a *anew) key(name string) {
-	if a.keys == nil {
-		a.keys = map[string]bool{}
+// saw is pods of a namespace, "" for any, with a value of a label: unnamed is any value,
+// and no key any pod.
+type saw struct{ namespace, key, value string }
+
+// see notes that pods are told apart by something from now on.
+func (a *anew) see(w saw) {
+	if a.saw == nil {
+		a.saw = map[saw]bool{}
 	}
-	a.keys[name] = true
+	a.saw[w] = true
 }
 
 // namespace notes that the budgets of a namespace are others.
@@ -24,15 +28,21 @@ func (a *anew) namespace(name string) {
 	a.namespaces[name] = true
 }
 
-func (a *anew) nothing() bool { return !a.all && len(a.keys) == 0 && len(a.namespaces) == 0 }
+func (a *anew) nothing() bool { return !a.all && len(a.saw) == 0 && len(a.namespaces) == 0 }
 
 func (a *anew) selects(e *podEntry) bool {
 	if a.all {
 		return true
 	}
-	if len(a.keys) > 0 {
-		for k := range e.labels {
-			if a.keys[k] {
+	if len(a.saw) == 0 {
+		return false
+	}
+	for _, namespace := range [2]string{"", e.pod.Namespace} {
+		if a.saw[saw{namespace: namespace}] {
+			return true
+		}
+		for k, v := range e.labels {
+			if a.saw[saw{namespace, k, unnamed}] || a.saw[saw{namespace, k, v}] {
 				return true
 			}
 		}
@@ -47,12 +57,14 @@ func (c *Cache) lookAnew() {
 	}
 	for _, e := range c.pods {
 		if c.anew.selects(e) {
-			c.visible(e)
-			if n := c.nodes[e.on]; n != nil {
-				n.snap = nil
-			}
-			if e.gang != "" {
-				c.gang(e.gang).snap = nil
+			was := e.class
+			if c.visible(e); e.class != was {
+				if n := c.nodes[e.on]; n != nil {
+					n.snap = nil
+				}
+				if e.gang != "" {
+					c.gang(e.gang).snap = nil
+				}
 			}
 		}
 		if c.anew.namespaces[e.pod.Namespace] {

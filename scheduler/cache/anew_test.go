@@ -42,7 +42,7 @@ func TestNamesThatUsersChooseCostNoLookAtAllPods(t *testing.T) {
 		t.Error("a pod is compiled again for a label that it does not have")
 	}
 	c.SetPod(apart("app", "app"))
-	if now := c.Snapshot(start).Gang("pod/ns/p7/uid-p7"); now == before || now.Pods[0].Class.Labels["app"] != "x" {
+	if now := c.Snapshot(start).Gang("pod/ns/p7/uid-p7"); now == before || now.Pods[0].Class.Labels["app"] != unnamed {
 		t.Error("a pod is not told apart by a label that it has")
 	}
 	if found := c.Snapshot(start).Audit(); len(found) > 0 {

@@ -63,10 +63,9 @@ type Cache struct {
 	opinions     []snapshot.Opinion
 	numa         map[string]numaEntry // by node
 	objects      *objects             // nil before Watch
-	// selected says that some pod selects others, by labels of these keys.
-	selected  bool
-	labelKeys map[string]bool
-	anew      anew
+	// sights is what pods' selectors can see of others.
+	sights *sights
+	anew   anew
 	// imaged says that images matter, asked are those of pods, at most askedMost of them.
 	imaged    bool
 	asked     map[string]bool
@@ -110,7 +109,7 @@ func New() *Cache {
 		quotas:     map[string]*quota{},
 		jobs:       map[string]bool{},
 		numa:       map[string]numaEntry{},
-		labelKeys:  map[string]bool{},
+		sights:     newSights(),
 		namespaces: map[string]map[string]string{},
 
 		reservations: map[string]*reservation{},

@@ -19,6 +19,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 	if c.dims == nil || len(c.classes) > 2*len(c.pods)+1024 {
 		c.recompile()
 	}
+	c.forgetSelectors()
 	c.lookAnew()
 	c.expireEvictions(now)
 	c.sole = c.sole || !c.inherits.IsZero() && now.After(c.inherits)

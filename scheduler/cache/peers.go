@@ -94,44 +94,23 @@ func withKeys(sel *metav1.LabelSelector, keys []string, of map[string]string) *m
 	return sel
 }
 
-// visible gives a pod's class what selectors can see of the pod: its namespace,
-// and the labels whose keys some selector has. Without any selector pods that
-// differ in labels alone are of one class.
+// visible gives a pod's class what selectors can see of the pod. Without any selector
+// pods that differ in labels alone are of one class.
 func (c *Cache) visible(e *podEntry) {
-	if c.selected {
-		e.spec.Namespace, e.spec.Labels = e.pod.Namespace, nil
-	} else if !c.imaged && !e.pictured {
+	if !c.sights.none() {
+		e.spec.Namespace, e.spec.Labels = c.sights.visible(e.pod.Namespace, e.labels)
+	} else if !c.imaged && !e.pictured && e.spec.Namespace == "" && e.spec.Labels == nil {
 		return
+	} else {
+		e.spec.Namespace, e.spec.Labels = "", nil
 	}
 	e.pictured = c.imaged
-	for k, v := range e.labels {
-		if c.labelKeys[k] {
-			if e.spec.Labels == nil {
-				e.spec.Labels = map[string]string{}
-			}
-			e.spec.Labels[k] = v
-		}
-	}
 	e.class = e.spec.Key()
 }
 
-// learn notes the label keys that a pod's selectors have. New ones change what the
-// classes are of pods that have such labels.
+// learn notes what a pod's selectors can tell apart, and so what the classes are of pods
+// that they look at.
 func (c *Cache) learn(e *podEntry) {
 	c.spaces = c.spaces || usesSpaces(e.spec.Peers)
-	e.spec.Peers.Selectors(func(sel *metav1.LabelSelector) {
-		c.anew.all = c.anew.all || !c.selected
-		c.selected = true
-		s, err := metav1.LabelSelectorAsSelector(sel)
-		if err != nil {
-			return
-		}
-		requirements, _ := s.Requirements()
-		for _, r := range requirements {
-			if !c.labelKeys[r.Key()] {
-				c.labelKeys[r.Key()] = true
-				c.anew.key(r.Key())
-			}
-		}
-	})
+	c.sights.learn(e.spec.Peers, &c.anew)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // TestLabelsCountOnlyWhereSelected: pods that differ in labels are of one class
-// until a selector names the label, and then all are told apart.
+// until a selector tells them apart by the label.
 func TestLabelsCountOnlyWhereSelected(t *testing.T) {
 	c := New()
 	for _, name := range []string{"p0", "p1"} {
@@ -39,7 +39,7 @@ func TestLabelsCountOnlyWhereSelected(t *testing.T) {
 	}
 	late := pod("late", "", "1")
 	late.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule,
-		LabelSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "index", Operator: metav1.LabelSelectorOpExists}}}, MatchLabelKeys: []string{"version"}}}
+		LabelSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "index", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"p0"}}}}, MatchLabelKeys: []string{"version"}}}
 	late.Labels = map[string]string{"version": "7"}
 	c.SetPod(late)
 	if n := classes(); n != 2 {

@@ -183,7 +183,7 @@ func (c *Cache) touch(e *podEntry) {
 	if e.gang != "" {
 		c.gang(e.gang).snap = nil
 	}
-	if n := c.nodes[e.on]; n != nil && c.selected { // who goes counts for less there
+	if n := c.nodes[e.on]; n != nil && !c.sights.none() { // who goes counts for less there
 		n.snap = nil
 	}
 }

@@ -35,8 +35,9 @@ type ClassSpec struct {
 	// NUMA is what the pod wants of NUMA nodes, nil for nothing.
 	NUMA *NUMAAsk `json:"numa,omitempty"`
 	// Peers is what the pod says about other pods, nil for nothing. Namespace and
-	// Labels are what others can say about it: only labels that a selector names,
-	// and neither where no pod says anything.
+	// Labels are what others can tell of it: labels that a selector names which looks
+	// into its namespace, with "*" for a value that none of them names, and the
+	// namespace if one looks into it by its name or by its labels.
 	Peers     *Peers            `json:"peers,omitempty"`
 	Namespace string            `json:"namespace,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`

@@ -68,21 +68,21 @@ func (p *Peers) Spaces(f func(*metav1.LabelSelector)) {
 	}
 }
 
-// Selectors calls f with every selector in use, nil ones included.
-func (p *Peers) Selectors(f func(*metav1.LabelSelector)) {
+// Terms calls f with every selection of pods in use.
+func (p *Peers) Terms(f func(PeerTerm)) {
 	if p == nil {
 		return
 	}
 	for _, ts := range [][]PeerTerm{p.Near, p.Apart} {
 		for _, t := range ts {
-			f(t.Selector)
+			f(t)
 		}
 	}
 	for _, t := range p.Prefer {
-		f(t.Selector)
+		f(t.PeerTerm)
 	}
 	for _, t := range p.Spread {
-		f(t.Selector)
+		f(t.PeerTerm)
 	}
 }
 
