@@ -1,11 +1,8 @@
 package pbs_test
 
 import (
-	"context"
 	"fmt"
-	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,61 +11,32 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends/pbs"
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/local"
+	"github.com/isthmus-hpc/isthmus/backends/transport/transporttest"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/pbs"
+	"github.com/isthmus-hpc/isthmus/test/testbed/pbs/pbstest"
 )
 
 // standin starts a stand-in of PBS or Torque for one test.
 func standin(t *testing.T, config testbed.Config) *testbed.Cluster {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("not root: the stand-in starts jobs as their users")
-	}
 	if testing.Short() {
 		t.Skip("-short: this test runs a stand-in of PBS")
-	}
-	if err := account.Ensure(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
 	}
 	if config.KillDelay == 0 {
 		config.KillDelay = 2 * time.Second
 	}
-	c, err := testbed.Start(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(c.LogTails(20))
-		}
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
+	return pbstest.Start(t, config)
 }
 
-// counting counts list queries.
-type counting struct {
-	transport.Runner
-	queries atomic.Int64
-}
-
-func (c *counting) Run(ctx context.Context, cmd transport.Command) (transport.Result, error) {
-	if cmd.Argv[0] == "qstat" {
-		c.queries.Add(1)
-	}
-	return c.Runner.Run(ctx, cmd)
-}
-
-func backendOn(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect) (*pbs.Backend, *counting) {
+func backendOn(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect) (*pbs.Backend, *transporttest.Counting) {
 	t.Helper()
 	return backendBy(t, c, dialect, local.New())
 }
 
-func backendBy(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect, way transport.Runner) (*pbs.Backend, *counting) {
+func backendBy(t *testing.T, c *testbed.Cluster, dialect pbs.Dialect, way transport.Runner) (*pbs.Backend, *transporttest.Counting) {
 	t.Helper()
-	runner := &counting{Runner: way}
+	runner := &transporttest.Counting{Runner: way, Program: "qstat"}
 	b, err := pbs.New(pbs.Config{
 		Runner: runner, Dialect: dialect, Env: c.Env(),
 		Records: func(user string) (string, error) { return filepath.Join(c.StagingDir, user, "records"), nil },
@@ -117,7 +85,7 @@ func conform(t *testing.T, cluster *testbed.Cluster, dialect pbs.Dialect, way tr
 			Partition: "suite", Slots: 8, MemoryMiB: 100,
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 50 * time.Millisecond, Rounds: 1200, Walltime: 3 * time.Second,
-			Queries: func() int { return int(runner.queries.Load()) },
+			Queries: runner.Runs,
 			Reopen: func(t *testing.T) backends.Backend {
 				b, _ := backendBy(t, cluster, dialect, way)
 				return b

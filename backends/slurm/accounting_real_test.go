@@ -15,10 +15,6 @@ import (
 // withAccounting starts a cluster with an accounting database.
 func withAccounting(t *testing.T, extra ...string) *testbed.Cluster {
 	t.Helper()
-	needsReal(t)
-	if err := testbed.EnsureAccountingInstalled(t.Context(), t.Output()); err != nil {
-		t.Fatal(err) // as root it must be possible, and a skip would hide that it is not
-	}
 	return ownCluster(t, testbed.Config{
 		Name: "booked", Accounting: true, Extra: extra,
 		Hosts:      []testbed.Hosts{{Prefix: "n", Count: 2, CPUs: 4, MemoryMiB: 4000, GPUType: "a100", GPUs: 2}},

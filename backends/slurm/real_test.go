@@ -6,17 +6,17 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/backendtest"
 	"github.com/isthmus-hpc/isthmus/backends/slurm"
-	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/local"
+	"github.com/isthmus-hpc/isthmus/backends/transport/transporttest"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm/slurmtest"
 )
 
 // shared is the cluster of all tests of the package: it is started by the
@@ -73,31 +73,11 @@ func needsReal(t *testing.T) {
 	}
 }
 
-// prepare installs Slurm and makes the accounts, once for all tests of the package.
-var prepare = sync.OnceValue(func() error {
-	if err := testbed.EnsureInstalled(context.Background(), os.Stderr); err != nil {
-		return err
-	}
-	return account.Ensure(context.Background(), os.Stderr)
-})
-
 // ownCluster starts a cluster for one test, which stops with it.
 func ownCluster(t *testing.T, config testbed.Config) *testbed.Cluster {
 	t.Helper()
 	needsReal(t)
-	if err := prepare(); err != nil {
-		t.Fatal(err)
-	}
-	c, err := testbed.Start(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(background()); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
+	return slurmtest.Start(t, config)
 }
 
 // realCluster is the cluster of all tests of the package.
@@ -108,7 +88,10 @@ func realCluster(t *testing.T) *testbed.Cluster {
 	defer shared.Unlock()
 	if shared.cluster == nil && shared.err == nil {
 		shared.err = func() error {
-			if err := prepare(); err != nil {
+			if err := testbed.EnsureInstalled(t.Context(), os.Stderr); err != nil {
+				return err
+			}
+			if err := account.Ensure(t.Context(), os.Stderr); err != nil {
 				return err
 			}
 			// Not t.Context: the cluster outlives the test that starts it.
@@ -123,22 +106,9 @@ func realCluster(t *testing.T) *testbed.Cluster {
 	return shared.cluster
 }
 
-// counting counts list queries.
-type counting struct {
-	transport.Runner
-	queries atomic.Int64
-}
-
-func (c *counting) Run(ctx context.Context, cmd transport.Command) (transport.Result, error) {
-	if cmd.Argv[0] == "squeue" {
-		c.queries.Add(1)
-	}
-	return c.Runner.Run(ctx, cmd)
-}
-
-func newReal(t *testing.T, c *testbed.Cluster) (*slurm.Backend, *counting) {
+func newReal(t *testing.T, c *testbed.Cluster) (*slurm.Backend, *transporttest.Counting) {
 	t.Helper()
-	runner := &counting{Runner: local.New()}
+	runner := &transporttest.Counting{Runner: local.New(), Program: "squeue"}
 	b, err := slurm.New(slurm.Config{Runner: runner, Env: c.Env()})
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +131,7 @@ func TestConformance(t *testing.T) {
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 100 * time.Millisecond, Rounds: 600,
 			Singleton: true, License: "suite", Shards: 3,
-			Queries: func() int { return int(runner.queries.Load()) },
+			Queries: runner.Runs,
 			Reopen: func(t *testing.T) backends.Backend {
 				b, _ := newReal(t, c)
 				return b

@@ -8,6 +8,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/backendtest"
 	"github.com/isthmus-hpc/isthmus/backends/slurm"
+	"github.com/isthmus-hpc/isthmus/backends/transport/transporttest"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/sshd/sshdtest"
 )
@@ -16,7 +17,7 @@ import (
 // the mapped users are reached by sudo.
 func TestConformanceOverSSH(t *testing.T) {
 	c := realCluster(t) // skips where nothing real can run
-	counted := &counting{Runner: sshdtest.Runner(t)}
+	counted := &transporttest.Counting{Runner: sshdtest.Runner(t), Program: "squeue"}
 	open := func(t *testing.T) backends.Backend {
 		t.Helper()
 		b, err := slurm.New(slurm.Config{Runner: counted, Env: c.Env()})
@@ -36,7 +37,7 @@ func TestConformanceOverSSH(t *testing.T) {
 			Place: d.Place, Trace: d.Trace, Log: d.Log,
 			Interval: 100 * time.Millisecond, Rounds: 600,
 			Singleton: true, License: "ssh", NoRights: true,
-			Queries: func() int { return int(counted.queries.Load()) },
+			Queries: counted.Runs,
 			Reopen:  open,
 		}
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm/slurmtest"
 )
 
 // TestMemoryLimit: on a Slurm that keeps jobs to their memory, a container that takes more
@@ -19,7 +20,7 @@ func TestMemoryLimit(t *testing.T) {
 	if err := slurm.MemoryLimited(); err != nil {
 		t.Skipf("Slurm cannot keep jobs to their memory here: %v", err)
 	}
-	cluster := startSlurmOf(t, slurm.Config{
+	cluster := slurmtest.Start(t, slurm.Config{
 		Name: "memory", LimitMemory: true,
 		Hosts: []slurm.Hosts{{Prefix: "oom", Count: 1, CPUs: 4, MemoryMiB: 4000}},
 	})
@@ -49,7 +50,7 @@ func TestMemoryLimit(t *testing.T) {
 // TestOverMemoryKill: where Slurm itself kills a step for its memory, no member is left to
 // say so; the launcher heard it.
 func TestOverMemoryKill(t *testing.T) {
-	cluster := startSlurmOf(t, slurm.Config{
+	cluster := slurmtest.Start(t, slurm.Config{
 		Name: "kills", KillOverMemory: true,
 		Hosts: []slurm.Hosts{{Prefix: "okay", Count: 1, CPUs: 4, MemoryMiB: 4000}},
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm/slurmtest"
 )
 
 // meet serves a member's own name on one port and asks every member, itself
@@ -49,7 +50,7 @@ while len([f for f in os.listdir(".") if f.startswith("seen-")]) < size:
 // members of a gang find each other by name: all of them use one port. Streams
 // reach them there.
 func TestNetworks(t *testing.T) {
-	cluster := startSlurmOf(t, slurm.Config{
+	cluster := slurmtest.Start(t, slurm.Config{
 		Name: "network", Networks: true,
 		Hosts:      []slurm.Hosts{{Prefix: "far", Count: 4, CPUs: 2, MemoryMiB: 4000}},
 		Partitions: []slurm.Partition{{Name: "all", Hosts: []string{"far[1-4]"}, Default: true}},

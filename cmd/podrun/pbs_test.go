@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	testusers "github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/pbs"
+	"github.com/isthmus-hpc/isthmus/test/testbed/pbs/pbstest"
 )
 
 // pbsBench is a bench whose gangs run in a stand-in of PBS or Torque.
@@ -26,30 +27,13 @@ type pbsBench struct {
 }
 
 func TestPBS(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("not root: the stand-in starts jobs as their users")
-	}
-	if err := testusers.Ensure(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
 	for _, dialect := range []backendpbs.Dialect{backendpbs.Pro, backendpbs.Torque} {
 		t.Run(string(dialect), func(t *testing.T) {
-			c, err := pbs.Start(t.Context(), pbs.Config{
+			c := pbstest.Start(t, pbs.Config{
 				Torque: dialect == backendpbs.Torque, History: true, KeepCompleted: time.Minute, KillDelay: 8 * time.Second,
 				Hosts: []pbs.Host{
 					{Name: "c1", CPUs: 8, MemoryMiB: 8000}, {Name: "g1", CPUs: 8, MemoryMiB: 8000, GPUs: 8}, {Name: "g2", CPUs: 8, MemoryMiB: 8000, GPUs: 8},
 				},
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Log(c.LogTails(20))
-				}
-				if err := c.Stop(); err != nil {
-					t.Error(err)
-				}
 			})
 			back, err := backendpbs.New(backendpbs.Config{Runner: localrunner.New(), Dialect: dialect, Env: c.Env(),
 				Records: func(user string) (string, error) { return filepath.Join(c.StagingDir, user), nil }})

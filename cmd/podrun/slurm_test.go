@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/provider/podrun/manifest"
 	testusers "github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm/slurmtest"
 )
 
 // slurmBench is a bench whose gangs run in a real Slurm cluster.
@@ -31,38 +31,7 @@ type slurmBench struct {
 // startSlurm starts a cluster for the cases of one test.
 func startSlurm(t *testing.T) *slurm.Cluster {
 	t.Helper()
-	return startSlurmOf(t, slurm.Config{Name: "podrun", KillWait: 10 * time.Second})
-}
-
-func startSlurmOf(t *testing.T, config slurm.Config) *slurm.Cluster {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("not root: a real Slurm cluster starts jobs as their users")
-	}
-	if err := testusers.Ensure(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	if err := slurm.EnsureInstalled(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	if config.Networks {
-		if err := slurm.EnsureNetworksInstalled(t.Context(), t.Output()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := slurm.Start(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(c.LogTails(20))
-		}
-		if err := c.Stop(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
+	return slurmtest.Start(t, slurm.Config{Name: "podrun", KillWait: 10 * time.Second})
 }
 
 func (b *slurmBench) command(args ...string) string {

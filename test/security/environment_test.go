@@ -2,7 +2,6 @@ package security_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,7 +28,9 @@ import (
 	testusers "github.com/isthmus-hpc/isthmus/test/testbed/account"
 	"github.com/isthmus-hpc/isthmus/test/testbed/checkout"
 	testpbs "github.com/isthmus-hpc/isthmus/test/testbed/pbs"
+	"github.com/isthmus-hpc/isthmus/test/testbed/pbs/pbstest"
 	testslurm "github.com/isthmus-hpc/isthmus/test/testbed/slurm"
+	"github.com/isthmus-hpc/isthmus/test/testbed/slurm/slurmtest"
 )
 
 // dangerous are names of variables that change what a batch system, its hooks, a
@@ -177,27 +178,13 @@ func dumps(t *testing.T, dir string) map[string][]string {
 
 func onSlurm(t *testing.T, dir string) plant {
 	t.Helper()
-	if err := testslurm.EnsureInstalled(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	c, err := testslurm.Start(t.Context(), testslurm.Config{
+	c := slurmtest.Start(t, testslurm.Config{
 		Name: "hooks", Hosts: []testslurm.Hosts{{Prefix: "n", Count: 1, CPUs: 4, MemoryMiB: 4000}},
 		Partitions: []testslurm.Partition{{Name: "hooks", Hosts: []string{"n1"}, Default: true}},
 		Extra: []string{
 			"Prolog=" + script(t, dir, "prolog.sh", "record prolog"), "Epilog=" + script(t, dir, "epilog.sh", "record epilog"),
 			"TaskProlog=" + script(t, dir, "task-prolog.sh", "record task-prolog"),
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(c.LogTails(20))
-		}
-		if err := c.Stop(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
 	})
 	b, err := slurm.New(slurm.Config{Runner: transport.New(), Env: c.Env()})
 	if err != nil {
@@ -208,18 +195,7 @@ func onSlurm(t *testing.T, dir string) plant {
 
 func onPBS(t *testing.T, dir string) plant {
 	t.Helper()
-	c, err := testpbs.Start(t.Context(), testpbs.Config{History: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(c.LogTails(20))
-		}
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := pbstest.Start(t, testpbs.Config{History: true})
 	b, err := pbs.New(pbs.Config{Runner: transport.New(), Dialect: pbs.Pro, Env: c.Env(),
 		Records: func(user string) (string, error) { return filepath.Join(dir, "staging", user, "pbs"), nil }})
 	if err != nil {
