@@ -210,7 +210,7 @@ func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	u.Gang, u.GangUID, u.Namespace, u.Name, u.Plain = g.Key, g.UID, g.Namespace, g.Name, g.Plain
 	u.Message, u.Early = plan.Bound(u.Message), early(g, u.Code, s.Now)
 	some := len(s.committed[g.Key]) > 0
-	u.Pods = slices.Grow(u.Pods, int(g.Waiting))
+	u.Pods = slices.Grow(u.Pods, g.Waiting)
 	for _, p := range g.Pods {
 		if p.Waits() && (!some || !s.placed[p.UID]) {
 			u.Pods = append(u.Pods, plan.PodRef{UID: p.UID, Namespace: p.Namespace, Name: p.Name})
