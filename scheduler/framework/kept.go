@@ -47,6 +47,11 @@ func (s *Session) FindKept(g *snapshot.Gang, job string, pods []*snapshot.Pod) *
 // has gone that is going away. Else the gang's own room, which is free, would be kept for
 // it in vain for as long as others end. It is nil, and nothing has changed, where that
 // does not help.
+//
+// The rooms of those that were nominated before count, although the gang's own victims may
+// have gone and theirs not: nobody knows for whom a pod goes, and the gang could as well take
+// what was left for the others and have them wait for its own victims. So it waits for those
+// of the others too where they cannot start, as long as pods take to end at most.
 func (s *Session) FindBeside(g *snapshot.Gang, job string, pods []*snapshot.Pod) *Fit {
 	if !s.Nominated(g) || len(s.going()) == 0 {
 		return nil
