@@ -141,8 +141,8 @@ configurations:
 
 // TestConsolidation moves a gang so that another has a whole node: both places are
 // written down, the moved pod goes by the Eviction API, and its successor has its
-// place, also where another scheduler finds what was begun and somebody else came in
-// between.
+// place, also where another scheduler finds what was begun, the successor, and somebody
+// else who came in between.
 func TestConsolidation(t *testing.T) {
 	ns := plane.Namespace(t)
 	stop := startWith(t, &wire{}, consolidating(t).Pipeline(), "")
@@ -162,9 +162,9 @@ func TestConsolidation(t *testing.T) {
 	finish(t, ns, moved)
 	podGroup(t, ns, "late", volcanov1.PodGroupInqueue)
 	jobPod(t, ns, "late", 2, nil, "")
+	jobPod(t, ns, moved, 2, map[string]string{volcanov1.PodPreemptable: "true"}, "") // none would be nobody's word
 	startWith(t, &wire{}, consolidating(t).Pipeline(), "")
 	eventuallyBound(t, ns, "wide", 1)
-	jobPod(t, ns, moved, 2, map[string]string{volcanov1.PodPreemptable: "true"}, "")
 	eventuallyBound(t, ns, moved, 1)
 	if pods, err := podsOf(t.Context(), ns, "late"); err != nil || len(pods) != 1 || pods[0].Spec.NodeName != "" {
 		t.Errorf("somebody else has a place that was kept: %v, %v", pods, err)
