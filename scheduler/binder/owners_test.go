@@ -111,6 +111,12 @@ func (w *world) hurts(p *corev1.Pod) {
 	}
 }
 
+// binding reports whether a member's binding is under way: it may still come true beside
+// one that was lost.
+func (w *world) binding(j *job) bool {
+	return slices.ContainsFunc(w.of(j), func(p *corev1.Pod) bool { _, ok := w.assumed[string(p.UID)]; return ok })
+}
+
 // run has kubelets start what is bound, and end what is to go or has no node.
 func (w *world) run() {
 	for _, j := range w.jobs {
@@ -126,7 +132,7 @@ func (w *world) run() {
 				w.api.put(pods, p)
 			}
 		}
-		if w.have(j) == 0 {
+		if w.have(j) == 0 && !w.binding(j) {
 			j.hurt = false
 		}
 	}
