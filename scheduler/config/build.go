@@ -13,8 +13,8 @@ type actionEntry struct {
 	arguments []argument
 	// twin is another name for the same, of which a configuration has one at the most.
 	twin string
-	// always says that it runs, in its place, when a configuration does not name it.
-	always bool
+	// unnamed runs before all others when a configuration does not name the action.
+	unnamed framework.Action
 	// last says that it runs, after all others, when a configuration does not name it.
 	last bool
 	make func(Arguments) framework.Action
@@ -86,9 +86,9 @@ func (c Config) Pipeline() framework.Pipeline {
 	has := func(name string) bool {
 		return slices.ContainsFunc(c.Actions, func(a Action) bool { return a.Name == name })
 	}
-	for _, e := range actions { // what always runs and is not named comes first
-		if e.always && e.make != nil && !has(e.name) {
-			out.Actions = append(out.Actions, e.make(nil))
+	for _, e := range actions {
+		if e.unnamed != nil && !has(e.name) {
+			out.Actions = append(out.Actions, e.unnamed)
 		}
 	}
 	for _, a := range c.Actions {

@@ -49,7 +49,7 @@ tiers:
 // does not name, but that always run, are put: before the others, or last. A new
 // one is a line here.
 var actions = []actionEntry{
-	{name: "enqueue", always: true, make: func(Arguments) framework.Action { return enqueue.Action{} }},
+	{name: "enqueue", unnamed: enqueue.Action{All: true}, make: func(Arguments) framework.Action { return enqueue.Action{} }},
 	{name: "allocate", arguments: []argument{errorCache}, make: func(Arguments) framework.Action { return allocate.Action{} }},
 	{name: "backfill", arguments: append([]argument{errorCache}, heads, conservative, unknownRuns), make: func(a Arguments) framework.Action {
 		return backfill.Action{Heads: int(min(a.Int(heads.name, 0), 64)), Conservative: a.Bool(conservative.name, false), PassUnknown: a.Text(unknownRuns.name, "wait") == "pass"}

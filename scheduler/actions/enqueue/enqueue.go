@@ -15,7 +15,12 @@ import (
 )
 
 // Action is the enqueue action. It holds no state.
-type Action struct{}
+type Action struct {
+	// All lets every PodGroup of an open queue in: what a configuration that does not
+	// name the action means in Volcano. Pods are made then for which there is no room
+	// yet, so that whoever adds nodes for pods sees them.
+	All bool
+}
 
 // Name is the action's name in configuration.
 func (Action) Name() string { return "enqueue" }
@@ -23,7 +28,7 @@ func (Action) Name() string { return "enqueue" }
 // Run admits, in the order of queues and gangs, every pending PodGroup whose queue is
 // open and whose minimum some domain and the queue could hold if they were empty, unless
 // a plugin is against the making of its pods.
-func (Action) Run(s *framework.Session) {
+func (a Action) Run(s *framework.Session) {
 	var pending []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {
 		if g.Plain || g.Native || g.Absent || g.Status.Phase != snapshot.GroupPending {
@@ -32,6 +37,10 @@ func (Action) Run(s *framework.Session) {
 		s.Look(g)
 		if u, ok := framework.QueueReason(s, g); !ok {
 			s.Wait(g, u)
+			continue
+		}
+		if a.All {
+			s.Admit(g)
 			continue
 		}
 		pending = append(pending, g)
