@@ -169,7 +169,7 @@ func TestWaitingForATurn(t *testing.T) {
 			}
 			again := time.Now().Add(30 * time.Second)
 			for q.binds.Len() == 0 && time.Now().Before(again) {
-				time.Sleep(turnAgain / 5)
+				<-time.After(turnAgain / 5)
 			}
 			if q.binds.Len() != 1 {
 				t.Error("the second does not ask again")
@@ -248,6 +248,7 @@ func TestOneOfANodeAtATime(t *testing.T) {
 		q := newQueueing(names...)
 		defer q.Close()
 		at, on := map[string]string{}, map[string]string{} // in which state a pod is, and for which node
+		turn := map[string]string{}                        // who was sent last to a node
 		now := func(pod, node string) string { return at[pod] + " " + fmt.Sprint(on[pod] == node) }
 		for _, pod := range names {
 			on[pod] = rapid.SampledFrom(nodes).Draw(t, "node")
@@ -267,7 +268,7 @@ func TestOneOfANodeAtATime(t *testing.T) {
 					t.Fatalf("%s may go to %s: %t, waits for %q; %v %v", pod, on[pod], ok, before.name, at, on)
 				}
 				if ok {
-					at[pod] = "sent"
+					at[pod], turn[on[pod]] = "sent", pod
 				}
 			case "sent true bound":
 				q.do("bound " + pod + " " + on[pod])
@@ -278,14 +279,16 @@ func TestOneOfANodeAtATime(t *testing.T) {
 			case "sent true refuse":
 				q.do("forget " + pod)
 				q.do("pass " + pod + " " + on[pod])
-				at[pod] = "idle"
+				at[pod], turn[on[pod]] = "idle", ""
 			case "sent true forget", "placed true forget":
 				q.do("forget " + pod)
 				at[pod] = "idle"
 			case "idle true place":
 				on[pod] = rapid.SampledFrom(nodes).Draw(t, "node")
 				q.do("place " + pod + " " + on[pod])
-				at[pod] = "placed"
+				if at[pod] = "placed"; turn[on[pod]] == pod {
+					at[pod] = "sent" // it comes back to the node where it has its turn yet
+				}
 			}
 		}
 	})

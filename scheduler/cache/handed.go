@@ -126,7 +126,7 @@ func (c *Cache) HandOver(uid, node string, devices []string, now time.Time) map[
 }
 
 // Served reports whether Volcano's device plugin on a node is done with a pod that was
-// sent there, or never will be: served, rejected, started, bound elsewhere or gone.
+// sent there, or never will be: served, rejected, started, sent elsewhere or gone.
 func (c *Cache) Served(uid, node string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,8 +135,8 @@ func (c *Cache) Served(uid, node string) bool {
 		return true
 	}
 	if e.pod.Node == "" {
-		_, sent := c.assumed[uid]
-		return !sent
+		a, sent := c.assumed[uid]
+		return !sent || a.Node != node
 	}
 	return e.pod.Node != node || !e.waits()
 }

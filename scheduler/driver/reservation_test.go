@@ -149,7 +149,7 @@ func TestReservedNodeIsForItsOwners(t *testing.T) {
 		t.Errorf("the entry of the virtual kubelet is %+v", r.Status.Batch)
 	}
 	// Who reserves the same later is told, whatever the names, until the first is over.
-	time.Sleep(time.Until(r.CreationTimestamp.Add(time.Second)))
+	<-time.After(time.Until(r.CreationTimestamp.Add(time.Second))) // ages are told in whole seconds
 	first, later := r, &hpcv1alpha1.Reservation{ObjectMeta: metav1.ObjectMeta{Name: "a-" + ns}, Spec: hpcv1alpha1.ReservationSpec{
 		Duration: &metav1.Duration{Duration: time.Hour}, Nodes: &hpcv1alpha1.ReservedNodes{Names: []string{ns + "-v"}},
 		Owners: hpcv1alpha1.ReservationOwners{Namespaces: []string{ns}},
