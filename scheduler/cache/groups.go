@@ -35,6 +35,7 @@ type gangEntry struct {
 	// nominated is room that was decided to be kept, in place of an older annotation.
 	nominated *snapshot.Nomination
 	short     int64 // since when the gang is short; 0 while it is not
+	whole     *snapshot.Whole
 	// had is how many pods the gang had when it was last compiled, grew when it first
 	// had that many, as in snapshot.GangSpec.
 	had  int
@@ -238,6 +239,9 @@ func (c *Cache) Conditions(gang string) []volcanov1.PodGroupCondition {
 // noteShort notes since when a gang is short: since it was first seen to be, or its
 // PodGroup's condition says so, which outlives this program.
 func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
+	g.Whole = e.whole
+	g.NoteWhole()
+	e.whole = g.Whole
 	if !g.Short() {
 		e.short = 0
 		return

@@ -37,7 +37,7 @@ import (
 //	cycle | later 15s | drop NODE
 //	budget NAME COUNT
 //	reserve NAME from=1h for=2h nodes=n1,n2 label.KEY=V count=2 each.gpu=4 queues=Q namespaces=N batch.CLUSTER=made
-//	settle 2m | finish GROUP
+//	settle 2m | finish GROUP | minimum GROUP NUMBER
 //	run|succeed|fail|displace|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //
 // Pods may be protected=WHY, have cooldown=10m and be covered by budget=NAME. A
@@ -127,6 +127,14 @@ func (w *World) command(words []string) (string, error) {
 		return "", nil
 	case "finish":
 		w.Finish(words[1])
+		return "", nil
+	case "minimum":
+		g := w.Gang(words[1])
+		n, err := strconv.ParseInt(words[len(words)-1], 10, 64)
+		if g == nil || len(words) != 3 || err != nil {
+			return "", fmt.Errorf("minimum must be GROUP NUMBER of a group that exists, is %q", words[1:])
+		}
+		g.MinMember = n
 		return "", nil
 	case "queue":
 		return "", w.queueCommand(words[1], words[2:])

@@ -147,6 +147,8 @@ func (g *Gang) noteShort(now time.Time) {
 	for _, p := range g.Pods {
 		of.Pods = append(of.Pods, &p.Pod)
 	}
+	of.NoteWhole()
+	g.Whole = of.Whole
 	switch {
 	case !of.Short():
 		g.ShortSince = 0

@@ -185,6 +185,8 @@ type GangSpec struct {
 	// ShortSince is since when the gang has been Short, in nanoseconds since 1970; 0
 	// when it is not.
 	ShortSince int64 `json:"shortSince,omitempty"`
+	// Whole is what the gang needed when it last had that, nil when that is not known.
+	Whole *Whole `json:"whole,omitempty"`
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.
 	Hold string `json:"hold,omitempty"`

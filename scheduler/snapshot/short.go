@@ -5,6 +5,23 @@ import (
 	"slices"
 )
 
+// Whole is a gang's minimum, and those of its tasks.
+type Whole struct {
+	Min   int64         `json:"min"`
+	Tasks []TaskMinimum `json:"tasks,omitempty"`
+}
+
+// NoteWhole remembers what the gang needs if it has that, and forgets it when the gang
+// holds nothing any more. It is called whenever a gang has changed, before Short.
+func (g *Gang) NoteWhole() {
+	switch {
+	case !g.holds():
+		g.Whole = nil
+	case g.lacks(Whole{g.Minimum(), g.TaskMinimums()}) == "":
+		g.Whole = &Whole{g.Minimum(), g.TaskMinimums()}
+	}
+}
+
 // Short reports whether the gang holds places that are of no use to it: too few of
 // its members are left for its minimum, or an attempt lacks members and nobody has
 // taken it up. Members that have ended by themselves, well or not, have had their
@@ -16,12 +33,29 @@ func (g *Gang) Short() bool {
 	return g.holds() && g.Lacks() != "" || len(g.OpenAttempts()) > 0
 }
 
-// Lacks says in a clause what the gang lacks of its minimum, "" for nothing.
+// Lacks says in a clause what the gang has lost of its minimum, "" for nothing. A
+// minimum that was raised since the gang last had it is no loss: what runs of it is of
+// use while the others wait.
 func (g *Gang) Lacks() string {
-	if n := g.Left(); n < g.Minimum() {
-		return fmt.Sprintf("%d of the %d members that it needs are left", n, g.Minimum())
+	need := Whole{g.Minimum(), g.TaskMinimums()}
+	if w := g.Whole; w != nil {
+		need.Min = min(need.Min, w.Min)
+		var tasks []TaskMinimum
+		for _, t := range need.Tasks {
+			if i := slices.IndexFunc(w.Tasks, func(o TaskMinimum) bool { return o.Task == t.Task }); i >= 0 {
+				tasks = append(tasks, TaskMinimum{Task: t.Task, Min: min(t.Min, w.Tasks[i].Min)})
+			}
+		}
+		need.Tasks = tasks
 	}
-	for _, t := range g.TaskMinimums() {
+	return g.lacks(need)
+}
+
+func (g *Gang) lacks(need Whole) string {
+	if n := g.Left(); n < need.Min {
+		return fmt.Sprintf("%d of the %d members that it needs are left", n, need.Min)
+	}
+	for _, t := range need.Tasks {
 		if n := g.leftOf(t.Task); n < t.Min {
 			return fmt.Sprintf("%d of the %d members that it needs of task %q are left", n, t.Min, t.Task)
 		}

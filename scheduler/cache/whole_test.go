@@ -1,0 +1,55 @@
+package cache_test
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
+	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+
+	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
+	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+)
+
+// TestRaisedMinimumsAreNoLoss: a gang is short when it lost members, not when it is to
+// have more; one that is started anew is measured by what it needs then.
+func TestRaisedMinimumsAreNoLoss(t *testing.T) {
+	c, now, version := cache.New(), time.Unix(1000, 0), 0
+	group := func(minimum, worker int32) {
+		version++
+		c.SetGroup(&volcanov1.PodGroup{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "g", ResourceVersion: string(rune('0' + version))},
+			Spec:       volcanov1.PodGroupSpec{MinMember: minimum, MinTaskMember: map[string]int32{"worker": worker}},
+		})
+	}
+	pod := func(name, node string) {
+		c.SetPod(&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name), Annotations: map[string]string{wellknown.PodGroupName: "g", batchv1.TaskSpecKey: "worker"}},
+			Spec:       corev1.PodSpec{SchedulerName: wellknown.SchedulerIsthmus, NodeName: node},
+		})
+	}
+	for _, step := range []struct {
+		what string
+		do   func()
+		want bool
+	}{
+		{"half of it is placed", func() { group(2, 2); pod("a", "n"); pod("b", "") }, true},
+		{"all of it is", func() { pod("b", "n") }, false},
+		{"more are wanted", func() { pod("c", ""); group(3, 3) }, false},
+		{"one of the first is lost", func() { c.DeletePod("b"); pod("d", "") }, true},
+		{"another is in its place", func() { pod("d", "n") }, false},
+		{"the last one comes too", func() { pod("c", "n") }, false},
+		{"one is lost again", func() { c.DeletePod("a") }, true},
+		{"nothing is left", func() { c.DeletePod("c"); c.DeletePod("d") }, false},
+		{"less than it needs now is placed anew", func() { pod("e", "n"); pod("f", "n") }, true},
+	} {
+		step.do()
+		now = now.Add(time.Second)
+		if g := c.Snapshot(now).Gang("podgroup/ns/g"); g.ShortSince != 0 != step.want {
+			t.Errorf("%s: short: %t", step.what, !step.want)
+		}
+	}
+}
