@@ -275,6 +275,9 @@ func writeCalls(t *testing.T) []writeCall {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "controllertest") {
 			return err
 		}
+		if dir := filepath.Base(filepath.Dir(path)); dir == "owned" || dir == "report" {
+			return nil // the calls of what writes there are looked for
+		}
 		set := token.NewFileSet()
 		file, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
 		if err != nil {
@@ -286,11 +289,8 @@ func writeCalls(t *testing.T) []writeCall {
 				return true
 			}
 			method, ok := call.Fun.(*ast.SelectorExpr)
-			if !ok || len(call.Args) < 2 || !slices.Contains([]string{"Create", "Update", "Patch", "Delete", "DeleteAllOf", "Apply"}, method.Sel.Name) {
+			if !ok || len(call.Args) < 2 || !slices.Contains([]string{"Create", "Update", "Patch", "Delete", "DeleteAllOf", "Apply", "CreateJob", "DeleteJob", "Status"}, method.Sel.Name) {
 				return true
-			}
-			if of, ok := method.X.(*ast.Ident); ok && of.Name == "owned" {
-				return true // its own call is found there
 			}
 			if ctx, ok := call.Args[0].(*ast.Ident); !ok || ctx.Name != "ctx" {
 				return true

@@ -292,13 +292,19 @@ func (m *miniature) carryOut(verb string, o client.Object, do func() error) erro
 // ours begins the names of our functions.
 const ours = "github.com/isthmus-hpc/isthmus/controllers/"
 
+// forSeveral reports whether a function writes for several controllers: the effect is its
+// caller's.
+func forSeveral(function string) bool {
+	return strings.HasPrefix(function, ours+"owned.") || strings.HasPrefix(function, ours+"report.")
+}
+
 // callSite is the file and line of the controllers that the write comes from.
 func callSite() string {
 	var pcs [64]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
 	for {
 		f, more := frames.Next()
-		if strings.HasPrefix(f.Function, ours) {
+		if strings.HasPrefix(f.Function, ours) && !forSeveral(f.Function) {
 			_, file, _ := strings.Cut(f.File, "/controllers/")
 			// The module's own folder may be named like that too.
 			if i := strings.LastIndex(f.File, "/controllers/"); i >= 0 {

@@ -26,11 +26,11 @@ func (c carried) Carry(p plan.Plan) { c <- p }
 
 // filling is a driver over a cache that has a gang of three without pods, where its
 // plans go, and what makes a pod of the gang.
-func filling(now func() time.Time, timing driver.Timing) (d *driver.Driver, plans carried, pod func(name string)) {
+func filling(now func() time.Time, timing driver.Timing, made metav1.Time) (d *driver.Driver, plans carried, pod func(name string)) {
 	c := cache.New()
 	c.SetQueue(&volcanov1.Queue{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
 	c.SetGroup(&volcanov1.PodGroup{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "g"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "g", CreationTimestamp: made},
 		Spec:       volcanov1.PodGroupSpec{Queue: "default", MinMember: 3}, Status: volcanov1.PodGroupStatus{Phase: volcanov1.PodGroupInqueue},
 	})
 	pod = func(name string) {
@@ -61,7 +61,7 @@ func lacks(p plan.Plan) (told string, event bool) {
 // the other nothing is written of those that are not there, and if no more come it is.
 func TestGangsThatAreBeingMadeLackNothingYet(t *testing.T) {
 	now := time.Unix(1000, 0)
-	d, plans, pod := filling(func() time.Time { return now }, driver.Timing{})
+	d, plans, pod := filling(func() time.Time { return now }, driver.Timing{}, metav1.Time{})
 	for _, step := range []struct {
 		after time.Duration
 		pod   string
@@ -87,10 +87,30 @@ func TestGangsThatAreBeingMadeLackNothingYet(t *testing.T) {
 	}
 }
 
+// TestNewGangsLackNothingYet: the pods of a PodGroup that was made ten seconds ago may not
+// have begun to be made.
+func TestNewGangsLackNothingYet(t *testing.T) {
+	now := time.Unix(1000, 0)
+	d, plans, pod := filling(func() time.Time { return now }, driver.Timing{}, metav1.NewTime(now))
+	pod("a")
+	for _, step := range []struct {
+		after time.Duration
+		want  string
+	}{{0, ""}, {9 * time.Second, ""}, {2 * time.Second, "the gang has 1 pods and needs 3"}} {
+		now = now.Add(step.after)
+		if err := d.Cycle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if told, _ := lacks(<-plans); !strings.Contains(told, step.want) || step.want == "" && told != "" {
+			t.Errorf("%s after it was made it is told %q, want %q", now.Sub(time.Unix(1000, 0)), told, step.want)
+		}
+	}
+}
+
 // TestWhatIsToldLaterIsTold: nothing happens any more, and it is told all the same long
 // before cycles run for their own sake.
 func TestWhatIsToldLaterIsTold(t *testing.T) {
-	d, plans, pod := filling(time.Now, driver.Timing{Resync: time.Hour, Audit: time.Hour})
+	d, plans, pod := filling(time.Now, driver.Timing{Resync: time.Hour, Audit: time.Hour}, metav1.Time{})
 	pod("a")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})

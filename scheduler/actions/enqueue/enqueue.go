@@ -27,7 +27,7 @@ func (Action) Name() string { return "enqueue" }
 
 // Run admits, in the order of queues and gangs, every pending PodGroup whose queue is
 // open and whose minimum some domain and the queue could hold if they were empty, unless
-// a plugin is against the making of its pods.
+// a plugin is against the making of its pods; with All, every one whose queue is open.
 func (a Action) Run(s *framework.Session) {
 	var pending []*snapshot.Gang
 	for _, g := range s.Snapshot.Gangs {

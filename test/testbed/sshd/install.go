@@ -62,7 +62,7 @@ func EnsureInstalled(ctx context.Context, progress io.Writer) error {
 	if err := software().Ensure(ctx, progress); err != nil {
 		return fmt.Errorf("real sshd: %w", err)
 	}
-	unlock, err := checkout.Lock(ctx, filepath.Join(os.TempDir(), "isthmus-testbed-logins.lock"), progress)
+	unlock, err := checkout.Lock(ctx, filepath.Join(os.TempDir(), "isthmus-testbed-apt.lock"), progress)
 	if err != nil {
 		return err
 	}

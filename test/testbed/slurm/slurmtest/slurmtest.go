@@ -23,6 +23,8 @@ func Start(t *testing.T, config slurm.Config) *slurm.Cluster {
 	}
 	install := slurm.EnsureInstalled
 	switch {
+	case config.REST:
+		install = slurm.EnsureRESTInstalled
 	case config.Networks:
 		install = slurm.EnsureNetworksInstalled
 	case config.Accounting:
