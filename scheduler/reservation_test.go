@@ -68,12 +68,26 @@ func playBooked(script []string) error {
 			if len(w.Reservations) > 1 && r.Status.Reason == "Overlaps" {
 				continue // an amount that was reserved before had to be kept there
 			}
+			if goesBefore(s, p, &r, w.Now.UnixNano()) {
+				continue // owners of what was reserved before, and has begun, may go there
+			}
 			if r.Status.Phase == snapshot.ReservationActive && was.Phase == snapshot.ReservationActive && was.Held && !r.Status.Held {
 				return fmt.Errorf("line %d: reservation %s is not held any more: %s\n%s", i+1, r.Name, r.Status.Message, p)
 			}
 		}
 	}
 	return nil
+}
+
+// goesBefore reports whether owners of a reservation that was made before another, and has
+// begun, are placed.
+func goesBefore(s *snapshot.Snapshot, p plan.Plan, r *snapshot.Reservation, now int64) bool {
+	return slices.ContainsFunc(p.Placements, func(pl plan.Placement) bool {
+		g := s.Gang(pl.Gang)
+		return slices.ContainsFunc(s.Reservations, func(o snapshot.Reservation) bool {
+			return snapshot.CompareReservations(&o, r) < 0 && o.Phase(now) == snapshot.ReservationActive && o.Owns(g)
+		})
+	})
 }
 
 // ownersPods counts the pods of those that reservations are for and that hold something.

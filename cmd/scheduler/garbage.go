@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"os"
 	"runtime/debug"
 
@@ -16,16 +17,16 @@ import (
 // use. GOGC and GOMEMLIMIT of the environment come first; where no limit is known,
 // garbage is collected as ever.
 func collectSeldom(log logr.Logger) {
-	limit, err := memlimit.SetGoMemLimitWithOpts(memlimit.WithRatio(0.9), memlimit.WithProvider(memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem)))
-	switch {
-	case err != nil:
+	if _, err := memlimit.SetGoMemLimitWithOpts(memlimit.WithRatio(0.9), memlimit.WithProvider(memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem))); err != nil {
 		log.Info("how much memory may be used is not known; garbage is collected early", "reason", err.Error())
 		return
-	case limit == 0 && os.Getenv("GOMEMLIMIT") == "":
+	}
+	limit := debug.SetMemoryLimit(-1)
+	if limit == math.MaxInt64 {
 		return
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(driver.GCPercent)
 	}
-	log.V(1).Info("memory is bounded", "bytes", debug.SetMemoryLimit(-1))
+	log.V(1).Info("memory is bounded", "bytes", limit)
 }

@@ -346,6 +346,6 @@ func (b *Binder) look(ctx context.Context, t bindTask) (string, bool) {
 		b.Cache.Confirm(t.bind.UID, b.Now().Add(confirmWithin))
 		return "bound", true
 	}
-	b.Cache.SetPod(p) // what a live read says is no older than what we assume
+	b.Cache.Correct(p) // what a live read says is no older than what we assume
 	return "elsewhere", true
 }

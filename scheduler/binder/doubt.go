@@ -20,17 +20,17 @@ func (b *Binder) doubt(ctx context.Context, d cache.Doubt) bool {
 	log := logr.FromContextOrDiscard(ctx).WithValues("pod", d.Namespace+"/"+d.Name, "podUID", d.UID, "node", d.Node)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && string(p.UID) != d.UID:
-		b.Cache.Forget(d.UID)
+		b.Cache.Dismiss(d)
 	case err != nil:
 		log.V(1).Info("what became of a binding is not known; it goes on to count", "reason", err.Error())
-		b.Cache.Confirm(d.UID, b.Now().Add(lastRetry))
+		b.Cache.Trust(d, b.Now().Add(lastRetry))
 	case p.Spec.NodeName == "":
 		log.Info("a binding was accepted and is not there; it no longer counts")
-		b.Cache.Forget(d.UID)
+		b.Cache.Dismiss(d)
 	case p.Spec.NodeName == d.Node:
-		b.Cache.Confirm(d.UID, b.Now().Add(confirmWithin))
+		b.Cache.Trust(d, b.Now().Add(confirmWithin))
 	default:
-		b.Cache.SetPod(p) // what a live read says is no older than what we assume
+		b.Cache.Correct(p) // what a live read says is no older than what we assume
 	}
 	return true
 }

@@ -1,7 +1,6 @@
 package binder
 
 import (
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,9 +49,6 @@ func (w *waits) news(all []plan.Unschedulable, now time.Time) []plan.Unschedulab
 			}
 		}
 	}
-	if now.Sub(w.since) >= tellWithin {
-		w.since, w.count = now, 0
-	}
 	var out []plan.Unschedulable
 	for _, u := range all {
 		// A pod of its own has its event from its condition.
@@ -63,14 +59,25 @@ func (w *waits) news(all []plan.Unschedulable, now time.Time) []plan.Unschedulab
 		if at, known := w.told[k]; known && now.Sub(at) <= tellAgain {
 			continue
 		}
-		if w.count == tellAtOnce {
+		if !w.may(now) {
 			break
 		}
-		w.count++
 		w.told[k] = now
 		out = append(out, u)
 	}
 	return out
+}
+
+// may counts one more event, if there is room for it now.
+func (w *waits) may(now time.Time) bool {
+	if now.Sub(w.since) >= tellWithin {
+		w.since, w.count = now, 0
+	}
+	if w.count >= tellAtOnce {
+		return false
+	}
+	w.count++
+	return true
 }
 
 // tellWaiting has an event on the first pod of each gang that waits for another
@@ -99,22 +106,27 @@ type toldOf struct {
 }
 
 // news gives the faults of queues that were not told yet, that are told in other words now,
-// or that are as they were for so long that an event of them is no longer kept.
-func (q queuesTold) news(all []plan.QueueFault, now time.Time) []plan.QueueFault {
+// or that are as they were for so long that an event of them is no longer kept; what there
+// is no room for now stays news.
+func (q queuesTold) news(all []plan.QueueFault, now time.Time, may func(time.Time) bool) []plan.QueueFault {
 	var out []plan.QueueFault
+	are := make(map[queueReason]bool, len(all))
 	for _, f := range all {
 		k := queueReason{f.UID, f.Reason}
+		are[k] = true
 		told, known := q[k]
 		age := now.Sub(told.at)
 		if known && (age < tellChanged || told.message == f.Message && age <= tellAgain) {
+			continue
+		}
+		if !may(now) {
 			continue
 		}
 		q[k] = toldOf{f.Message, now}
 		out = append(out, f)
 	}
 	for k, told := range q {
-		still := slices.ContainsFunc(all, func(f plan.QueueFault) bool { return k == queueReason{f.UID, f.Reason} })
-		if !still && now.Sub(told.at) >= tellChanged {
+		if !are[k] && now.Sub(told.at) >= tellChanged {
 			delete(q, k) // mended: told at once when it is so again
 		}
 	}
@@ -124,7 +136,7 @@ func (q queuesTold) news(all []plan.QueueFault, now time.Time) []plan.QueueFault
 // tellQueues has an event on each queue with which something is wrong: a Queue has no
 // conditions.
 func (b *Binder) tellQueues(p plan.Plan, now time.Time) {
-	for _, f := range b.queues.news(p.Queues, now) {
+	for _, f := range b.queues.news(p.Queues, now, b.waits.may) {
 		ref := &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "Queue", Name: f.Queue, UID: types.UID(f.UID)}
 		b.Events.Event(ref, corev1.EventTypeWarning, f.Reason, f.Message)
 	}

@@ -2,6 +2,7 @@ package binder
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -99,11 +100,31 @@ func TestFaultsOfQueuesAreTold(t *testing.T) {
 		{3*time.Hour + time.Second, []plan.QueueFault{fault("1", "A", "other")}, 1},
 		{4 * time.Hour, nil, 0},
 	} {
-		if got := q.news(step.all, start.Add(step.after)); len(got) != step.told {
+		if got := q.news(step.all, start.Add(step.after), func(time.Time) bool { return true }); len(got) != step.told {
 			t.Errorf("step %d: %d told, want %d", i, len(got), step.told)
 		}
 	}
 	if len(q) != 0 {
 		t.Errorf("%d are remembered, want none", len(q))
+	}
+	// A flood is told little by little, beside what gangs wait for.
+	var many []plan.QueueFault
+	for i := range 3 * tellAtOnce {
+		many = append(many, fault(strconv.Itoa(i), "A", "a"))
+	}
+	w, told := waits{told: map[waitOf]time.Time{}}, map[string]int{}
+	for second := range 5 {
+		got := q.news(many, start.Add(time.Duration(second)*tellWithin), w.may)
+		if len(got) > tellAtOnce {
+			t.Errorf("%d are told at once", len(got))
+		}
+		for _, f := range got {
+			told[f.UID]++
+		}
+	}
+	for _, f := range many {
+		if told[f.UID] != 1 {
+			t.Errorf("queue %s was told %d times", f.UID, told[f.UID])
+		}
 	}
 }

@@ -5,6 +5,7 @@ package cache
 type anew struct {
 	all        bool            // whatever labels and namespaces
 	saw        map[saw]bool    // pods of which this is to be seen
+	in         map[string]bool // the namespaces of these, "" for any
 	namespaces map[string]bool // pods in these
 }
 
@@ -15,9 +16,9 @@ type saw struct{ namespace, key, value string }
 // see notes that pods are told apart by something from now on.
 func (a *anew) see(w saw) {
 	if a.saw == nil {
-		a.saw = map[saw]bool{}
+		a.saw, a.in = map[saw]bool{}, map[string]bool{}
 	}
-	a.saw[w] = true
+	a.saw[w], a.in[w.namespace] = true, true
 }
 
 // namespace notes that the budgets of a namespace are others.
@@ -34,10 +35,10 @@ func (a *anew) selects(e *podEntry) bool {
 	if a.all {
 		return true
 	}
-	if len(a.saw) == 0 {
-		return false
-	}
 	for _, namespace := range [2]string{"", e.pod.Namespace} {
+		if !a.in[namespace] {
+			continue // as of nearly all pods: most select in their own namespace
+		}
 		if a.saw[saw{namespace: namespace}] {
 			return true
 		}

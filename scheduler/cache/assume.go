@@ -58,6 +58,26 @@ func (c *Cache) Confirm(uid string, until time.Time) {
 	}
 }
 
+// Trust has a doubted binding count on, and the watch is given until then to show it. Of
+// a newer binding of the pod, which may be under way by now, the answer says nothing.
+func (c *Cache) Trust(d Doubt, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a := c.assumed[d.UID]; a.doubted && a.Node == d.Node {
+		a.Until, a.doubted = until, false
+		c.assumed[d.UID] = a
+	}
+}
+
+// Dismiss gives a doubted binding up: it certainly is not there. A newer one stays.
+func (c *Cache) Dismiss(d Doubt) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a := c.assumed[d.UID]; a.doubted && a.Node == d.Node {
+		c.forget(d.UID)
+	}
+}
+
 // Forget gives an assumption up: the binding certainly did not happen.
 func (c *Cache) Forget(uid string) {
 	c.mu.Lock()

@@ -47,10 +47,19 @@ func (e *podEntry) equal(o *podEntry) bool {
 }
 
 // SetPod takes in a pod of any scheduler.
-func (c *Cache) SetPod(p *corev1.Pod) {
+func (c *Cache) SetPod(p *corev1.Pod) { c.setPod(p, false) }
+
+// Correct takes in a pod that was read beside the watch, unless the watch has told
+// meanwhile that it is gone.
+func (c *Cache) Correct(p *corev1.Pod) { c.setPod(p, true) }
+
+func (c *Cache) setPod(p *corev1.Pod, known bool) {
 	e := newPodEntry(p, c.ours(p))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if known && c.pods[e.pod.UID] == nil {
+		return
+	}
 	c.learn(e)
 	c.ask(e)
 	c.visible(e)

@@ -370,7 +370,7 @@ func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d D
 			}
 		}
 		if s.mates != nil {
-			assigned, _ := s.spreadMates(job, u.groups, place, append(slices.Clone(beside), out...))
+			assigned, _ := s.spreadMates(job, u.groups, place, append(s.uncommitted(beside), out...))
 			out = append(out, assigned...)
 			continue
 		}
@@ -380,6 +380,14 @@ func (s *Session) Extend(g *snapshot.Gang, job string, pods []*snapshot.Pod, d D
 		}
 	}
 	return out
+}
+
+// uncommitted are those of the assignments that are not in the plan yet: what is there is
+// counted with what a gang has.
+func (s *Session) uncommitted(all []Assignment) []Assignment {
+	return slices.DeleteFunc(slices.Clone(all), func(a Assignment) bool {
+		return !slices.ContainsFunc(a.Pods, func(p *snapshot.Pod) bool { return !s.placed[p.UID] })
+	})
 }
 
 // missingOf is how many pods the unit's part lacks to be placed at all.

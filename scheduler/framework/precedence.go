@@ -2,6 +2,7 @@ package framework
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -69,8 +70,16 @@ func (s *Session) cross(p *pieces) {
 			}
 		}
 	}
-	if crossed != "" || strings.Contains(s.reserved.crossed, p.Name+"=") {
-		s.reserved.crossed += p.Name + "=" + crossed + "; "
+	r := s.reserved
+	if r.crossings[p.Name] == crossed {
+		return
+	}
+	if r.crossings == nil {
+		r.crossings = map[string]string{}
+	}
+	r.crossings[p.Name], r.crossed = crossed, ""
+	for _, name := range slices.Sorted(maps.Keys(r.crossings)) {
+		r.crossed += name + "=" + r.crossings[name] + "; "
 	}
 }
 

@@ -17,7 +17,10 @@ type reserved struct {
 	pieces  []*pieces
 	bars    map[string]*bar
 	planned bool
-	crossed string // which pieces are kept on nodes of later reservations, part of the keys of bars
+	// crossings are the nodes of later reservations on which pieces are kept, by the name of
+	// the pieces' reservation; crossed is all of it, which is part of the keys of bars.
+	crossings map[string]string
+	crossed   string
 }
 
 // wholeNodes is a reservation of nodes that is not over, with their positions.

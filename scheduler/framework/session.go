@@ -235,7 +235,7 @@ const (
 // early reports whether a gang that has no place yet lacks what may be on its way.
 func early(g *snapshot.Gang, why plan.Code, now time.Time) bool {
 	switch why {
-	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.PodGroupNotFound:
+	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.PodGroupNotFound:
 		within := func(at int64, d time.Duration) bool {
 			since := now.UnixNano() - at
 			return at != 0 && since >= 0 && since < int64(d)

@@ -86,7 +86,7 @@ func inOrder(s *framework.Session, l *framework.Line) bool {
 		return false // it has no claim to a place yet
 	}
 	for _, g := range l.Gangs[1:] {
-		s.Wait(g, plan.Unschedulable{Code: plan.OutOfTurn, Message: fmt.Sprintf("queue %q is served in order, and %s is before it", l.Queue.Name, first.Name)})
+		s.Wait(g, plan.Unschedulable{Code: plan.OutOfTurn, Satisfied: g.Have() >= g.Minimum() || s.Placing(g), Message: fmt.Sprintf("queue %q is served in order, and %s is before it", l.Queue.Name, first.Name)})
 	}
 	return true
 }
@@ -104,10 +104,11 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 	case g.Waiting == 0 && !g.Gated && len(openAttempts(g)) == 0:
 		return false
 	case g.Hold != "":
-		s.Wait(g, plan.Unschedulable{Code: cmp.Or(plan.Code(g.HoldCode), plan.Held), Message: g.Hold})
+		s.Wait(g, plan.Unschedulable{Code: cmp.Or(plan.Code(g.HoldCode), plan.Held), Satisfied: g.Have() >= g.Minimum(), Message: g.Hold})
 		return false
 	}
 	if u, ok := framework.QueueReason(s, g); !ok {
+		u.Satisfied = g.Have() >= g.Minimum() // a gang that runs goes on to
 		s.Wait(g, u)
 		return false
 	}

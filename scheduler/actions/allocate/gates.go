@@ -65,6 +65,9 @@ func (a *gates) of(g *snapshot.Gang) {
 		a.s.Wait(g, plan.Unschedulable{Code: plan.OverQuota, Message: r.Words() + "; its pods are gated until there is room"})
 		return
 	}
+	if u := a.s.Waits(g); lacks > 0 && u != nil && u.Code == plan.Gated {
+		u.Early = true // what held it back is being taken away
+	}
 	var refusal *entitlement.Refusal
 	for _, p := range closed[lacks:] {
 		if r := a.open(g, []*snapshot.Pod{p}); r != nil {
