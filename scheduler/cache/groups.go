@@ -114,7 +114,7 @@ func (c *Cache) setGroup(spec groupSpec, conditions []volcanov1.PodGroupConditio
 	e.raw = conditions
 	spec.Nominated = c.believed(e, &spec)
 	if e.group != nil && e.group.UID != spec.UID {
-		e.written, e.nominated = nil, nil
+		e.written, e.nominated, e.whole = nil, nil, nil
 	}
 	if e.written != nil && !older(spec.version, e.writtenRV) {
 		e.written = nil

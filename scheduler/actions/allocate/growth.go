@@ -93,6 +93,9 @@ func (m *more) place(s *framework.Session) {
 		return
 	}
 	first := slices.IndexFunc(m.waiting, func(p *snapshot.Pod) bool { return !s.IsPlaced(p) })
+	if first < 0 {
+		return // all have a place by now
+	}
 	if u := s.OverQuota(g, m.waiting[first:first+1]); u != nil {
 		u.Satisfied = true
 		s.Wait(g, *u)
