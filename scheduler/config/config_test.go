@@ -293,7 +293,16 @@ func TestMistakesTellTheirPath(t *testing.T) {
 		ok + "metrics: {type: prometheus, address: nowhere}":   "metrics.address",
 		ok + "metrics: {interval: often}":                      "metrics.interval",
 		ok + "metrics: {tls: {insecureSkipVerify: sometimes}}": "metrics.tls.insecureSkipVerify",
-		strings.Repeat(" ", 2<<20):                             "configuration",
+		ok + "tiers: .inf":                                     "tiers",
+		ok + "tiers: [{plugins: [{name: .nan}]}]":              "tiers[0].plugins[0].name",
+		ok + "tiers: [{plugins: [{name: binpack, arguments: {binpack: {weight: -.inf}}}]}]":           `tiers[0].plugins[0].arguments["binpack.weight"]`,
+		ok + "tiers: [{plugins: [{name: overcommit, arguments: {overcommit-factor: .inf}}]}]":         `tiers[0].plugins[0].arguments["overcommit-factor"]`,
+		ok + "tiers: [{plugins: [{name: sla, arguments: {sla-waiting-time: .NaN}}]}]":                 `tiers[0].plugins[0].arguments["sla-waiting-time"]`,
+		ok + "tiers: [{plugins: [{name: gang, enableJobOrder: .inf}]}]":                               "tiers[0].plugins[0].enableJobOrder",
+		ok + "configurations: [{name: preempt, arguments: {minCandidateNodesPercentage: .INF}}]":      `configurations[0].arguments["minCandidateNodesPercentage"]`,
+		ok + "tiers: [{plugins: [{name: overcommit, arguments: {overcommit-factor: .inf, a: {, }}]}]": "configuration",
+		ok + "metrics: {interval: .inf}": "metrics.interval",
+		strings.Repeat(" ", 2<<20):       "configuration",
 	} {
 		if _, _, err := config.Parse([]byte(text)); !pathIs(err, path) {
 			t.Errorf("%.80s\n gave %v, want an error at %s", text, err, path)
@@ -302,6 +311,12 @@ func TestMistakesTellTheirPath(t *testing.T) {
 	_, _, err := config.Parse([]byte("actions: a, b\ntiers: [{plugins: [{name: x}]}]"))
 	if n := strings.Count(fmt.Sprint(err), "\n"); n != 2 {
 		t.Errorf("three mistakes are told as: %v", err)
+	}
+	_, _, err = config.Parse([]byte("actions: a\ntiers: [{plugins: [{name: overcommit, arguments: {overcommit-factor: .inf}}, {name: binpack, arguments: {binpack.cpu: .nan}}]}]"))
+	for _, want := range []string{"no action is named", `["overcommit-factor"]: is ".inf", must be a number of at least 1`, `["binpack.cpu"]: is ".nan", must be a whole number of at least 0`} {
+		if !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%v, want %q in it", err, want)
+		}
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"strings"
 
+	yamlv2 "go.yaml.in/yaml/v2"
 	"sigs.k8s.io/yaml"
 )
 
@@ -75,7 +77,7 @@ func Parse(text []byte) (Config, []string, error) {
 	if len(text) > maxText {
 		return Config{}, nil, &Error{Path: "configuration", Message: fmt.Sprintf("has %d bytes, at most %d are read", len(text), maxText)}
 	}
-	raw, err := yaml.YAMLToJSONStrict(text)
+	raw, err := readYAML(text)
 	if err != nil {
 		return Config{}, nil, &Error{Path: "configuration", Message: err.Error()}
 	}
@@ -88,6 +90,49 @@ func Parse(text []byte) (Config, []string, error) {
 	r := &reader{}
 	c := r.config(doc)
 	return c, r.warnings, errors.Join(r.errs...)
+}
+
+// readYAML reads YAML as JSON. YAML has numbers that JSON has not, infinite ones and what is
+// no number: they are read as their text, so that whatever they are the value of says that
+// it is not what is wanted there.
+func readYAML(text []byte) ([]byte, error) {
+	raw, err := yaml.YAMLToJSONStrict(text)
+	var number *json.UnsupportedValueError
+	if !errors.As(err, &number) {
+		return raw, err //nolint:wrapcheck // it says the line and what is wrong there
+	}
+	var doc any
+	if err := yamlv2.UnmarshalStrict(text, &doc); err != nil {
+		return nil, err //nolint:wrapcheck // the same
+	}
+	if text, err = yamlv2.Marshal(numbersAsText(doc)); err != nil {
+		return nil, err //nolint:wrapcheck // the same
+	}
+	return yaml.YAMLToJSONStrict(text) //nolint:wrapcheck // the same
+}
+
+// numbersAsText puts text in place of numbers that JSON has not.
+func numbersAsText(v any) any {
+	switch x := v.(type) {
+	case map[any]any:
+		for key, e := range x {
+			x[key] = numbersAsText(e)
+		}
+	case []any:
+		for i, e := range x {
+			x[i] = numbersAsText(e)
+		}
+	case float64:
+		switch {
+		case math.IsNaN(x):
+			return ".nan"
+		case math.IsInf(x, 1):
+			return ".inf"
+		case math.IsInf(x, -1):
+			return "-.inf"
+		}
+	}
+	return v
 }
 
 func (r *reader) config(doc map[string]any) Config {
