@@ -120,12 +120,21 @@ func (l *Ledger) Stopped(queue string) *Fault {
 	if q == nil {
 		return nil
 	}
-	for _, i := range q.path {
-		if f := l.queues[i].stop; f != nil {
-			return f
+	var f *Fault
+	for ; q != nil; q = l.up(q) {
+		if q.stop != nil {
+			f = q.stop // the one nearest to the root
 		}
 	}
-	return nil
+	return f
+}
+
+// up is the queue above one, nil above the root.
+func (l *Ledger) up(q *Queue) *Queue {
+	if q.parent < 0 {
+		return nil
+	}
+	return l.queues[q.parent]
 }
 
 // Above returns the queues from the root's child down to the one where the gangs
@@ -135,9 +144,13 @@ func (l *Ledger) Above(queue string) []*Queue {
 	if !ok {
 		return nil
 	}
-	var out []*Queue
-	for _, at := range l.queues[l.queues[i].home].path[1:] {
-		out = append(out, l.queues[at])
+	q := l.queues[l.queues[i].home]
+	if q.depth == 0 {
+		return nil
+	}
+	out := make([]*Queue, q.depth)
+	for ; q.depth > 0; q = l.up(q) {
+		out[q.depth-1] = q
 	}
 	return out
 }
@@ -151,19 +164,24 @@ func (l *Ledger) Branches(a, b string) (x, y *Queue) {
 	if !okA || !okB {
 		return nil, nil
 	}
-	pa, pb := l.queues[l.queues[i].home].path, l.queues[l.queues[j].home].path
-	k := 0
-	for k+1 < len(pa) && k+1 < len(pb) && pa[k] == pb[k] {
-		k++
+	x, y = l.queues[l.queues[i].home], l.queues[l.queues[j].home]
+	for x.depth > y.depth {
+		x = l.up(x)
 	}
-	return l.queues[pa[k]], l.queues[pb[k]]
+	for y.depth > x.depth {
+		y = l.up(y)
+	}
+	for x.parent != y.parent {
+		x, y = l.up(x), l.up(y)
+	}
+	return x, y
 }
 
 // Take counts n times v as held by a gang of a queue; a queue that does not exist
 // holds nothing.
 func (l *Ledger) Take(queue string, v resource.Vector, n int64) {
 	if i, ok := l.byName[queue]; ok {
-		for _, at := range l.queues[l.queues[i].home].path {
+		for at := l.queues[i].home; at >= 0; at = l.queues[at].parent {
 			l.hold(at, v, n)
 		}
 	}

@@ -27,7 +27,7 @@ type Queue struct {
 	parent   int
 	children []int
 	home     int    // where its own gangs are counted
-	path     []int  // from the root to itself
+	depth    int    // how many are above it
 	limits   []bool // the resources that its own capability names; nil for none
 	binds    []bool // those of them that it bounds closer than those above and what there is
 	counts   []bool // see Counts; nil for all

@@ -38,9 +38,8 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 	if !ok {
 		return nil
 	}
-	path := l.queues[l.queues[i].home].path
-	for k := len(path) - 1; k >= 0; k-- {
-		q := l.queues[path[k]]
+	for at := l.queues[i].home; at >= 0; at = l.queues[at].parent {
+		q := l.queues[at]
 		for d, a := range need {
 			if a <= 0 {
 				continue
@@ -57,12 +56,12 @@ func (l *Ledger) Refuses(queue string, need resource.Vector) *Refusal {
 			left, kept := resource.Sub(up.Capability[d], up.Held[d]), up.below.idle[d]-q.unused(d)
 			if kept > 0 && a <= left && a > resource.Sub(left, kept) {
 				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d],
-					Limit: resource.Add(q.Held[d], max(resource.Sub(left, kept), 0)), For: l.idlest(path[k], d).Name}
+					Limit: resource.Add(q.Held[d], max(resource.Sub(left, kept), 0)), For: l.idlest(at, d).Name}
 			}
 			// What they use of it does not become free for others when it ends.
 			guaranteed := up.below.sum[d] - q.Guarantee[d]
 			if limit := max(resource.Sub(up.Capability[d], guaranteed), 0); guaranteed > 0 && after > limit {
-				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d], Limit: limit, For: l.guaranteedMost(path[k], d).Name}
+				return &Refusal{Queue: q.Name, Resource: l.dims.Name(d), Need: a, Held: q.Held[d], Limit: limit, For: l.guaranteedMost(at, d).Name}
 			}
 		}
 	}

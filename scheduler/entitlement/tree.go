@@ -54,8 +54,9 @@ func (l *Ledger) build(s *snapshot.Snapshot) {
 	for i := 1; i < declared; i++ {
 		l.queues[i].parent = l.parentOf(l.queues[i])
 	}
+	from := make([]int, len(l.queues))
 	for i := 1; i < declared; i++ {
-		l.breakCycle(i)
+		l.breakCycle(i, from)
 	}
 	// Children follow in the order of their names.
 	order := make([]int, 0, len(l.queues))
@@ -79,21 +80,15 @@ func (l *Ledger) build(s *snapshot.Snapshot) {
 		q.children = append(q.children, q.home)
 		l.queues = append(l.queues, &Queue{Name: q.Name, Spec: q.Spec, Weight: 1, Own: true, Priority: q.Priority, parent: i, home: q.home})
 	}
-	l.queues[0].rank(l, nil)
+	l.rank(0, 0)
 }
 
-// rank notes the way from the root to each queue and the order from the root down.
-func (q *Queue) rank(l *Ledger, path []int) {
-	i := 0
-	if q.parent >= 0 {
-		i = path[len(path)-1]
-	} else {
-		path = []int{0}
-	}
-	q.path = path
-	l.down = append(l.down, i)
-	for _, c := range q.children {
-		l.queues[c].rank(l, append(slices.Clone(path), c))
+// rank notes how deep each queue is and the order from the root down.
+func (l *Ledger) rank(at, depth int) {
+	l.queues[at].depth = depth
+	l.down = append(l.down, at)
+	for _, c := range l.queues[at].children {
+		l.rank(c, depth+1)
 	}
 }
 
@@ -158,16 +153,16 @@ func (l *Ledger) annotated(q *Queue) (int, error) {
 	return at, nil
 }
 
-// breakCycle hangs every queue of a cycle below the root.
-func (l *Ledger) breakCycle(i int) {
-	seen := map[int]bool{}
+// breakCycle hangs every queue of a cycle below the root, if one leads to such a cycle. From
+// has by queue from which one it was reached first, 0 for not yet: each is passed once.
+func (l *Ledger) breakCycle(i int, from []int) {
 	at := i
-	for at > 0 && !seen[at] {
-		seen[at] = true
+	for at > 0 && from[at] == 0 {
+		from[at] = i
 		at = l.queues[at].parent
 	}
-	if at <= 0 {
-		return
+	if at <= 0 || from[at] != i {
+		return // it leads to the root, as what was passed before does by now
 	}
 	// at is in the cycle, i perhaps only below it.
 	ring := []int{at}
