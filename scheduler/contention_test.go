@@ -222,7 +222,7 @@ func claimsAreKept(pipe framework.Pipeline, w *schedtest.World, p plan.Plan) err
 		return fmt.Errorf("%w:\n%s", err, next)
 	}
 	for _, c := range p.Claims {
-		if g := after.Gang(c.Name); placed(g) < g.MinMember {
+		if g := after.Gang(c.Name); !whole(g) {
 			return fmt.Errorf("%d pods were evicted for gang %s, which has %d of %d members afterwards:\n%s", len(c.Evictions), c.Name, placed(g), g.MinMember, next)
 		}
 	}
@@ -267,7 +267,7 @@ func drains(pipe framework.Pipeline, start *schedtest.World) error {
 			}
 		}
 		w.Apply(scheduler.Cycle(pipe, w.Snapshot(), w.Now))
-		if g := w.Gang(name); placed(g) >= g.MinMember {
+		if g := w.Gang(name); whole(g) {
 			return nil
 		}
 	}

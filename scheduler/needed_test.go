@@ -9,6 +9,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // noneTooMany is R8: of those that are evicted for a gang nobody could have stayed. If
@@ -37,13 +38,10 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 			// looked at before.
 			gate := func(on func(*schedtest.Gang) bool) {
 				for _, g := range w.Gangs {
-					need := max(g.MinMember-placed(g), 0) // what is beyond that is no reason to spare anybody
+					needs := lacking(g) // what is beyond that is no reason to spare anybody
 					for _, pod := range g.Pods {
 						if pod.Node == "" && pod.Gate == "" {
-							pod.Gated = on(g) || podByUID(before, pod.UID) != nil && podByUID(before, pod.UID).Gated || need == 0
-							if !pod.Gated {
-								need--
-							}
+							pod.Gated = on(g) || podByUID(before, pod.UID) != nil && podByUID(before, pod.UID).Gated || !needs[pod]
 						}
 					}
 				}
@@ -56,7 +54,7 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 				w.Apply(scheduler.Cycle(placing, w.Snapshot(), w.Now))
 			}
 			if slices.ContainsFunc(w.Gangs, func(g *schedtest.Gang) bool {
-				return g.Key != c.Gang && expects(p, g.Key, c.Gang) && (placed(g) < g.MinMember || !whereExpected(p, g))
+				return g.Key != c.Gang && expects(p, g.Key, c.Gang) && (!whole(g) || !whereExpected(p, g))
 			}) {
 				continue // others have gone elsewhere than was thought, which says nothing of this claim
 			}
@@ -69,12 +67,46 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 			gate(func(g *schedtest.Gang) bool { return !kept(g) && g.Key != c.Gang })
 			next := scheduler.Cycle(placing, w.Snapshot(), w.Now)
 			w.Apply(next)
-			if g := w.Gang(c.Name); placed(g) >= g.MinMember {
+			if g := w.Gang(c.Name); whole(g) {
 				return fmt.Errorf("%d of the %d pods that go for gang %s are more than needed, %v:\n%s", len(stays), len(c.Evictions), c.Name, stays, next)
 			}
 		}
 	}
 	return nil
+}
+
+// whole reports whether a gang has its minimum, and those of its tasks.
+func whole(g *schedtest.Gang) bool {
+	have := map[string]int64{}
+	for _, p := range g.Pods {
+		if p.Counts() {
+			have[p.Task]++
+		}
+	}
+	return placed(g) >= g.MinMember && !slices.ContainsFunc(g.MinTask, func(t snapshot.TaskMinimum) bool { return have[t.Task] < t.Min })
+}
+
+// lacking picks pods that a gang needs to be whole, those of tasks that lack some first.
+func lacking(g *schedtest.Gang) map[*schedtest.Pod]bool {
+	out, have := map[*schedtest.Pod]bool{}, map[string]int64{}
+	for _, p := range g.Pods {
+		if p.Counts() {
+			have[p.Task]++
+		}
+	}
+	lack := g.MinMember - placed(g)
+	take := func(wanted func(*schedtest.Pod) bool) {
+		for _, p := range g.Pods {
+			if p.Node == "" && p.Gate == "" && !out[p] && wanted(p) {
+				out[p], have[p.Task], lack = true, have[p.Task]+1, lack-1
+			}
+		}
+	}
+	for _, t := range g.MinTask {
+		take(func(p *schedtest.Pod) bool { return p.Task == t.Task && have[t.Task] < t.Min })
+	}
+	take(func(*schedtest.Pod) bool { return lack > 0 })
+	return out
 }
 
 // expects reports whether a gang that was looked at before another waits for what goes by

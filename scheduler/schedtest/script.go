@@ -159,6 +159,10 @@ func (w *World) podCommand(verb, prefix string) error {
 		return fmt.Errorf("%s: no pod is named %s", verb, prefix)
 	}
 	switch verb {
+	case "restart", "fail":
+		w.hurt(pods)
+	}
+	switch verb {
 	case "delete":
 		w.Delete(prefix)
 		return nil

@@ -56,6 +56,9 @@ type World struct {
 type Gang struct {
 	snapshot.GangSpec
 	Pods []*Pod
+	// Hurt says that a member failed, and that the gang was not whole since: nobody but
+	// the member is to blame then for a part that runs.
+	Hurt bool
 }
 
 // Pod is a pod with what it asks for.
@@ -278,6 +281,13 @@ func (w *World) Pods(prefix string) []*Pod {
 func (w *World) Restart(prefix string) {
 	for _, p := range w.Pods(prefix) {
 		w.Replace(p)
+	}
+}
+
+// hurt notes that members of their gangs failed.
+func (w *World) hurt(pods []*Pod) {
+	for _, g := range w.Gangs {
+		g.Hurt = g.Hurt || slices.ContainsFunc(g.Pods, func(p *Pod) bool { return slices.Contains(pods, p) })
 	}
 }
 

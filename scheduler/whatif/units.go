@@ -82,6 +82,17 @@ func UnitsIn(s *framework.Session, r Rules, queues []string) []*Unit {
 	return all.pick()
 }
 
+// Own lists what a gang holds beyond its minimum once those pods of it that have to be
+// placed now have their place: it gives that up before it stays without them.
+func Own(s *framework.Session, r Rules, b framework.Blocked) []*Unit {
+	var out []*Unit
+	for _, ps := range slack(s, b.Gang, r.live(s, b.Gang), b.Must, r) {
+		u := newUnit(s, Unit{Gang: b.Gang, Pods: ps})
+		out = append(out, &u)
+	}
+	return out
+}
+
 func compare(a, b *Unit) int {
 	switch { // asked so often that it matters
 	case a.Whole != b.Whole:
@@ -102,21 +113,14 @@ func order(b bool) int {
 
 // of splits one gang into units.
 func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
-	var live []*snapshot.Pod
-	fixed := false
-	for _, p := range g.Pods {
-		if p.Node == "" || p.Terminal() || p.Terminating || s.Evicted(p) {
-			continue
-		}
-		live = append(live, p)
-		fixed = fixed || !r.mayGo(s, p)
-	}
+	live := r.live(s, g)
 	if len(live) == 0 {
 		return nil
 	}
+	fixed := slices.ContainsFunc(live, func(p *snapshot.Pod) bool { return !r.mayGo(s, p) })
 	var out []Unit
 	loose := map[string]bool{}
-	for _, ps := range slack(s, g, live, r) {
+	for _, ps := range slack(s, g, live, nil, r) {
 		out = append(out, newUnit(s, Unit{Gang: g, Pods: ps}))
 		for _, p := range ps {
 			loose[p.UID] = true
@@ -125,6 +129,16 @@ func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
 	core := slices.DeleteFunc(slices.Clone(live), func(p *snapshot.Pod) bool { return loose[p.UID] })
 	if len(core) > 0 && !fixed && !r.SpareWholes {
 		out = append(out, newUnit(s, Unit{Gang: g, Pods: core, Whole: true}))
+	}
+	return out
+}
+
+// live lists the pods of a gang that hold something and are not going away.
+func (Rules) live(s *framework.Session, g *snapshot.Gang) (out []*snapshot.Pod) {
+	for _, p := range g.Pods {
+		if p.Node != "" && !p.Terminal() && !p.Terminating && !s.Evicted(p) {
+			out = append(out, p)
+		}
 	}
 	return out
 }
@@ -155,8 +169,9 @@ func (r Rules) mayGo(s *framework.Session, p *snapshot.Pod) bool {
 }
 
 // slack lists the members that the gang can do without, in sets that go
-// together: pods of one batch job go only with all of it.
-func slack(s *framework.Session, g *snapshot.Gang, live []*snapshot.Pod, r Rules) [][]*snapshot.Pod {
+// together: pods of one batch job go only with all of it. Those that are coming count as
+// if they had their place.
+func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod, r Rules) [][]*snapshot.Pod {
 	var have int64
 	byTask := map[string]int64{}
 	for _, p := range g.Pods {
@@ -164,6 +179,10 @@ func slack(s *framework.Session, g *snapshot.Gang, live []*snapshot.Pod, r Rules
 			have++
 			byTask[p.Task]++
 		}
+	}
+	for _, p := range coming {
+		have++
+		byTask[p.Task]++
 	}
 	spare := have - g.Minimum()
 	if spare <= 0 || len(g.SubGroups) > 0 || g.ActsOnEviction {

@@ -96,6 +96,16 @@ func (a attempt) choose(waiting []*snapshot.Pod) (pods []*snapshot.Pod, ranks ma
 	return pods, ranks, lacks, r
 }
 
+// leaves returns a member that is going away, nil if none is.
+func (a attempt) leaves() *snapshot.Pod {
+	for _, p := range a.members {
+		if p.Terminating {
+			return p
+		}
+	}
+	return nil
+}
+
 // between returns what gives, for a rank that nobody has, the last in the order of members
 // of those that hold lower ranks and the first of those that hold higher ones, nil for none.
 func (a attempt) between() func(rank int64) (lowest, highest *snapshot.Pod) {
@@ -129,9 +139,19 @@ func (a attempt) between() func(rank int64) (lowest, highest *snapshot.Pod) {
 // returns the pods it used.
 func complete(s *framework.Session, g *snapshot.Gang, a attempt, waiting []*snapshot.Pod) []*snapshot.Pod {
 	domain, ok := s.DomainOf(a.node)
+	leaves := a.leaves()
+	if ok && !domain.Virtual() && leaves != nil {
+		return nil // what is missing went as this one does: there is nothing to complete
+	}
 	pods, ranks, lacks, first := a.choose(waiting)
 	if ok && !domain.Virtual() && len(pods) == 0 {
 		return nil // pods on real nodes run without waiting for each other
+	}
+	if leaves != nil {
+		s.Wait(g, plan.Unschedulable{Code: plan.AttemptIncomplete, Message: fmt.Sprintf(
+			"attempt %s on %s has %d of %d members, of which %s is being deleted, and is completed or placed anew when that is gone",
+			a.id, a.node, len(a.members), a.size, leaves.Name)})
+		return pods
 	}
 	if len(pods) > 0 {
 		domains := []framework.Domain{domain}
@@ -183,7 +203,7 @@ func keepForRest(s *framework.Session, g *snapshot.Gang) {
 		used = append(used, pods...)
 	}
 	for _, a := range openAttempts(g) {
-		if domain, ok := s.DomainOf(a.node); ok {
+		if domain, ok := s.DomainOf(a.node); ok && a.leaves() == nil {
 			pods, _, _, _ := a.choose(waiting)
 			keep(a.id, pods, []framework.Domain{domain})
 			waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(pods, p) })

@@ -1,7 +1,9 @@
-// Package elastic shrinks gangs that grew beyond their minimum when another gang
-// of their queue, of no lower priority, has no room for its own minimum. No whole
-// gang goes, nor a member of one whose Job restarts or ends something for that. A minimum may take what is beyond another's and never the other way
-// round, so nothing goes in circles; growing again is allocate's business.
+// Package elastic shrinks gangs that grew beyond their minimum when a gang of their
+// queue, of no lower priority, has no room for its own minimum: another one, or the same,
+// whose workers hold what its leader needs. No whole gang goes, nor a member of one whose
+// Job restarts or ends something for that. A minimum may take what is beyond a minimum
+// and never the other way round, so nothing goes in circles; growing again is allocate's
+// business.
 package elastic
 
 import (
@@ -27,17 +29,25 @@ func (Action) Name() string { return "elastic" }
 // Run shrinks gangs for those that allocate found no room for, in its order.
 func (a Action) Run(s *framework.Session) {
 	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
-		g := b.Gang
+		g, rules := b.Gang, whatif.Rules{MinRun: a.MinRun}
+		like := fmt.Sprintf("%s %d", g.Queue, g.Priority)
+		own := whatif.Own(s, rules, b)
+		if len(own) > 0 {
+			like = g.Key // nobody else may take what it can do without for itself
+		}
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
+			Blocked: b, Action: a.Name(), Like: like,
 			Units: func() []*whatif.Unit {
-				units := whatif.UnitsOf(s, whatif.Rules{MinRun: a.MinRun}, g.Queue, func(v *snapshot.Gang) bool {
-					return v.Priority <= g.Priority && !v.ActsOnEviction
+				others := whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
+					return v != g && v.Priority <= g.Priority && !v.ActsOnEviction
 				})
-				// A gang that lacks its minimum has nothing beyond it: never the one that asks.
-				return slices.DeleteFunc(units, func(u *whatif.Unit) bool { return u.Whole })
+				others = slices.DeleteFunc(others, func(u *whatif.Unit) bool { return u.Whole })
+				return append(whatif.Own(s, rules, b), others...) // what is its own first
 			},
 			Why: func(v *snapshot.Gang) string {
+				if v == g {
+					return fmt.Sprintf("%d of its members, which it needs, have no place, and it has others beyond its minimum of %d", len(b.Must), g.Minimum())
+				}
 				return fmt.Sprintf("it has more than its minimum of %d and the other has not its own", v.Minimum())
 			},
 		}
