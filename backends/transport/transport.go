@@ -23,7 +23,9 @@ type Command struct {
 	Env []string
 	// Dir is the working directory; "" is "/".
 	Dir string
-	// Stdin may be nil.
+	// Stdin may be nil. One that is all there and says how long it is, as a
+	// strings.Reader does, reaches the program whole or the program never sees its
+	// end, also when this process is killed meanwhile.
 	Stdin io.Reader
 	// Stdout receives the output as it comes; when nil, it is collected in
 	// Result.Stdout up to MaxOutput.
