@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // seeds is how many histories of contention are tried: 500, or what
@@ -253,6 +254,11 @@ func comesToRest(pipe framework.Pipeline, start *schedtest.World) error {
 // start is placed, three cycles after those that the order puts before it.
 func drains(pipe framework.Pipeline, start *schedtest.World) error {
 	w := start.Clone()
+	for _, p := range w.Pods("") {
+		if p.Phase == snapshot.PodFailed {
+			w.Replace(p) // as its owner does
+		}
+	}
 	p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
 	w.Apply(p)
 	if len(p.Heads) == 0 {

@@ -1,6 +1,7 @@
 package scheduler_test
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -22,6 +23,9 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 		if a.Name() == "enqueue" || a.Name() == "allocate" {
 			placing.Actions = append(placing.Actions, a)
 		}
+	}
+	if len(p.Releases) > 0 {
+		return nil // what is sent back goes after others were, since it might have got its room
 	}
 	for i, c := range p.Claims {
 		if c.Moves() || c.Action == "consolidate" {
@@ -75,7 +79,7 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 	return nil
 }
 
-// whole reports whether a gang has its minimum, and those of its tasks.
+// whole reports whether a gang has its minimum, and those of its tasks and parts.
 func whole(g *schedtest.Gang) bool {
 	have := map[string]int64{}
 	for _, p := range g.Pods {
@@ -83,7 +87,41 @@ func whole(g *schedtest.Gang) bool {
 			have[p.Task]++
 		}
 	}
-	return placed(g) >= g.MinMember && !slices.ContainsFunc(g.MinTask, func(t snapshot.TaskMinimum) bool { return have[t.Task] < t.Min })
+	return placed(g) >= g.MinMember && !slices.ContainsFunc(g.MinTask, func(t snapshot.TaskMinimum) bool { return have[t.Task] < t.Min }) &&
+		(len(g.SubGroups) == 0 || partsOf(g).ready >= g.SubGroups[0].Min)
+}
+
+// parts are those of a gang with one policy for them.
+type parts struct {
+	names   []string // those with the most members that are placed first
+	placed  map[string]int64
+	ready   int64 // how many have all they need
+	partial []string
+}
+
+func partsOf(g *schedtest.Gang) parts {
+	out := parts{placed: map[string]int64{}}
+	for _, p := range g.Pods {
+		if p.Policy == "" {
+			continue
+		}
+		if !slices.Contains(out.names, p.PartOf()) {
+			out.names = append(out.names, p.PartOf())
+		}
+		if p.Counts() {
+			out.placed[p.PartOf()]++
+		}
+	}
+	for _, name := range out.names {
+		switch n := out.placed[name]; {
+		case n >= g.SubGroups[0].Size:
+			out.ready++
+		case n > 0:
+			out.partial = append(out.partial, name)
+		}
+	}
+	slices.SortStableFunc(out.names, func(a, b string) int { return cmp.Compare(out.placed[b], out.placed[a]) })
+	return out
 }
 
 // lacking picks pods that a gang needs to be whole, those of tasks that lack some first.
@@ -104,6 +142,17 @@ func lacking(g *schedtest.Gang) map[*schedtest.Pod]bool {
 	}
 	for _, t := range g.MinTask {
 		take(func(p *schedtest.Pod) bool { return p.Task == t.Task && have[t.Task] < t.Min })
+	}
+	if len(g.SubGroups) > 0 {
+		ps := partsOf(g)
+		for _, part := range ps.names[:min(int64(len(ps.names)), g.SubGroups[0].Min)] {
+			take(func(p *schedtest.Pod) bool {
+				if p.PartOf() == part {
+					ps.placed[part]++
+				}
+				return p.PartOf() == part && ps.placed[part] <= g.SubGroups[0].Size
+			})
+		}
 	}
 	take(func(*schedtest.Pod) bool { return lack > 0 })
 	return out

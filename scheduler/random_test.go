@@ -96,6 +96,8 @@ func check(w *schedtest.World) error {
 			g.Hurt = false
 		} else if have < g.MinMember && !g.Hurt {
 			return fmt.Errorf("gang %s has %d of %d members", g.Name, have, g.MinMember)
+		} else if ps := partsOf(g); len(ps.partial) > 0 && !g.Hurt {
+			return fmt.Errorf("gang %s has only some members of the parts %v", g.Name, ps.partial)
 		}
 		for n := range nodes {
 			if n[0] == 'v' && len(nodes) > 1 {

@@ -3,6 +3,7 @@ package scheduler_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,9 +12,39 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
-// historyOfTasks writes a history of gangs with a leader that they do not start without,
-// whose single members fail and are made anew, and which are scaled up.
-func historyOfTasks(r *rand.Rand) []string {
+// withLeader writes a gang with a leader that it does not start without.
+func withLeader(in func(lo, hi int) int, add func(string, ...any), name, options string) (pods []string) {
+	workers := in(1, 4)
+	least := in(1, workers)
+	add("group %s min=%d %s task.l=1 task.w=%d", name, in(1+least, 1+workers), options, in(0, least))
+	add("pods %s l 1 cpu=1 gpu=%d", name, in(0, 2))
+	add("pods %s w %d cpu=1 gpu=%d", name, workers, in(1, 2))
+	return append(numbered("w", workers), "l-0")
+}
+
+// ofParts writes a gang of parts that are placed whole or not at all, some of which it can
+// do without.
+func ofParts(in func(lo, hi int) int, add func(string, ...any), name, options string) (pods []string) {
+	size, parts := in(1, 2), in(1, 3)
+	least := in(1, parts)
+	add("group %s min=%d %s sub=p,size=%d,min=%d", name, in(1, least*size), options, size, least)
+	gpus := in(0, 2)
+	for i := range parts {
+		add("pods %s w %d cpu=1 gpu=%d part=p/%d", name, size, gpus, i)
+	}
+	return numbered("w", size*parts)
+}
+
+func numbered(task string, n int) (out []string) {
+	for i := range n {
+		out = append(out, fmt.Sprintf("%s-%d", task, i))
+	}
+	return out
+}
+
+// historyOfMembers writes a history of gangs whose single members fail and are made anew,
+// and which are scaled up.
+func historyOfMembers(r *rand.Rand, gang func(in func(lo, hi int) int, add func(string, ...any), name, options string) []string) []string {
 	in := func(lo, hi int) int { return lo + r.IntN(hi-lo+1) }
 	var out []string
 	add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
@@ -24,27 +55,20 @@ func historyOfTasks(r *rand.Rand) []string {
 		add("virtual v shape=%d*cpu=8,gpu=%d", in(1, 3), in(1, 4))
 	}
 	queues := flat(in, add)
-	type gang struct{ workers, more int }
-	var gangs []gang
+	var gangs [][]string
+	more := map[int]int{}
 	for range in(12, 24) {
 		switch r.IntN(7) {
 		case 0, 1, 2:
-			workers, name := in(1, 4), fmt.Sprintf("g%d", len(gangs))
-			least := in(1, workers)
-			add("group %s min=%d queue=q%d priority=%d task.l=1 task.w=%d", name, in(1+least, 1+workers), r.IntN(queues), r.IntN(3), in(0, least))
-			add("pods %s l 1 cpu=1 gpu=%d", name, in(0, 2))
-			add("pods %s w %d cpu=1 gpu=%d", name, workers, in(1, 2))
-			gangs = append(gangs, gang{workers: workers})
+			gangs = append(gangs, gang(in, add, fmt.Sprintf("g%d", len(gangs)), fmt.Sprintf("queue=q%d priority=%d", r.IntN(queues), r.IntN(3))))
 		case 3:
 			if len(gangs) > 0 {
 				add("finish g%d", r.IntN(len(gangs)))
 			}
 		case 4, 5:
 			if len(gangs) > 0 {
-				pod, g := "l-0", r.IntN(len(gangs))
-				if r.IntN(2) == 0 {
-					pod = fmt.Sprintf("w-%d", r.IntN(gangs[g].workers))
-				}
+				g := r.IntN(len(gangs))
+				pod := gangs[g][r.IntN(len(gangs[g]))]
 				add("fail g%d-%s", g, pod)
 				if r.IntN(3) > 0 {
 					add("cycle")
@@ -54,8 +78,8 @@ func historyOfTasks(r *rand.Rand) []string {
 		case 6:
 			if len(gangs) > 0 {
 				g := r.IntN(len(gangs))
-				gangs[g].more++
-				add("pods g%d m%d %d cpu=1 gpu=1", g, gangs[g].more, in(1, 2))
+				more[g]++
+				add("pods g%d m%d %d cpu=1 gpu=1", g, more[g], in(1, 2))
 			}
 		}
 		add("cycle")
@@ -66,18 +90,22 @@ func historyOfTasks(r *rand.Rand) []string {
 	return out
 }
 
-// TestContentionOfTasks plays them. A gang gives up members of its own so that those it
-// needs have room, and never more.
-func TestContentionOfTasks(t *testing.T) {
+// TestContentionOfMembers plays them, of gangs with leaders and of gangs of parts. A gang
+// gives up members of its own so that those it needs have room, and never more.
+func TestContentionOfMembers(t *testing.T) {
 	cycles, own := 0, 0
 	for seed := range seeds(t) {
 		pipe := schedtest.Pipeline()
-		pipe.Actions = append(pipe.Actions[:len(pipe.Actions):len(pipe.Actions)], mutant{func(s *framework.Session) {
+		pipe.Actions = append(slices.Clip(pipe.Actions), mutant{func(s *framework.Session) {
 			for _, c := range s.Plan.Claims {
 				own += ofItself(c)
 			}
 		}})
-		script := historyOfTasks(rand.New(rand.NewPCG(uint64(seed), 1)))
+		gang := withLeader
+		if seed%3 == 0 {
+			gang = ofParts
+		}
+		script := historyOfMembers(rand.New(rand.NewPCG(uint64(seed), 1)), gang)
 		cycles += strings.Count(strings.Join(script, "\n"), "cycle")
 		if err := play(pipe, script, rand.New(rand.NewPCG(uint64(seed), 2))); err != nil {
 			script, err = shrinkBy(script, err, func(s []string) error { return play(pipe, s, rand.New(rand.NewPCG(0, 0))) })

@@ -298,6 +298,7 @@ func (w *World) Replace(p *Pod) {
 	p.Pod = snapshot.Pod{
 		UID: fmt.Sprintf("%s#%d", old, w.replaced), Namespace: p.Namespace, Name: p.Name, Task: p.Task, Index: p.Index,
 		Phase: snapshot.PodPending, Protected: p.Protected, Cooldown: p.Cooldown, Budgets: p.Budgets, Movable: p.Movable, Picked: p.Picked,
+		Policy: p.Policy, SubGroup: p.SubGroup, Priority: p.Priority,
 	}
 }
 

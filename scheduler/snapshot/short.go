@@ -60,6 +60,26 @@ func (g *Gang) lacks(need Whole) string {
 			return fmt.Sprintf("%d of the %d members that it needs of task %q are left", n, t.Min, t.Task)
 		}
 	}
+	if len(g.SubGroups) == 0 {
+		return ""
+	}
+	ready := map[*SubGroup]int64{}
+	for _, part := range g.Parts() {
+		var n int64
+		for _, p := range part.Pods {
+			if p.left() {
+				n++
+			}
+		}
+		if n >= part.Need() {
+			ready[part.Policy]++
+		}
+	}
+	for i := range g.SubGroups {
+		if p := &g.SubGroups[i]; ready[p] < p.Min {
+			return fmt.Sprintf("%d of the %d parts of policy %q that it needs are left whole", ready[p], p.Min, p.Name)
+		}
+	}
 	return ""
 }
 
