@@ -204,7 +204,7 @@ func podByUID(w *schedtest.World, uid string) *schedtest.Pod {
 }
 
 // together lists who of those that go for a gang can stay by themselves: a gang that
-// goes as a whole, one pod that a gang can do without, or all of a batch job.
+// goes as a whole, one pod that a gang can do without, or all of a batch job or of a part.
 func together(w *schedtest.World, c plan.Claim) (out [][]string) {
 	at := map[string]int{}
 	for _, e := range c.Evictions {
@@ -214,6 +214,8 @@ func together(w *schedtest.World, c plan.Claim) (out [][]string) {
 			key = e.Gang
 		case e.Node[0] == 'v':
 			key = podByUID(w, e.UID).Attempt
+		case podByUID(w, e.UID).PartOf() != "":
+			key = e.Gang + podByUID(w, e.UID).PartOf()
 		}
 		if _, ok := at[key]; !ok {
 			at[key] = len(out)

@@ -169,7 +169,7 @@ func (r Rules) mayGo(s *framework.Session, p *snapshot.Pod) bool {
 }
 
 // slack lists the members that the gang can do without, in sets that go
-// together: pods of one batch job go only with all of it. Those that are coming count as
+// together: pods of one batch job go only with all of it, and parts whole. Those that are coming count as
 // if they had their place.
 func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod, r Rules) [][]*snapshot.Pod {
 	var have int64
@@ -185,13 +185,14 @@ func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod,
 		byTask[p.Task]++
 	}
 	spare := have - g.Minimum()
-	if spare <= 0 || len(g.SubGroups) > 0 || g.ActsOnEviction {
-		return nil // it stands or falls together: the parts of sub-groups, and where its Job sees to that
+	if spare <= 0 || g.ActsOnEviction {
+		return nil // it stands or falls together where its Job sees to that
 	}
+	parts := partsOf(s, g, coming)
 	byJob := map[string][]*snapshot.Pod{}
 	var jobs []string
 	for _, p := range live {
-		job := p.UID
+		job := cmp.Or(p.PartOf(), p.UID)
 		if i, ok := s.Snapshot.Node(p.Node); ok && s.Snapshot.Nodes[i].Virtual {
 			job = p.Job(g.Key)
 		}
@@ -219,7 +220,7 @@ func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod,
 			left[p.Task]++
 			ok = ok && byTask[p.Task]-left[p.Task] >= need[p.Task]
 		}
-		if !ok {
+		if !ok || !parts.spare(ps) {
 			continue
 		}
 		for task, n := range left {
