@@ -91,12 +91,13 @@ func (s *Session) MadeRoomFor(g *snapshot.Gang) bool {
 	if !g.Inherited || s.Nominated(g) {
 		return true
 	}
+	m := s.rollOf(g)
+	there := func(p *snapshot.Pod, node string) bool {
+		return p != nil && p.Node == node && (p.StartedAt == 0 || s.Now.UnixNano()-p.StartedAt < int64(lately))
+	}
 	for _, np := range n.Pods {
-		for _, p := range g.Pods {
-			mine := p.UID == np.UID || np.Name != "" && p.Name == np.Name
-			if mine && p.Node == np.Node && (p.StartedAt == 0 || s.Now.UnixNano()-p.StartedAt < int64(lately)) {
-				return true
-			}
+		if there(m.byUID[np.UID], np.Node) || np.Name != "" && there(m.byName[np.Name], np.Node) {
+			return true
 		}
 	}
 	return false

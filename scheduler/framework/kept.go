@@ -32,12 +32,14 @@ func (s *Session) FindKept(g *snapshot.Gang, job string, pods []*snapshot.Pod) *
 		fit.Tier = domain.Place.Tier
 	}
 	mark := s.Txn.Checkpoint()
+	seats := newSeating()
 	for _, p := range pods {
-		if !s.seat(fit, job, p, at[p]) {
+		if !s.seat(seats, job, p, at[p]) {
 			s.Txn.Rollback(mark)
 			return nil
 		}
 	}
+	fit.Assigned = seats.out
 	return fit
 }
 
@@ -119,7 +121,7 @@ func (s *Session) mayJoin(g *snapshot.Gang, domain Domain) bool {
 // there was any.
 func (s *Session) GiveUpKept(g *snapshot.Gang, pods []*snapshot.Pod) bool {
 	d, ok := s.nominatedDomain(g)
-	if !ok || !d.Virtual() || !s.Nominated(g) || slices.ContainsFunc(s.going(), func(l leave) bool { return l.node == d.Node }) {
+	if s.going(); !ok || !d.Virtual() || !s.Nominated(g) || len(s.goesOn[d.Node]) > 0 {
 		return false
 	}
 	for dim, a := range s.sum(pods) {
@@ -162,7 +164,7 @@ func (s *Session) keptDomain(g *snapshot.Gang) (Domain, bool) {
 }
 
 // seat puts one pod on a real node, if it may go there.
-func (s *Session) seat(fit *Fit, job string, p *snapshot.Pod, node int) bool {
+func (s *Session) seat(seats *seating, job string, p *snapshot.Pod, node int) bool {
 	v := s.verdict(p.Class)
 	if v.why[node] != "" {
 		return false
@@ -170,13 +172,6 @@ func (s *Session) seat(fit *Fit, job string, p *snapshot.Pod, node int) bool {
 	if _, ok := s.candidate(node, p.Class, s.scarcest(p.Class), 1, v.likes); !ok {
 		return false
 	}
-	devices := s.Txn.Put(node, item(job, []*snapshot.Pod{p}))
-	i := slices.IndexFunc(fit.Assigned, func(a Assignment) bool { return a.Node == node && a.Pods[0].Class == p.Class })
-	if i < 0 {
-		i = len(fit.Assigned)
-		fit.Assigned = append(fit.Assigned, Assignment{Node: node})
-	}
-	a := &fit.Assigned[i]
-	a.Pods, a.Devices = append(a.Pods, p), append(a.Devices, devices...)
+	seats.add(node, p, s.Txn.Put(node, item(job, []*snapshot.Pod{p})))
 	return true
 }

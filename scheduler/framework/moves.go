@@ -19,13 +19,13 @@ func (s *Session) moving(g *snapshot.Gang, n *snapshot.Nomination) (begun bool, 
 		if np.Name == "" {
 			return true, nil // of a gang that others go for
 		}
-		i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.UID == np.UID })
+		p := s.rollOf(g).byUID[np.UID]
 		switch {
-		case i >= 0 && g.Pods[i].Phase == snapshot.PodSucceeded: // by itself, and needs no place any more
-		case i < 0 || !g.Pods[i].Lives() || s.evicted[np.UID]:
+		case p != nil && p.Phase == snapshot.PodSucceeded: // by itself, and needs no place any more
+		case p == nil || !p.Lives() || s.evicted[np.UID]:
 			begun = true
 		default:
-			rest = append(rest, g.Pods[i])
+			rest = append(rest, p)
 		}
 	}
 	return begun, rest
@@ -68,8 +68,12 @@ func (s *Session) FinishMove(g *snapshot.Gang) {
 // once that has gone, what is going away, and the rest of others whose move was begun.
 func (s *Session) roomFor(g *snapshot.Gang, rest []*snapshot.Pod) bool {
 	rooms := s.kept[g.Key]
+	has := make(map[string]bool, len(rooms))
+	for _, r := range rooms {
+		has[r.pod.Name] = true
+	}
 	for _, p := range rest {
-		if !slices.ContainsFunc(rooms, func(r keptRoom) bool { return r.pod.Name == p.Name }) {
+		if !has[p.Name] {
 			return false // its node is no more
 		}
 	}

@@ -53,8 +53,8 @@ func (s *Session) Affords(b Blocked, given map[string]resource.Vector) bool {
 // Beyond returns those of the waiting members, in order, that may be placed beside those
 // of them that have to be, which are nil or not committed yet.
 func (s *Session) Beyond(g *snapshot.Gang, waiting, must []*snapshot.Pod) []*snapshot.Pod {
-	rest := slices.DeleteFunc(slices.Clone(waiting), func(p *snapshot.Pod) bool {
-		return slices.Contains(must, p) || p.Class.Unsupported != "" || len(p.Class.Missing) > 0
+	rest := slices.DeleteFunc(Without(slices.Clone(waiting), must), func(p *snapshot.Pod) bool {
+		return p.Class.Unsupported != "" || len(p.Class.Missing) > 0
 	})
 	return s.withinQuota(g, must, rest)
 }

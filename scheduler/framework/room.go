@@ -93,9 +93,8 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination, inherited bool)
 			}
 			continue
 		}
-		i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.UID == np.UID && p.Waits() })
-		if ok && i >= 0 {
-			rooms = append(rooms, keptRoom{node, g.Pods[i], at, guessed})
+		if p := s.rollOf(g).byUID[np.UID]; ok && p != nil && p.Waits() {
+			rooms = append(rooms, keptRoom{node, p, at, guessed})
 		}
 	}
 	if inherited {
@@ -283,9 +282,13 @@ func (s *Session) Move(g *snapshot.Gang, f *Fit, until int64, c plan.Claim) {
 // left lists the nodes that those who are moved leave, each once.
 func left(c plan.Claim, n snapshot.Nomination) []string {
 	var out []string
+	known := make(map[string]bool, len(n.Pods)) // where some stay, and what is listed
+	for _, p := range n.Pods {
+		known[p.Node] = true
+	}
 	for _, e := range c.Evictions {
-		stays := slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Node == e.Node })
-		if !stays && !slices.Contains(out, e.Node) {
+		if !known[e.Node] {
+			known[e.Node] = true
 			out = append(out, e.Node)
 		}
 	}
@@ -296,9 +299,8 @@ func left(c plan.Claim, n snapshot.Nomination) []string {
 // its name and waits, before there is one something of its size, and nobody when it is
 // placed or needs no place any more.
 func (s *Session) standIn(g *snapshot.Gang, np snapshot.NominatedPod) *snapshot.Pod {
-	i := slices.IndexFunc(g.Pods, func(p *snapshot.Pod) bool { return p.Name == np.Name })
-	if i >= 0 {
-		switch p := g.Pods[i]; {
+	if p := s.rollOf(g).byName[np.Name]; p != nil {
+		switch {
 		case p.Waits():
 			return p
 		case p.Phase == snapshot.PodSucceeded, p.UID != np.UID && p.Node != "" && !p.Terminating:
@@ -329,10 +331,8 @@ func (s *Session) Expect(b Blocked, f *Fit) {
 	if f = s.besideStarts(b, f); f == nil {
 		return
 	}
-	goes := func(a Assignment) bool {
-		return slices.ContainsFunc(s.leaving(), func(l leave) bool { return l.node == a.Node })
-	}
-	if !slices.ContainsFunc(f.Assigned, goes) {
+	s.leaving()
+	if !slices.ContainsFunc(f.Assigned, func(a Assignment) bool { return len(s.goesOn[a.Node]) > 0 }) {
 		return
 	}
 	n := nomination(s, f, false)

@@ -147,7 +147,7 @@ func place(s *framework.Session, g *snapshot.Gang) *more {
 	var used []*snapshot.Pod
 	for _, a := range openAttempts(g) {
 		took := complete(s, g, a, waiting)
-		waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(took, p) })
+		waiting = framework.Without(waiting, took)
 		used = append(used, took...)
 	}
 	if s.Waits(g) != nil {
@@ -172,7 +172,7 @@ func place(s *framework.Session, g *snapshot.Gang) *more {
 		return nil
 	}
 	s.Commit(g, fit.Domain, "", 0, fit.Assigned, nil)
-	rest := slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(must, p) })
+	rest := framework.Without(waiting, must)
 	if len(rest) == 0 {
 		return nil
 	}

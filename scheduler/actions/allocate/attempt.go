@@ -206,7 +206,7 @@ func keepForRest(s *framework.Session, g *snapshot.Gang) {
 		if domain, ok := s.DomainOf(a.node); ok && a.leaves() == nil {
 			pods, _, _, _ := a.choose(waiting)
 			keep(a.id, pods, []framework.Domain{domain})
-			waiting = slices.DeleteFunc(waiting, func(p *snapshot.Pod) bool { return slices.Contains(pods, p) })
+			waiting = framework.Without(waiting, pods)
 		}
 	}
 	if must, why := minimum(g, waiting, g.Have()+int64(len(used)), used); why == nil && refused(s, g, must) == nil {
