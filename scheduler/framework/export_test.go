@@ -1,12 +1,23 @@
 package framework
 
-import "github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+import (
+	"slices"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+)
 
 // Ranked gives the nodes that can take a pod of a gang's class, and what is free of
 // a dimension, as they are kept up to date and as they are found anew.
-func Ranked(s *Session, g *snapshot.Gang, dim int) (kept, anew []int32, free, again int64) {
+//
+// Where short, what the gang lacks is asked first: what is kept of that is looked at
+// before any node is.
+func Ranked(s *Session, g *snapshot.Gang, dim int, short bool) (kept, anew []int32, free, again int64) {
 	s.enter(g)
 	c := g.Pods[0].Class
+	if short {
+		s.shortage(s.groups(g.Pods), Domain{Node: -1})
+	}
 	nodes := func() (out []int32) {
 		for _, cand := range s.candidates(c, 1, Domain{Node: -1}) {
 			out = append(out, cand.node)
@@ -19,6 +30,21 @@ func Ranked(s *Session, g *snapshot.Gang, dim int) (kept, anew []int32, free, ag
 	anew, again = nodes(), s.restOf(dim)
 	s.follow, s.whatIf = was, whatIf
 	return kept, anew, free, again
+}
+
+// Short gives what a gang lacks and the largest of what it asks for that one node has, as
+// kept up to date and as found by a look at all nodes.
+func Short(s *Session, g *snapshot.Gang) (kept, anew []snapshot.Shortage, largest, most resource.Vector) {
+	s.enter(g)
+	groups := s.groups(g.Pods)
+	kept, largest = s.shortage(groups, Domain{Node: -1})
+	anew, most = s.shortage(groups, Domain{Node: -1, Place: &snapshot.Place{Nodes: s.real}})
+	for dim := range most {
+		if !slices.ContainsFunc(groups, func(g group) bool { return g.class.Request[dim] > 0 }) {
+			most[dim] = 0 // nobody asks
+		}
+	}
+	return kept, anew, largest, most
 }
 
 // ThenAndNow gives what is free of a dimension on every node when what goes is gone, and

@@ -72,6 +72,11 @@ type NodeScorer interface {
 	Score(c *snapshot.Class, n *snapshot.Node) int64
 }
 
+// KinJudge is a NodeFilter or NodeScorer whose answers are the same for classes of one
+// Kin: it does not look at how much they ask for, at ports or at other pods. Where all
+// plugins are, nodes are looked at once for all these classes.
+type KinJudge interface{ JudgesKin() }
+
 // RoomJudge says how well a real node suits one more pod of a class by what is free
 // there in the middle of a placement, in amounts by dimension: more is better, and
 // scores are added to those of NodeScorer. Why is "" where the pod may go there, and

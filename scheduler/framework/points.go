@@ -20,6 +20,7 @@ type points struct {
 	plainOrder  bool // of members: their priority does not count
 	queueBound  bool
 	enterers    []Enterer
+	unalike     bool // filters or scorers tell classes of one Kin apart
 	mateScorers []MateScorer
 	admission   []Admitter
 	revokers    []Revoker
@@ -33,6 +34,13 @@ type judged struct {
 	class *snapshot.Class
 	by    *points
 	bar   *bar
+}
+
+// judgedKin is whom a verdict is about that classes of one Kin share.
+type judgedKin struct {
+	kin string
+	by  *points
+	bar *bar
 }
 
 // open makes the ledger and looks for what the plugins implement, once.
@@ -79,11 +87,12 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		if x, ok := pl.(QueueOrderer); ok && !off.QueueOrder {
 			out.queueOrder = append(out.queueOrder, x)
 		}
+		_, kin := pl.(KinJudge)
 		if x, ok := pl.(NodeFilter); ok && !off.Filter {
-			out.filters = append(out.filters, x)
+			out.filters, out.unalike = append(out.filters, x), out.unalike || !kin
 		}
 		if x, ok := pl.(NodeScorer); ok && !off.DomainOrder {
-			out.scorers = append(out.scorers, x)
+			out.scorers, out.unalike = append(out.scorers, x), out.unalike || !kin
 		}
 		if _, ok := pl.(MemberOrderer); ok && off.MemberOrder {
 			out.plainOrder = true

@@ -4,7 +4,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -19,19 +18,11 @@ type ranked struct {
 	seen        int
 }
 
-// rest is what is free of one dimension on all real nodes, in the same way.
-type rest struct {
-	each []int64 // by node
-	sum  int64
-	seen int
-	off  bool // amounts so large that they cannot be taken off a sum again
-}
-
 // follow is what was worked out over one transaction.
 type follow struct {
 	txn    *snapshot.Txn
 	ranked map[judged]*ranked
-	rest   map[int]*rest
+	rest   map[restOn]*rest
 	// from, when set, is of the transaction that this one was forked from when that had
 	// had so many changes: what is known there holds here but for what changed since.
 	from *follow
@@ -43,7 +34,7 @@ type follow struct {
 func (f *follow) heir() bool { return f.from != nil && f.from.txn.Changes() == f.at }
 
 func newFollow(txn *snapshot.Txn) *follow {
-	return &follow{txn: txn, ranked: map[judged]*ranked{}, rest: map[int]*rest{}}
+	return &follow{txn: txn, ranked: map[judged]*ranked{}, rest: map[restOn]*rest{}}
 }
 
 // following is what was worked out over the present transaction: the cycle's own,
@@ -113,8 +104,12 @@ func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 		f.ranked[key] = r
 	}
 	if r == nil {
-		r = &ranked{seen: s.Txn.Changes(), list: make([]candidate, 0, len(v.real))}
+		r = &ranked{seen: s.Txn.Changes()}
 		f.ranked[key] = r
+		if s.noneHas(f, c, v) {
+			return r.list
+		}
+		r.list = make([]candidate, 0, len(v.real))
 		for _, i := range v.real {
 			if cand, ok := s.candidate(i, c, dim, roomLimit, v.likes); ok {
 				r.list = append(r.list, cand)
@@ -182,45 +177,6 @@ func (r *ranked) merge(out *marks, in []candidate) {
 	}
 	to = append(to, in...)
 	r.list, r.spare = to, r.list
-}
-
-// restOf is what is free of a dimension on all real nodes together.
-func (s *Session) restOf(dim int) int64 { return s.restIn(s.following(), dim) }
-
-func (s *Session) restIn(f *follow, dim int) int64 {
-	of := f.rest
-	r := of[dim]
-	if r == nil && f.heir() {
-		s.before(f, func() {
-			s.restIn(f.from, dim)
-			b := f.from.rest[dim]
-			r = &rest{each: copyInto(&s.spent.rests, b.each), sum: b.sum, off: b.off}
-		})
-		of[dim] = r
-	}
-	if r == nil {
-		r = &rest{each: make([]int64, len(s.Snapshot.Nodes)), seen: s.Txn.Changes()}
-		of[dim] = r
-		for _, i := range s.real {
-			r.each[i] = max(s.Txn.FreeOf(i, dim), 0)
-			r.sum = resource.Add(r.sum, r.each[i])
-		}
-		r.off = r.sum > math.MaxInt64/2
-		return r.sum
-	}
-	if r.off {
-		delete(of, dim)
-		f.from = nil
-		return s.restIn(f, dim)
-	}
-	for _, i := range s.Txn.ChangedSince(r.seen) {
-		if !s.Snapshot.Nodes[i].Virtual {
-			free := max(s.Txn.FreeOf(int(i), dim), 0)
-			r.sum, r.each[i] = resource.Add(resource.Sub(r.sum, r.each[i]), free), free
-		}
-	}
-	r.seen = s.Txn.Changes()
-	return r.sum
 }
 
 // FreeIn is what is free of a dimension in a domain, what is overbooked not taken off.

@@ -19,10 +19,12 @@ func TestKeptOrderIsTheOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := schedtest.NewWorld()
 		for i := range 12 {
-			w.SetNode(schedtest.Real(fmt.Sprintf("n%02d", i), resource.Quantity{Name: "cpu", Amount: 1000 * int64(rapid.IntRange(1, 9).Draw(t, "cpu"))},
-				resource.Quantity{Name: "nvidia.com/gpu", Amount: int64(rapid.IntRange(0, 4).Draw(t, "gpu"))}, resource.Quantity{Name: "pods", Amount: 20}))
+			n := schedtest.Real(fmt.Sprintf("n%02d", i), resource.Quantity{Name: "cpu", Amount: 1000 * int64(rapid.IntRange(1, 9).Draw(t, "cpu"))},
+				resource.Quantity{Name: "nvidia.com/gpu", Amount: int64(rapid.IntRange(0, 4).Draw(t, "gpu"))}, resource.Quantity{Name: "pods", Amount: 20})
+			n.Unschedulable = rapid.IntRange(0, 3).Draw(t, "cordoned") == 0
+			w.SetNode(n)
 		}
-		for i, requests := range [][]resource.Quantity{{{Name: "cpu", Amount: 1000}}, {{Name: "cpu", Amount: 500}, {Name: "nvidia.com/gpu", Amount: 1}}, nil} {
+		for i, requests := range [][]resource.Quantity{{{Name: "cpu", Amount: 1000}}, {{Name: "cpu", Amount: 500}, {Name: "nvidia.com/gpu", Amount: 1}}, nil, {{Name: "cpu", Amount: 6000}}, {{Name: "cpu", Amount: 2000}, {Name: "nvidia.com/gpu", Amount: 3}}} {
 			w.AddGang(fmt.Sprint("g", i), 1).AddPods("w", 1, snapshot.ClassSpec{Requests: resource.MakeList(requests...)})
 		}
 		s := w.Snapshot()
@@ -30,15 +32,19 @@ func TestKeptOrderIsTheOrder(t *testing.T) {
 		agree := func() {
 			for _, g := range s.Gangs {
 				for dim := range s.Dims.Len() {
-					kept, anew, free, again := framework.Ranked(ses, g, dim)
+					kept, anew, free, again := framework.Ranked(ses, g, dim, rapid.Bool().Draw(t, "short"))
 					if !slices.Equal(kept, anew) || free != again {
 						t.Fatalf("gang %s: kept %v and %d free, found %v and %d", g.Name, kept, free, anew, again)
 					}
 				}
+				kept, anew, largest, most := framework.Short(ses, g)
+				if !slices.Equal(kept, anew) || !slices.Equal(largest, most) {
+					t.Fatalf("gang %s: lacks %v of at most %v as kept, %v of %v as found", g.Name, kept, largest, anew, most)
+				}
 			}
 		}
 		put := func() {
-			g := s.Gangs[rapid.IntRange(0, 2).Draw(t, "gang")]
+			g := s.Gangs[rapid.IntRange(0, len(s.Gangs)-1).Draw(t, "gang")]
 			node := rapid.IntRange(0, 11).Draw(t, "node")
 			if ses.Txn.Room(node, g.Pods[0].Class, 1) > 0 {
 				ses.Txn.Put(node, snapshot.Item{Job: "j", Class: g.Pods[0].Class, Count: 1})

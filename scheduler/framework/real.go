@@ -317,9 +317,26 @@ func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain)
 func (s *Session) shortage(groups []group, d Domain) ([]snapshot.Shortage, resource.Vector) {
 	need := make(resource.Vector, s.Snapshot.Dims.Len())
 	free, largest := need.Clone(), need.Clone()
-	seen := s.marked()
+	one := s.verdict(groups[0].class)
 	for _, g := range groups {
 		need.AddScaled(g.class.Request, int64(len(g.pods)))
+		if s.verdict(g.class) != one {
+			one = nil
+		}
+	}
+	if d.Place == nil && one != nil {
+		f := s.following()
+		for dim, a := range need {
+			if a > 0 {
+				on := restOn{one, dim}
+				r := s.restIn(f, on)
+				free[dim], largest[dim] = r.sum, s.largest(r, on)
+			}
+		}
+		return s.lacking(need, free, largest), largest
+	}
+	seen := s.marked()
+	for _, g := range groups {
 		for _, i := range s.admitted(g.class, d) {
 			if seen.has(i) {
 				continue
@@ -332,11 +349,15 @@ func (s *Session) shortage(groups []group, d Domain) ([]snapshot.Shortage, resou
 			}
 		}
 	}
-	var out []snapshot.Shortage
+	return s.lacking(need, free, largest), largest
+}
+
+// lacking lists of what less is free than is needed.
+func (s *Session) lacking(need, free, largest resource.Vector) (out []snapshot.Shortage) {
 	for dim, a := range need {
 		if a > 0 && free[dim] < a {
 			out = append(out, snapshot.Shortage{Resource: s.Snapshot.Dims.Name(dim), Need: a, Free: free[dim], Largest: largest[dim]})
 		}
 	}
-	return out, largest
+	return out
 }

@@ -34,8 +34,9 @@ type Session struct {
 	short    map[string]string
 	waiting  map[string]int // gang key to position in Plan.Unschedulable
 	verdicts map[judged]*verdict
-	real     []int // positions of real nodes
-	virtual  []int // positions of virtual nodes
+	ofKin    map[judgedKin]*verdict // those of verdicts that classes share
+	real     []int                  // positions of real nodes
+	virtual  []int                  // positions of virtual nodes
 	// selective says that some virtual node serves some namespaces only.
 	selective bool
 	// copying says that virtual nodes count to which something has to be copied first.
@@ -99,6 +100,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		turns:    map[*snapshot.Gang]int{},
 		waiting:  map[string]int{},
 		verdicts: map[judged]*verdict{},
+		ofKin:    map[judgedKin]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
 		byLabel:  map[string][]*snapshot.Place{},
 		cells:    s.Cells(),

@@ -9,7 +9,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// verdict is what the filters say of one class on every node, computed once.
+// verdict is what the filters say of one class, or of all of one Kin, on every node,
+// computed once.
 type verdict struct {
 	why    []string // by node; "" is admitted
 	real   []int    // admitted real nodes
@@ -22,6 +23,23 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 	if v := s.verdicts[key]; v != nil {
 		return v
 	}
+	if s.scope.unalike {
+		v := s.judgeNodes(c)
+		s.verdicts[key] = v
+		return v
+	}
+	kin := judgedKin{c.Kin, s.scope, s.bar}
+	v := s.ofKin[kin]
+	if v == nil {
+		v = s.judgeNodes(c)
+		s.ofKin[kin] = v
+	}
+	s.verdicts[key] = v
+	return v
+}
+
+// judgeNodes asks filters and scorers about every node.
+func (s *Session) judgeNodes(c *snapshot.Class) *verdict {
 	v := &verdict{why: make([]string, len(s.Snapshot.Nodes))}
 	counts := map[string]int{}
 	for i, n := range s.Snapshot.Nodes {
@@ -52,7 +70,6 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 		}
 	}
 	v.counts = sortedCounts(counts)
-	s.verdicts[key] = v
 	return v
 }
 

@@ -68,6 +68,10 @@ type Class struct {
 	ClassSpec
 	// Key is equal for equal specs and for no others.
 	Key string
+	// Kin is equal for classes that differ at most in how much they ask for, in ports and
+	// in what they say of other pods and others can tell of them. Whether they ask for
+	// GPUs at all is no matter of how much.
+	Kin string
 	// Request is what one pod takes; Missing what it asks for and no node offers.
 	Request resource.Vector
 	Missing resource.List
@@ -87,10 +91,21 @@ func (c ClassSpec) Key() string {
 	return string(b)
 }
 
+// kin is what Kin is made of.
+func (c *Class) kin() string {
+	spec := c.ClassSpec
+	spec.Requests, spec.HostPorts, spec.Peers, spec.Namespace, spec.Labels = nil, nil, nil, "", nil
+	if c.AsksGPUs() {
+		return "gpu " + spec.Key()
+	}
+	return spec.Key()
+}
+
 // NewClass compiles spec against a table of resource names. key must be
 // spec.Key(); it is an argument since the caller has it at hand.
 func NewClass(spec ClassSpec, key string, dims *resource.Dims) *Class {
 	c := &Class{ClassSpec: spec, Key: key}
+	c.Kin = c.kin()
 	c.Request, c.Missing = dims.Vector(spec.Requests)
 	c.gpu = newGPUAsk(&c.ClassSpec)
 	c.peers = newClassPeers(c)

@@ -26,6 +26,9 @@ type Plugin struct {
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "nodegroup" }
 
+// JudgesKin says that classes of one Kin have the same nodes.
+func (Plugin) JudgesKin() {}
+
 // Filter rules out nodes of groups that the pod's queue does not want, or that
 // are not those it needs.
 func (p Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {

@@ -31,6 +31,9 @@ func (p Plugin) PeerWeights() snapshot.PeerWeights {
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "nodeorder" }
 
+// JudgesKin says that classes of one Kin have the same nodes.
+func (Plugin) JudgesKin() {}
+
 // WantsImages reports whether it matters which images nodes have.
 func (p Plugin) WantsImages() bool { return p.Images > 0 }
 

@@ -16,6 +16,9 @@ type Plugin struct{ Weight int64 }
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "numa-aware" }
 
+// JudgesKin says that classes of one Kin have the same nodes.
+func (Plugin) JudgesKin() {}
+
 // Filter rules out nodes of another policy than the pod's.
 func (Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
 	switch {

@@ -52,6 +52,9 @@ func (p claiming) Filter(c *snapshot.Class, n *snapshot.Node) string {
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "predicates" }
 
+// JudgesKin says that classes of one Kin have the same nodes.
+func (Plugin) JudgesKin() {}
+
 // Filter returns why a class may not go to a node, "" when it may.
 //
 // A pod of ours tolerates the taint of virtual nodes without saying so, unless a

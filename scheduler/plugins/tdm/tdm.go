@@ -58,6 +58,9 @@ func (w Window) String() string {
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "tdm" }
 
+// JudgesKin says that classes of one Kin have the same nodes.
+func (Plugin) JudgesKin() {}
+
 // Open tells the plugin what time it is.
 func (p Plugin) Open(s *framework.Session) framework.Plugin {
 	if p.In == nil {

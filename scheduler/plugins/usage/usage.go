@@ -29,6 +29,9 @@ type Plugin struct {
 // Name is the plugin's name in configuration.
 func (Plugin) Name() string { return "usage" }
 
+// JudgesKin says that classes of one Kin have the same nodes.
+func (Plugin) JudgesKin() {}
+
 // Open gives the plugin what was measured.
 func (p Plugin) Open(s *framework.Session) framework.Plugin {
 	c := cycle{Plugin: p, loads: make(map[string]snapshot.Load, len(s.Snapshot.Loads))}
