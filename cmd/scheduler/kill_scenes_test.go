@@ -12,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
@@ -364,6 +366,27 @@ func (s *stage) shown(t *testing.T, r *runner) {
 		}
 		return ""
 	})
+}
+
+// TestDroppedIsNotSentAway: what a scene itself deletes is not counted as sent away, at
+// whatever moment of its going it is seen.
+func TestDroppedIsNotSentAway(t *testing.T) {
+	st := newStage(t, shared(t), "")
+	st.join(t, &party{name: "g", size: 1})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: st.namespace, Name: "g-0"}}
+	holds := func(finalizers string) {
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":`+finalizers+`}}`))
+		if err := st.plane.Client.Patch(t.Context(), pod, patch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds(`["test.example.com/seen"]`)
+	st.drop(t, "g-0")
+	st.turn(t.Context())
+	if len(st.pods) != 1 || st.pods[0].DeletionTimestamp == nil || st.sent["g"] != 0 {
+		t.Errorf("%d of %d pods were sent away", st.sent["g"], len(st.pods))
+	}
+	holds("null")
 }
 
 // TestKilledInScenes kills schedulers while they preempt, reclaim, repair a gang that

@@ -16,7 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -445,11 +444,19 @@ func (s *stage) poke(ctx context.Context, n int) {
 	}
 }
 
-// drop deletes a member at once.
+// drop deletes a member at once. That is nobody's sending it away, and it may be seen
+// going all the same: the API server marks a pod for deletion before it takes it away.
 func (s *stage) drop(t *testing.T, name string) {
 	t.Helper()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name}}
-	if err := s.plane.Client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil && !apierrors.IsNotFound(err) {
+	pod := &corev1.Pod{}
+	err := s.plane.Client.Get(t.Context(), client.ObjectKey{Namespace: s.namespace, Name: name}, pod)
+	if err == nil {
+		s.mu.Lock()
+		s.gone[pod.UID] = true
+		s.mu.Unlock()
+		err = s.plane.Client.Delete(t.Context(), pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
+	}
+	if client.IgnoreNotFound(err) != nil {
 		t.Fatal(err)
 	}
 }
