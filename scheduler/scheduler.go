@@ -47,7 +47,7 @@ func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan 
 	for _, g := range s.Gangs {
 		ses.Look(g)
 		if want, changed := groupStatus(ses, g); changed {
-			ses.Plan.Statuses = append(ses.Plan.Statuses, plan.Status{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want, Native: g.Native})
+			ses.Plan.Statuses = append(ses.Plan.Statuses, plan.Status{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want, ShortSince: g.ShortSince, Native: g.Native})
 		}
 		if want, changed := ses.Staging(g); changed {
 			ses.Plan.Stagings = append(ses.Plan.Stagings, plan.Staging{Gang: g.Key, GangUID: g.UID, Namespace: g.Namespace, Name: g.Name, Want: want})

@@ -55,7 +55,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 			continue // nobody waits for it: it lets nobody in
 		}
 		shown := b.Cache.Conditions(s.Gang)
-		if sameButMessage(s.Want, shown) && b.sameCounts(s) {
+		if sameButMessage(s, shown) && b.sameCounts(s) {
 			_, recent := b.written[s.GangUID]
 			if _, waits := b.wishes[s.GangUID]; waits {
 				b.wishes[s.GangUID] = wish{group: s}
@@ -127,13 +127,14 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 }
 
 // sameButMessage reports whether conditions differ from the shown ones in words only.
-func sameButMessage(want snapshot.GroupStatus, shown []volcanov1.PodGroupCondition) bool {
-	if len(want.Conditions) != len(shown) {
+func sameButMessage(s *plan.Status, shown []volcanov1.PodGroupCondition) bool {
+	if len(s.Want.Conditions) != len(shown) {
 		return false
 	}
-	for _, w := range want.Conditions {
+	for _, w := range s.Want.Conditions {
 		if !slices.ContainsFunc(shown, func(c volcanov1.PodGroupCondition) bool {
-			return string(c.Type) == w.Type && string(c.Status) == w.Status && c.Reason == w.Reason
+			since := shortSince(s, w)
+			return string(c.Type) == w.Type && string(c.Status) == w.Status && c.Reason == w.Reason && (since.IsZero() || since.Equal(&c.LastTransitionTime))
 		}) {
 			return false
 		}
@@ -208,7 +209,7 @@ func (b *Binder) writeGroup(ctx context.Context, s *plan.Status) error {
 		return nil // written while this wish was under way
 	}
 	shown := b.Cache.Conditions(s.Gang)
-	conditions, news := b.conditions(s.Want.Conditions, shown)
+	conditions, news := b.conditions(s, shown)
 	body, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": s.GangUID},
 		"status": map[string]any{
@@ -280,21 +281,34 @@ func (b *Binder) writeNodes(ctx context.Context, h *plan.NodeCounts) error {
 	return nil
 }
 
+// shortSince is since when a gang is short, if a condition says so, as the API tells it:
+// in whole seconds.
+func shortSince(s *plan.Status, c snapshot.Condition) metav1.Time {
+	if s.ShortSince == 0 || c.Type != snapshot.Stale || corev1.ConditionStatus(c.Status) != corev1.ConditionTrue {
+		return metav1.Time{}
+	}
+	return metav1.Unix(0, s.ShortSince).Rfc3339Copy()
+}
+
 // conditions gives wanted conditions their identity and time: those of the shown
-// one unless status, reason or message changed. news are the bad
-// ones that have just become true or got another reason.
-func (b *Binder) conditions(want []snapshot.Condition, shown []volcanov1.PodGroupCondition) (out, news []volcanov1.PodGroupCondition) {
+// one unless status or reason changed, or a gang is short for another time. news are the
+// bad ones that have just become true or got another reason.
+func (b *Binder) conditions(wanted *plan.Status, shown []volcanov1.PodGroupCondition) (out, news []volcanov1.PodGroupCondition) {
 	now := metav1.NewTime(b.Now())
-	out = make([]volcanov1.PodGroupCondition, 0, len(want))
-	for _, w := range want {
+	out = make([]volcanov1.PodGroupCondition, 0, len(wanted.Want.Conditions))
+	for _, w := range wanted.Want.Conditions {
 		c := volcanov1.PodGroupCondition{
 			Type: volcanov1.PodGroupConditionType(w.Type), Status: corev1.ConditionStatus(w.Status),
 			Reason: w.Reason, Message: w.Message, TransitionID: b.NewID(), LastTransitionTime: now,
 		}
+		since := shortSince(wanted, w)
+		if !since.IsZero() {
+			c.LastTransitionTime = since
+		}
 		turned := true
 		if i := slices.IndexFunc(shown, func(s volcanov1.PodGroupCondition) bool { return s.Type == c.Type }); i >= 0 {
 			s := shown[i]
-			turned = s.Status != c.Status || s.Reason != c.Reason
+			turned = s.Status != c.Status || s.Reason != c.Reason || !since.IsZero() && !since.Equal(&s.LastTransitionTime)
 			if !turned {
 				c.LastTransitionTime, c.TransitionID = s.LastTransitionTime, s.TransitionID
 			}

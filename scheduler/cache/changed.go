@@ -30,7 +30,7 @@ func (c *Cache) little(old, now *podEntry) bool {
 		return false
 	}
 	for _, e := range []*podEntry{&a, &b} {
-		e.on, e.waitReason, e.waitMessage = "", "", ""
+		e.on, e.waitReason, e.waitMessage, e.bound = "", "", "", 0
 		e.pod.Phase, e.pod.Assumed, e.pod.StartedAt = "", false, 0
 	}
 	return a.equal(&b)

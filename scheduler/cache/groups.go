@@ -35,7 +35,10 @@ type gangEntry struct {
 	// nominated is room that was decided to be kept, in place of an older annotation.
 	nominated *snapshot.Nomination
 	short     int64 // since when the gang is short; 0 while it is not
-	whole     *snapshot.Whole
+	// measured says that short is this program's own knowledge, and no longer asks the
+	// PodGroup's condition.
+	measured bool
+	whole    *snapshot.Whole
 	// had is how many pods the gang had when it was last compiled, grew when it first
 	// had that many, as in snapshot.GangSpec.
 	had  int
@@ -236,25 +239,48 @@ func (c *Cache) Conditions(gang string) []volcanov1.PodGroupCondition {
 	return nil
 }
 
-// noteShort notes since when a gang is short: since it was first seen to be, or its
-// PodGroup's condition says so, which outlives this program.
+// noteShort notes since when a gang is short: since it was first seen to be, by this
+// program or by one before it. What is assumed proves nothing: a gang that was to be made
+// whole by bindings that failed has been short all the while.
 func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
 	g.Whole = e.whole
 	g.NoteWhole()
 	e.whole = g.Whole
+	first := !e.measured
+	e.measured = e.group != nil
 	if !g.Short() {
-		e.short = 0
+		if !g.UnderWay() {
+			e.short = 0
+		}
 		return
 	}
 	if e.short == 0 {
 		e.short = now.UnixNano()
-	}
-	for _, c := range e.raw {
-		if c.Type == snapshot.Stale && c.Status == corev1.ConditionTrue && !c.LastTransitionTime.IsZero() {
-			e.short = min(e.short, c.LastTransitionTime.UnixNano())
+		if told := e.toldShort(); first && told != 0 {
+			e.short = min(e.short, told)
 		}
 	}
 	g.ShortSince = e.short
+}
+
+// toldShort is since when the gang is short by its PodGroup's condition, which outlives the
+// program that wrote it, 0 for nothing that holds. It holds only if no pod was bound since:
+// one that was belongs to a gang that was made whole or placed anew after the condition was
+// written, of which that program had no time to tell.
+func (e *gangEntry) toldShort() int64 {
+	for _, c := range e.raw {
+		if c.Type != snapshot.Stale || c.Status != corev1.ConditionTrue || c.LastTransitionTime.IsZero() {
+			continue
+		}
+		told := c.LastTransitionTime.UnixNano()
+		for _, p := range e.pods {
+			if p.bound > told {
+				return 0
+			}
+		}
+		return told
+	}
+	return 0
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {

@@ -105,9 +105,16 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	default:
 		e.gang = e.stand.Key
 	}
+	if p.Spec.NodeName != "" {
+		e.bound = p.CreationTimestamp.UnixNano() // of one that was made on its node
+	}
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+		switch {
+		case c.Type != corev1.PodScheduled:
+		case c.Status == corev1.ConditionFalse:
 			e.waitReason, e.waitMessage = c.Reason, c.Message
+		case e.bound != 0 && !c.LastTransitionTime.IsZero():
+			e.bound = c.LastTransitionTime.UnixNano()
 		}
 	}
 }

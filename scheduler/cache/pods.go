@@ -25,6 +25,9 @@ type podEntry struct {
 
 	past   history
 	handed handed
+	// bound is when the pod got its node, in nanoseconds since 1970; 0 before. The API
+	// tells it in whole seconds.
+	bound int64
 	// reads names datasets.
 	reads []string
 	// images are those of its containers; pictured says that its class has them.

@@ -3,7 +3,9 @@ package driver_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +55,16 @@ func TestShortGangIsSentBack(t *testing.T) {
 	if err := plane.Client.Update(t.Context(), &pg); err != nil {
 		t.Fatal(err)
 	}
+	left, err := podsOf(t.Context(), ns, "g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range left[0].Status.Conditions { // it was placed before
+		left[0].Status.Conditions[i].LastTransitionTime = metav1.NewTime(time.Now().Add(-2 * time.Hour))
+	}
+	if err := plane.Client.Status().Update(t.Context(), &left[0]); err != nil {
+		t.Fatal(err)
+	}
 	w := &wire{}
 	startScheduler(t, w)
 	eventuallyTerminating(t, ns, "g", 1)
@@ -72,4 +84,50 @@ func TestShortGangIsSentBack(t *testing.T) {
 	})
 	finish(t, ns, "g")
 	eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return stale(s) == nil })
+}
+
+// TestGangPlacedAnewHasItsGrace: a scheduler is killed while it places a gang anew that was
+// short an hour ago, before it could tell that this is over. The next one has the gang let
+// in first, and sends nothing away for the old shortness meanwhile.
+func TestGangPlacedAnewHasItsGrace(t *testing.T) {
+	ns := plane.Namespace(t)
+	virtualNode(t, ns+"-v", 2)
+	var bindings atomic.Int32
+	stop := startScheduler(t, &wire{fault: func(r *http.Request, _ http.RoundTripper) (*http.Response, error, bool) {
+		return nil, errCut, isBinding(r) && bindings.Add(1) > 1
+	}})
+	gang(t, ns, "g", 2, 2, volcanov1.PodGroupInqueue)
+	eventuallyBound(t, ns, "g", 1)
+	stop()
+
+	var pg volcanov1.PodGroup
+	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "g"}, &pg); err != nil {
+		t.Fatal(err)
+	}
+	old := metav1.NewTime(time.Now().Add(-time.Hour))
+	pg.Status = volcanov1.PodGroupStatus{Phase: volcanov1.PodGroupPending, Conditions: []volcanov1.PodGroupCondition{
+		{Type: snapshot.Stale, Status: corev1.ConditionTrue, Reason: "BelowMinimum", Message: "1 of the 2 members that it needs are left", LastTransitionTime: old},
+	}}
+	if err := plane.Client.Update(t.Context(), &pg); err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{}
+	startScheduler(t, w)
+	controllertest.Eventually(t, within, func(ctx context.Context) string {
+		pods, err := podsOf(ctx, ns, "g")
+		if err != nil {
+			return err.Error()
+		}
+		waits := ""
+		for _, p := range pods {
+			if p.DeletionTimestamp != nil {
+				t.Fatalf("pod %s was sent away: %q", p.Name, w.writes())
+			}
+			if p.Spec.NodeName == "" {
+				waits = p.Name + " waits"
+			}
+		}
+		return waits
+	})
+	finish(t, ns, "g")
 }

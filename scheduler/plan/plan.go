@@ -250,6 +250,9 @@ type Status struct {
 	Namespace string
 	Name      string
 	Want      snapshot.GroupStatus
+	// ShortSince is since when the gang is short, in nanoseconds since 1970, 0 when it is
+	// not: the time of its condition Stale, by which a scheduler after this one goes on.
+	ShortSince int64
 	// Native says that the group is of Kubernetes' own API, of whose status only
 	// the conditions are ours.
 	Native bool

@@ -12,11 +12,13 @@ type Whole struct {
 }
 
 // NoteWhole remembers what the gang needs if it has that, and forgets it when the gang
-// holds nothing any more. It is called whenever a gang has changed, before Short.
+// holds nothing any more. It is called whenever a gang has changed, before Short. A
+// binding that may fail yet gives it nothing.
 func (g *Gang) NoteWhole() {
 	switch {
 	case !g.holds():
 		g.Whole = nil
+	case g.UnderWay():
 	case g.lacks(Whole{g.Minimum(), g.TaskMinimums()}) == "":
 		g.Whole = &Whole{g.Minimum(), g.TaskMinimums()}
 	}
@@ -81,6 +83,11 @@ func (g *Gang) lacks(need Whole) string {
 		}
 	}
 	return ""
+}
+
+// UnderWay reports whether bindings of members were sent that are not confirmed.
+func (g *Gang) UnderWay() bool {
+	return slices.ContainsFunc(g.Pods, func(p *Pod) bool { return p.Assumed })
 }
 
 func (g *Gang) holds() bool {
