@@ -28,11 +28,12 @@ func (s *Session) Block(b Blocked) {
 
 // BlockedGangs lists the gangs without room in the order in which they were looked at.
 // Those that room was made for, by the time that it is their turn, are not among them, nor
-// those whose queue has a profile without the action that runs.
+// those of which members were sent away, that need more now than was looked for, nor those
+// whose queue has a profile without the action that runs.
 func (s *Session) BlockedGangs() iter.Seq[Blocked] {
 	return func(yield func(Blocked) bool) {
 		for _, b := range slices.Clone(s.blocked) {
-			if !s.claimed[b.Gang.Key] && s.Serves(s.action, b.Gang.Queue) && !yield(b) {
+			if !s.claimed[b.Gang.Key] && s.sent[b.Gang] == 0 && s.Serves(s.action, b.Gang.Queue) && !yield(b) {
 				return
 			}
 		}
