@@ -65,7 +65,7 @@ type Config struct {
 // Observer is told what happened; its methods must not block.
 type Observer interface {
 	Bound(result string, took time.Duration) // "bound", "gone", "elsewhere", "refused", "retried"
-	Wrote(kind, result string)               // kind "podgroup" or "pod"; result "written", "gone", "retried"
+	Wrote(kind, result string)               // kind "podgroup" or "pod"; result "written", "gone", "refused", "denied", "retried"
 }
 
 const (
@@ -102,7 +102,7 @@ type Binder struct {
 	preparing map[int64]*preparation
 	prepared  int64
 	written   map[string]time.Time // last write of a message by UID
-	denied    map[string]time.Time // those of them that were denied
+	refused   map[string]refusal   // by UID of a PodGroup
 	asked     map[string]askedCopies
 	waits     waits
 	queues    queuesTold
@@ -148,7 +148,7 @@ func New(c Config) *Binder {
 		doubts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[cache.Doubt](firstRetry, lastRetry)),
 		later: newLater(), preparing: map[int64]*preparation{},
-		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, denied: map[string]time.Time{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, queues: queuesTold{}, refreshes: refreshes{last: map[string]time.Time{}}, turns: turns{last: map[string]turn{}},
+		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, refused: map[string]refusal{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, queues: queuesTold{}, refreshes: refreshes{last: map[string]time.Time{}}, turns: turns{last: map[string]turn{}},
 	}
 }
 

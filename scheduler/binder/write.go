@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -48,11 +47,11 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 			delete(b.written, uid)
 		}
 	}
-	maps.DeleteFunc(b.denied, func(_ string, at time.Time) bool { return now.Sub(at) > messageEvery })
+	b.forgetRefused(p, now)
 	for i := range p.Statuses {
 		s := &p.Statuses[i]
-		if _, denied := b.denied[s.GangUID]; denied && s.Native {
-			continue // nobody waits for it: it lets nobody in
+		if b.rests(s, now) {
+			continue
 		}
 		shown := b.Cache.Conditions(s.Gang)
 		if sameButMessage(s, shown) && b.sameCounts(s) {
@@ -154,7 +153,7 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	w, ok := b.wishes[uid]
 	delete(b.wishes, uid)
 	b.mu.Unlock()
-	if !ok {
+	if !ok || b.early(uid, w) {
 		return true
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -181,6 +180,14 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	switch {
 	case err == nil:
 		b.Observe.Wrote(kind, "written")
+		if w.group != nil {
+			b.mu.Lock()
+			delete(b.refused, uid)
+			b.mu.Unlock()
+		}
+	case w.group != nil && refused(err):
+		b.Observe.Wrote(kind, "refused")
+		b.refuse(ctx, w.group, err)
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err):
 		// Gone, or another object by now; a status that is still wrong comes with the next plan.
 		b.Observe.Wrote(kind, "gone")
@@ -188,7 +195,7 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 		// No role grants it, or it is not wanted; a later plan asks again.
 		b.Observe.Wrote(kind, "denied")
 		b.mu.Lock()
-		b.written[uid], b.denied[uid] = b.Now(), b.Now()
+		b.written[uid] = b.Now()
 		b.mu.Unlock()
 		logr.FromContextOrDiscard(ctx).V(1).Info("status write was denied", "kind", kind, "uid", uid, "reason", err.Error())
 	default:
