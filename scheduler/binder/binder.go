@@ -148,7 +148,7 @@ func New(c Config) *Binder {
 		doubts: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[cache.Doubt](firstRetry, lastRetry)),
 		later: newLater(), preparing: map[int64]*preparation{},
-		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, refused: map[string]refusal{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]time.Time{}}, queues: queuesTold{}, refreshes: refreshes{last: map[string]time.Time{}}, turns: turns{last: map[string]turn{}},
+		wishes: map[string]wish{}, claimed: map[claimTask]plan.Claim{}, written: map[string]time.Time{}, refused: map[string]refusal{}, asked: map[string]askedCopies{}, waits: waits{told: map[waitOf]toldPod{}}, queues: queuesTold{}, refreshes: refreshes{last: map[string]time.Time{}}, turns: turns{last: map[string]turn{}},
 	}
 }
 

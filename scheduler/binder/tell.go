@@ -1,6 +1,7 @@
 package binder
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,12 +20,16 @@ const (
 	// what it has no room for. The rest follows with later cycles.
 	tellAtOnce = 50
 	tellWithin = time.Second
+	// tellNext is the least time until another pod of a gang hears the same reason, when
+	// the one that heard it no longer waits: the members of a gang may be many, and start
+	// one by one.
+	tellNext = 30 * time.Second
 )
 
 // waits remembers which gangs' pods were told why they wait. The binder's lock
 // guards it.
 type waits struct {
-	told  map[waitOf]time.Time
+	told  map[waitOf]toldPod
 	swept time.Time
 	since time.Time // of those that are counted
 	count int
@@ -37,14 +42,20 @@ type waitOf struct {
 	code      plan.Code
 }
 
-// news gives those of the gangs that wait whose first pod has not heard this reason
-// yet, or not for long. The numbers in a message change all the time, so only
-// the code counts.
+// toldPod is the pod that heard a reason, and when.
+type toldPod struct {
+	uid string
+	at  time.Time
+}
+
+// news gives those of the gangs that wait of which no pod has heard this reason yet,
+// or not for long, or none that still waits: an event is read on the pod that it is on.
+// The numbers in a message change all the time, so only the code counts.
 func (w *waits) news(all []plan.Unschedulable, now time.Time) []plan.Unschedulable {
 	if now.Sub(w.swept) > time.Minute {
 		w.swept = now
-		for k, at := range w.told {
-			if now.Sub(at) > tellAgain {
+		for k, told := range w.told {
+			if now.Sub(told.at) > tellAgain {
 				delete(w.told, k)
 			}
 		}
@@ -56,16 +67,21 @@ func (w *waits) news(all []plan.Unschedulable, now time.Time) []plan.Unschedulab
 			continue
 		}
 		k := waitOf{u.Gang, u.GangUID, u.Code}
-		if at, known := w.told[k]; known && now.Sub(at) <= tellAgain {
+		if told, known := w.told[k]; known && now.Sub(told.at) <= tellAgain && (now.Sub(told.at) < tellNext || told.stillWaits(u.Pods)) {
 			continue
 		}
 		if !w.may(now) {
 			break
 		}
-		w.told[k] = now
+		w.told[k] = toldPod{u.Pods[0].UID, now}
 		out = append(out, u)
 	}
 	return out
+}
+
+// stillWaits says that the pod that was told is among those that wait.
+func (t toldPod) stillWaits(pods []plan.PodRef) bool {
+	return slices.ContainsFunc(pods, func(p plan.PodRef) bool { return p.UID == t.uid })
 }
 
 // may counts one more event, if there is room for it now.

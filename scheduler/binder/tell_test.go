@@ -21,7 +21,7 @@ func waiting(n int, code plan.Code) []plan.Unschedulable {
 // Each reason is told once an hour, only so many at once, and nothing is kept for
 // ever.
 func TestWaitsAreToldOnce(t *testing.T) {
-	w := waits{told: map[waitOf]time.Time{}}
+	w := waits{told: map[waitOf]toldPod{}}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	step := func(want int, all []plan.Unschedulable) {
 		t.Helper()
@@ -54,7 +54,7 @@ func TestEachIsToldThatItsPodGroupIsNotThere(t *testing.T) {
 	for i := range all {
 		all[i].Gang, all[i].GangUID = "podgroup/default/"+all[i].GangUID, ""
 	}
-	w := waits{told: map[waitOf]time.Time{}}
+	w := waits{told: map[waitOf]toldPod{}}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	told := map[string]int{}
 	for second := range 4 {
@@ -70,6 +70,41 @@ func TestEachIsToldThatItsPodGroupIsNotThere(t *testing.T) {
 	for gang, n := range told {
 		if n != 1 {
 			t.Errorf("%s was told %d times", gang, n)
+		}
+	}
+}
+
+// A pod that is made anew, under the same name as well, hears why it waits, though the
+// reason is an old one of its gang; and no more than one pod in a while does, however fast
+// those before it start.
+func TestPodThatIsMadeAnewIsTold(t *testing.T) {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	w := waits{told: map[waitOf]toldPod{}}
+	for i, step := range []struct {
+		after time.Duration
+		pods  []string
+		told  string
+	}{
+		{0, []string{"a", "b"}, "a"},
+		{5 * time.Second, []string{"b"}, ""},
+		{tellNext, []string{"b"}, "b"},
+		{tellNext + time.Second, []string{"c", "b"}, ""},
+		{3 * tellNext, []string{"c", "b"}, ""},
+		{4 * tellNext, []string{"d"}, "d"},
+		{4*tellNext + time.Second, []string{"e"}, ""},
+		{5 * tellNext, []string{"d"}, ""},
+		{4*tellNext + tellAgain + time.Second, []string{"d"}, "d"},
+	} {
+		u := plan.Unschedulable{Gang: "podgroup/default/none", Code: plan.PodGroupNotFound, Message: "words"}
+		for _, uid := range step.pods {
+			u.Pods = append(u.Pods, plan.PodRef{UID: uid})
+		}
+		told := ""
+		for _, n := range w.news([]plan.Unschedulable{u}, start.Add(step.after)) {
+			told += n.Pods[0].UID
+		}
+		if told != step.told {
+			t.Errorf("step %d: %q was told, want %q", i, told, step.told)
 		}
 	}
 }
@@ -112,7 +147,7 @@ func TestFaultsOfQueuesAreTold(t *testing.T) {
 	for i := range 3 * tellAtOnce {
 		many = append(many, fault(strconv.Itoa(i), "A", "a"))
 	}
-	w, told := waits{told: map[waitOf]time.Time{}}, map[string]int{}
+	w, told := waits{told: map[waitOf]toldPod{}}, map[string]int{}
 	for second := range 5 {
 		got := q.news(many, start.Add(time.Duration(second)*tellWithin), w.may)
 		if len(got) > tellAtOnce {
