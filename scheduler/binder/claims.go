@@ -118,14 +118,17 @@ func (b *Binder) forgetPreparation(id int64) {
 	b.mu.Unlock()
 }
 
-// tell tells an event of the gang.
+// tell tells an event of the gang, on its PodGroup and on its first pod: who made a pod
+// need not know that it has a PodGroup.
 func (b *Binder) tell(p *preparation, kind, reason, message string) {
-	ref := &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "PodGroup", Namespace: p.placement.Namespace, Name: p.placement.Name, UID: types.UID(p.placement.GangUID)}
-	if !strings.HasPrefix(p.placement.Gang, "podgroup/") {
-		first := p.pods[0].bind
-		ref = &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: first.Namespace, Name: first.Name, UID: types.UID(first.UID)}
+	first := p.pods[0].bind
+	refs := []*corev1.ObjectReference{{APIVersion: "v1", Kind: "Pod", Namespace: first.Namespace, Name: first.Name, UID: types.UID(first.UID)}}
+	if strings.HasPrefix(p.placement.Gang, "podgroup/") {
+		refs = append(refs, &corev1.ObjectReference{APIVersion: volcanov1.SchemeGroupVersion.String(), Kind: "PodGroup", Namespace: p.placement.Namespace, Name: p.placement.Name, UID: types.UID(p.placement.GangUID)})
 	}
-	b.Events.Event(ref, kind, reason, plan.Bound(message))
+	for _, ref := range refs {
+		b.Events.Event(ref, kind, reason, plan.Bound(message))
+	}
 }
 
 // abandon gives all pods of a preparation up, and what devices they got.
