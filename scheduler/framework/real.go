@@ -2,6 +2,7 @@ package framework
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 
@@ -281,16 +282,19 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 	return r
 }
 
-// withDetails adds the nodes that only lack the right GPUs, or that other pods
-// keep the last of the groups off.
+// withDetails adds the nodes that only lack the right GPUs or a free host port, or that
+// other pods keep the last of the groups off.
 func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain) []plan.NodeCount {
 	c := groups[len(groups)-1].class
-	if c.Claims == nil && !c.AsksGPUs() && !s.Txn.DependsOnPods(c) && len(s.scope.judges) == 0 {
+	if c.Claims == nil && !c.AsksGPUs() && len(c.HostPorts) == 0 && !s.Txn.DependsOnPods(c) && len(s.scope.judges) == 0 {
 		return counts
 	}
 	by := map[string]int{}
 	for _, n := range counts {
 		by[n.Why] = n.Count
+	}
+	if last := groups[len(groups)-1]; len(c.HostPorts) > 0 && len(last.pods) > 1 {
+		by[fmt.Sprintf("host port %s: one member a node", c.HostPorts[0])] = 0
 	}
 	if c.Claims != nil { // with the pods before it placed
 		for why, n := range s.unmet {
@@ -299,6 +303,9 @@ func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain)
 	}
 	for _, i := range s.admitted(c, d) {
 		why := s.Txn.GPUReason(i, c)
+		if why == "" {
+			why = s.Txn.PortReason(i, c)
+		}
 		if why == "" {
 			why = s.Txn.PeerReason(i, c)
 		}

@@ -59,6 +59,8 @@ type HostPort struct {
 	Port     int32  `json:"port"`
 }
 
+func (p HostPort) String() string { return fmt.Sprintf("%d/%s", p.Port, p.Protocol) }
+
 func (p HostPort) conflicts(q HostPort) bool {
 	return p.Port == q.Port && p.Protocol == q.Protocol && (p.IP == q.IP || p.IP == "" || q.IP == "")
 }

@@ -236,15 +236,14 @@ func (s *nodeState) remove(n *Node, it Item) {
 	}
 }
 
-func (s *nodeState) portsFree(c *Class) bool {
-	for _, p := range c.HostPorts {
-		for _, q := range s.ports {
-			if p.conflicts(q) {
-				return false
-			}
+// takenPort is the first host port of the class that is taken, nil when all are free.
+func (s *nodeState) takenPort(c *Class) *HostPort {
+	for i, p := range c.HostPorts {
+		if slices.ContainsFunc(s.ports, p.conflicts) {
+			return &c.HostPorts[i]
 		}
 	}
-	return true
+	return nil
 }
 
 // Takes reports whether anybody can be placed on the node now, if there is room.

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
@@ -185,7 +186,7 @@ func (t *Txn) Capacity(node int, c *Class, limit int64) int64 {
 		n = min(n, left/a)
 	}
 	if n > 0 && len(c.HostPorts) > 0 && !t.overlooked.Ports {
-		if !st.portsFree(c) {
+		if st.takenPort(c) != nil {
 			return 0
 		}
 		n = 1
@@ -200,6 +201,17 @@ func (t *Txn) Capacity(node int, c *Class, limit int64) int64 {
 		n = g.Capacity(node, c, n)
 	}
 	return n
+}
+
+// PortReason says which host port of a class is taken on a real node, "" when none is.
+func (t *Txn) PortReason(node int, c *Class) string {
+	if len(c.HostPorts) == 0 || t.overlooked.Ports {
+		return ""
+	}
+	if p := t.states[node].takenPort(c); p != nil {
+		return fmt.Sprintf("host port %s is taken", p)
+	}
+	return ""
 }
 
 // GPUReason says why no pod of a class finds its GPUs on a real node, "" when one
