@@ -235,15 +235,18 @@ const (
 	appearing = 10 * time.Second
 )
 
-// early reports whether a gang that has no place yet lacks what may be on its way.
+// early reports whether a gang that has no place yet lacks what may be on its way. A pod
+// that has just been made is held until its PodGroup is.
 func early(g *snapshot.Gang, why plan.Code, now time.Time) bool {
+	within := func(at int64, d time.Duration) bool {
+		since := now.UnixNano() - at
+		return at != 0 && since >= 0 && since < int64(d)
+	}
 	switch why {
 	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.PodGroupNotFound:
-		within := func(at int64, d time.Duration) bool {
-			since := now.UnixNano() - at
-			return at != 0 && since >= 0 && since < int64(d)
-		}
 		return g.Have() == 0 && (within(g.GrewAt, Filling) || within(g.CreatedAt, appearing))
+	case plan.Held:
+		return g.Plain && within(g.CreatedAt, appearing)
 	}
 	return false
 }
