@@ -60,7 +60,9 @@ func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []core
 		if !holdsPlace(pod) {
 			continue
 		}
-		requests := podresource.PodRequests(pod, podresource.PodResourcesOptions{})
+		// What a pod has been given counts, as in the scheduler's books: a resize in place
+		// that a node refuses asks for more than that.
+		requests := podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true})
 		name := queueOfPod(pod, queueOf)
 		// A loop of parents is a mistake of the spec: it is cut, not followed.
 		for range len(queues) {

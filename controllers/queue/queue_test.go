@@ -79,6 +79,41 @@ func TestLedger(t *testing.T) {
 	}
 }
 
+// A pod that is resized in place counts with what it was asked to have until its node refuses
+// that, and then with what it has; one that is made smaller, with what it still has.
+func TestLedgerOfResizedPods(t *testing.T) {
+	t.Parallel()
+	resized := func(has, asks string, conditions ...corev1.PodCondition) corev1.Pod {
+		p := podIn("a1", "n", corev1.PodRunning)
+		p.Spec.Containers = []corev1.Container{{Name: "main", Resources: requesting(asks)}}
+		given := requesting(has)
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", AllocatedResources: given.Requests, Resources: &given}}
+		p.Status.Conditions = conditions
+		return p
+	}
+	refused := corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible}
+	later := corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonDeferred}
+	for name, c := range map[string]struct {
+		pod  corev1.Pod
+		want string
+	}{
+		"asks for more":    {resized("1", "6"), "6"},
+		"will have it":     {resized("1", "6", later), "6"},
+		"is refused":       {resized("1", "6", refused), "1"},
+		"asks for less":    {resized("6", "1"), "6"},
+		"as it always was": {resized("2", "2"), "2"},
+	} {
+		got := ledger([]scheduling.Queue{queueNamed("a", "", "Open")}, []scheduling.PodGroup{groupIn("a1", "a", "Running")}, []corev1.Pod{c.pod})
+		if cpu := got["a"].Allocated[corev1.ResourceCPU]; cpu.String() != c.want {
+			t.Errorf("a pod that %s counts %s, want %s", name, cpu.String(), c.want)
+		}
+	}
+}
+
+func requesting(cpu string) corev1.ResourceRequirements {
+	return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}
+}
+
 // The standing queues appear by themselves and come back; numbers follow the
 // PodGroups and pods; nothing is written when nothing changes.
 func TestQueues(t *testing.T) {
