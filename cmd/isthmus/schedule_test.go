@@ -265,6 +265,8 @@ func TestSimulate(t *testing.T) {
 		"line 1":       {"--trace=" + write("t.swf", "1 2 3\n")},
 		"--report":     {"--report=" + filepath.Join(dir, "none", "page.html"), "--jobs=1"},
 		"positive":     {"--nodes=0"},
+		"be positive":  {"--load=NaN"},
+		"--load must":  {"--load=Inf"},
 	} {
 		if got, err := printed(t, append([]string{"simulate"}, args...)...); err == nil || want != "not a gzip" && !strings.Contains(err.Error(), want) {
 			t.Errorf("%v gives %v and prints\n%s", args, err, got)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,8 +62,8 @@ func simulateCommand() *cobra.Command {
 }
 
 func (s *simulation) run(out io.Writer) error {
-	if s.nodes < 1 || s.perNode < 1 || s.jobs < 1 || s.load <= 0 {
-		return errors.New("--nodes, --per-node, --jobs and --load must be positive")
+	if s.nodes < 1 || s.perNode < 1 || s.jobs < 1 || !(s.load > 0) || math.IsInf(s.load, 0) { // NaN is not above 0 either
+		return errors.New("--nodes, --per-node, --jobs and --load must be positive numbers")
 	}
 	pipeline, err := pipelineOf(s.conf)
 	if err != nil {
