@@ -194,16 +194,9 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	config.Wrap(guard.wrap)
 	ledger := &grants.Ledger{Now: time.Now, Evicts: true}
 	config.Wrap(ledger.Wrap) // what it does in place of something else passes the fence
-	core := rest.CopyConfig(config)
-	core.ContentType = "application/vnd.kubernetes.protobuf"
-	core.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(core)
+	client, volcano, err := cache.Clients(config)
 	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
-	}
-	volcano, err := versioned.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make Volcano client: %w", err)
+		return nil, err
 	}
 	free, err := dynamic.NewForConfig(config)
 	if err != nil {

@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 	"volcano.sh/apis/pkg/client/clientset/versioned"
@@ -31,16 +30,9 @@ import (
 
 // clients are what is measured: fresh, so that no way inherits the limiter's state.
 func (c *cluster) clients() (kubernetes.Interface, versioned.Interface, error) {
-	core := rest.CopyConfig(c.config)
-	core.ContentType = "application/vnd.kubernetes.protobuf"
-	core.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(core)
+	client, volcano, err := cache.Clients(c.config) // those of the program
 	if err != nil {
-		return nil, nil, fmt.Errorf("make client: %w", err)
-	}
-	volcano, err := versioned.NewForConfig(c.config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make client: %w", err)
+		return nil, nil, fmt.Errorf("make clients: %w", err)
 	}
 	return client, volcano, nil
 }
