@@ -76,6 +76,7 @@ func (d *Driver) Alive() bool {
 type Timing struct {
 	Coalesce time.Duration // waited after the first change for more of them
 	Interval time.Duration // least time from the start of one cycle to the next; a long cycle is followed by a pause as long
+	Spread   time.Duration // the interval grows up to this where cycles would take more than a fiftieth of the time
 	Lazy     time.Duration // waited for more after a change that only statuses depend on
 	Resync   time.Duration // a cycle runs at least this often, which refreshes messages and ends holds
 	Audit    time.Duration // the ledger is recomputed and compared this often
@@ -83,7 +84,15 @@ type Timing struct {
 
 // DefaultTiming suits clusters of any size.
 func DefaultTiming() Timing {
-	return Timing{Coalesce: 50 * time.Millisecond, Interval: 100 * time.Millisecond, Lazy: 500 * time.Millisecond, Resync: 10 * time.Second, Audit: time.Minute}
+	return Timing{Coalesce: 50 * time.Millisecond, Interval: 100 * time.Millisecond, Spread: 300 * time.Millisecond, Lazy: 500 * time.Millisecond, Resync: 10 * time.Second, Audit: time.Minute}
+}
+
+// interval is the least time from the start of one cycle, which took so long, to the
+// next. In a large cluster a cycle costs much whatever little has changed: where change
+// follows change, as while many pods are made, it is done for more of them at a time.
+func (t Timing) interval(took time.Duration) time.Duration {
+	const share = 50
+	return max(t.Interval, min(share*took, t.Spread), 2*took)
 }
 
 // GCPercent is how much garbage, in percent of what lives, the program lets gather
@@ -162,7 +171,7 @@ func (d *Driver) isBlind(ctx context.Context) bool {
 
 // gather waits for more changes after one that placements depend on.
 func (d *Driver) gather(ctx context.Context, last time.Time, took time.Duration) bool {
-	interval := max(d.Timing.Interval, 2*took)
+	interval := d.Timing.interval(took)
 	wait := max(d.Timing.Coalesce, interval-d.Now().Sub(last))
 	return pause(ctx, min(wait, d.Timing.Coalesce+interval)) // whatever the clock does
 }

@@ -1,0 +1,77 @@
+package driver_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	"github.com/isthmus-hpc/isthmus/scheduler/driver"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+)
+
+// busy is an action that takes a while, and notes when it began.
+type busy struct {
+	takes time.Duration
+	began *[]time.Time
+}
+
+func (busy) Name() string { return "busy" }
+func (b busy) Run(*framework.Session) {
+	*b.began = append(*b.began, time.Now())
+	time.Sleep(b.takes)
+}
+
+// TestCyclesAreSpread: while change follows change, cycles that take long are further
+// apart, up to a bound, and what comes after a time of silence is looked at as soon as ever.
+func TestCyclesAreSpread(t *testing.T) {
+	timing := driver.DefaultTiming()
+	for takes, apart := range map[time.Duration]time.Duration{
+		time.Millisecond:       timing.Interval,
+		4 * time.Millisecond:   200 * time.Millisecond,
+		20 * time.Millisecond:  timing.Spread,
+		250 * time.Millisecond: 500 * time.Millisecond,
+	} {
+		t.Run(fmt.Sprint(takes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var began []time.Time
+				c := cache.New()
+				d := &driver.Driver{
+					Cache: c, Pipeline: framework.Pipeline{Actions: []framework.Action{busy{takes, &began}}}, Binder: nobody{},
+					Metrics: driver.NewMetrics(prometheus.NewRegistry()), Now: time.Now, Timing: timing,
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan struct{})
+				go func() { defer close(done); d.Run(ctx) }()
+				change := func(i int) {
+					c.SetPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}})
+				}
+				for i := range 500 {
+					change(i)
+					time.Sleep(10 * time.Millisecond)
+				}
+				for i, at := range began[1:] {
+					if gap := at.Sub(began[i]); i > 0 && (gap < apart || gap > apart+10*time.Millisecond) {
+						t.Fatalf("cycle %d began %s after the one before, want %s", i+1, gap, apart)
+					}
+				}
+				time.Sleep(3 * time.Second) // no resync is due yet
+				asked := time.Now()
+				change(500)
+				time.Sleep(time.Second)
+				if last := began[len(began)-1].Sub(asked); last != timing.Coalesce {
+					t.Errorf("a change after silence is looked at after %s, want %s", last, timing.Coalesce)
+				}
+				cancel()
+				<-done
+			})
+		})
+	}
+}
