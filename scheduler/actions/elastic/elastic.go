@@ -31,9 +31,8 @@ func (a Action) Run(s *framework.Session) {
 	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
 		g, rules := b.Gang, whatif.Rules{MinRun: a.MinRun}
 		like := fmt.Sprintf("%s %d", g.Queue, g.Priority)
-		own := whatif.Own(s, rules, b)
-		if len(own) > 0 {
-			like = g.Key // nobody else may take what it can do without for itself
+		if slices.ContainsFunc(g.Pods, (*snapshot.Pod).Lives) {
+			like = g.Key // others may take what it holds, and it itself only what it can do without
 		}
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: like,
