@@ -41,6 +41,8 @@ type Cache struct {
 	pods       map[string]*podEntry            // by UID
 	undue      map[string]map[string]*podEntry // by node and UID: see Undue
 	gangs      map[string]*gangEntry
+	byKey      order            // gangs
+	lineage    snapshot.Lineage // of the snapshots
 	queues     map[string]*snapshot.Queue
 	priorities map[string]priorityClass
 	assumed    map[string]Assumption // by pod UID

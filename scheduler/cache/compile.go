@@ -32,7 +32,7 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 		nodes = append(nodes, e.snap)
 	}
 	gangs := make([]*snapshot.Gang, 0, len(c.gangs))
-	for key, e := range c.gangs {
+	for _, e := range c.byKey.list() {
 		c.awaitGroup(e, now)
 		if e.out.of(e, now) {
 			continue
@@ -41,11 +41,11 @@ func (c *Cache) Snapshot(now time.Time) *snapshot.Snapshot {
 			e.hold, e.code, e.snap = "", "", nil
 		}
 		if e.snap == nil {
-			e.snap = c.compileGang(key, e, now)
+			e.snap = c.compileGang(e.key, e, now)
 		}
 		gangs = append(gangs, e.snap)
 	}
-	s := snapshot.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
+	s := c.lineage.Assemble(c.dims, nodes, gangs, slices.Collect(maps.Values(c.queues)))
 	s.SetBudgets(c.allBudgets())
 	s.SetReservations(c.allReservations())
 	s.Loads, s.Opinions, s.Rounds, s.Turns = c.loads, c.opinions, c.rounds, c.turns

@@ -19,6 +19,8 @@ import (
 )
 
 type gangEntry struct {
+	key   string
+	gone  bool       // see order
 	group *groupSpec // nil for a plain pod or while the PodGroup is not seen
 	pods  map[string]*podEntry
 	snap  *snapshot.Gang
@@ -68,10 +70,16 @@ func (e *gangEntry) ofPods() (spec snapshot.GangSpec) {
 func (c *Cache) gang(key string) *gangEntry {
 	g := c.gangs[key]
 	if g == nil {
-		g = &gangEntry{pods: map[string]*podEntry{}}
+		g = &gangEntry{key: key, pods: map[string]*podEntry{}}
 		c.gangs[key] = g
+		c.byKey.add(g)
 	}
 	return g
+}
+
+func (c *Cache) forgetGang(e *gangEntry) {
+	delete(c.gangs, e.key)
+	c.byKey.remove(e)
 }
 
 // groupSpec is a PodGroup; its priority class is resolved when compiled, and so is its
@@ -166,7 +174,7 @@ func (c *Cache) deleteGroup(key, uid string) {
 	c.regroup(e, nil)
 	e.written, e.raw = nil, nil
 	if len(e.pods) == 0 {
-		delete(c.gangs, key)
+		c.forgetGang(e)
 	}
 	c.signal()
 }

@@ -185,7 +185,7 @@ func (c *Cache) unlink(e *podEntry) {
 		delete(g.pods, e.pod.UID)
 		g.snap = nil
 		if g.group == nil && len(g.pods) == 0 {
-			delete(c.gangs, e.gang)
+			c.forgetGang(g)
 		}
 	}
 }

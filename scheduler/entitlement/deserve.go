@@ -15,14 +15,8 @@ import (
 // have, and another that holds all that works would have nothing beyond its part.
 func available(s *snapshot.Snapshot) resource.Vector {
 	out := s.Total.Clone()
-	for _, n := range s.Nodes {
-		out.SubScaled(n.Used(), 1)
-		if !n.Takes() {
-			for d, a := range n.Total {
-				out[d] = resource.Sub(out[d], max(resource.Sub(a, n.Used()[d]), 0))
-			}
-		}
-	}
+	out.SubScaled(s.Used(), 1)
+	out.SubScaled(s.Shut(), 1)
 	for _, g := range s.Gangs {
 		out.AddScaled(g.Held, 1)
 	}

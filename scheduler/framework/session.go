@@ -115,14 +115,7 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 		}
 	}
 	ses.open(p)
-	for i, n := range s.Nodes {
-		if n.Virtual {
-			ses.virtual = append(ses.virtual, i)
-			ses.selective = ses.selective || len(n.Serves) > 0
-		} else {
-			ses.real = append(ses.real, i)
-		}
-	}
+	ses.real, ses.virtual, ses.selective = s.Real(), s.Virtual(), s.Selective()
 	for _, g := range s.Gangs {
 		ses.keep(g, g.Nominated, g.Inherited)
 	}

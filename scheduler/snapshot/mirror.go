@@ -9,7 +9,7 @@ func (t *Txn) Local() bool {
 // Mirror makes a node what it is in another transaction, or in this one, with pods
 // taken off there. It cannot be taken back, and both have to be Local.
 func (t *Txn) Mirror(node int, of *Txn, gone []Item) {
-	st := of.states[node]
+	st := of.state(node)
 	if len(gone) > 0 {
 		st = st.clone()
 		for _, it := range gone {

@@ -183,7 +183,7 @@ func (t *Txn) NUMASpread(node int, c *Class) (spread int, ok bool) {
 	if !n.numaConcerns(c) {
 		return 0, true
 	}
-	_, spread, ok = n.seat(c, slices.Clone(t.states[node].numa))
+	_, spread, ok = n.seat(c, slices.Clone(t.state(node).numa))
 	return spread, ok
 }
 

@@ -21,22 +21,6 @@ type peerIndex struct {
 	hates []int64            // the same anywhere
 }
 
-// usesPeers reports whether any pod to be placed, or any that is there and might
-// object, has a term.
-func (s *Snapshot) usesPeers() bool {
-	for _, n := range s.Nodes {
-		if n.peers {
-			return true
-		}
-	}
-	for _, g := range s.Gangs {
-		if g.peers {
-			return true
-		}
-	}
-	return false
-}
-
 func newPeerIndex(s *Snapshot) *peerIndex {
 	x := &peerIndex{s: s, at: map[string]int{}, match: map[*Class][]int{}, apart: map[*Class][]int{}}
 	for _, g := range s.Gangs {

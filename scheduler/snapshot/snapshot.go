@@ -52,6 +52,11 @@ type Snapshot struct {
 	// shared gives the positions of the nodes that share hosts with a node, by its
 	// own; nil where none do.
 	shared map[int][]int
+
+	kinds      *kinds
+	used, shut resource.Vector // see Used and Shut
+	peers      bool            // some pod says something about others
+	selective  bool
 }
 
 // Assemble makes a snapshot of compiled parts, all over dims. It sorts the
@@ -59,13 +64,7 @@ type Snapshot struct {
 func Assemble(dims *resource.Dims, nodes []*Node, gangs []*Gang, queues []*Queue) *Snapshot {
 	slices.SortFunc(nodes, func(a, b *Node) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(gangs, func(a, b *Gang) int { return strings.Compare(a.Key, b.Key) })
-	slices.SortFunc(queues, func(a, b *Queue) int { return strings.Compare(a.Name, b.Name) })
-	s := &Snapshot{Dims: dims, Nodes: nodes, Gangs: gangs, Queues: queues, Total: make(resource.Vector, dims.Len())}
-	for _, n := range nodes {
-		s.Total.AddScaled(n.Total, 1)
-	}
-	s.shareHosts()
-	return s
+	return new(Lineage).Assemble(dims, nodes, gangs, queues)
 }
 
 // WithTopology gives a new snapshot its HyperNodes, or the labels that stand for

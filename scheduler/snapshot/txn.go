@@ -12,7 +12,7 @@ import (
 // checkpoint. It is for one goroutine.
 type Txn struct {
 	s      *Snapshot
-	states []*nodeState
+	anew   []*nodeState // what was set, nil where nothing was: see state
 	undo   []change
 	guards []*Txn
 	peers  *peerIndex // nil where no pod says anything about others
@@ -40,16 +40,21 @@ type Mark int
 
 // Begin opens a transaction.
 func (s *Snapshot) Begin() *Txn {
-	t := &Txn{s: s, states: make([]*nodeState, len(s.Nodes))}
-	for i, n := range s.Nodes {
-		t.states[i] = n.state
-	}
-	if s.usesPeers() {
+	t := &Txn{s: s, anew: make([]*nodeState, len(s.Nodes))}
+	if s.peers {
 		t.peers = newPeerIndex(s)
 	}
 	t.claims = s.promises()
 	t.opening = t.claims
 	return t
+}
+
+// state is what is on a node now. It is that of the snapshot until it is set.
+func (t *Txn) state(node int) *nodeState {
+	if st := t.anew[node]; st != nil {
+		return st
+	}
+	return t.s.Nodes[node].state
 }
 
 // Checkpoint returns the present point.
@@ -70,7 +75,7 @@ func (t *Txn) Rollback(m Mark) {
 }
 
 func (t *Txn) set(node int, st *nodeState) {
-	t.states[node] = st
+	t.anew[node] = st
 	t.changes = append(t.changes, int32(node)) //nolint:gosec // a position
 }
 
@@ -87,7 +92,7 @@ func (t *Txn) Entangled() bool { return t.peers != nil || len(t.guards) > 0 }
 // Fork returns a transaction that starts where this one is and shares nothing
 // with it from then on.
 func (t *Txn) Fork() *Txn {
-	return &Txn{s: t.s, states: slices.Clone(t.states), peers: t.peers.clone(), claims: t.claims, opening: t.opening, overlooked: t.overlooked}
+	return &Txn{s: t.s, anew: slices.Clone(t.anew), peers: t.peers.clone(), claims: t.claims, opening: t.opening, overlooked: t.overlooked}
 }
 
 // Guard makes the transaction answer for others as well: what is placed has to
@@ -106,7 +111,7 @@ func (t *Txn) change(node int, items []Item, off bool, f func(*nodeState)) {
 }
 
 func (t *Txn) changeOne(in *Txn, node int, items []Item, off bool, f func(*nodeState)) {
-	was := in.states[node]
+	was := in.state(node)
 	next := was.clone()
 	f(next)
 	t.undo = append(t.undo, change{txn: in, node: node, was: was, items: items, off: off})
@@ -143,13 +148,13 @@ func (t *Txn) Remove(node int, it Item) {
 // the node shrank under its pods.
 func (t *Txn) Free(node int) resource.Vector {
 	free := t.s.Nodes[node].Total.Clone()
-	free.SubScaled(t.states[node].used, 1)
+	free.SubScaled(t.state(node).used, 1)
 	return free
 }
 
 // FreeOf is Free in one dimension.
 func (t *Txn) FreeOf(node, dim int) int64 {
-	return resource.Sub(t.s.Nodes[node].Total[dim], t.states[node].used[dim])
+	return resource.Sub(t.s.Nodes[node].Total[dim], t.state(node).used[dim])
 }
 
 // Room returns how many pods of a class a real node can still take, at most
@@ -172,7 +177,7 @@ func (t *Txn) Room(node int, c *Class, limit int64) int64 {
 
 // Capacity is Room as far as other pods do not matter.
 func (t *Txn) Capacity(node int, c *Class, limit int64) int64 {
-	st := t.states[node]
+	st := t.state(node)
 	total := t.s.Nodes[node].Total
 	n := limit
 	for d, a := range c.Request {
@@ -208,7 +213,7 @@ func (t *Txn) PortReason(node int, c *Class) string {
 	if len(c.HostPorts) == 0 || t.overlooked.Ports {
 		return ""
 	}
-	if p := t.states[node].takenPort(c); p != nil {
+	if p := t.state(node).takenPort(c); p != nil {
 		return fmt.Sprintf("host port %s is taken", p)
 	}
 	return ""
@@ -218,7 +223,7 @@ func (t *Txn) PortReason(node int, c *Class) string {
 // does or the node does not describe any.
 func (t *Txn) GPUReason(node int, c *Class) string {
 	if box := t.s.Nodes[node].gpus; box != nil && box.concerns(c) {
-		return box.why(t.states[node].gpus, c)
+		return box.why(t.state(node).gpus, c)
 	}
 	return ""
 }
@@ -307,7 +312,7 @@ func (t *Txn) TryHosts(node int, items []Item) HostFit {
 }
 
 func (t *Txn) tryHosts(node int, items []Item) HostFit {
-	n, st := t.s.Nodes[node], t.states[node]
+	n, st := t.s.Nodes[node], t.state(node)
 	free := t.Free(node)
 	need := make(resource.Vector, t.s.Dims.Len())
 	for _, it := range items {
