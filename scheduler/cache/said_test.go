@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/utils/ptr"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 )
@@ -72,6 +73,43 @@ func TestResizedPodHoldsWhatItHasYet(t *testing.T) {
 		if !ok || s.Nodes[0].Used()[d] != want {
 			t.Errorf("%s cpu asked for and 8 given: %d are used, want %d", spec, s.Nodes[0].Used()[d], want)
 		}
+	}
+}
+
+// TestRequestsAreTheLibrarys: whatever a status says or lacks, a pod holds what
+// Kubernetes' own schedulers count.
+func TestRequestsAreTheLibrarys(t *testing.T) {
+	cpu := func(n string) corev1.ResourceList { return corev1.ResourceList{"cpu": kresource.MustParse(n)} }
+	status := func(had, has string) []corev1.ContainerStatus {
+		out := []corev1.ContainerStatus{{Name: "c"}}
+		if had != "" {
+			out[0].AllocatedResources = cpu(had)
+		}
+		if has != "" {
+			out[0].Resources = &corev1.ResourceRequirements{Requests: cpu(has)}
+		}
+		return out
+	}
+	infeasible := []corev1.PodCondition{{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible}}
+	seen := map[int64]bool{}
+	for _, conditions := range [][]corev1.PodCondition{nil, infeasible} {
+		for _, statuses := range [][]corev1.ContainerStatus{nil, status("", ""), status("4", ""), status("1", "3"), status("8", "2")} {
+			for _, inits := range [][]corev1.ContainerStatus{nil, {{Name: "i", AllocatedResources: cpu("9")}}} {
+				p := pod("a", "g", "2")
+				p.Spec.InitContainers = []corev1.Container{{Name: "i", Resources: corev1.ResourceRequirements{Requests: cpu("1")}}}
+				p.Spec.Overhead = cpu("250m")
+				p.Status.Conditions, p.Status.ContainerStatuses, p.Status.InitContainerStatuses = conditions, statuses, inits
+				q := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{UseStatusResources: true})["cpu"]
+				got := requests(p).Get("cpu")
+				if got != q.MilliValue() {
+					t.Errorf("conditions %v, statuses %v, %v: %dm are held, want %s", conditions, statuses, inits, got, q.String())
+				}
+				seen[got] = true
+			}
+		}
+	}
+	if len(seen) < 5 {
+		t.Errorf("the cases tell only %v apart", seen)
 	}
 }
 
