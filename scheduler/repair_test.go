@@ -180,3 +180,25 @@ func TestRestKeepsRoom(t *testing.T) {
 		t.Errorf("%d of 4 are placed after the rest", placed(w.Gang("half")))
 	}
 }
+
+// TestInterruptedGangsComeFirst: a scheduler died between two bindings of a gang that it had
+// not yet told to be let in. The gang is completed before another takes the room, whatever
+// its PodGroup says: what holds places in part has been let in before.
+func TestInterruptedGangsComeFirst(t *testing.T) {
+	for _, phase := range []string{snapshot.GroupInqueue, snapshot.GroupPending, snapshot.GroupUnknown, snapshot.GroupRunning} {
+		w := schedtest.NewWorld()
+		for _, line := range []string{
+			"node n1 cpu=8 gpu=2", "group g min=2", "pods g w 2 gpu=1", "cycle", "lose g-w-1",
+			"group urgent min=1 priority=9", "pods urgent w 1 gpu=1",
+		} {
+			if _, err := w.Do(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Gang("g").Status.Phase = phase
+		p := scheduler.Cycle(schedtest.Pipeline(), w.Snapshot(), w.Now)
+		if len(p.Placements) != 1 || p.Placements[0].Name != "g" {
+			t.Errorf("%s: the plan is\n%s", phase, p)
+		}
+	}
+}

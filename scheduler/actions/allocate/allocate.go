@@ -99,8 +99,8 @@ func candidate(s *framework.Session, g *snapshot.Gang) bool {
 			s.Wait(g, plan.Unschedulable{Code: plan.PodGroupNotFound, Message: fmt.Sprintf("PodGroup %q does not exist", g.Name)})
 		}
 		return false
-	case !g.Plain && !g.Native && (g.Status.Phase == "" || g.Status.Phase == snapshot.GroupPending):
-		return false // enqueue has to let it in first, and that has to be seen
+	case !g.Plain && !g.Native && (g.Status.Phase == "" || g.Status.Phase == snapshot.GroupPending) && !partial(g):
+		return false // enqueue has to let it in first, and that has to be seen; what holds places was let in
 	case g.Waiting == 0 && !g.Gated && len(openAttempts(g)) == 0:
 		return false
 	case g.Hold != "":
