@@ -3,6 +3,7 @@ package binder_test
 import (
 	"fmt"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +20,16 @@ import (
 // agrees is R7: what the cache has kept up to date from events is what one that is
 // made anew from the objects says, with the bindings that the scheduler has decided
 // on, which are known apart from the cache.
-func (w *world) agrees() error {
+func (w *world) agrees() (err error) {
+	defer func() {
+		if r := recover(); r != nil { // a snapshot cannot be made of what is kept
+			err = fmt.Errorf("R7: %v\n%s", r, debug.Stack())
+		}
+	}()
+	if found := w.cache.Audit(); len(found) > 0 {
+		return fmt.Errorf("R7: audit: %q", found)
+	}
+	kept := w.cache.Snapshot(w.now) // which ends what is over by now
 	fresh := cache.New()
 	to := into{fresh}
 	for k := range kinds {
@@ -35,8 +45,8 @@ func (w *world) agrees() error {
 		switch {
 		case !ok:
 			return fmt.Errorf("R7: the cache does not know pod %s", p.Name)
-		case seat.Assumed != counted || counted && seat.Node != want.node:
-			return fmt.Errorf("R7: pod %s counts as on %q (assumed %v), and was assumed on %q", p.Name, seat.Node, seat.Assumed, want.node)
+		case seat.Assumed != counted || counted && seat.Node != want:
+			return fmt.Errorf("R7: pod %s counts as on %q (assumed %v), and was assumed on %q", p.Name, seat.Node, seat.Assumed, want)
 		case counted:
 			fresh.Assume(uid, cache.Assumption{Node: seat.Node, Attempt: seat.Attempt, Size: seat.Size, Rank: seat.Rank, Devices: seat.Devices, Cells: seat.Cells})
 		}
@@ -46,10 +56,7 @@ func (w *world) agrees() error {
 			fresh.Spare(uid, seat.Protected, w.now.Add(time.Hour))
 		}
 	}
-	if found := w.cache.Audit(); len(found) > 0 {
-		return fmt.Errorf("R7: audit: %q", found)
-	}
-	return differ(w.cache.Snapshot(w.now), fresh.Snapshot(w.now))
+	return differ(kept, fresh.Snapshot(w.now))
 }
 
 // differ tells where two snapshots are not the same, but for what a scheduler

@@ -82,7 +82,7 @@ const (
 // sent away for one that is not placed then (R8), and after a while nothing happens
 // any more (R8) and no gang is partial, whatever it lost.
 func (w *world) rest() error {
-	w.api.faults, w.calm = nil, true
+	w.api.faults, w.calm, w.held = nil, true, false
 	w.operate(op{verb: "back"})
 	for _, name := range w.api.names(nodes) {
 		n, _ := w.api.objects[nodes][name].(*corev1.Node)

@@ -22,7 +22,8 @@ type op struct {
 func (o op) String() string { return fmt.Sprintf("%s %d %d %d %d", o.verb, o.a, o.b, o.c, o.d) }
 
 // history draws the life of a small cluster. With faults, calls fail, schedulers are
-// restarted and nodes are lost.
+// restarted, nodes are lost, and the watch of pods is held back for minutes, in which
+// pods go and are made anew.
 func history(r *rand.Rand, faults bool) (out []op) {
 	in := func(lo, hi int) int { return lo + r.IntN(hi-lo+1) }
 	add := func(verb string, n ...int) {
@@ -39,6 +40,7 @@ func history(r *rand.Rand, faults bool) (out []op) {
 		add("queue", in(1, 3))
 	}
 	add("start")
+	held := 0 // steps for which the watch of pods is held back yet
 	for range in(10, 18) {
 		switch r.IntN(8) {
 		case 0, 1, 2:
@@ -62,6 +64,22 @@ func history(r *rand.Rand, faults bool) (out []op) {
 				add("start")
 			case 2:
 				add([]string{"lose", "back"}[r.IntN(2)], r.IntN(4))
+			case 3:
+				if held == 0 {
+					add("hold")
+					held = in(3, 6)
+				}
+			}
+		}
+		if held > 0 {
+			add("pass", in(30, 90))
+			if r.IntN(2) == 0 {
+				add("kill", r.IntN(50))
+				add([]string{"run", "make"}[r.IntN(2)])
+				add("make")
+			}
+			if held--; held == 0 {
+				add("let go")
 			}
 		}
 		// What the scheduler hears is late, in any order between kinds, and sometimes told twice.
@@ -146,6 +164,8 @@ func (w *world) do(o op) error {
 		}
 	case "deliver":
 		return w.deliver(o.a%kinds, o.b)
+	case "hold", "let go":
+		w.held = o.verb == "hold"
 	case "again":
 		for _, obj := range w.store[o.a%kinds] {
 			w.feed.set(o.a%kinds, obj)

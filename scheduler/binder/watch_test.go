@@ -45,6 +45,9 @@ func (c into) del(_ int, o metav1.Object) {
 
 // deliver tells the scheduler up to n events of a kind.
 func (w *world) deliver(kind, n int) error {
+	if kind == pods && w.held {
+		return nil
+	}
 	for ; n > 0 && w.seen[kind] < len(w.api.log[kind]); n-- {
 		e := w.api.log[kind][w.seen[kind]]
 		w.seen[kind]++
@@ -86,6 +89,7 @@ func (w *world) gone(kind int, o metav1.Object) {
 // relist is what an informer does whose watch was cut for too long: it takes what is
 // there now, and what it knew and does not find is gone.
 func (w *world) relist(kind int) {
+	w.held = w.held && kind != pods
 	w.seen[kind] = len(w.api.log[kind])
 	for name, o := range w.store[kind] {
 		if w.api.objects[kind][name] == nil {
@@ -97,7 +101,7 @@ func (w *world) relist(kind int) {
 	}
 }
 
-// all tells everything that happened.
+// all tells everything that happened, but for a watch that is held back.
 func (w *world) all() error {
 	for k := range kinds {
 		if err := w.deliver((k+w.cycles)%kinds, 1<<30); err != nil {

@@ -19,12 +19,6 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// assumption is a binding that the scheduler counts and its watch has not shown.
-type assumption struct {
-	node  string
-	until time.Time // zero while the binding is under way
-}
-
 // retry is work that waits to be done again.
 type retry struct {
 	at    time.Time
@@ -53,8 +47,10 @@ type world struct {
 	tries   map[any]int
 	said    string // of the last binding
 	ids     int
-	assumed map[string]assumption
-	fresh   time.Time // when everything had been told
+	assumed map[string]string // the nodes of bindings that the scheduler counts and its watch has not shown, by UID
+	held    bool              // the watch of pods tells nothing
+	doubted int               // bindings that the API server was asked about
+	fresh   time.Time         // when everything had been told
 
 	plans plan.Plan // the last
 	// wanted is the cycle in which pods were sent away, by the gang that they went for.
@@ -99,7 +95,7 @@ func (w *world) start() {
 	if w.spoil != nil {
 		w.feed = w.spoil(w.feed)
 	}
-	w.retries, w.tries, w.assumed = nil, map[any]int{}, map[string]assumption{}
+	w.retries, w.tries, w.assumed, w.held = nil, map[any]int{}, map[string]string{}, false
 	for k := range w.store {
 		w.store[k] = map[string]metav1.Object{}
 	}
@@ -122,11 +118,6 @@ const holdFor = 10 * time.Second
 // cycle runs one.
 func (w *world) cycle() error {
 	w.cycles++
-	for uid, a := range w.assumed {
-		if !a.until.IsZero() && w.now.After(a.until) {
-			delete(w.assumed, uid)
-		}
-	}
 	if err := w.driver.Cycle(context.Background()); err != nil {
 		return err
 	}
@@ -137,7 +128,7 @@ func (w *world) cycle() error {
 	for _, pl := range w.plans.Placements {
 		for _, b := range pl.Binds {
 			if p, ok := w.store[pods][b.Name].(*corev1.Pod); ok && string(p.UID) == b.UID && p.Spec.NodeName == "" {
-				w.assumed[b.UID] = assumption{node: b.Node}
+				w.assumed[b.UID] = b.Node
 			}
 		}
 	}
@@ -150,6 +141,7 @@ func (w *world) cycle() error {
 // work has the binder do up to n things of a kind.
 func (w *world) work(kind string, n int) error {
 	for ; n > 0; n-- {
+		hit := w.api.hit
 		did, ok := w.binder.Step(context.Background(), kind)
 		if !ok {
 			return nil
@@ -160,12 +152,12 @@ func (w *world) work(kind string, n int) error {
 		} else {
 			delete(w.tries, did.Key)
 		}
-		if a, ok := w.assumed[did.Pod]; ok && did.Settled {
-			if a.until = w.now.Add(2 * time.Minute); w.said == "bound" {
-				w.assumed[did.Pod] = a
-			} else {
-				delete(w.assumed, did.Pod)
-			}
+		if did.Pod != "" && did.Settled && w.said != "bound" {
+			delete(w.assumed, did.Pod)
+		}
+		if d, ok := did.Key.(cache.Doubt); ok && w.api.hit == hit {
+			w.doubted++
+			w.answered(d)
 		}
 		if err := w.sound(); err != nil {
 			return err
@@ -193,7 +185,15 @@ func (w *world) busy() error {
 	return nil
 }
 
-// pass lets time go by; a watch is never two minutes behind.
+// answered is what an answer of the API server about a binding means: it counts on only
+// where it is there.
+func (w *world) answered(d cache.Doubt) {
+	if p := w.api.pod(d.Name); w.assumed[d.UID] == d.Node && (p == nil || string(p.UID) != d.UID || p.Spec.NodeName != d.Node) {
+		delete(w.assumed, d.UID)
+	}
+}
+
+// pass lets time go by; a watch is never two minutes behind unless it is held back.
 func (w *world) pass(d time.Duration) error {
 	if w.now.Add(d).Sub(w.fresh) > 100*time.Second {
 		if err := w.all(); err != nil {
