@@ -40,6 +40,20 @@ func TestFlagsThatWouldChangePlacesAreRefused(t *testing.T) {
 	}
 }
 
+// TestFlagsOfVolcanosLogAreKnown: a deployment that says where Volcano's log goes starts,
+// whichever way the flags are written.
+func TestFlagsOfVolcanosLogAreKnown(t *testing.T) {
+	for _, arg := range []string{"--log-flush-frequency=1s", "--log_dir=/var/log", "--log-dir=/var/log", "--log_file=/var/log/volcano.log",
+		"--log_file_max_size=100", "--log_backtrace_at=x.go:1", "--add_dir_header", "--one_output=true", "--skip_headers", "--skip-log-headers",
+		"--resource-sync-timeout=30s", "--gate-removal-worker-num=2", "--scheduler_conf=/etc/volcano-scheduler.conf"} {
+		c, _ := command()
+		c.SetArgs([]string{arg, "--log-format=xml"})
+		if err := c.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "--log-format") {
+			t.Errorf("%s gives %v", arg, err)
+		}
+	}
+}
+
 // TestRunsUntilTold starts the program with a lease, waits until it has made the
 // queues, and stops it: no error, and a second start takes over at once.
 func TestRunsUntilTold(t *testing.T) {

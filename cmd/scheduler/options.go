@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -52,6 +53,7 @@ const (
 )
 
 func (o *options) register(f *pflag.FlagSet) {
+	f.SetNormalizeFunc(dashes)
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
 	f.StringVar(&o.conf, "scheduler-conf", "", "configuration file in Volcano's format, read again when it changes; a standard one when empty")
 	f.StringSliceVar(&o.names, "scheduler-name", nil, "schedulerName of the pods to place, may be given more than once (default volcano and isthmus)")
@@ -96,7 +98,16 @@ var unused = map[string]string{
 	"node-selector": "-", "node-worker-threads": "20", "cache-dumper": "true", "cache-dump-dir": "-", "ignored-provisioners": "-",
 	"feature-gates": "-", "leader-elect-resource-lock": "leases", "leader-elect-resource-name": "volcano", "ca-cert-file": "-", "tls-cert-file": "-",
 	"tls-private-key-file": "-", "disable-default-scheduler-config": "false", "sharding-mode": "-", "scheduler-sharding-mode": "-", "scheduler-sharding-name": "-", "shard-name": "-",
-	"resync-period": "0s", "logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "vmodule": "-",
+	"resync-period": "0s", "resource-sync-timeout": "60s", "gate-removal-worker-num": "5",
+	"logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "vmodule": "-", "log-flush-frequency": "5s",
+	"log-dir": "-", "log-file": "-", "log-file-max-size": "1800", "log-backtrace-at": "-",
+	"add-dir-header": "false", "one-output": "false", "skip-headers": "false", "skip-log-headers": "false",
+}
+
+// dashes has flags go by their name with dashes, as Volcano's do: those of its log are
+// mostly written with underscores.
+func dashes(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 }
 
 // refused says why a flag of Volcano's scheduler cannot be passed over: without its
