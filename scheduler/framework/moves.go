@@ -64,6 +64,24 @@ func (s *Session) FinishMove(g *snapshot.Gang) {
 	s.claimed[g.Key] = true
 }
 
+// MoveUnderWay reports whether a gang is between two places: some of it was told to leave
+// the old one, and not all of it is at the one that is kept for it. Nodes hold then what
+// they will not hold, and the other way round.
+func (s *Session) MoveUnderWay() bool {
+	return slices.ContainsFunc(s.Snapshot.Gangs, func(g *snapshot.Gang) bool {
+		n := g.Nominated
+		if !n.Keeps(s.Now.UnixNano()) {
+			return false
+		}
+		begun, _ := s.moving(g, n)
+		return begun && slices.ContainsFunc(n.Pods, func(np snapshot.NominatedPod) bool {
+			return np.Name != "" && !slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool {
+				return p.Name == np.Name && (p.Phase == snapshot.PodSucceeded || p.UID != np.UID && p.Lives())
+			})
+		})
+	})
+}
+
 // roomFor reports whether all that is kept for a gang is there, also for the rest of it,
 // once that has gone, what is going away, and the rest of others whose move was begun.
 func (s *Session) roomFor(g *snapshot.Gang, rest []*snapshot.Pod) bool {

@@ -186,9 +186,10 @@ func (c cycle) Score(_ *snapshot.Class, n *snapshot.Node) int64 {
 	return 0
 }
 
-// Rearrange moves gangs, once in an interval.
+// Rearrange moves gangs, once in an interval, and not while one is being moved: another
+// would go for what that one does already, as after a restart, which knows of no round.
 func (c cycle) Rearrange(s *framework.Session) {
-	if len(c.under) == 0 || s.SinceRound(c.Name()) < c.Interval || !c.overused() {
+	if len(c.under) == 0 || s.SinceRound(c.Name()) < c.Interval || !c.overused() || s.MoveUnderWay() {
 		return
 	}
 	c.measure(s)

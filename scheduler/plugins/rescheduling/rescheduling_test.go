@@ -306,3 +306,66 @@ func TestMistakesInStrategies(t *testing.T) {
 		t.Errorf("where nothing is said: %s", got)
 	}
 }
+
+// TestOneMoveIsEnoughForTwoSchedulers: a scheduler ends while it moves a gang, and the next
+// knows of no round. It brings the move to its end, and moves nobody else for what that one
+// does already.
+func TestOneMoveIsEnoughForTwoSchedulers(t *testing.T) {
+	pipe := pipeline(t, "interval: 5m, strategies: [{name: lowNodeUtilization, params: {thresholds: {cpu: 20}, targetThresholds: {cpu: 60}}}]")
+	for name, c := range map[string]struct {
+		then func(w *schedtest.World, told *snapshot.Pod)
+		want string // who is still to go
+	}{
+		"all were told, and none has gone": {then: func(*schedtest.World, *snapshot.Pod) {}},
+		"one was told":                     {then: func(_ *schedtest.World, other *snapshot.Pod) { other.Terminating = false }, want: "b-w-1"},
+		"one has gone and is made anew": {then: func(w *schedtest.World, other *snapshot.Pod) {
+			other.Terminating = false
+			if _, err := w.Do("restart b-w-0"); err != nil {
+				t.Fatal(err)
+			}
+		}, want: "b-w-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := schedtest.NewWorld()
+			for _, line := range []string{
+				"node n1 cpu=4", "node n2 cpu=4",
+				"group a min=2", "pods a w 2 cpu=1 movable", "group b min=2", "pods b w 2 cpu=1 movable",
+			} {
+				if _, err := w.Do(line); err != nil {
+					t.Fatalf("%s: %v", line, err)
+				}
+			}
+			for i, p := range w.Pods("") {
+				p.Node, p.Attempt, p.Size, p.Rank = "n1", p.Name[:1], 2, int64(i%2)
+			}
+			w.Settle(10 * time.Minute)
+			p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+			if got := moves(t, p); got != "b=n2+n2" {
+				t.Fatalf("moved are %s", got)
+			}
+			w.Apply(p)
+			w.Rounds = nil
+			c.then(w, &w.Gang("b").Pods[1].Pod)
+			w.Now = w.Now.Add(time.Second)
+			p = scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+			var sent []string
+			for _, claim := range p.Claims {
+				for _, e := range claim.Evictions {
+					sent = append(sent, e.Name)
+				}
+			}
+			if got := strings.Join(sent, " "); got != c.want {
+				t.Errorf("sent away are %q, want %q:\n%s", got, c.want, p)
+			}
+			for range 4 {
+				w.Apply(p)
+				w.Settle(time.Minute)
+				p = scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+			}
+			w.Rounds = nil // and another when it is over
+			if got := moves(t, scheduler.Cycle(pipe, w.Snapshot(), w.Now)); got != "" {
+				t.Errorf("after it moved are %s", got)
+			}
+		})
+	}
+}
