@@ -18,16 +18,16 @@ func Ranked(s *Session, g *snapshot.Gang, dim int, short bool) (kept, anew []int
 	if short {
 		s.shortage(s.groups(g.Pods), Domain{Node: -1})
 	}
-	nodes := func() (out []int32) {
-		for _, cand := range s.candidates(c, 1, Domain{Node: -1}) {
+	nodes := func(in *snapshot.Place) (out []int32) {
+		for _, cand := range s.candidates(c, 1, Domain{Node: -1, Place: in}) {
 			out = append(out, cand.node)
 		}
 		return out
 	}
-	kept, free = nodes(), s.restOf(dim)
+	kept, free = nodes(nil), s.restOf(dim)
 	was, whatIf := s.follow, s.whatIf
 	s.follow, s.whatIf = newFollow(was.txn), nil
-	anew, again = nodes(), s.restOf(dim)
+	anew, again = nodes(&snapshot.Place{Nodes: s.real}), s.restOf(dim)
 	s.follow, s.whatIf = was, whatIf
 	return kept, anew, free, again
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -12,6 +13,10 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
+
+func of(key, app string) snapshot.PeerTerm {
+	return snapshot.PeerTerm{Key: key, Namespaces: []string{"default"}, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}}
+}
 
 // TestKeptOrderIsTheOrder puts pods on nodes, takes them back and asks what-ifs in
 // random turns: what is kept up to date is what a look at all nodes finds.
@@ -21,11 +26,23 @@ func TestKeptOrderIsTheOrder(t *testing.T) {
 		for i := range 12 {
 			n := schedtest.Real(fmt.Sprintf("n%02d", i), resource.Quantity{Name: "cpu", Amount: 1000 * int64(rapid.IntRange(1, 9).Draw(t, "cpu"))},
 				resource.Quantity{Name: "nvidia.com/gpu", Amount: int64(rapid.IntRange(0, 4).Draw(t, "gpu"))}, resource.Quantity{Name: "pods", Amount: 20})
+			n.Labels = map[string]string{"host": n.Name, "zone": fmt.Sprint(i % 3)}
 			n.Unschedulable = rapid.IntRange(0, 3).Draw(t, "cordoned") == 0
 			w.SetNode(n)
 		}
 		for i, requests := range [][]resource.Quantity{{{Name: "cpu", Amount: 1000}}, {{Name: "cpu", Amount: 500}, {Name: "nvidia.com/gpu", Amount: 1}}, nil, {{Name: "cpu", Amount: 6000}}, {{Name: "cpu", Amount: 2000}, {Name: "nvidia.com/gpu", Amount: 3}}} {
-			w.AddGang(fmt.Sprint("g", i), 1).AddPods("w", 1, snapshot.ClassSpec{Requests: resource.MakeList(requests...)})
+			c := snapshot.ClassSpec{Requests: resource.MakeList(requests...)}
+			switch rapid.IntRange(0, 8).Draw(t, "peers") { // most say nothing of others, and nobody of them
+			case 0:
+				c.Peers = &snapshot.Peers{Apart: []snapshot.PeerTerm{of(rapid.SampledFrom([]string{"host", "zone"}).Draw(t, "key"), "a")}}
+			case 1:
+				c.Peers = &snapshot.Peers{Prefer: []snapshot.WeightedTerm{{PeerTerm: of("zone", "a"), Weight: 5}}}
+			case 2:
+				c.Peers = &snapshot.Peers{Spread: []snapshot.SpreadTerm{{PeerTerm: of("zone", "b"), MaxSkew: 1, Hard: rapid.Bool().Draw(t, "hard")}}}
+			case 3, 4:
+				c.Namespace, c.Labels = "default", map[string]string{"app": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "app")}
+			}
+			w.AddGang(fmt.Sprint("g", i), 1).AddPods("w", 1, c)
 		}
 		s := w.Snapshot()
 		ses := framework.NewSession(schedtest.Pipeline(), s, w.Now)

@@ -202,7 +202,7 @@ func (s *Session) spreadClaiming(job string, g group, d Domain) ([]Assignment, i
 // first. The caller must not change the list, which is good until the next call, and rooms
 // may be more than limit.
 func (s *Session) candidates(c *snapshot.Class, limit int64, in Domain) []candidate {
-	if in.Place == nil && !s.Txn.Entangled() && len(s.scope.enterers) == 0 {
+	if in.Place == nil && !s.Txn.Entangled(c) && len(s.scope.enterers) == 0 {
 		return s.rankedNodes(c)
 	}
 	dim := s.scarcest(c)

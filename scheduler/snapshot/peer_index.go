@@ -19,6 +19,7 @@ type peerIndex struct {
 	stamp int64              // grows with every change of pods
 	anti  []map[string]int64 // pods that do not want selected ones near, by term and value
 	hates []int64            // the same anywhere
+	shuns []bool             // whether the term is of any class's required anti-affinity
 }
 
 func newPeerIndex(s *Snapshot) *peerIndex {
@@ -37,6 +38,12 @@ func newPeerIndex(s *Snapshot) *peerIndex {
 	x.tops = make([]top, len(x.terms))
 	x.anti = make([]map[string]int64, len(x.terms))
 	x.total, x.hates = make([]int64, len(x.terms)), make([]int64, len(x.terms))
+	x.shuns = make([]bool, len(x.terms))
+	for _, own := range x.apart {
+		for _, i := range own {
+			x.shuns[i] = true
+		}
+	}
 	for i, t := range x.terms {
 		x.pods[i], x.anti[i] = map[string]int64{}, map[string]int64{}
 		for _, n := range s.Nodes {
@@ -135,6 +142,15 @@ func cloneCounts(m map[string]int64) map[string]int64 {
 		out[k] = v
 	}
 	return out
+}
+
+// cares reports whether pods of the class say anything about others, or any pod known that
+// does not want them near: if not, nothing that is placed makes it otherwise.
+func (x *peerIndex) cares(c *Class) bool {
+	if x == nil {
+		return false
+	}
+	return c.peers != nil || slices.ContainsFunc(x.matching(c), func(i int) bool { return x.shuns[i] })
 }
 
 // concerns reports whether where a pod of the class may go depends on other pods.
