@@ -280,7 +280,7 @@ func explainNode(w io.Writer, s *snapshot.Snapshot, _ plan.Plan, ses *framework.
 	}
 	free := ses.Txn.Free(i)
 	for d, name := range s.Dims.Names() {
-		if n.Total[d] != 0 {
+		if n.Total[d] != 0 || free[d] != 0 { // devices that a node lost may be held still
 			say(w, "  %s: %s of %s free\n", name, plan.Amount(name, free[d]), plan.Amount(name, n.Total[d]))
 		}
 	}

@@ -142,6 +142,25 @@ func TestReplayAndExplain(t *testing.T) {
 	}
 }
 
+// A node that lost its GPUs while pods hold them shows what is held.
+func TestLostDevicesAreShown(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"node n1 cpu=8 gpu=4", "node n2 cpu=8 gpu=4", "group a min=2", "pods a w 2 cpu=1 gpu=4", "cycle", "settle 1m", "node n1 cpu=8"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(line, err)
+		}
+	}
+	file := written(t, w)
+	for args, want := range map[string]string{
+		"explain node n1 --snapshot " + file: "nvidia.com/gpu: -4 of 0 free",
+		"top --snapshot " + file:             "4/0",
+	} {
+		if got, err := printed(t, strings.Fields(args)...); err != nil || !strings.Contains(got, want) {
+			t.Errorf("%s does not say %q: %v\n%s", args, want, err, got)
+		}
+	}
+}
+
 // TestOrderIsExplained: a step that is queued early names what it comes after, and how
 // far that is; one that has started waits for nothing.
 func TestOrderIsExplained(t *testing.T) {

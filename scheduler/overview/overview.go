@@ -239,7 +239,7 @@ func (o *overview) nodes(w io.Writer) {
 			}
 			l.row = append(l.row, plan.Amount(name, used)+"/"+plan.Amount(name, n.Total[d]))
 		}
-		if gpus == 0 && !n.Virtual {
+		if gpus == 0 && l.used == 0 && !n.Virtual { // what is held of GPUs that a node lost is shown
 			continue
 		}
 		l.row = append(l.row, strconv.Itoa(len(n.Residents)))
