@@ -2,14 +2,20 @@ package scheduler_test
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/reclaim"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
+	"github.com/isthmus-hpc/isthmus/scheduler/whatif"
 )
 
 // contended is nodes of 8 GPUs that as many gangs of one pod of a GPU fill as there are
@@ -30,6 +36,95 @@ func contended(claimants int, queues bool) *schedtest.World {
 		g.AddPods("w", 1, snapshot.ClassSpec{Requests: amounts(4, 1)})
 	}
 	return w
+}
+
+// anew has preempt or reclaim list who may go anew after each claim.
+type anew struct {
+	framework.Action
+	asks func(*framework.Session) func(framework.Blocked) whatif.Ask
+}
+
+func (a anew) Run(s *framework.Session) {
+	s.Revoke()
+	ask := a.asks(s)
+	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
+		out := ask(b)
+		out.Lasts = nil
+		return out
+	})
+}
+
+// sameListedAnew compares a plan with that of actions which keep nothing of who may go from
+// one claim to the next.
+func sameListedAnew(pipe framework.Pipeline, w *schedtest.World, p plan.Plan) error {
+	if len(p.Claims) < 2 {
+		return nil
+	}
+	pipe.Actions = slices.Clone(pipe.Actions)
+	for i, a := range pipe.Actions {
+		switch a := a.(type) {
+		case preempt.Action:
+			pipe.Actions[i] = anew{a, a.Asks}
+		case reclaim.Action:
+			pipe.Actions[i] = anew{a, a.Asks}
+		}
+	}
+	if got, want := fmt.Sprintf("%+v", scheduler.Cycle(pipe, w.Snapshot(), w.Now)), fmt.Sprintf("%+v", p); got != want {
+		return fmt.Errorf("plans differ when who may go is listed anew:\n%s\n%s", want, got)
+	}
+	return nil
+}
+
+// TestManyClaimants: in clusters that are full, gangs of many sizes, priorities and queues,
+// that may be shrunk or not, take each other's room, many in one cycle. What is kept of who
+// may go from one claim to the next changes no plan.
+func TestManyClaimants(t *testing.T) {
+	declared, claims := capacityWith(t, ""), map[string]int{}
+	for seed := range uint64(seeds(t) / 10) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		w := schedtest.NewWorld()
+		do := func(format string, args ...any) {
+			if _, err := w.Do(fmt.Sprintf(format, args...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 4 + r.IntN(12) {
+			do("node n%d cpu=64 gpu=8", i)
+		}
+		for i := range r.IntN(3) {
+			do("virtual v%d shape=%d*cpu=8,gpu=%d", i, 1+r.IntN(3), 1+r.IntN(4))
+		}
+		queues := 1 + r.IntN(4)
+		for i := range queues {
+			do("queue q%d weight=%d deserved.gpu=%d%s", i, 1+r.IntN(3), r.IntN(20), []string{"", "", fmt.Sprintf(" cap.gpu=%d", 10+r.IntN(30))}[r.IntN(3)])
+		}
+		pipe := schedtest.Pipeline()
+		if seed%2 == 1 {
+			pipe = declared
+		}
+		for round := range 3 {
+			for i := range 20 + r.IntN(20) {
+				size, g := 1+r.IntN(5), fmt.Sprintf("g%d-%d", round, i)
+				do("group %s min=%d queue=q%d priority=%d", g, 1+r.IntN(size), min(r.IntN(queues), round), r.IntN(2)+r.IntN(2*round+1))
+				do("pods %s w %d cpu=1 gpu=%d", g, size, 1+r.IntN(3))
+			}
+			for range 2 {
+				p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+				if err := sameListedAnew(pipe, w, p); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				for _, c := range p.Claims {
+					claims[c.Action]++
+				}
+				w.Apply(p)
+				w.Settle(10 * time.Minute)
+			}
+		}
+	}
+	if claims["preempt"] == 0 || claims["reclaim"] == 0 {
+		t.Errorf("room was made by %v", claims)
+	}
+	t.Logf("claims: %v", claims)
 }
 
 // BenchmarkClaimants is gangs that take the room of as many others in one cycle, inside a

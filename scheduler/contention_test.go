@@ -148,6 +148,9 @@ func play(pipe framework.Pipeline, script []string, r *rand.Rand) error {
 		if err := sameWhenShuffled(pipe, w, p, r); err != nil {
 			return fmt.Errorf("line %d: %w", i+1, err)
 		}
+		if err := sameListedAnew(pipe, w, p); err != nil {
+			return fmt.Errorf("line %d: %w", i+1, err)
+		}
 		if err := sameClassByClass(pipe, w, p, r); err != nil {
 			return fmt.Errorf("line %d: %w", i+1, err)
 		}

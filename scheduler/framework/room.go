@@ -237,12 +237,17 @@ func (s *Session) Evicted(p *snapshot.Pod) bool { return s.evicted[p.UID] }
 // Sent counts the pods of a gang that this cycle has sent away.
 func (s *Session) Sent(g *snapshot.Gang) int { return s.sent[g] }
 
+// SentInTurn has the gang of each pod that this cycle has sent away, in that order. Nobody
+// changes it.
+func (s *Session) SentInTurn() []*snapshot.Gang { return s.sentOf }
+
 // Evict notes that a pod goes and returns the entry for the plan.
 func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
 	s.leaving() // what goes by itself is listed before what is sent
 	s.startWithout(g, p)
 	s.evicted[p.UID] = true
 	s.sent[g]++
+	s.sentOf = append(s.sentOf, g)
 	s.leave(g, p)
 	s.Ledger.Give(g.Queue, p.Class.Request, 1)
 	s.sendOwned(g, p)

@@ -64,6 +64,7 @@ type Session struct {
 	committed  map[string][]int           // positions of a gang's placements in Plan
 	evicted    map[string]bool            // pods that this cycle sends away
 	sent       map[*snapshot.Gang]int     // how many those are, by gang
+	sentOf     []*snapshot.Gang           // the gang of each, in their order
 	goes       []leave
 	goesOn     map[int][]snapshot.Item // the same by node
 	future     *view                   // with those gone

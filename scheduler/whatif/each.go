@@ -2,6 +2,7 @@ package whatif
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -17,11 +18,7 @@ const maxFailures = 32
 // within a cycle.
 func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 	failed := map[string]bool{}
-	type candidates struct {
-		units []*Unit
-		hold  map[string]resource.Vector // what all of them do, by queue
-	}
-	units := map[string]candidates{}
+	units := map[string]*candidates{}
 	for b := range s.BlockedGangs() {
 		if b.Gang.Patient || len(failed) >= maxFailures {
 			continue
@@ -29,6 +26,9 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		s.Look(b.Gang)
 		a := ask(b)
 		known, ok := units[a.Like]
+		if ok && !known.fresh(s, a) {
+			known, ok = nil, false
+		}
 		if ok && len(known.units) == 0 && !s.Leaving() {
 			continue // as nearly always, and what it is like need not be known
 		}
@@ -37,8 +37,7 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 			continue
 		}
 		if !ok {
-			known.units = a.Units()
-			known.hold = asked(known.units)
+			known = list(s, a)
 			units[a.Like] = known
 		}
 		us := known.units
@@ -48,24 +47,69 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		if !s.Affords(b, known.hold) {
 			continue // its queue is full of others: no failure, since nothing was tried
 		}
-		before := len(s.Plan.Claims)
 		if !Make(s, a, us) {
 			failed[key] = true
 		}
-		if len(s.Plan.Claims) > before {
-			clear(units)
+	}
+}
+
+// candidates are the units that may go for gangs that are alike, as they were listed when
+// the cycle had made so many claims and sent so many pods away.
+type candidates struct {
+	units        []*Unit
+	hold         map[string]resource.Vector // what all of them do, by queue
+	claims, sent int
+}
+
+func list(s *framework.Session, a Ask) *candidates {
+	c := &candidates{units: a.Units(), claims: len(s.Plan.Claims), sent: len(s.SentInTurn())}
+	c.hold = asked(c.units)
+	return c
+}
+
+// fresh brings candidates up to date with the claims that were made since, and reports
+// whether it could. Mostly those who went are among the first, and all of them is gone.
+func (c *candidates) fresh(s *framework.Session, a Ask) bool {
+	if c.claims == len(s.Plan.Claims) {
+		return true
+	}
+	if a.Lasts == nil || !a.Lasts() {
+		return false
+	}
+	for _, g := range s.SentInTurn()[c.sent:] {
+		if len((Rules{}).live(s, g)) > 0 {
+			return false // what may go of the rest has to be worked out
 		}
 	}
+	c.claims, c.sent = len(s.Plan.Claims), len(s.SentInTurn())
+	now := holdersOf(s).now
+	left := c.units
+	gone := func(u *Unit) bool {
+		if d := now[u.pos]; !d.busy && d.sent == u.sent {
+			return false
+		}
+		c.hold[u.Gang.Queue].SubScaled(u.Asks, 1)
+		return true
+	}
+	for len(left) > 0 && gone(left[0]) {
+		left = left[1:]
+	}
+	c.units = slices.DeleteFunc(left, gone)
+	return true
 }
 
 // asked adds up what units hold, by queue.
 func asked(units []*Unit) map[string]resource.Vector {
 	out := map[string]resource.Vector{}
-	for _, u := range units {
-		if out[u.Gang.Queue] == nil {
-			out[u.Gang.Queue] = make(resource.Vector, len(u.Asks))
+	var sum resource.Vector // of the queue of the last, as is mostly that of the next
+	for i, u := range units {
+		if i == 0 || u.Gang.Queue != units[i-1].Gang.Queue {
+			if sum = out[u.Gang.Queue]; sum == nil {
+				sum = make(resource.Vector, len(u.Asks))
+				out[u.Gang.Queue] = sum
+			}
 		}
-		out[u.Gang.Queue].AddScaled(u.Asks, 1)
+		sum.AddScaled(u.Asks, 1)
 	}
 	return out
 }

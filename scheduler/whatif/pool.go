@@ -12,33 +12,52 @@ import (
 type holders struct {
 	gangs   []*snapshot.Gang
 	byQueue map[string][]int // as positions in gangs
-	// busy are those that this cycle places, or sends others away for, as far as the plan
-	// has been looked at.
-	busy               map[string]bool
-	placements, claims int
+	at      map[string]int   // position in gangs by key
+	// now is what this cycle has done to each, as far as the plan has been looked at: every
+	// one is asked about after each claim, and there are many.
+	now                      []doing
+	placements, claims, sent int
+}
+
+// doing is what a cycle does to a gang.
+type doing struct {
+	busy bool // it is placed, or others are sent away for it
+	sent int  // so many of its pods are sent away
 }
 
 type holdersKey struct{}
 
 func holdersOf(s *framework.Session) *holders {
 	h := s.Note(holdersKey{}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
-		h := &holders{byQueue: map[string][]int{}, busy: map[string]bool{}}
+		h := &holders{byQueue: map[string][]int{}, at: map[string]int{}}
 		for _, g := range s.Snapshot.Gangs {
 			// Whom others went for is left alone for a while: else they went in vain.
 			if !g.Held.Zero() && !s.MadeRoomFor(g) {
 				h.byQueue[g.Queue] = append(h.byQueue[g.Queue], len(h.gangs))
+				h.at[g.Key] = len(h.gangs)
 				h.gangs = append(h.gangs, g)
 			}
 		}
+		h.now = make([]doing, len(h.gangs))
 		return h
 	}).(*holders)
+	busy := func(gang string) {
+		if at, ok := h.at[gang]; ok {
+			h.now[at].busy = true
+		}
+	}
 	for _, p := range s.Plan.Placements[h.placements:] {
-		h.busy[p.Gang] = true
+		busy(p.Gang)
 	}
 	for _, c := range s.Plan.Claims[h.claims:] {
-		h.busy[c.Gang] = true
+		busy(c.Gang)
 	}
-	h.placements, h.claims = len(s.Plan.Placements), len(s.Plan.Claims)
+	for _, g := range s.SentInTurn()[h.sent:] {
+		if at, ok := h.at[g.Key]; ok {
+			h.now[at].sent++
+		}
+	}
+	h.placements, h.claims, h.sent = len(s.Plan.Placements), len(s.Plan.Claims), len(s.SentInTurn())
 	return h
 }
 
@@ -67,9 +86,10 @@ type pooled struct {
 type pool struct {
 	s      *framework.Session
 	rules  Rules
-	busy   map[string]bool
+	from   *holders
 	splits map[*snapshot.Gang]split
 	gangs  []*snapshot.Gang
+	at     []int  // by gang: its position among the holders, nil where it is the same
 	known  []int  // by gang: how many of it had been sent away when it was looked at, -1 for not yet
 	may    []bool // by gang: who is asked about, between two questions nobody
 	units  []pooled
@@ -86,10 +106,11 @@ type poolKey struct {
 func poolOf(s *framework.Session, r Rules, queue string) *pool {
 	from := holdersOf(s)
 	return s.Note(poolKey{r, queue}, func() any { //nolint:forcetypeassert // only this package makes notes under its own key
-		p := &pool{s: s, rules: r, busy: from.busy, splits: splits(s, r), gangs: from.gangs, stale: map[int]bool{}}
+		p := &pool{s: s, rules: r, from: from, splits: splits(s, r), gangs: from.gangs, stale: map[int]bool{}}
 		if queue != "" {
-			p.gangs = make([]*snapshot.Gang, 0, len(from.byQueue[queue]))
-			for _, i := range from.byQueue[queue] {
+			p.at = from.byQueue[queue]
+			p.gangs = make([]*snapshot.Gang, 0, len(p.at))
+			for _, i := range p.at {
 				p.gangs = append(p.gangs, from.gangs[i])
 			}
 		}
@@ -104,15 +125,20 @@ func poolOf(s *framework.Session, r Rules, queue string) *pool {
 // ask asks about the gang at a position of the pool. Who is busy is not sent away by this
 // cycle.
 func (p *pool) ask(at int) {
-	g := p.gangs[at]
-	if len(p.busy) > 0 && p.busy[g.Key] {
+	pos := at
+	if p.at != nil {
+		pos = p.at[at]
+	}
+	now := p.from.now[pos]
+	if now.busy {
 		return
 	}
 	p.may[at] = true
-	sent := p.s.Sent(g)
+	sent := now.sent
 	if p.known[at] == sent {
 		return
 	}
+	g := p.gangs[at]
 	if p.known[at] >= 0 {
 		p.stale[at] = true
 	}
@@ -121,6 +147,7 @@ func (p *pool) ask(at int) {
 	if !ok || of.sent != sent {
 		of = split{sent, nil}
 		for _, u := range p.rules.of(p.s, g) {
+			u.pos, u.sent = pos, sent
 			of.units = append(of.units, &u)
 		}
 		p.splits[g] = of

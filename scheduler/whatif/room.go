@@ -21,6 +21,9 @@ type Ask struct {
 	Like string
 	// Units lists those. It is asked again after somebody was sent away.
 	Units func() []*Unit
+	// Lasts, when set, reports whether Units would list the same as for the last gang that is
+	// like this one, but for gangs that have gone since or that room was made for.
+	Lasts func() bool
 	// Allow, when set, is asked for every unit in order, with those before it
 	// granted, and grants it. Start it anew for every order that is tried.
 	Allow func() func(*Unit) bool
@@ -260,12 +263,13 @@ func (t *trial) hopeless(lacks resource.Vector) bool {
 // here keeps the units that hold something in the domain. The loose members of a
 // gang are kept with the rest of it, since it can go only after them.
 func (t *trial) here(units []*Unit) []*Unit {
+	here := func(u *Unit) bool { return slices.ContainsFunc(u.at, t.holds) }
+	if !slices.ContainsFunc(units, func(u *Unit) bool { return !here(u) }) {
+		return units
+	}
 	in := make([]bool, len(units))
 	for i, u := range units {
-		in[i] = slices.ContainsFunc(u.at, t.holds)
-	}
-	if !slices.Contains(in, false) {
-		return units
+		in[i] = here(u)
 	}
 	present := map[*snapshot.Gang]bool{}
 	for i, u := range units {

@@ -26,7 +26,9 @@ type Unit struct {
 	// Asks is what the pods ask for together. Nobody changes it.
 	Asks resource.Vector
 
-	at []int // the nodes of the pods, -1 for one that does not exist
+	at   []int // the nodes of the pods, -1 for one that does not exist
+	pos  int   // of those of a pool: of the gang among the holders
+	sent int   // and how many of it had been sent away
 }
 
 // Rules are what makes a pod safe from everybody.
@@ -85,8 +87,12 @@ func UnitsIn(s *framework.Session, r Rules, queues []string) []*Unit {
 // Own lists what a gang holds beyond its minimum once those pods of it that have to be
 // placed now have their place: it gives that up before it stays without them.
 func Own(s *framework.Session, r Rules, b framework.Blocked) []*Unit {
+	live := r.live(s, b.Gang)
+	if len(live) == 0 {
+		return nil // as of nearly all that wait
+	}
 	var out []*Unit
-	for _, ps := range slack(s, b.Gang, r.live(s, b.Gang), b.Must, r) {
+	for _, ps := range slack(s, b.Gang, live, b.Must, r) {
 		u := newUnit(s, Unit{Gang: b.Gang, Pods: ps})
 		out = append(out, &u)
 	}

@@ -34,8 +34,12 @@ type Action struct {
 func (a Action) Name() string { return cmp.Or(a.As, "reclaim") }
 
 // Run makes room for the gangs that allocate found none for, in its order.
-func (a Action) Run(s *framework.Session) {
-	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
+func (a Action) Run(s *framework.Session) { whatif.ForEach(s, a.Asks(s)) }
+
+// Asks tells what is asked for a gang without room.
+func (a Action) Asks(s *framework.Session) func(framework.Blocked) whatif.Ask {
+	listed := map[string][]string{} // the queues that may give, by what gangs are like
+	return func(b framework.Blocked) whatif.Ask {
 		g := b.Gang
 		need := make(resource.Vector, s.Snapshot.Dims.Len())
 		for _, p := range b.Must {
@@ -44,17 +48,22 @@ func (a Action) Run(s *framework.Session) {
 		s.Unhold(g) // what is kept for it already is part of what it needs
 		entitled := s.Ledger.Entitled(g.Queue, need)
 		s.Rehold(g)
+		like := fmt.Sprintf("%s %v %v", g.Queue, entitled, asks(need))
+		givers := func() []string {
+			return slices.DeleteFunc(s.Ledger.Overs(), func(queue string) bool {
+				return queue == g.Queue || !over(s.Ledger, g.Queue, queue, need)
+			})
+		}
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %v %v", g.Queue, entitled, asks(need)),
+			Blocked: b, Action: a.Name(), Like: like,
 			Units: func() []*whatif.Unit {
 				if !entitled {
 					return nil
 				}
-				from := slices.DeleteFunc(s.Ledger.Overs(), func(queue string) bool {
-					return queue == g.Queue || !over(s.Ledger, g.Queue, queue, need)
-				})
-				return whatif.UnitsIn(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, from)
+				listed[like] = givers()
+				return whatif.UnitsIn(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, listed[like])
 			},
+			Lasts: func() bool { return !entitled || slices.Equal(listed[like], givers()) },
 			Allow: func() func(*whatif.Unit) bool {
 				given := map[*entitlement.Queue]resource.Vector{}
 				branches := map[string][]*entitlement.Queue{}
@@ -71,7 +80,7 @@ func (a Action) Run(s *framework.Session) {
 				return fmt.Sprintf("queue %s holds more than it deserves and queue %s less", v.Queue, g.Queue)
 			},
 		}
-	})
+	}
 }
 
 // asks lists the resources that are needed: who may go depends on them.
