@@ -31,19 +31,20 @@ func asking(c *Cache, g int) {
 }
 
 // resident puts a pod of another scheduler on a node, under an identity of its own.
-func resident(c *Cache, node, at, generation int) {
-	p := pod(fmt.Sprintf("r%05d-%d-%d", node, at, generation), "", "4")
+func resident(c *Cache, node, at, generation int, cpu, gpus string) {
+	p := pod(fmt.Sprintf("r%05d-%d-%d", node, at, generation), "", cpu)
 	p.Spec.SchedulerName, p.Spec.NodeName = "default-scheduler", fmt.Sprintf("n%05d", node)
-	p.Spec.Containers[0].Resources.Requests["nvidia.com/gpu"] = kresource.MustParse("1")
+	p.Spec.Containers[0].Resources.Requests["nvidia.com/gpu"] = kresource.MustParse(gpus)
 	p.Status.Phase = corev1.PodRunning
 	c.SetPod(p)
 }
 
 // BenchmarkUnlike is a snapshot and a cycle over 1,000 pods of which no two ask for the
-// same and 2,000 nodes that are full, where 1 % of the waiting and a pod of 1 % of the
-// nodes go and as many come before each.
+// same and 2,000 nodes that are full, where nothing changes, and where 1 % of the waiting
+// and a pod of 1 % of the nodes go and as many come before each; and the latter on nodes
+// of which half have processors left and no GPUs, and half GPUs and no processors.
 func BenchmarkUnlike(b *testing.B) {
-	for _, kind := range []string{"still", "1%"} {
+	for _, kind := range []string{"still", "1%", "1%-apart"} {
 		b.Run(kind, func(b *testing.B) {
 			c := New()
 			for i := range unlikeNodes {
@@ -54,16 +55,23 @@ func BenchmarkUnlike(b *testing.B) {
 			for i := range loadQueues {
 				c.SetQueue(&volcanov1.Queue{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("q%02d", i)}, Spec: volcanov1.QueueSpec{Weight: int32(1 + i%4)}})
 			}
+			fill := func(node, at, generation int) {
+				if kind == "1%-apart" && node%2 == 0 {
+					resident(c, node, at, generation, "7750m", "0")
+				} else {
+					resident(c, node, at, generation, "4", "1")
+				}
+			}
 			for i := range unlikeNodes {
 				for k := range unlikeOn {
-					resident(c, i, k, 0)
+					fill(i, k, 0)
 				}
 			}
 			for g := range unlikeGangs {
 				asking(c, g)
 			}
 			pipe := schedtest.Pipeline()
-			first, at, generation := 0, 0, 0
+			first, at := 0, 0
 			look := func() time.Duration {
 				from := processor(b)
 				p := scheduler.Cycle(pipe, c.Snapshot(start), start)
@@ -79,7 +87,6 @@ func BenchmarkUnlike(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				if kind != "still" {
-					generation++
 					for range unlikeGangs / 100 {
 						name := fmt.Sprintf("u%06d", first)
 						c.DeletePod("uid-" + name + "-00")
@@ -90,7 +97,7 @@ func BenchmarkUnlike(b *testing.B) {
 					for range unlikeNodes / 100 {
 						n := at % unlikeNodes
 						c.DeletePod(fmt.Sprintf("uid-r%05d-0-%d", n, at/unlikeNodes))
-						resident(c, n, 0, at/unlikeNodes+1)
+						fill(n, 0, at/unlikeNodes+1)
 						at++
 					}
 				}
