@@ -81,6 +81,9 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination, inherited bool)
 	if begun, _ := s.moving(g, n); !begun {
 		return
 	}
+	if g.HasMinimum() && !slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
+		return // it found its minimum elsewhere, and for more than that no room is made
+	}
 	at, guessed := resource.Add(n.Until, g.Estimate), g.Estimate <= 0
 	if guessed {
 		at = resource.Add(n.Until, int64(unknownRun))

@@ -19,7 +19,7 @@ func (g *Gang) NoteWhole() {
 	case !g.holds():
 		g.Whole = nil
 	case g.UnderWay():
-	case g.lacks(Whole{g.Minimum(), g.TaskMinimums()}) == "":
+	case g.lacks(Whole{g.Minimum(), g.TaskMinimums()}, (*Pod).left) == "":
 		g.Whole = &Whole{g.Minimum(), g.TaskMinimums()}
 	}
 }
@@ -50,15 +50,21 @@ func (g *Gang) Lacks() string {
 		}
 		need.Tasks = tasks
 	}
-	return g.lacks(need)
+	return g.lacks(need, (*Pod).left)
 }
 
-func (g *Gang) lacks(need Whole) string {
-	if n := g.Left(); n < need.Min {
+// HasMinimum reports whether so many members of the gang are placed and alive, or have
+// succeeded, that nothing more is needed, in all, of each task and of each policy for parts.
+func (g *Gang) HasMinimum() bool {
+	return g.lacks(Whole{g.Minimum(), g.TaskMinimums()}, (*Pod).Counts) == ""
+}
+
+func (g *Gang) lacks(need Whole, counts func(*Pod) bool) string {
+	if n := g.count(counts); n < need.Min {
 		return fmt.Sprintf("%d of the %d members that it needs are left", n, need.Min)
 	}
 	for _, t := range need.Tasks {
-		if n := g.leftOf(t.Task); n < t.Min {
+		if n := g.count(func(p *Pod) bool { return p.Task == t.Task && counts(p) }); n < t.Min {
 			return fmt.Sprintf("%d of the %d members that it needs of task %q are left", n, t.Min, t.Task)
 		}
 	}
@@ -69,7 +75,7 @@ func (g *Gang) lacks(need Whole) string {
 	for _, part := range g.Parts() {
 		var n int64
 		for _, p := range part.Pods {
-			if p.left() {
+			if counts(p) {
 				n++
 			}
 		}
@@ -106,20 +112,11 @@ func (p *Pod) Lives() bool { return p.Node != "" && !p.Terminal() && !p.Terminat
 func (p *Pod) left() bool { return p.Counts() || p.Phase == PodFailed && !p.Lost }
 
 // Left counts the members that are placed or have ended by themselves.
-func (g *Gang) Left() int64 {
-	var n int64
-	for _, p := range g.Pods {
-		if p.left() {
-			n++
-		}
-	}
-	return n
-}
+func (g *Gang) Left() int64 { return g.count((*Pod).left) }
 
-func (g *Gang) leftOf(task string) int64 {
-	var n int64
+func (g *Gang) count(counts func(*Pod) bool) (n int64) {
 	for _, p := range g.Pods {
-		if p.Task == task && p.left() {
+		if counts(p) {
 			n++
 		}
 	}
