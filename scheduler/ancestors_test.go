@@ -117,3 +117,46 @@ func TestFlatQueues(t *testing.T) {
 		}
 	}
 }
+
+// TestPiecesTooBigForWhatIsDeserved: what a queue holds beyond what it deserves comes in
+// pieces of which the last reaches below it. It goes too, down to what is guaranteed, and
+// only where queues declare what they deserve.
+func TestPiecesTooBigForWhatIsDeserved(t *testing.T) {
+	for _, c := range []struct {
+		name, queue, asks string
+		pipe              framework.Pipeline
+		gone              int
+	}{
+		{"declared", "queue a deserved.gpu=16", "pods r w 2 cpu=1 gpu=7", capacityWith(t, ""), 2},
+		{"guaranteed", "queue a deserved.gpu=16 guarantee.gpu=15", "pods r w 2 cpu=1 gpu=7", capacityWith(t, ""), 0},
+		{"by weight", "queue a weight=1", "pods r w 2 cpu=1 gpu=7", schedtest.Pipeline(), 0},
+		{"enough without", "queue a deserved.gpu=16", "pods r w 1 cpu=1 gpu=7", capacityWith(t, ""), 1},
+	} {
+		w := schedtest.NewWorld()
+		for _, line := range []string{
+			"node n1 cpu=64 gpu=16", "node n2 cpu=64 gpu=16", c.queue, strings.Replace(strings.Replace(c.queue, "queue a", "queue b", 1), " guarantee.gpu=15", "", 1),
+			"group g0 min=1 queue=a", "pods g0 w 1 cpu=1 gpu=7", "group g1 min=1 queue=a", "pods g1 w 1 cpu=1 gpu=7",
+			"group g2 min=1 queue=a", "pods g2 w 1 cpu=1 gpu=7", "group g3 min=1 queue=a", "pods g3 w 1 cpu=1 gpu=7",
+			"cycle", "settle 10m",
+			"group r min=" + c.asks[len("pods r w "):][:1] + " queue=b", c.asks,
+		} {
+			if line == "cycle" {
+				w.Apply(scheduler.Cycle(c.pipe, w.Snapshot(), w.Now))
+			} else if _, err := w.Do(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := scheduler.Cycle(c.pipe, w.Snapshot(), w.Now)
+		gone := 0
+		for _, claim := range p.Claims {
+			gone += len(claim.Evictions)
+		}
+		if gone != c.gone {
+			t.Errorf("%s: %d pods go, want %d:\n%s", c.name, gone, c.gone, p)
+		}
+		w.Apply(p)
+		if err := comesToRest(c.pipe, w); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}

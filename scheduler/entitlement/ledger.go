@@ -49,6 +49,9 @@ type Ledger struct {
 	over    map[int]bool // the queues of Overs
 }
 
+// Declared reports whether queues declare what they deserve.
+func (l *Ledger) Declared() bool { return l.options.Mode == Declared }
+
 // New makes the ledger of a snapshot.
 func New(s *snapshot.Snapshot, o Options) *Ledger {
 	l := &Ledger{options: o, dims: s.Dims, total: available(s)}

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
@@ -11,9 +10,9 @@ import (
 // Lineage hands on from one snapshot of a cluster to the next what still holds, so that a
 // snapshot costs what changed. What it knows is of compiled nodes and is taken for these
 // alone, each known by its address, so a snapshot is the same as one without a lineage
-// whatever came before. The zero value knows nothing. It is safe for concurrent use.
+// whatever came before. The zero value knows nothing. It is for
+// one caller at a time.
 type Lineage struct {
-	mu     sync.Mutex
 	dims   *resource.Dims
 	nodes  []*Node // as they were given
 	blocks []block
@@ -76,8 +75,6 @@ func (l *Lineage) Assemble(dims *resource.Dims, nodes []*Node, gangs []*Gang, qu
 // sum gives the blocks of a snapshot's nodes, and the snapshot its kinds. Blocks of nodes
 // of before, at the same places, are those of before.
 func (l *Lineage) sum(s *Snapshot) []block {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	nodes := s.Nodes
 	if l.dims != s.Dims {
 		l.dims, l.nodes, l.blocks, l.kinds = s.Dims, nil, nil, nil

@@ -1,6 +1,16 @@
 // Package reclaim makes room across queues: a gang whose queue would hold no more
 // than it deserves takes what another queue holds beyond what that one deserves.
 //
+// What goes leaves the other queue what it deserves where that is enough. Where it is not,
+// since what runs there comes in pieces too big for that, and queues declare what they
+// deserve, the piece goes that reaches below it as well, down to what is guaranteed: else
+// a queue would wait for what is its own as long as others please, as small as it may be.
+//
+// What goes leaves the other queue what it deserves where that is enough. Where it is not,
+// since what runs there comes in pieces too big for that, and queues declare what they
+// deserve, the piece goes that reaches below as well, down to what is guaranteed: else a
+// queue would wait for what is its own as long as the other pleases.
+//
 // Nothing goes in circles: what all queues hold beyond what they deserve, added
 // up, becomes less with every gang that goes, and never more by one that comes
 // this way. Priority has no say between queues.
@@ -34,10 +44,43 @@ type Action struct {
 func (a Action) Name() string { return cmp.Or(a.As, "reclaim") }
 
 // Run makes room for the gangs that allocate found none for, in its order.
-func (a Action) Run(s *framework.Session) { whatif.ForEach(s, a.Asks(s)) }
+func (a Action) Run(s *framework.Session) {
+	f := &floors{}
+	whatif.ForEach(s, a.asks(s, f))
+	if s.Ledger.Declared() && len(f.tooBig) > 0 {
+		f.guarantee = true
+		whatif.ForEach(s, a.asks(s, f))
+	}
+}
 
-// Asks tells what is asked for a gang without room.
+// Asks tells what is asked for a gang without room, which leaves others what they deserve.
 func (a Action) Asks(s *framework.Session) func(framework.Blocked) whatif.Ask {
+	return a.asks(s, &floors{})
+}
+
+// floors is down to what queues give.
+type floors struct {
+	// guarantee has queues give down to what they are guaranteed, to gangs like those for
+	// which something was too big to go without that.
+	guarantee bool
+	tooBig    map[string]bool // by what gangs are like
+}
+
+// allows reports whether a queue may be left so much of a resource for gangs like that.
+func (f *floors) allows(q *entitlement.Queue, dim int, left int64, like string) bool {
+	if left >= q.Deserved[dim] || f.guarantee && left >= q.Guarantee[dim] {
+		return true
+	}
+	if !f.guarantee {
+		if f.tooBig == nil {
+			f.tooBig = map[string]bool{}
+		}
+		f.tooBig[like] = true
+	}
+	return false
+}
+
+func (a Action) asks(s *framework.Session, f *floors) func(framework.Blocked) whatif.Ask {
 	listed := map[string][]string{} // the queues that may give, by what gangs are like
 	return func(b framework.Blocked) whatif.Ask {
 		g := b.Gang
@@ -57,7 +100,7 @@ func (a Action) Asks(s *framework.Session) func(framework.Blocked) whatif.Ask {
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: like,
 			Units: func() []*whatif.Unit {
-				if !entitled {
+				if !entitled || f.guarantee && !f.tooBig[like] {
 					return nil
 				}
 				listed[like] = givers()
@@ -73,7 +116,9 @@ func (a Action) Asks(s *framework.Session) func(framework.Blocked) whatif.Ask {
 						queues = branch(s.Ledger, g.Queue, u.Gang.Queue)
 						branches[u.Gang.Queue] = queues
 					}
-					return take(s.Ledger, given, queues, u, need)
+					return take(s.Ledger, given, queues, u, need, func(q *entitlement.Queue, dim int, left int64) bool {
+						return f.allows(q, dim, left, like)
+					})
 				}
 			},
 			Why: func(v *snapshot.Gang) string {
@@ -126,9 +171,10 @@ func over(l *entitlement.Ledger, claimant, victim string, need resource.Vector) 
 	return false
 }
 
-// take counts a unit among what queues give back if all that have to do with it still
-// hold what they deserve then, of everything that is taken from their excess.
-func take(l *entitlement.Ledger, given map[*entitlement.Queue]resource.Vector, queues []*entitlement.Queue, u *whatif.Unit, need resource.Vector) bool {
+// take counts a unit among what queues give back if all that have to do with it hold no
+// less then than allows says, of everything that is taken from their excess.
+func take(l *entitlement.Ledger, given map[*entitlement.Queue]resource.Vector, queues []*entitlement.Queue, u *whatif.Unit, need resource.Vector,
+	allows func(q *entitlement.Queue, dim int, left int64) bool) bool {
 	taken, useful := u.Asks, false
 	for d, a := range need {
 		if a <= 0 || taken[d] <= 0 {
@@ -144,7 +190,7 @@ func take(l *entitlement.Ledger, given map[*entitlement.Queue]resource.Vector, q
 				excess = false
 				continue
 			}
-			if resource.Sub(held, taken[d]) < q.Deserved[d] {
+			if !allows(q, d, resource.Sub(held, taken[d])) {
 				return false
 			}
 		}
