@@ -34,12 +34,16 @@ func losses(r *rand.Rand) []string {
 }
 
 // broken reports whether members of a gang hold places although others of its
-// minimum are lost: said once more here, from the pods alone.
+// minimum are lost: said once more here, from the pods alone. What runs of a gang of which
+// there are not enough pods is all that its owner wants.
 func broken(g *schedtest.Gang) bool {
 	var left int64
 	live := false
 	for _, p := range g.Pods {
 		lives := p.Node != "" && !p.Terminal() && !p.Terminating
+		if lives && p.Phase == snapshot.PodRunning && int64(len(g.Pods)) < g.MinMember {
+			return false
+		}
 		if lives || p.Phase == snapshot.PodSucceeded || p.Phase == snapshot.PodFailed && !p.Lost {
 			left++
 		}

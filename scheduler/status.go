@@ -54,7 +54,8 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 	case g.Status.Phase != snapshot.GroupInqueue:
 		want.Phase = snapshot.GroupPending
 	}
-	want.Conditions = staleness(conditions(g, wait, stuck, allocated >= g.Minimum(), s.Admitted(g)), s.IsShort(g))
+	want.Conditions = staleness(conditions(g, wait, stuck, allocated >= g.Minimum(), s.Admitted(g)), g, s.IsShort(g))
+	want.Conditions = wholeness(want.Conditions, scheduled, g.Whole)
 	return want, !want.Equal(g.Status)
 }
 
@@ -72,7 +73,10 @@ func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus,
 	const initially = "PodGroupInitiallyScheduled"
 	want := snapshot.GroupStatus{Conditions: g.Status.Conditions}
 	if slices.ContainsFunc(want.Conditions, func(c snapshot.Condition) bool { return c.Type == initially && c.Status == isTrue }) {
-		return want, false
+		if g.Whole != nil { // that it has ended is no reason for a write
+			want.Conditions = wholeness(want.Conditions, initially, g.Whole)
+		}
+		return want, !want.Equal(g.Status)
 	}
 	var placed int64
 	for _, p := range g.Pods {
@@ -83,6 +87,7 @@ func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus,
 	switch wait := s.Waits(g); {
 	case placed >= g.Minimum():
 		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isTrue, Reason: scheduled})
+		want.Conditions = wholeness(want.Conditions, initially, &snapshot.Whole{Min: g.Minimum()})
 	case wait != nil && !wait.Early && wait.Code != plan.Held:
 		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isFalse, Reason: unschedulable, Message: wait.Message})
 	}
@@ -122,16 +127,30 @@ func conditions(g *snapshot.Gang, wait *plan.Unschedulable, stuck, placed, admit
 	return out
 }
 
-// staleness says whether the gang holds places that are of no use to it. Of gangs
-// that never did nothing is said.
-func staleness(cs []snapshot.Condition, why string) []snapshot.Condition {
+// staleness says whether the gang holds places that are of no use to it, or too few for
+// want of pods. Of gangs that never did nothing is said.
+func staleness(cs []snapshot.Condition, g *snapshot.Gang, why string) []snapshot.Condition {
 	switch {
+	case why != "" && g.ShortSince == 0:
+		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isTrue, Reason: snapshot.PodsMissing, Message: why})
 	case why != "":
 		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isTrue, Reason: belowMinimum, Message: why})
 	case slices.ContainsFunc(cs, func(c snapshot.Condition) bool { return c.Type == snapshot.Stale && c.Status == isTrue }):
 		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isFalse, Reason: notStale})
 	}
 	return cs
+}
+
+// wholeness has the condition that the gang is placed tell what it needed when it last
+// had that, for a scheduler after this one: what is raised later is not taken for lost.
+func wholeness(cs []snapshot.Condition, placed string, w *snapshot.Whole) []snapshot.Condition {
+	i := slices.IndexFunc(cs, func(c snapshot.Condition) bool { return c.Type == placed && c.Status == isTrue })
+	if i < 0 {
+		return cs
+	}
+	c := cs[i]
+	c.Message = w.Words()
+	return set(cs, c)
 }
 
 // lift turns an Unschedulable condition that is true into a false one.

@@ -145,10 +145,13 @@ func roomScenes() []act {
 				s.node(t, "va", 3, 3)
 				s.join(t, &party{name: "g", size: 3, gpus: 1})
 			},
+			// The one that is made anew has no place beside the others.
 			turns: func(t *testing.T, s *stage) {
 				s.mu.Lock()
-				s.parties["g"].lost = map[int]bool{2: true}
+				s.parties["g"].parted = true
 				s.mu.Unlock()
+				s.node(t, "vb", 3, 3)
+				s.cordon(t, "va")
 				s.drop(t, "g-2")
 			},
 			ends: func(s *stage) string { return firstOf(s.placed("g"), s.wentHalf("g", 2)) },

@@ -51,6 +51,8 @@ type party struct {
 	lost map[int]bool
 	// never says that nobody makes them anew at all.
 	never bool
+	// parted says that it may be there in part, for want of room for the rest.
+	parted bool
 }
 
 // stage is a cluster in which schedulers are killed. It plays kubelets and the owners
@@ -129,6 +131,15 @@ func (s *stage) node(t *testing.T, name string, gpus int64, hosts int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nodes[name] = gpus
+}
+
+// cordon lets no further pod come to a node.
+func (s *stage) cordon(t *testing.T, name string) {
+	t.Helper()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if err := s.plane.Client.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`))); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // join submits a gang.
@@ -308,7 +319,7 @@ func (s *stage) asked(p *party) (partial bool, wrong error) {
 	if len(domains) > 1 {
 		wrong = fmt.Errorf("gang %s is in %v", p.name, slices.Sorted(maps.Keys(domains)))
 	}
-	return len(live) > 0 && len(live) < p.needs() && len(p.lost) == 0, wrong
+	return len(live) > 0 && len(live) < p.needs() && len(p.lost) == 0 && !p.parted, wrong
 }
 
 // play is what kubelets and owners do. What fails is done in another turn.

@@ -251,11 +251,14 @@ func (c *Cache) Conditions(gang string) []volcanov1.PodGroupCondition {
 // program or by one before it. What is assumed proves nothing: a gang that was to be made
 // whole by bindings that failed has been short all the while.
 func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
+	first := !e.measured
+	e.measured = e.group != nil
+	if first {
+		e.whole = e.toldWhole()
+	}
 	g.Whole = e.whole
 	g.NoteWhole()
 	e.whole = g.Whole
-	first := !e.measured
-	e.measured = e.group != nil
 	if !g.Short() {
 		if !g.UnderWay() {
 			e.short = 0
@@ -277,7 +280,7 @@ func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
 // written, of which that program had no time to tell.
 func (e *gangEntry) toldShort() int64 {
 	for _, c := range e.raw {
-		if c.Type != snapshot.Stale || c.Status != corev1.ConditionTrue || c.LastTransitionTime.IsZero() {
+		if c.Type != snapshot.Stale || c.Reason == snapshot.PodsMissing || c.Status != corev1.ConditionTrue || c.LastTransitionTime.IsZero() {
 			continue
 		}
 		told := c.LastTransitionTime.UnixNano()
@@ -289,6 +292,17 @@ func (e *gangEntry) toldShort() int64 {
 		return told
 	}
 	return 0
+}
+
+// toldWhole is what the gang needed when it last had that by its PodGroup's condition, as
+// a scheduler before this one has written it.
+func (e *gangEntry) toldWhole() *snapshot.Whole {
+	for _, c := range e.raw {
+		if (c.Type == volcanov1.PodGroupScheduled || string(c.Type) == schedulingv1beta1.PodGroupInitiallyScheduled) && c.Status == corev1.ConditionTrue {
+			return snapshot.ReadWhole(c.Message)
+		}
+	}
+	return nil
 }
 
 func newGroupSpec(pg *volcanov1.PodGroup) groupSpec {

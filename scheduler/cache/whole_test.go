@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // TestRaisedMinimumsAreNoLoss: a gang is short when it lost members, not when it is to
@@ -50,6 +52,56 @@ func TestRaisedMinimumsAreNoLoss(t *testing.T) {
 		now = now.Add(time.Second)
 		if g := c.Snapshot(now).Gang("podgroup/ns/g"); g.ShortSince != 0 != step.want {
 			t.Errorf("%s: short: %t", step.what, !step.want)
+		}
+	}
+}
+
+// TestWholeOutlivesAScheduler: a scheduler that starts anew takes from the PodGroup what the
+// gang had before its minimum was raised, once: what is placed anew is measured by what it
+// needs then.
+func TestWholeOutlivesAScheduler(t *testing.T) {
+	for _, native := range []bool{false, true} {
+		c, now := cache.New(), time.Unix(1000, 0)
+		meta := metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "g", ResourceVersion: "1"}
+		told, key, name := (&snapshot.Whole{Min: 2}).Words(), "podgroup/ns/g", "g"
+		if native {
+			key = "native/ns/g"
+			c.SetNativeGroup(&schedulingv1beta1.PodGroup{
+				ObjectMeta: meta, Spec: schedulingv1beta1.PodGroupSpec{SchedulingPolicy: schedulingv1beta1.PodGroupSchedulingPolicy{Gang: &schedulingv1beta1.GangSchedulingPolicy{MinCount: 3}}},
+				Status: schedulingv1beta1.PodGroupStatus{Conditions: []metav1.Condition{{Type: schedulingv1beta1.PodGroupInitiallyScheduled, Status: metav1.ConditionTrue, Message: told}}},
+			})
+		} else {
+			c.SetGroup(&volcanov1.PodGroup{ObjectMeta: meta, Spec: volcanov1.PodGroupSpec{MinMember: 3}, Status: volcanov1.PodGroupStatus{
+				Conditions: []volcanov1.PodGroupCondition{{Type: volcanov1.PodGroupScheduled, Status: corev1.ConditionTrue, Message: told}},
+			}})
+		}
+		pod := func(uid, node string) {
+			p := &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: uid, UID: types.UID(uid)},
+				Spec:       corev1.PodSpec{SchedulerName: wellknown.SchedulerIsthmus, NodeName: node},
+			}
+			if native {
+				p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: &name}
+			} else {
+				p.Annotations = map[string]string{wellknown.PodGroupName: name}
+			}
+			c.SetPod(p)
+		}
+		for _, step := range []struct {
+			what string
+			do   func()
+			want bool
+		}{
+			{"the two that it had are there", func() { pod("a", "n"); pod("b", "n"); pod("c", "") }, false},
+			{"one of them is lost", func() { c.DeletePod("b"); pod("d", "") }, true},
+			{"nothing is left", func() { c.DeletePod("a") }, false},
+			{"two of the three are placed anew", func() { pod("c", "n"); pod("d", "n"); pod("e", "") }, true},
+		} {
+			step.do()
+			now = now.Add(time.Second)
+			if g := c.Snapshot(now).Gang(key); g.ShortSince != 0 != step.want {
+				t.Errorf("native %t, %s: short: %t", native, step.what, !step.want)
+			}
 		}
 	}
 }

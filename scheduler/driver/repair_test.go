@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,15 +12,18 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
+	"github.com/isthmus-hpc/isthmus/scheduler/actions/repair"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// TestShortGangIsSentBack deletes a member of a running gang that nobody makes anew.
-// The PodGroup says so; a scheduler that starts when the grace is long over, by what
+// TestShortGangIsSentBack deletes a member of a running gang that has no place when it is
+// made anew. The PodGroup says so; a scheduler that starts when the grace is long over, by what
 // is written there, sends the rest back by the Eviction API and tells why.
 func TestShortGangIsSentBack(t *testing.T) {
 	ns := plane.Namespace(t)
@@ -29,9 +33,11 @@ func TestShortGangIsSentBack(t *testing.T) {
 	pods := eventuallyBound(t, ns, "g", 2)
 	setPhase(t, pods, corev1.PodRunning)
 	eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return s.Running == 2 })
+	cordon(t, ns+"-v")
 	if err := plane.Client.Delete(t.Context(), &pods[1], client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
+	member(t, ns, "g", 2)
 	stale := func(s volcanov1.PodGroupStatus) *volcanov1.PodGroupCondition {
 		for i := range s.Conditions {
 			if s.Conditions[i].Type == snapshot.Stale && s.Conditions[i].Status == corev1.ConditionTrue {
@@ -40,7 +46,7 @@ func TestShortGangIsSentBack(t *testing.T) {
 		}
 		return nil
 	}
-	status := eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return stale(s) != nil })
+	status := eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return stale(s) != nil && stale(s).Reason == "BelowMinimum" })
 	if got := stale(status).Message; !strings.HasPrefix(got, "1 of the 2 members that it needs are left; unless") {
 		t.Errorf("the condition says %q", got)
 	}
@@ -55,14 +61,14 @@ func TestShortGangIsSentBack(t *testing.T) {
 	if err := plane.Client.Update(t.Context(), &pg); err != nil {
 		t.Fatal(err)
 	}
-	left, err := podsOf(t.Context(), ns, "g")
-	if err != nil {
+	left := &corev1.Pod{}
+	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(&pods[0]), left); err != nil {
 		t.Fatal(err)
 	}
-	for i := range left[0].Status.Conditions { // it was placed before
-		left[0].Status.Conditions[i].LastTransitionTime = metav1.NewTime(time.Now().Add(-2 * time.Hour))
+	for i := range left.Status.Conditions { // it was placed before
+		left.Status.Conditions[i].LastTransitionTime = metav1.NewTime(time.Now().Add(-2 * time.Hour))
 	}
-	if err := plane.Client.Status().Update(t.Context(), &left[0]); err != nil {
+	if err := plane.Client.Status().Update(t.Context(), left); err != nil {
 		t.Fatal(err)
 	}
 	w := &wire{}
@@ -130,4 +136,76 @@ func TestGangPlacedAnewHasItsGrace(t *testing.T) {
 		return waits
 	})
 	finish(t, ns, "g")
+}
+
+// cordon lets no further pod come to a node.
+func cordon(t *testing.T, name string) {
+	t.Helper()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if err := plane.Client.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhatWasRaisedIsNoLossAfterARestart raises the minimum of a gang that runs. A scheduler
+// that starts anew, with a grace that is over at once, knows by the PodGroup that nothing
+// was lost, and sends nobody away; nor does it when the owner is scaled below that minimum.
+// Once a member that was there is lost and has no place, the rest goes.
+func TestWhatWasRaisedIsNoLossAfterARestart(t *testing.T) {
+	ns := plane.Namespace(t)
+	virtualNode(t, ns+"-v", 3)
+	stop := startScheduler(t, &wire{})
+	gang(t, ns, "g", 3, 3, volcanov1.PodGroupInqueue)
+	pods := eventuallyBound(t, ns, "g", 3)
+	setPhase(t, pods, corev1.PodRunning)
+	whole := snapshot.Whole{Min: 3}
+	eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool {
+		i := slices.IndexFunc(s.Conditions, func(c volcanov1.PodGroupCondition) bool { return c.Type == volcanov1.PodGroupScheduled })
+		return s.Running == 3 && i >= 0 && s.Conditions[i].Message == whole.Words()
+	})
+	stop()
+	group := &volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "g"}}
+	if err := plane.Client.Patch(t.Context(), group, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"minMember":4}}`))); err != nil {
+		t.Fatal(err)
+	}
+	member(t, ns, "g", 3)
+
+	hasty := schedtest.Pipeline()
+	hasty.Actions = slices.Clone(hasty.Actions)
+	for i, a := range hasty.Actions {
+		if a.Name() == repair.Reason {
+			hasty.Actions[i] = repair.Action{Grace: time.Nanosecond}
+		}
+	}
+	startWith(t, &wire{}, hasty, "")
+	reason := func(kind volcanov1.PodGroupConditionType) func(volcanov1.PodGroupStatus) string {
+		return func(s volcanov1.PodGroupStatus) string {
+			for _, c := range s.Conditions {
+				if c.Type == kind && c.Status == corev1.ConditionTrue {
+					return c.Reason
+				}
+			}
+			return ""
+		}
+	}
+	waits, stale := reason(volcanov1.PodGroupUnschedulableType), reason(snapshot.Stale)
+	status := eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return waits(s) != "" })
+	if got := stale(status); got != "" {
+		t.Errorf("after the restart it is stale: %s", got)
+	}
+	eventuallyTerminating(t, ns, "g", 0)
+
+	remove := func(name string) {
+		t.Helper()
+		if err := plane.Client.Delete(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}, client.GracePeriodSeconds(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cordon(t, ns+"-v")
+	remove("g-3")
+	remove("g-2")
+	eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return stale(s) == snapshot.PodsMissing })
+	eventuallyTerminating(t, ns, "g", 0)
+	member(t, ns, "g", 2)
+	eventuallyTerminating(t, ns, "g", 2)
 }

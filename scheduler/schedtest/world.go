@@ -151,7 +151,7 @@ func (g *Gang) noteShort(now time.Time) {
 		of.Pods = append(of.Pods, &p.Pod)
 	}
 	of.NoteWhole()
-	g.Whole = of.Whole
+	g.Whole, g.Unmade = of.Whole, of.Unmade
 	switch {
 	case !of.Short():
 		g.ShortSince = 0

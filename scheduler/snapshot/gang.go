@@ -27,8 +27,11 @@ const (
 )
 
 // Stale is the type of our own condition of a PodGroup that holds places which are
-// of no use to it.
-const Stale = "Stale"
+// of no use to it, PodsMissing its reason when it is Unmade rather than Short.
+const (
+	Stale       = "Stale"
+	PodsMissing = "PodsMissing"
+)
 
 // Pod is a member of a gang.
 type Pod struct {
@@ -187,6 +190,11 @@ type GangSpec struct {
 	ShortSince int64 `json:"shortSince,omitempty"`
 	// Whole is what the gang needed when it last had that, nil when that is not known.
 	Whole *Whole `json:"whole,omitempty"`
+	// Unmade says in a clause what the gang has too few of, "" for nothing, if some of it
+	// runs and there are no pods that could make up for the others, as when its owner was
+	// scaled below its minimum. That is no loss: what runs is all that is wanted, and sent
+	// away it would wait for ever.
+	Unmade string `json:"unmade,omitempty"`
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.
 	Hold string `json:"hold,omitempty"`

@@ -1,8 +1,10 @@
 package snapshot
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Whole is a gang's minimum, and those of its tasks.
@@ -11,10 +13,40 @@ type Whole struct {
 	Tasks []TaskMinimum `json:"tasks,omitempty"`
 }
 
+// wholeWords come before what a Whole is in a message.
+const wholeWords = "it has had all that it needs: "
+
+// wholeAtMost bounds such a message, in bytes.
+const wholeAtMost = 1000
+
+// Words is a Whole as a message, by which a scheduler that starts anew knows of it. Of
+// nil, and of one with very many tasks, it is "".
+func (w *Whole) Words() string {
+	if w == nil {
+		return ""
+	}
+	text, err := json.Marshal(w)
+	if err != nil || len(wholeWords)+len(text) > wholeAtMost {
+		return ""
+	}
+	return wholeWords + string(text)
+}
+
+// ReadWhole is the Whole that a message tells, nil when it tells none.
+func ReadWhole(message string) *Whole {
+	text, ok := strings.CutPrefix(message, wholeWords)
+	var w Whole
+	if !ok || json.Unmarshal([]byte(text), &w) != nil || w.Min < 1 {
+		return nil
+	}
+	return &w
+}
+
 // NoteWhole remembers what the gang needs if it has that, and forgets it when the gang
 // holds nothing any more. It is called whenever a gang has changed, before Short. A
 // binding that may fail yet gives it nothing.
 func (g *Gang) NoteWhole() {
+	defer func() { g.Unmade = g.unmade() }()
 	switch {
 	case !g.holds():
 		g.Whole = nil
@@ -37,8 +69,29 @@ func (g *Gang) Short() bool {
 
 // Lacks says in a clause what the gang has lost of its minimum, "" for nothing. A
 // minimum that was raised since the gang last had it is no loss: what runs of it is of
-// use while the others wait.
+// use while the others wait. Nor is what Unmade says.
 func (g *Gang) Lacks() string {
+	if g.Unmade != "" {
+		return ""
+	}
+	return g.lacks(g.need(), (*Pod).left)
+}
+
+// unmade works Unmade out. A pod that goes away, or whose place was taken from it, counts:
+// it comes back.
+func (g *Gang) unmade() string {
+	if !slices.ContainsFunc(g.Pods, func(p *Pod) bool { return p.Lives() && p.Phase == PodRunning }) {
+		return ""
+	}
+	need := g.need()
+	if g.lacks(need, func(*Pod) bool { return true }) == "" {
+		return ""
+	}
+	return g.lacks(need, (*Pod).left)
+}
+
+// need is what the gang must not lose.
+func (g *Gang) need() Whole {
 	need := Whole{g.Minimum(), g.TaskMinimums()}
 	if w := g.Whole; w != nil {
 		need.Min = min(need.Min, w.Min)
@@ -50,7 +103,7 @@ func (g *Gang) Lacks() string {
 		}
 		need.Tasks = tasks
 	}
-	return g.lacks(need, (*Pod).left)
+	return need
 }
 
 // HasMinimum reports whether so many members of the gang are placed and alive, or have
@@ -59,12 +112,14 @@ func (g *Gang) HasMinimum() bool {
 	return g.lacks(Whole{g.Minimum(), g.TaskMinimums()}, (*Pod).Counts) == ""
 }
 
-func (g *Gang) lacks(need Whole, counts func(*Pod) bool) string {
-	if n := g.count(counts); n < need.Min {
+// lacks says what the gang has too few of for all of need, where the pods that has
+// chooses count.
+func (g *Gang) lacks(need Whole, has func(*Pod) bool) string {
+	if n := count(g.Pods, has); n < need.Min {
 		return fmt.Sprintf("%d of the %d members that it needs are left", n, need.Min)
 	}
 	for _, t := range need.Tasks {
-		if n := g.count(func(p *Pod) bool { return p.Task == t.Task && counts(p) }); n < t.Min {
+		if n := count(g.Pods, func(p *Pod) bool { return p.Task == t.Task && has(p) }); n < t.Min {
 			return fmt.Sprintf("%d of the %d members that it needs of task %q are left", n, t.Min, t.Task)
 		}
 	}
@@ -73,13 +128,7 @@ func (g *Gang) lacks(need Whole, counts func(*Pod) bool) string {
 	}
 	ready := map[*SubGroup]int64{}
 	for _, part := range g.Parts() {
-		var n int64
-		for _, p := range part.Pods {
-			if counts(p) {
-				n++
-			}
-		}
-		if n >= part.Need() {
+		if count(part.Pods, has) >= part.Need() {
 			ready[part.Policy]++
 		}
 	}
@@ -94,6 +143,16 @@ func (g *Gang) lacks(need Whole, counts func(*Pod) bool) string {
 // UnderWay reports whether bindings of members were sent that are not confirmed.
 func (g *Gang) UnderWay() bool {
 	return slices.ContainsFunc(g.Pods, func(p *Pod) bool { return p.Assumed })
+}
+
+func count(pods []*Pod, has func(*Pod) bool) int64 {
+	var n int64
+	for _, p := range pods {
+		if has(p) {
+			n++
+		}
+	}
+	return n
 }
 
 func (g *Gang) holds() bool {
@@ -112,16 +171,7 @@ func (p *Pod) Lives() bool { return p.Node != "" && !p.Terminal() && !p.Terminat
 func (p *Pod) left() bool { return p.Counts() || p.Phase == PodFailed && !p.Lost }
 
 // Left counts the members that are placed or have ended by themselves.
-func (g *Gang) Left() int64 { return g.count((*Pod).left) }
-
-func (g *Gang) count(counts func(*Pod) bool) (n int64) {
-	for _, p := range g.Pods {
-		if counts(p) {
-			n++
-		}
-	}
-	return n
-}
+func (g *Gang) Left() int64 { return count(g.Pods, (*Pod).left) }
 
 // OpenAttempts lists the ids of the attempts that lack members and that nobody has
 // taken up, in order.

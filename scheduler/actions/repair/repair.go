@@ -6,6 +6,9 @@
 //
 // What is left at its old place of a gang whose move was begun follows the rest of it.
 //
+// Where there are no pods to make up for those that are missing, since the gang's owner was
+// scaled below its minimum, what runs stays: nothing would come of sending it back.
+//
 // A gang is sent back once for each time it loses members: it comes back whole or
 // not at all, so nothing goes in circles.
 package repair
@@ -43,6 +46,9 @@ func (a Action) Run(s *framework.Session) {
 	for _, g := range s.Snapshot.Gangs {
 		s.Look(g)
 		s.FinishMove(g)
+		if g.Unmade != "" {
+			s.Short(g, g.Unmade+"; there are no pods to make up for the others, and what runs is left as it is")
+		}
 		if g.ShortSince == 0 || s.Placing(g) || s.Nominated(g) {
 			continue
 		}
