@@ -145,7 +145,7 @@ func TestRefusedStatusComesAgainByItself(t *testing.T) {
 	r := newRefusing(t, invalid("status"))
 	r.refused["u"] = refusal{pause: 25 * time.Millisecond}
 	r.cycle(t, 0, "0 are free")
-	for at := time.Now(); r.Binder.writes.Len() == 0; time.Sleep(5 * time.Millisecond) {
+	for at := time.Now(); r.Binder.writes.Len() == 0; <-time.After(5 * time.Millisecond) {
 		if time.Since(at) > 20*time.Second {
 			t.Fatal("it does not come again")
 		}

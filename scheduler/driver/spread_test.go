@@ -26,7 +26,7 @@ type busy struct {
 func (busy) Name() string { return "busy" }
 func (b busy) Run(*framework.Session) {
 	*b.began = append(*b.began, time.Now())
-	time.Sleep(b.takes)
+	<-time.After(b.takes)
 }
 
 // TestCyclesAreSpread: while change follows change, cycles that take long are further
@@ -55,17 +55,17 @@ func TestCyclesAreSpread(t *testing.T) {
 				}
 				for i := range 500 {
 					change(i)
-					time.Sleep(10 * time.Millisecond)
+					<-time.After(10 * time.Millisecond)
 				}
 				for i, at := range began[1:] {
 					if gap := at.Sub(began[i]); i > 0 && (gap < apart || gap > apart+10*time.Millisecond) {
 						t.Fatalf("cycle %d began %s after the one before, want %s", i+1, gap, apart)
 					}
 				}
-				time.Sleep(3 * time.Second) // no resync is due yet
+				<-time.After(3 * time.Second) // no resync is due yet
 				asked := time.Now()
 				change(500)
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				if last := began[len(began)-1].Sub(asked); last != timing.Coalesce {
 					t.Errorf("a change after silence is looked at after %s, want %s", last, timing.Coalesce)
 				}
