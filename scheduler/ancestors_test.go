@@ -1,6 +1,7 @@
 package scheduler_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -157,6 +158,114 @@ func TestPiecesTooBigForWhatIsDeserved(t *testing.T) {
 		w.Apply(p)
 		if err := comesToRest(c.pipe, w); err != nil {
 			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// TestGuaranteesStay: what a queue is guaranteed is not taken with what it has too much of,
+// whether the claimant needs it or not.
+func TestGuaranteesStay(t *testing.T) {
+	for name, c := range map[string]struct {
+		b, holds, asks string
+		gone           int
+	}{
+		"needed":                {"queue b deserved.gpu=4 deserved.cpu=32", "pods g w 1 gpu=7 cpu=30", "pods r w 1 gpu=2 cpu=1", 0},
+		"not needed":            {"queue b deserved.gpu=4", "pods g w 1 gpu=5 cpu=32", "pods r w 1 gpu=4", 0},
+		"more than what it has": {"queue b deserved.gpu=4 deserved.cpu=32", "pods g w 2 gpu=4 cpu=32", "pods r w 1 gpu=2 cpu=1", 1},
+	} {
+		w := schedtest.NewWorld()
+		pipe := capacityWith(t, "")
+		for _, line := range []string{
+			"node n cpu=64 gpu=8", "queue a deserved.gpu=4 deserved.cpu=32 guarantee.cpu=32", c.b,
+			"group g min=1 queue=a", c.holds, "cycle", "settle 10m", "group r min=1 queue=b", c.asks,
+		} {
+			if line == "cycle" {
+				w.Apply(scheduler.Cycle(pipe, w.Snapshot(), w.Now))
+			} else if _, err := w.Do(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p, gone := scheduler.Cycle(pipe, w.Snapshot(), w.Now), 0
+		for _, claim := range p.Claims {
+			gone += len(claim.Evictions)
+		}
+		if gone != c.gone {
+			t.Errorf("%s: %d pods go, want %d:\n%s", name, gone, c.gone, p)
+		}
+	}
+}
+
+// TestBigPiecesOnlyAfterSmallOnes: a gang that comes after as many as are tried in vain in
+// one cycle takes no big piece where small ones would do.
+func TestBigPiecesOnlyAfterSmallOnes(t *testing.T) {
+	for _, others := range []int{30, 31, 40} {
+		w, pipe := schedtest.NewWorld(), capacityWith(t, "")
+		do := func(format string, a ...any) {
+			if _, err := w.Do(fmt.Sprintf(format, a...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do("node n cpu=64 gpu=16")
+		do("queue a deserved.gpu=8")
+		do("queue b deserved.gpu=8 deserved.cpu=100")
+		for i := range 6 {
+			do("group s%d min=1 queue=a", i)
+			do("pods s%d w 1 cpu=1 gpu=1", i)
+		}
+		w.Apply(scheduler.Cycle(pipe, w.Snapshot(), w.Now))
+		do("settle 10h")
+		do("group big min=1 queue=a")
+		do("pods big w 1 gpu=10")
+		w.Apply(scheduler.Cycle(pipe, w.Snapshot(), w.Now))
+		do("settle 5m")
+		do("group b0 min=1 queue=b priority=9")
+		do("pods b0 w 1 gpu=1 select.x=y")
+		for i := range others {
+			do("group c%d min=1 queue=b priority=5", i)
+			do("pods c%d w 1 cpu=%d select.x=y", i, i+1)
+		}
+		do("group x min=1 queue=b priority=1")
+		do("pods x w 1 gpu=2")
+		p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+		for _, c := range p.Claims {
+			for _, e := range c.Evictions {
+				if e.Name == "big-w-0" {
+					t.Errorf("with %d others that find no room 10 GPUs go for %s", others, c.Name)
+				}
+			}
+		}
+	}
+}
+
+// TestWhoHoldsSomethingKeepsNobodyFromATry: gangs that could give up something of their own
+// are tried apart from all others.
+func TestWhoHoldsSomethingKeepsNobodyFromATry(t *testing.T) {
+	for _, others := range []int{0, 31, 32, 40} {
+		w, pipe := schedtest.NewWorld(), schedtest.Pipeline()
+		do := func(format string, a ...any) {
+			if _, err := w.Do(fmt.Sprintf(format, a...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do("node n0 cpu=8 gpu=2")
+		do("node n1 cpu=100")
+		do("group e min=1")
+		do("pods e w 2 gpu=1")
+		for i := range others {
+			do("group p%d min=1", i)
+			do("pods p%d w 1 cpu=1", i)
+		}
+		w.Apply(scheduler.Cycle(pipe, w.Snapshot(), w.Now))
+		do("settle 10m")
+		for i := range others {
+			w.Gang(fmt.Sprintf("p%d", i)).MinMember = 2
+			do("pods p%d x 1 gpu=%d", i, 3+i)
+		}
+		do("group z min=1")
+		do("pods z w 1 gpu=1")
+		p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
+		if len(p.Claims) != 1 || p.Claims[0].Name != "z" || len(p.Claims[0].Evictions) != 1 {
+			t.Errorf("beside %d gangs that lack something:\n%s", others, p)
 		}
 	}
 }

@@ -157,6 +157,9 @@ func play(pipe framework.Pipeline, script []string, r *rand.Rand) error {
 		if err := noneTooMany(pipe, w, p); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
+		if err := guaranteesStay(w, p); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
 		w.Apply(p)
 		if err := check(w); err != nil { // R6 and R7
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
@@ -201,6 +204,67 @@ func sameWhenShuffled(pipe framework.Pipeline, w *schedtest.World, p plan.Plan, 
 		return fmt.Errorf("plans differ:\n%s\n%s", want, got)
 	}
 	return nil
+}
+
+// guaranteesStay: what is reclaimed leaves each queue, and those above it, what they are
+// guaranteed, as far as they had it, with what they get in the same cycle.
+func guaranteesStay(w *schedtest.World, p plan.Plan) error {
+	queues, of, taken := map[string]snapshot.Queue{}, map[string]string{}, map[string]bool{}
+	for _, q := range w.Queues {
+		queues[q.Name] = q
+	}
+	up := func(name string, add func(queue string)) {
+		for range len(queues) + 1 {
+			if q, ok := queues[name]; ok {
+				add(name)
+				name = q.Parent
+			}
+		}
+	}
+	for _, g := range w.Gangs {
+		of[g.Key] = g.Queue
+	}
+	for _, c := range p.Claims {
+		for _, e := range c.Evictions {
+			if c.Action == "reclaim" {
+				up(of[e.Gang], func(q string) { taken[q] = true })
+				up(of[c.Gang], func(q string) { delete(taken, q) })
+			}
+		}
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	hold := func(w *schedtest.World) map[string]int64 {
+		held := map[string]int64{}
+		for _, g := range w.Gangs {
+			for _, pod := range g.Pods {
+				if pod.Counts() && !pod.Terminal() || g.Nominated != nil && g.Nominated.Until > w.Now.UnixNano() &&
+					slices.ContainsFunc(g.Nominated.Pods, func(n snapshot.NominatedPod) bool { return n.UID == pod.UID }) {
+					up(g.Queue, func(q string) { held[q] += gpus(pod) })
+				}
+			}
+		}
+		return held
+	}
+	after := w.Clone()
+	after.Apply(p)
+	had, has := hold(w), hold(after)
+	for name := range taken {
+		if floor := min(queues[name].Guarantee.Get("nvidia.com/gpu"), had[name]); has[name] < floor {
+			return fmt.Errorf("queue %s held %d GPUs and is guaranteed %d, and %d are left of it", name, had[name], floor, has[name])
+		}
+	}
+	return nil
+}
+
+func gpus(p *schedtest.Pod) (n int64) {
+	for _, q := range p.Needs.Requests {
+		if q.Name == "nvidia.com/gpu" {
+			n += q.Amount
+		}
+	}
+	return n
 }
 
 func protectedStay(w *schedtest.World) error {

@@ -44,7 +44,8 @@ func numbered(task string, n int) (out []string) {
 
 // historyOfMembers writes a history of gangs whose single members fail and are made anew,
 // and which are scaled up.
-func historyOfMembers(r *rand.Rand, gang func(in func(lo, hi int) int, add func(string, ...any), name, options string) []string) []string {
+func historyOfMembers(r *rand.Rand, write func(in func(lo, hi int) int, add func(string, ...any)) int,
+	gang func(in func(lo, hi int) int, add func(string, ...any), name, options string) []string) []string {
 	in := func(lo, hi int) int { return lo + r.IntN(hi-lo+1) }
 	var out []string
 	add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
@@ -54,7 +55,7 @@ func historyOfMembers(r *rand.Rand, gang func(in func(lo, hi int) int, add func(
 	if in(0, 2) == 0 {
 		add("virtual v shape=%d*cpu=8,gpu=%d", in(1, 3), in(1, 4))
 	}
-	queues := flat(in, add)
+	queues := write(in, add)
 	var gangs [][]string
 	more := map[int]int{}
 	for range in(12, 24) {
@@ -90,10 +91,11 @@ func historyOfMembers(r *rand.Rand, gang func(in func(lo, hi int) int, add func(
 	return out
 }
 
-// TestContentionOfMembers plays them, of gangs with leaders and of gangs of parts. A gang
+// TestContentionOfMembers plays them, of gangs with leaders and of gangs of parts, and every
+// fourth on trees of queues that declare what they deserve. A gang
 // gives up members of its own so that those it needs have room, and never more.
 func TestContentionOfMembers(t *testing.T) {
-	cycles, own := 0, 0
+	declared, cycles, own := capacityWith(t, ""), 0, 0
 	for seed := range seeds(t) {
 		pipe := schedtest.Pipeline()
 		pipe.Actions = append(slices.Clip(pipe.Actions), mutant{func(s *framework.Session) {
@@ -101,11 +103,14 @@ func TestContentionOfMembers(t *testing.T) {
 				own += ofItself(c)
 			}
 		}})
-		gang := withLeader
+		gang, queues := withLeader, flat
 		if seed%3 == 0 {
 			gang = ofParts
 		}
-		script := historyOfMembers(rand.New(rand.NewPCG(uint64(seed), 1)), gang)
+		if seed%4 == 1 {
+			queues, pipe.Plugins = tree, declared.Plugins
+		}
+		script := historyOfMembers(rand.New(rand.NewPCG(uint64(seed), 1)), queues, gang)
 		cycles += strings.Count(strings.Join(script, "\n"), "cycle")
 		if err := play(pipe, script, rand.New(rand.NewPCG(uint64(seed), 2))); err != nil {
 			script, err = shrinkBy(script, err, func(s []string) error { return play(pipe, s, rand.New(rand.NewPCG(0, 0))) })

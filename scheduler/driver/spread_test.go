@@ -3,6 +3,8 @@ package driver_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,12 +22,29 @@ import (
 // busy is an action that takes a while, and notes when it began.
 type busy struct {
 	takes time.Duration
-	began *[]time.Time
+	began *times
+}
+
+type times struct {
+	mu  sync.Mutex
+	all []time.Time
+}
+
+func (t *times) note() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all = append(t.all, time.Now())
+}
+
+func (t *times) list() []time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.all)
 }
 
 func (busy) Name() string { return "busy" }
 func (b busy) Run(*framework.Session) {
-	*b.began = append(*b.began, time.Now())
+	b.began.note()
 	<-time.After(b.takes)
 }
 
@@ -41,7 +60,7 @@ func TestCyclesAreSpread(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(takes), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var began []time.Time
+				var began times
 				c := cache.New()
 				d := &driver.Driver{
 					Cache: c, Pipeline: framework.Pipeline{Actions: []framework.Action{busy{takes, &began}}}, Binder: nobody{},
@@ -57,8 +76,9 @@ func TestCyclesAreSpread(t *testing.T) {
 					change(i)
 					<-time.After(10 * time.Millisecond)
 				}
-				for i, at := range began[1:] {
-					if gap := at.Sub(began[i]); i > 0 && (gap < apart || gap > apart+10*time.Millisecond) {
+				all := began.list()
+				for i, at := range all[1:] {
+					if gap := at.Sub(all[i]); i > 0 && (gap < apart || gap > apart+10*time.Millisecond) {
 						t.Fatalf("cycle %d began %s after the one before, want %s", i+1, gap, apart)
 					}
 				}
@@ -66,7 +86,8 @@ func TestCyclesAreSpread(t *testing.T) {
 				asked := time.Now()
 				change(500)
 				<-time.After(time.Second)
-				if last := began[len(began)-1].Sub(asked); last != timing.Coalesce {
+				all = began.list()
+				if last := all[len(all)-1].Sub(asked); last != timing.Coalesce {
 					t.Errorf("a change after silence is looked at after %s, want %s", last, timing.Coalesce)
 				}
 				cancel()

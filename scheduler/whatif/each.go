@@ -7,24 +7,32 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // maxFailures bounds how many gangs, unlike each other, an action tries in vain in
-// one cycle. Those that come later in the order are tried when these have their room.
+// one cycle, and how many of those that are Alone. Those that come later in the order are
+// tried when these have their room.
 const maxFailures = 32
 
 // ForEach asks for room for every gang without any, in order. A gang is not tried
 // when one like it was tried in vain before: what may be taken only becomes less
 // within a cycle.
 func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
-	failed := map[string]bool{}
+	failed, failures := map[string]bool{}, map[bool]int{}
 	units := map[string]*candidates{}
 	for b := range s.BlockedGangs() {
-		if b.Gang.Patient || len(failed) >= maxFailures {
+		if b.Gang.Patient || failures[true] >= maxFailures && failures[false] >= maxFailures {
 			continue
 		}
 		s.Look(b.Gang)
 		a := ask(b)
+		if a.Skip || failures[a.Alone] >= maxFailures {
+			continue
+		}
+		if listsAnew(s) {
+			a.Lasts = nil
+		}
 		known, ok := units[a.Like]
 		if ok && !known.fresh(s, a) {
 			known, ok = nil, false
@@ -49,8 +57,21 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		}
 		if !Make(s, a, us) {
 			failed[key] = true
+			failures[a.Alone]++
 		}
 	}
+}
+
+type anewKey struct{}
+
+// ListAnew has this cycle list who may go anew after each claim. Its plan is the same, and
+// costs more.
+func ListAnew(s *framework.Session) { *anew(s) = true }
+
+func listsAnew(s *framework.Session) bool { return *anew(s) }
+
+func anew(s *framework.Session) *bool {
+	return s.Note(anewKey{}, func() any { return new(bool) }).(*bool) //nolint:forcetypeassert // only this package makes notes under its own key
 }
 
 // candidates are the units that may go for gangs that are alike, as they were listed when
@@ -76,10 +97,12 @@ func (c *candidates) fresh(s *framework.Session, a Ask) bool {
 	if a.Lasts == nil || !a.Lasts() {
 		return false
 	}
+	var last *snapshot.Gang // those of one gang follow one another
 	for _, g := range s.SentInTurn()[c.sent:] {
-		if len((Rules{}).live(s, g)) > 0 {
+		if g != last && len((Rules{}).live(s, g)) > 0 {
 			return false // what may go of the rest has to be worked out
 		}
+		last = g
 	}
 	c.claims, c.sent = len(s.Plan.Claims), len(s.SentInTurn())
 	now := holdersOf(s).now

@@ -1,8 +1,6 @@
 package whatif
 
 import (
-	"slices"
-
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
@@ -25,10 +23,14 @@ func partsOf(s *framework.Session, g *snapshot.Gang, coming []*snapshot.Pod) par
 		return parts{}
 	}
 	out := parts{of: map[string]*part{}, whole: map[*snapshot.SubGroup]int64{}}
+	comes := make(map[*snapshot.Pod]bool, len(coming))
+	for _, p := range coming {
+		comes[p] = true
+	}
 	for _, p := range g.Parts() {
 		of := &part{policy: p.Policy}
 		for _, pod := range p.Pods {
-			if pod.Counts() && !s.Evicted(pod) || slices.Contains(coming, pod) {
+			if pod.Counts() && !s.Evicted(pod) || comes[pod] {
 				of.members++
 			}
 		}

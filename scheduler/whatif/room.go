@@ -19,7 +19,12 @@ type Ask struct {
 	Blocked framework.Blocked
 	// Like is equal for gangs for which the same others may be sent away.
 	Like string
-	// Units lists those. It is asked again after somebody was sent away.
+	// Alone says that no other gang is like it. Such are counted apart where what is tried in
+	// vain is bounded, so that they keep nobody else from a try.
+	Alone bool
+	// Skip says that nothing is to be tried for it.
+	Skip bool
+	// Units lists those. It is asked again after somebody was sent away, unless Lasts.
 	Units func() []*Unit
 	// Lasts, when set, reports whether Units would list the same as for the last gang that is
 	// like this one, but for gangs that have gone since or that room was made for.

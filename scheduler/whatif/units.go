@@ -175,8 +175,8 @@ func (r Rules) mayGo(s *framework.Session, p *snapshot.Pod) bool {
 }
 
 // slack lists the members that the gang can do without, in sets that go
-// together: pods of one batch job go only with all of it, and parts whole. Those that are coming count as
-// if they had their place.
+// together: pods of one batch job go only with all of it, and parts whole. Those that are
+// coming count as if they had their place.
 func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod, r Rules) [][]*snapshot.Pod {
 	var have int64
 	byTask := map[string]int64{}

@@ -1,6 +1,8 @@
 // Package elastic shrinks gangs that grew beyond their minimum when a gang of their
 // queue, of no lower priority, has no room for its own minimum: another one, or the same,
-// whose workers hold what its leader needs. No whole gang goes, nor a member of one whose
+// whose workers hold what its leader needs. What less urgent gangs have beyond their
+// minimum goes first, then what the gang itself has, then what its equals have: nobody goes
+// for the sake of growth, so who gives that up may not get it back. No whole gang goes, nor a member of one whose
 // Job restarts or ends something for that. A minimum may take what is beyond a minimum
 // and never the other way round, so nothing goes in circles; growing again is allocate's
 // business.
@@ -31,17 +33,26 @@ func (a Action) Run(s *framework.Session) {
 	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
 		g, rules := b.Gang, whatif.Rules{MinRun: a.MinRun}
 		like := fmt.Sprintf("%s %d", g.Queue, g.Priority)
-		if slices.ContainsFunc(g.Pods, (*snapshot.Pod).Lives) {
-			like = g.Key // others may take what it holds, and it itself only what it can do without
+		// Others may take what it holds, and it itself only what it can do without.
+		holds := slices.ContainsFunc(g.Pods, (*snapshot.Pod).Lives)
+		if holds {
+			like = g.Key
 		}
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: like,
+			Blocked: b, Action: a.Name(), Like: like, Alone: holds,
 			Units: func() []*whatif.Unit {
 				others := whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
 					return v != g && v.Priority <= g.Priority && !v.ActsOnEviction
 				})
 				others = slices.DeleteFunc(others, func(u *whatif.Unit) bool { return u.Whole })
-				return append(whatif.Own(s, rules, b), others...) // what is its own first
+				if !holds {
+					return others
+				}
+				own := slices.IndexFunc(others, func(u *whatif.Unit) bool { return u.Gang.Priority >= g.Priority })
+				if own < 0 {
+					own = len(others)
+				}
+				return slices.Insert(others, own, whatif.Own(s, rules, b)...)
 			},
 			Why: func(v *snapshot.Gang) string {
 				if v == g {

@@ -31,12 +31,7 @@ func (a Action) Name() string { return cmp.Or(a.As, "preempt") }
 // none for, in its order.
 func (a Action) Run(s *framework.Session) {
 	s.Revoke()
-	whatif.ForEach(s, a.Asks(s))
-}
-
-// Asks tells what is asked for a gang without room.
-func (a Action) Asks(s *framework.Session) func(framework.Blocked) whatif.Ask {
-	return func(b framework.Blocked) whatif.Ask {
+	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
 		g := b.Gang
 		return whatif.Ask{
 			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
@@ -50,5 +45,5 @@ func (a Action) Asks(s *framework.Session) func(framework.Blocked) whatif.Ask {
 				return fmt.Sprintf("its priority is %d and %d takes precedence in queue %s", v.Priority, g.Priority, g.Queue)
 			},
 		}
-	}
+	})
 }

@@ -3,11 +3,6 @@
 //
 // What goes leaves the other queue what it deserves where that is enough. Where it is not,
 // since what runs there comes in pieces too big for that, and queues declare what they
-// deserve, the piece goes that reaches below it as well, down to what is guaranteed: else
-// a queue would wait for what is its own as long as others please, as small as it may be.
-//
-// What goes leaves the other queue what it deserves where that is enough. Where it is not,
-// since what runs there comes in pieces too big for that, and queues declare what they
 // deserve, the piece goes that reaches below as well, down to what is guaranteed: else a
 // queue would wait for what is its own as long as the other pleases.
 //
@@ -53,30 +48,25 @@ func (a Action) Run(s *framework.Session) {
 	}
 }
 
-// Asks tells what is asked for a gang without room, which leaves others what they deserve.
-func (a Action) Asks(s *framework.Session) func(framework.Blocked) whatif.Ask {
-	return a.asks(s, &floors{})
-}
-
 // floors is down to what queues give.
 type floors struct {
-	// guarantee has queues give down to what they are guaranteed, to gangs like those for
-	// which something was too big to go without that.
+	// guarantee has queues give down to what they are guaranteed, to gangs that were tried
+	// without that in vain, and something was too big to go.
 	guarantee bool
-	tooBig    map[string]bool // by what gangs are like
+	tooBig    map[string]bool // by what gangs are like and where they find room
 }
 
-// allows reports whether a queue may be left so much of a resource for gangs like that.
-func (f *floors) allows(q *entitlement.Queue, dim int, left int64, like string) bool {
-	if left >= q.Deserved[dim] || f.guarantee && left >= q.Guarantee[dim] {
+// allows reports whether a queue may be left so much of a resource that is wanted of it.
+func (f *floors) allows(q *entitlement.Queue, dim int, left int64, who func() string) bool {
+	switch {
+	case left >= q.Deserved[dim]:
 		return true
+	case f.guarantee:
+		return left >= q.Guarantee[dim]
+	case f.tooBig == nil:
+		f.tooBig = map[string]bool{}
 	}
-	if !f.guarantee {
-		if f.tooBig == nil {
-			f.tooBig = map[string]bool{}
-		}
-		f.tooBig[like] = true
-	}
+	f.tooBig[who()] = true
 	return false
 }
 
@@ -97,10 +87,15 @@ func (a Action) asks(s *framework.Session, f *floors) func(framework.Blocked) wh
 				return queue == g.Queue || !over(s.Ledger, g.Queue, queue, need)
 			})
 		}
+		name := ""
+		who := func() string { // costs more than most need
+			name = cmp.Or(name, like+whatif.Likeness(s, b))
+			return name
+		}
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: like,
+			Blocked: b, Action: a.Name(), Like: like, Skip: f.guarantee && !f.tooBig[who()],
 			Units: func() []*whatif.Unit {
-				if !entitled || f.guarantee && !f.tooBig[like] {
+				if !entitled {
 					return nil
 				}
 				listed[like] = givers()
@@ -109,15 +104,16 @@ func (a Action) asks(s *framework.Session, f *floors) func(framework.Blocked) wh
 			Lasts: func() bool { return !entitled || slices.Equal(listed[like], givers()) },
 			Allow: func() func(*whatif.Unit) bool {
 				given := map[*entitlement.Queue]resource.Vector{}
-				branches := map[string][]*entitlement.Queue{}
+				branches := map[string][2][]*entitlement.Queue{}
 				return func(u *whatif.Unit) bool {
 					queues, known := branches[u.Gang.Queue]
 					if !known {
-						queues = branch(s.Ledger, g.Queue, u.Gang.Queue)
+						apart := below(s.Ledger, g.Queue, u.Gang.Queue)
+						queues = [2][]*entitlement.Queue{apart, s.Ledger.Near(apart)}
 						branches[u.Gang.Queue] = queues
 					}
-					return take(s.Ledger, given, queues, u, need, func(q *entitlement.Queue, dim int, left int64) bool {
-						return f.allows(q, dim, left, like)
+					return keeps(given, queues[0], u) && take(s.Ledger, given, queues[1], u, need, func(q *entitlement.Queue, dim int, left int64) bool {
+						return f.allows(q, dim, left, who)
 					})
 				}
 			},
@@ -138,24 +134,41 @@ func asks(need resource.Vector) (out []int) {
 	return out
 }
 
-// branch lists the queues that have to do with the excess: from where the way to
-// the victim leaves that of the claimant, or as far up as the configuration goes, down to
-// the victim's own.
-func branch(l *entitlement.Ledger, claimant, victim string) []*entitlement.Queue {
+// below lists the queues that hold less when the victim does and the claimant more: from
+// where the way to the victim leaves that of the claimant, down to the victim's own.
+func below(l *entitlement.Ledger, claimant, victim string) []*entitlement.Queue {
 	_, y := l.Branches(claimant, victim)
 	above := l.Above(victim)
-	for i, q := range above {
-		if q == y {
-			return l.Near(above[i:])
-		}
+	if i := slices.Index(above, y); i >= 0 {
+		return above[i:]
 	}
 	return nil
+}
+
+// keeps reports whether queues keep what they are guaranteed, of whatever the unit holds,
+// as far as they have it.
+func keeps(given map[*entitlement.Queue]resource.Vector, queues []*entitlement.Queue, u *whatif.Unit) bool {
+	for _, q := range queues {
+		for d, a := range u.Asks {
+			if a <= 0 || q.Guarantee[d] <= 0 {
+				continue
+			}
+			held := q.Held[d]
+			if v := given[q]; v != nil {
+				held = resource.Sub(held, v[d])
+			}
+			if resource.Sub(held, a) < min(q.Held[d], q.Guarantee[d]) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // over reports whether something that the claimant needs may be taken from the
 // victim's queue: it and what is above it are reclaimable and hold too much of it.
 func over(l *entitlement.Ledger, claimant, victim string, need resource.Vector) bool {
-	queues := branch(l, claimant, victim)
+	queues := l.Near(below(l, claimant, victim)) // as far up as the configuration goes
 	if len(queues) == 0 {
 		return false
 	}
