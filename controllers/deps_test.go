@@ -33,9 +33,14 @@ func TestImports(t *testing.T) {
 		},
 		{
 			From:   []string{"./controllers/api"},
-			Except: []string{"./controllers/api/hpc"},
+			Except: []string{"./controllers/api/hpc", "./controllers/api/podrequests"},
 			Ban:    []string{"k8s.io", "sigs.k8s.io", "volcano.sh"},
 			Why:    "names and wire formats are leaves that every program can import",
+		},
+		{
+			From: []string{"./controllers/api/podrequests"},
+			Ban:  []string{"k8s.io/client-go", "sigs.k8s.io", "volcano.sh", "os", "sync"}, Direct: true,
+			Why: "what a pod holds is arithmetic over the pod alone",
 		},
 		{
 			From: []string{"./controllers/api"},

@@ -2,9 +2,9 @@ package queue
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	podresource "k8s.io/component-helpers/resource"
 	scheduling "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/podrequests"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/queuetree"
 )
@@ -62,7 +62,7 @@ func ledger(queues []scheduling.Queue, groups []scheduling.PodGroup, pods []core
 		}
 		// What a pod has been given counts, as in the scheduler's books: a resize in place
 		// that a node refuses asks for more than that.
-		requests := podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true})
+		requests := podrequests.Held(pod)
 		name := queueOfPod(pod, queueOf)
 		// A loop of parents is a mistake of the spec: it is cut, not followed.
 		for range len(queues) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	podresource "k8s.io/component-helpers/resource"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -107,6 +109,22 @@ func TestLedgerOfResizedPods(t *testing.T) {
 		if cpu := got["a"].Allocated[corev1.ResourceCPU]; cpu.String() != c.want {
 			t.Errorf("a pod that %s counts %s, want %s", name, cpu.String(), c.want)
 		}
+	}
+}
+
+// Nearly all pods have what they ask for; adding up those costs little more than their
+// specs alone, since it is done for all pods up to once a second.
+func TestLedgerOfUsualPodsIsCheap(t *testing.T) {
+	usual := podIn("a1", "n", corev1.PodRunning)
+	usual.Spec.Containers = []corev1.Container{{Name: "main", Resources: requesting("2")}}
+	given := requesting("2")
+	usual.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", AllocatedResources: given.Requests, Resources: &given}}
+	queues, groups := []scheduling.Queue{queueNamed("a", "", "Open")}, []scheduling.PodGroup{groupIn("a1", "a", "Running")}
+	few, many := slices.Repeat([]corev1.Pod{usual}, 100), slices.Repeat([]corev1.Pod{usual}, 200)
+	costs := testing.AllocsPerRun(10, func() { ledger(queues, groups, many) }) - testing.AllocsPerRun(10, func() { ledger(queues, groups, few) })
+	spec := testing.AllocsPerRun(10, func() { podresource.PodRequests(&usual, podresource.PodResourcesOptions{}) })
+	if most := 100 * (spec + 2); costs > most { // the key of its PodGroup as well
+		t.Errorf("100 pods that have what they ask for cost %v allocations, want at most %v: their specs alone %v each", costs, most, spec)
 	}
 }
 

@@ -6,10 +6,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	resourcehelper "k8s.io/component-helpers/resource"
 	batchv1 "volcano.sh/apis/pkg/apis/batch/v1alpha1"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	"github.com/isthmus-hpc/isthmus/controllers/api/podrequests"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -142,12 +142,9 @@ func ownersGroup(p *corev1.Pod) string {
 }
 
 // A pod that is made smaller in place holds what it had until the kubelet has done so.
-// Where no kubelet has told of a pod yet it is not asked what it had: that costs thrice
-// as much, for each pod that is made and bound, and says nothing else.
 func requests(p *corev1.Pod) resource.List {
 	qs := []resource.Quantity{{Name: string(corev1.ResourcePods), Amount: 1}}
-	told := len(p.Status.ContainerStatuses)+len(p.Status.InitContainerStatuses) > 0 || resourcehelper.IsPodResizeInfeasible(p)
-	for name, q := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{UseStatusResources: told}) {
+	for name, q := range podrequests.Held(p) {
 		if v := resource.Requested(string(name), q); v > 0 {
 			qs = append(qs, resource.Quantity{Name: string(name), Amount: v})
 		}
