@@ -36,7 +36,7 @@ type gangEntry struct {
 	raw       []volcanov1.PodGroupCondition
 	// nominated is room that was decided to be kept, in place of an older annotation.
 	nominated *snapshot.Nomination
-	short     int64 // since when the gang is short; 0 while it is not
+	short     snapshot.Shortness
 	// measured says that short is this program's own knowledge, and no longer asks the
 	// PodGroup's condition.
 	measured bool
@@ -259,19 +259,10 @@ func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
 	g.Whole = e.whole
 	g.NoteWhole()
 	e.whole = g.Whole
-	if !g.Short() {
-		if !g.UnderWay() {
-			e.short = 0
-		}
-		return
+	if first && g.Short() {
+		e.short.From(e.toldShort(), now.UnixNano())
 	}
-	if e.short == 0 {
-		e.short = now.UnixNano()
-		if told := e.toldShort(); first && told != 0 {
-			e.short = min(e.short, told)
-		}
-	}
-	g.ShortSince = e.short
+	e.short.Note(g, now.UnixNano())
 }
 
 // toldShort is since when the gang is short by its PodGroup's condition, which outlives the

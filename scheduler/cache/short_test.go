@@ -149,3 +149,43 @@ func TestBindingsUnderWayMakeNothingWhole(t *testing.T) {
 	w.member("d", "d", w.now)
 	w.want(t, "one is placed anew", true, 0)
 }
+
+// Members that are replaced are missing for a moment: the grace goes on afterwards where it
+// stood. It starts anew once the gang was whole or held nothing.
+func TestMembersThatAreReplacedLeaveTheGraceAsItWas(t *testing.T) {
+	w := newShortWorld()
+	w.stale(2, time.Time{})
+	run := func(uid string) {
+		p := pod(uid, "g", "1")
+		p.UID, p.Spec.NodeName, p.Status.Phase = types.UID(uid), "n", corev1.PodRunning
+		w.c.SetPod(p)
+	}
+	replaced := func(was, is string) {
+		t.Helper()
+		w.now = w.now.Add(4 * time.Minute)
+		w.c.DeletePod(was)
+		w.want(t, was+" is gone", false, 0)
+		w.now = w.now.Add(time.Hour)
+		w.member(is, is, time.Time{})
+	}
+	run("a")
+	w.member("b", "b", time.Time{})
+	w.want(t, "one runs", true, 0)
+	replaced("b", "c")
+	w.want(t, "another waits", true, 4*time.Minute)
+	replaced("c", "d")
+	w.want(t, "a third waits", true, 8*time.Minute)
+	replaced("d", "e")
+	run("e")
+	w.want(t, "it is whole", false, 0)
+	w.c.DeletePod("e")
+	w.want(t, "one is gone at once", false, 0)
+	w.member("f", "f", time.Time{})
+	w.want(t, "another waits", true, 0)
+	replaced("f", "g")
+	w.want(t, "and another", true, 4*time.Minute)
+	w.c.DeletePod("a")
+	w.want(t, "nothing is left", false, 0)
+	w.member("h", "h", w.now)
+	w.want(t, "one is placed anew", true, 0)
+}

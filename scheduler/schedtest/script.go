@@ -37,7 +37,7 @@ import (
 //	cycle | later 15s | drop NODE
 //	budget NAME COUNT
 //	reserve NAME from=1h for=2h nodes=n1,n2 label.KEY=V count=2 each.gpu=4 queues=Q namespaces=N batch.CLUSTER=made
-//	settle 2m | finish GROUP | minimum GROUP NUMBER
+//	settle 2m | finish GROUP | minimum GROUP NUMBER | assume PODPREFIX NODE
 //	run|succeed|fail|displace|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //
 // Pods may be protected=WHY, have cooldown=10m and be covered by budget=NAME. A
@@ -45,6 +45,7 @@ import (
 // bound runs, what terminates is replaced. "finish" ends a group that has started. An evicted pod terminates until
 // it is deleted, or restarted: then a new one of its name waits. "displace" is a failure
 // since the place was taken from the pod. "lose" makes pods unbound again, as if their bindings had never been sent.
+// "assume" is a binding that was sent and that nobody has confirmed; "run" confirms it, and "lose" is its failure.
 // A real node offers 110 pods. gpu stands for nvidia.com/gpu.
 func Run(script string) (string, error) {
 	w := NewWorld()
@@ -136,6 +137,8 @@ func (w *World) command(words []string) (string, error) {
 		}
 		g.MinMember = n
 		return "", nil
+	case "assume":
+		return "", w.assume(words[1], words[len(words)-1])
 	case "queue":
 		return "", w.queueCommand(words[1], words[2:])
 	case "reserve":
@@ -173,7 +176,7 @@ func (w *World) podCommand(verb, prefix string) error {
 	for _, p := range pods {
 		switch verb {
 		case "run":
-			p.Phase, p.StartedAt = snapshot.PodRunning, w.Now.UnixNano()
+			p.Phase, p.StartedAt, p.Assumed = snapshot.PodRunning, w.Now.UnixNano(), false
 		case "succeed":
 			p.Phase = snapshot.PodSucceeded
 		case "fail":
@@ -187,7 +190,7 @@ func (w *World) podCommand(verb, prefix string) error {
 		case "ungate":
 			p.Gated = false
 		case "lose":
-			p.Node, p.Attempt, p.Size, p.Rank, p.Devices = "", "", 0, 0, nil
+			p.Node, p.Attempt, p.Size, p.Rank, p.Devices, p.Assumed = "", "", 0, 0, nil, false
 		default:
 			return fmt.Errorf("unknown command %q", verb)
 		}

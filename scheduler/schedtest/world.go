@@ -58,7 +58,8 @@ type Gang struct {
 	Pods []*Pod
 	// Hurt says that a member failed, and that the gang was not whole since: nobody but
 	// the member is to blame then for a part that runs.
-	Hurt bool
+	Hurt  bool
+	short snapshot.Shortness
 }
 
 // Pod is a pod with what it asks for.
@@ -144,6 +145,18 @@ func (w *World) Gang(name string) *Gang {
 	return nil
 }
 
+// assume has pods be on a node by bindings that may fail yet.
+func (w *World) assume(prefix, node string) error {
+	pods := w.Pods(prefix)
+	if len(pods) == 0 || !slices.ContainsFunc(w.Nodes, func(n snapshot.NodeSpec) bool { return n.Name == node }) {
+		return fmt.Errorf("assume: no pod is named %s, or no node %s", prefix, node)
+	}
+	for _, p := range pods {
+		p.Node, p.Assumed = node, true
+	}
+	return nil
+}
+
 // noteShort notes since when a gang is short, as the cache does.
 func (g *Gang) noteShort(now time.Time) {
 	of := &snapshot.Gang{GangSpec: g.GangSpec}
@@ -151,13 +164,8 @@ func (g *Gang) noteShort(now time.Time) {
 		of.Pods = append(of.Pods, &p.Pod)
 	}
 	of.NoteWhole()
-	g.Whole, g.Unmade = of.Whole, of.Unmade
-	switch {
-	case !of.Short():
-		g.ShortSince = 0
-	case g.ShortSince == 0:
-		g.ShortSince = now.UnixNano()
-	}
+	g.short.Note(of, now.UnixNano())
+	g.Whole, g.Unmade, g.ShortSince = of.Whole, of.Unmade, of.ShortSince
 }
 
 // Document is the world as snapshot data.

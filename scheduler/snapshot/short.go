@@ -67,6 +67,42 @@ func (g *Gang) Short() bool {
 	return g.holds() && g.Lacks() != "" || len(g.OpenAttempts()) > 0
 }
 
+// Shortness measures for how long a gang has been Short, all told, since it last had what
+// it needs or held nothing. It stands still while the gang is Unmade, which says nothing of
+// its owner having had enough of it: members that are replaced every few minutes are
+// missing each time for a moment.
+type Shortness struct {
+	since int64 // as GangSpec.ShortSince
+	spent int64 // for how long it was short, in nanoseconds, while it stands still
+}
+
+// From has a gang that is not known to be short be so since a time, if that is past.
+func (s *Shortness) From(since, now int64) {
+	if s.since == 0 && since != 0 {
+		s.since = min(since, now)
+	}
+}
+
+// Note sets the gang's ShortSince. It is called whenever a gang has changed, after
+// NoteWhole. A gang that would have enough by bindings that may fail yet is not Short, but
+// has been all the while if they do.
+func (s *Shortness) Note(g *Gang, now int64) {
+	g.ShortSince = 0
+	switch {
+	case g.Short():
+		if s.since == 0 {
+			s.since, s.spent = now-s.spent, 0
+		}
+		g.ShortSince = s.since
+	case g.Unmade != "":
+		if s.since != 0 {
+			s.since, s.spent = 0, max(0, now-s.since)
+		}
+	case !g.UnderWay():
+		*s = Shortness{}
+	}
+}
+
 // Lacks says in a clause what the gang has lost of its minimum, "" for nothing. A
 // minimum that was raised since the gang last had it is no loss: what runs of it is of
 // use while the others wait. Nor is what Unmade says.
