@@ -10,15 +10,18 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/grants"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // The pause after a status of a PodGroup was refused doubles with each refusal, from
-// firstRefused to mostRefused.
+// firstRefused to mostRefused. It stays at firstRefused where a gang is kept out by that, or
+// at what keeps the statuses that are refused refusedApart on average.
 const (
 	firstRefused = 10 * time.Second
 	mostRefused  = 5 * time.Minute
+	refusedApart = 50 * time.Millisecond
 )
 
 // refusal is the status of a PodGroup that the API server, or a policy of it, refused. Every
@@ -72,7 +75,7 @@ func (b *Binder) early(uid string, w wish) bool {
 }
 
 // covers reports whether a status waits for the end of the pause as well: it differs from the
-// one that was refused in words only, or nobody waits for it, since it lets nobody in.
+// one that was refused in words only, or is of Kubernetes' own API, where it lets nobody in.
 func (r refusal) covers(s *plan.Status) bool {
 	a, b := r.want, s.Want
 	return s.Native || a.Phase == b.Phase && a.Running == b.Running && a.Succeeded == b.Succeeded && a.Failed == b.Failed &&
@@ -102,13 +105,24 @@ func (b *Binder) forgetRefused(p plan.Plan, now time.Time) {
 	}
 }
 
+// keepsOut reports whether a gang waits for its status to be written: one that is not let in
+// yet, as all see it, goes no further before that.
+func (b *Binder) keepsOut(s *plan.Status) bool {
+	shown, ok := b.Cache.Status(s.Gang)
+	return ok && !s.Native && shown.Phase != s.Want.Phase && (shown.Phase == "" || shown.Phase == snapshot.GroupPending)
+}
+
 // refuse notes that the status of a PodGroup was refused. What was wanted is written again
 // when the pause is over, should there be no cycle then.
 func (b *Binder) refuse(ctx context.Context, s *plan.Status, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, again := b.refused[s.GangUID]
-	if r.want, r.pause = s.Want, min(2*r.pause, mostRefused); !again {
+	most := mostRefused
+	if b.keepsOut(s) {
+		most = min(max(firstRefused, time.Duration(len(b.refused))*refusedApart), mostRefused)
+	}
+	if r.want, r.pause = s.Want, min(2*r.pause, most); !again {
 		r.pause = firstRefused
 	}
 	r.until = b.Now().Add(r.pause)
@@ -118,7 +132,7 @@ func (b *Binder) refuse(ctx context.Context, s *plan.Status, err error) {
 	}
 	b.writes.AddAfter(s.GangUID, r.pause)
 	log := logr.FromContextOrDiscard(ctx)
-	if again || s.Native && apierrors.IsForbidden(err) { // not granted: so it is for all of that kind
+	if again || grants.Lacks(err) { // that is told once, for all of that kind
 		log = log.V(1)
 	}
 	log.Info("the status of a PodGroup was refused; it is written again after pauses that grow, and when it changes",

@@ -40,7 +40,13 @@ func (r *refusing) Wrote(_, result string)      { r.told[result]++ }
 
 func newRefusing(t *testing.T, answer error) *refusing {
 	t.Helper()
-	group := &volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "u", ResourceVersion: "1"}, Status: volcanov1.PodGroupStatus{Phase: volcanov1.PodGroupInqueue}}
+	return newRefusingOf(t, volcanov1.PodGroupInqueue, answer)
+}
+
+// newRefusingOf is a refusing of a PodGroup in such a phase.
+func newRefusingOf(t *testing.T, phase volcanov1.PodGroupPhase, answer error) *refusing {
+	t.Helper()
+	group := &volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "u", ResourceVersion: "1"}, Status: volcanov1.PodGroupStatus{Phase: phase}}
 	r := &refusing{answer: answer, told: map[string]int{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	client := fake.NewSimpleClientset(group)
 	client.PrependReactor("patch", "podgroups", func(k8stesting.Action) (bool, runtime.Object, error) {
@@ -118,6 +124,51 @@ func TestRefusedStatusRests(t *testing.T) {
 				t.Errorf("once it is allowed: %v, %d are refused", r.told, len(r.refused))
 			}
 		})
+	}
+}
+
+// TestRefusedLetInKeepsNobodyOutForLong: a gang whose letting in was refused is in ten
+// seconds after the cause is gone. With many of them each write still has its time.
+func TestRefusedLetInKeepsNobodyOutForLong(t *testing.T) {
+	const tenth = 100 * time.Millisecond
+	for _, c := range []struct {
+		shown         volcanov1.PodGroupPhase
+		others        int // that are refused as well
+		every, within time.Duration
+	}{
+		{"", 0, tenth, firstRefused},
+		{volcanov1.PodGroupPending, 0, tenth, firstRefused},
+		{volcanov1.PodGroupPending, 399, tenth, 20 * time.Second},
+		{volcanov1.PodGroupPending, 6999, 10 * tenth, mostRefused},
+	} {
+		t.Run(fmt.Sprint(c.shown, " ", c.others), func(t *testing.T) {
+			r := newRefusingOf(t, c.shown, apierrors.NewForbidden(groups, "g", errors.New("a policy says no")))
+			for i := range c.others {
+				r.refused[fmt.Sprint(i)] = refusal{until: r.now.Add(24 * time.Hour)}
+			}
+			until := func(done func() bool) time.Duration {
+				for since := r.now; ; r.now = r.now.Add(c.every) {
+					if r.cycle(t, 0, "0 are free"); done() || r.now.Sub(since) > time.Hour {
+						return r.now.Sub(since)
+					}
+				}
+			}
+			until(func() bool { return r.writes.Load() == 7 })
+			r.answer = nil
+			if took := until(func() bool { return r.told["written"] == 1 }); took > c.within || took < c.within/2 {
+				t.Errorf("it is let in %s after the cause is gone, want %s", took, c.within)
+			}
+		})
+	}
+}
+
+// TestRefusedForLackOfARight: who hears once that the right is missing does not hear of each
+// PodGroup.
+func TestRefusedForLackOfARight(t *testing.T) {
+	r := newRefusing(t, apierrors.NewForbidden(groups, "g", errors.New(`User "s" cannot patch resource "podgroups" in API group "scheduling.volcano.sh" in the namespace "ns"`)))
+	r.cycle(t, 0, "0 are free")
+	if r.told["refused"] != 1 || r.logged != 0 {
+		t.Errorf("%v, logged %d times", r.told, r.logged)
 	}
 }
 

@@ -52,7 +52,7 @@ func (l *Ledger) update(next http.RoundTripper, r *http.Request, q request, patc
 	w.verb = "update"
 	for try := 1; ; try++ {
 		if l.skip(w) {
-			return answer(r, http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("this scheduler has no right to patch %s, nor to update them", q.kind())), nil
+			return answer(r, http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf(noRight+"patch %s, nor to update them", q.kind())), nil
 		}
 		object, refusal, err := find(next, r, q)
 		if err != nil || refusal != nil {

@@ -12,12 +12,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -272,6 +274,16 @@ func judge(resp *http.Response, q request) (verdict, error) {
 	}
 	return granted, nil
 }
+
+// lacks is in what the API server, or this package for it, says of a right that is missing.
+var lacks = regexp.MustCompile(" cannot [a-z]+ resource |" + noRight)
+
+// noRight begins what this package says of it.
+const noRight = "this scheduler has no right to "
+
+// Lacks reports whether an error says that no role grants what was asked for, which is
+// reported already.
+func Lacks(err error) bool { return apierrors.IsForbidden(err) && lacks.MatchString(err.Error()) }
 
 // forget drops the denials of writes that nobody came upon for long.
 func (l *Ledger) forget() {

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // server answers by method and path; what it is not told of is denied, as an API
@@ -210,6 +214,27 @@ func TestForbiddenOtherwise(t *testing.T) {
 	b := newBench(map[string][]string{"POST " + pods + "/p/binding": {`403 {"message":"pods \"p\" is forbidden: exceeded quota"}`}})
 	if code, text := b.send(t, http.MethodPost, pods+"/p/binding", `{}`); code != 403 || !strings.Contains(text, "quota") || len(b.told) != 0 {
 		t.Errorf("%d %s, told %v", code, text, b.told)
+	}
+}
+
+// Who gets an answer can tell a right that is missing from what is forbidden otherwise.
+func TestLacks(t *testing.T) {
+	at := groups + "/g"
+	b := newBench(map[string][]string{"GET " + groups: {`200 {"apiVersion":"scheduling.volcano.sh/v1beta1","kind":"PodGroupList","items":[{"metadata":{"name":"g"}}]}`}})
+	lacks := func() bool {
+		_, text := b.send(t, http.MethodPatch, at, `{}`)
+		return Lacks(fmt.Errorf("patch: %w", apierrors.NewForbidden(schema.GroupResource{}, "g", errors.New(text))))
+	}
+	byServer := lacks()
+	b.now = b.now.Add(10 * time.Second)
+	byServer = lacks() && byServer
+	b.now, b.server.asked = b.now.Add(9*time.Second), nil
+	if byHere := lacks(); !byServer || !byHere || b.server.asked != nil {
+		t.Errorf("a right is missing by the API server: %t, by what is known of it: %t (asked %v)", byServer, byHere, b.server.asked)
+	}
+	b.server.answers["PATCH "+at], b.now = []string{`403 {"message":"a policy says no"}`}, b.now.Add(time.Hour)
+	if lacks() {
+		t.Error("what a policy forbids is a right that is missing")
 	}
 }
 
