@@ -37,7 +37,7 @@ import (
 //	cycle | later 15s | drop NODE
 //	budget NAME COUNT
 //	reserve NAME from=1h for=2h nodes=n1,n2 label.KEY=V count=2 each.gpu=4 queues=Q namespaces=N batch.CLUSTER=made
-//	settle 2m | finish GROUP | minimum GROUP NUMBER | assume PODPREFIX NODE
+//	settle 2m | finish GROUP | minimum GROUP NUMBER | parts GROUP POLICY,size=2,min=2 | assume PODPREFIX NODE
 //	run|succeed|fail|displace|terminate|submit|delete|lose|ungate|restart PODPREFIX
 //
 // Pods may be protected=WHY, have cooldown=10m and be covered by budget=NAME. A
@@ -139,6 +139,8 @@ func (w *World) command(words []string) (string, error) {
 		return "", nil
 	case "assume":
 		return "", w.assume(words[1], words[len(words)-1])
+	case "parts":
+		return "", w.partsCommand(words[1], words[2:])
 	case "queue":
 		return "", w.queueCommand(words[1], words[2:])
 	case "reserve":

@@ -2,6 +2,7 @@ package schedtest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,4 +93,23 @@ func parseSubGroup(text string) (snapshot.SubGroup, error) {
 		}
 	}
 	return sub, nil
+}
+
+// partsCommand replaces the gang's policy of that name, or adds one.
+func (w *World) partsCommand(group string, options []string) error {
+	g := w.Gang(group)
+	if g == nil || len(options) != 1 {
+		return fmt.Errorf("parts must be GROUP POLICY,size=2,min=2 of a group that exists, is %q %q", group, options)
+	}
+	sub, err := parseSubGroup(options[0])
+	if err != nil {
+		return fmt.Errorf("parts: %w", err)
+	}
+	i := slices.IndexFunc(g.SubGroups, func(o snapshot.SubGroup) bool { return o.Name == sub.Name })
+	if g.SubGroups = slices.Clone(g.SubGroups); i < 0 {
+		g.SubGroups = append(g.SubGroups, sub)
+	} else {
+		g.SubGroups[i] = sub
+	}
+	return nil
 }

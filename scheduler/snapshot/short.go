@@ -7,10 +7,19 @@ import (
 	"strings"
 )
 
-// Whole is a gang's minimum, and those of its tasks.
+// Whole is a gang's minimum, those of its tasks and those of its parts.
 type Whole struct {
 	Min   int64         `json:"min"`
 	Tasks []TaskMinimum `json:"tasks,omitempty"`
+	// Parts are those of the policies that ask for any part, in the order of the PodGroup.
+	Parts []PartMinimum `json:"parts,omitempty"`
+}
+
+// PartMinimum is how many parts of a policy a gang needs, and how many pods make one of them.
+type PartMinimum struct {
+	Policy string `json:"policy"`
+	Size   int64  `json:"size"`
+	Min    int64  `json:"min"`
 }
 
 // wholeWords come before what a Whole is in a message.
@@ -47,13 +56,24 @@ func ReadWhole(message string) *Whole {
 // binding that may fail yet gives it nothing.
 func (g *Gang) NoteWhole() {
 	defer func() { g.Unmade = g.unmade() }()
-	switch {
+	switch now := g.minimums(); {
 	case !g.holds():
 		g.Whole = nil
 	case g.UnderWay():
-	case g.lacks(Whole{g.Minimum(), g.TaskMinimums()}, (*Pod).left) == "":
-		g.Whole = &Whole{g.Minimum(), g.TaskMinimums()}
+	case g.lacks(now, (*Pod).left) == "":
+		g.Whole = &now
 	}
+}
+
+// minimums are those that the gang has now.
+func (g *Gang) minimums() Whole {
+	w := Whole{Min: g.Minimum(), Tasks: g.TaskMinimums()}
+	for i := range g.SubGroups {
+		if p := &g.SubGroups[i]; p.Min > 0 {
+			w.Parts = append(w.Parts, PartMinimum{Policy: p.Name, Size: p.Size, Min: p.Min})
+		}
+	}
+	return w
 }
 
 // Short reports whether the gang holds places that are of no use to it: too few of
@@ -126,27 +146,40 @@ func (g *Gang) unmade() string {
 	return g.lacks(need, (*Pod).left)
 }
 
-// need is what the gang must not lose.
+// need is what the gang must not lose: the lesser of what it needs now and what it needed
+// when it last had that, nothing of tasks and policies that had no minimum then.
 func (g *Gang) need() Whole {
-	need := Whole{g.Minimum(), g.TaskMinimums()}
-	if w := g.Whole; w != nil {
-		need.Min = min(need.Min, w.Min)
-		var tasks []TaskMinimum
-		for _, t := range need.Tasks {
-			if i := slices.IndexFunc(w.Tasks, func(o TaskMinimum) bool { return o.Task == t.Task }); i >= 0 {
-				tasks = append(tasks, TaskMinimum{Task: t.Task, Min: min(t.Min, w.Tasks[i].Min)})
-			}
+	need, had := g.minimums(), g.Whole
+	if had == nil {
+		return need
+	}
+	need.Min = min(need.Min, had.Min)
+	tasks := make(map[string]int64, len(had.Tasks))
+	for _, t := range had.Tasks {
+		tasks[t.Task] = t.Min
+	}
+	var both []TaskMinimum
+	for _, t := range need.Tasks {
+		if n, ok := tasks[t.Task]; ok {
+			both = append(both, TaskMinimum{Task: t.Task, Min: min(t.Min, n)})
 		}
-		need.Tasks = tasks
+	}
+	need.Tasks = both
+	parts := make(map[string]PartMinimum, len(had.Parts))
+	for _, p := range had.Parts {
+		parts[p.Policy] = p
+	}
+	need.Parts = slices.DeleteFunc(need.Parts, func(p PartMinimum) bool { return parts[p.Policy].Min < 1 })
+	for i := range need.Parts {
+		p := &need.Parts[i]
+		p.Size, p.Min = min(p.Size, parts[p.Policy].Size), min(p.Min, parts[p.Policy].Min)
 	}
 	return need
 }
 
 // HasMinimum reports whether so many members of the gang are placed and alive, or have
 // succeeded, that nothing more is needed, in all, of each task and of each policy for parts.
-func (g *Gang) HasMinimum() bool {
-	return g.lacks(Whole{g.Minimum(), g.TaskMinimums()}, (*Pod).Counts) == ""
-}
+func (g *Gang) HasMinimum() bool { return g.lacks(g.minimums(), (*Pod).Counts) == "" }
 
 // lacks says what the gang has too few of for all of need, where the pods that has
 // chooses count.
@@ -154,23 +187,35 @@ func (g *Gang) lacks(need Whole, has func(*Pod) bool) string {
 	if n := count(g.Pods, has); n < need.Min {
 		return fmt.Sprintf("%d of the %d members that it needs are left", n, need.Min)
 	}
-	for _, t := range need.Tasks {
-		if n := count(g.Pods, func(p *Pod) bool { return p.Task == t.Task && has(p) }); n < t.Min {
-			return fmt.Sprintf("%d of the %d members that it needs of task %q are left", n, t.Min, t.Task)
+	if len(need.Tasks) > 0 {
+		of := map[string]int64{}
+		for _, p := range g.Pods {
+			if has(p) {
+				of[p.Task]++
+			}
+		}
+		for _, t := range need.Tasks {
+			if n := of[t.Task]; n < t.Min {
+				return fmt.Sprintf("%d of the %d members that it needs of task %q are left", n, t.Min, t.Task)
+			}
 		}
 	}
-	if len(g.SubGroups) == 0 {
+	if len(need.Parts) == 0 {
 		return ""
 	}
-	ready := map[*SubGroup]int64{}
+	sizes := make(map[string]int64, len(need.Parts))
+	for _, p := range need.Parts {
+		sizes[p.Policy] = max(p.Size, 1)
+	}
+	ready := map[string]int64{}
 	for _, part := range g.Parts() {
-		if count(part.Pods, has) >= part.Need() {
-			ready[part.Policy]++
+		if size, ok := sizes[part.Policy.Name]; ok && count(part.Pods, has) >= size {
+			ready[part.Policy.Name]++
 		}
 	}
-	for i := range g.SubGroups {
-		if p := &g.SubGroups[i]; ready[p] < p.Min {
-			return fmt.Sprintf("%d of the %d parts of policy %q that it needs are left whole", ready[p], p.Min, p.Name)
+	for _, p := range need.Parts {
+		if n := ready[p.Policy]; n < p.Min {
+			return fmt.Sprintf("%d of the %d parts of policy %q that it needs are left whole", n, p.Min, p.Policy)
 		}
 	}
 	return ""

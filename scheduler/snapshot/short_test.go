@@ -10,7 +10,7 @@ import (
 // TestWholeIsReadAsItWasTold: what a message tells of a gang's minimum is what it was, and
 // other messages tell nothing.
 func TestWholeIsReadAsItWasTold(t *testing.T) {
-	for _, w := range []*Whole{{Min: 1}, {Min: 3, Tasks: []TaskMinimum{{Task: `a "b", c`, Min: 2}, {Task: "w", Min: 1}}}} {
+	for _, w := range []*Whole{{Min: 1}, {Min: 3, Tasks: []TaskMinimum{{Task: `a "b", c`, Min: 2}, {Task: "w", Min: 1}}}, {Min: 4, Parts: []PartMinimum{{Policy: "p", Size: 2, Min: 2}}}} {
 		if got := ReadWhole(w.Words()); !reflect.DeepEqual(got, w) {
 			t.Errorf("%q is read as %+v, want %+v", w.Words(), got, w)
 		}
@@ -26,6 +26,27 @@ func TestWholeIsReadAsItWasTold(t *testing.T) {
 	for _, message := range []string{"", "tasks in gang are ready to be scheduled", told + "}", strings.TrimSuffix(told, "}"), strings.Replace(told, "2", "0", 1)} {
 		if got := ReadWhole(message); got != nil {
 			t.Errorf("%q is read as %+v", message, got)
+		}
+	}
+}
+
+// TestPartsThatAGangNeverHad: what it is not told of a gang's parts, as by a scheduler that
+// knew of none, is not taken for lost, and of what it is told the lesser counts.
+func TestPartsThatAGangNeverHad(t *testing.T) {
+	g := &Gang{GangSpec: GangSpec{MinMember: 4, SubGroups: []SubGroup{{Name: "p", Size: 2, Min: 2}}}}
+	for _, part := range []string{"0", "0", "1", "2"} {
+		g.Pods = append(g.Pods, &Pod{Node: "n", Phase: PodRunning, Policy: "p", SubGroup: part})
+	}
+	for whole, short := range map[*Whole]bool{
+		nil:      true,
+		{Min: 4}: false,
+		{Min: 4, Parts: []PartMinimum{{Policy: "q", Size: 2, Min: 2}}}: false,
+		{Min: 4, Parts: []PartMinimum{{Policy: "p", Size: 2, Min: 1}}}: false,
+		{Min: 4, Parts: []PartMinimum{{Policy: "p", Size: 1, Min: 3}}}: false,
+		{Min: 4, Parts: []PartMinimum{{Policy: "p", Size: 3, Min: 2}}}: true,
+	} {
+		if g.Whole = whole; (g.Lacks() != "") != short {
+			t.Errorf("it needed %+v: it lacks %q", whole, g.Lacks())
 		}
 	}
 }

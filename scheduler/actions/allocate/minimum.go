@@ -79,27 +79,30 @@ func minimum(g *snapshot.Gang, waiting []*snapshot.Pod, have int64, used []*snap
 
 // tasks takes what the minimums of tasks need.
 func (c *chosen) tasks() *plan.Unschedulable {
-	for _, t := range c.g.TaskMinimums() {
-		var placed, exist int64
-		for _, p := range c.g.Pods {
-			if p.Task != t.Task {
-				continue
-			}
-			if p.Counts() || c.used[p] {
-				placed++
-			}
-			if alive(p) {
-				exist++
-			}
+	minimums := c.g.TaskMinimums()
+	if len(minimums) == 0 {
+		return nil
+	}
+	placed, exist, waiting := map[string]int64{}, map[string]int64{}, map[string][]*snapshot.Pod{}
+	for _, p := range c.g.Pods {
+		if p.Counts() || c.used[p] {
+			placed[p.Task]++
 		}
-		for _, p := range c.waiting {
-			if p.Task == t.Task && placed < t.Min {
-				c.take(p)
-				placed++
-			}
+		if alive(p) {
+			exist[p.Task]++
 		}
-		if placed < t.Min {
-			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("task %q", t.Task), exist, t.Min)
+	}
+	for _, p := range c.waiting {
+		waiting[p.Task] = append(waiting[p.Task], p)
+	}
+	for _, t := range minimums {
+		lacks := max(t.Min-placed[t.Task], 0)
+		for _, p := range waiting[t.Task][:min(lacks, int64(len(waiting[t.Task])))] {
+			c.take(p)
+			lacks--
+		}
+		if lacks > 0 {
+			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("task %q", t.Task), exist[t.Task], t.Min)
 		}
 	}
 	return nil
