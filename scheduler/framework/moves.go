@@ -73,10 +73,18 @@ func (s *Session) MoveUnderWay() bool {
 		if !n.Keeps(s.Now.UnixNano()) {
 			return false
 		}
-		begun, _ := s.moving(g, n)
-		return begun && slices.ContainsFunc(n.Pods, func(np snapshot.NominatedPod) bool {
-			return np.Name != "" && !slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool {
-				return p.Name == np.Name && (p.Phase == snapshot.PodSucceeded || p.UID != np.UID && p.Lives())
+		if begun, _ := s.moving(g, n); !begun {
+			return false
+		}
+		there := make(map[string][]*snapshot.Pod, len(g.Pods)) // by name
+		for _, p := range g.Pods {
+			if p.Phase == snapshot.PodSucceeded || p.Lives() {
+				there[p.Name] = append(there[p.Name], p)
+			}
+		}
+		return slices.ContainsFunc(n.Pods, func(np snapshot.NominatedPod) bool {
+			return np.Name != "" && !slices.ContainsFunc(there[np.Name], func(p *snapshot.Pod) bool {
+				return p.Phase == snapshot.PodSucceeded || p.UID != np.UID
 			})
 		})
 	})
