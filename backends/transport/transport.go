@@ -24,8 +24,12 @@ type Command struct {
 	// Dir is the working directory; "" is "/".
 	Dir string
 	// Stdin may be nil. One that is all there and says how long it is, as a
-	// strings.Reader does, reaches the program whole or the program never sees its
-	// end, also when this process is killed meanwhile.
+	// strings.Reader does (Whole), reaches the program whole or the program never
+	// sees its end, also when this process is killed meanwhile; on a host that has
+	// only pipes for it, which local.Runner tells, a program may read half of it then.
+	// After ErrNotStarted one that is Whole and an io.Seeker stands where it stood, so
+	// that the command can be run again. Of any other some may have been read:
+	// whoever runs the command again gives a new one.
 	Stdin io.Reader
 	// Stdout receives the output as it comes; when nil, it is collected in
 	// Result.Stdout up to MaxOutput.

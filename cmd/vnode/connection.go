@@ -29,7 +29,9 @@ type connector struct {
 func (c connector) connect(_ context.Context, cluster *hpcv1alpha1.BatchCluster) (provider.Connection, error) {
 	spec := cluster.Spec.Connection.SSH
 	if spec == nil {
-		return provider.Connection{Runner: local.New()}, nil
+		runner := local.New()
+		runner.Warn = func(text string) { c.log.Info("local: " + text) }
+		return provider.Connection{Runner: runner}, nil
 	}
 	// What was staged for a user is found there by its digest.
 	digest, err := staging.DigestOf(c.podrun)

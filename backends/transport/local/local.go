@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -40,8 +41,13 @@ const (
 
 // Runner is a transport.Runner for this host. Make it with New.
 type Runner struct {
-	accounts *accounts
-	euid     int
+	// Warn is told once what a person should know though commands work; nil drops it.
+	// It is set before the first command.
+	Warn func(text string)
+
+	accounts  *accounts
+	euid      int
+	pipesOnly sync.Once // tells that this host has nothing better for inputs
 }
 
 var _ transport.Runner = (*Runner)(nil)
@@ -63,7 +69,15 @@ func (r *Runner) Run(ctx context.Context, c transport.Command) (transport.Result
 	if err != nil {
 		return transport.Result{}, notStarted("prepare command", err)
 	}
-	return run(ctx, cmd, c)
+	rewind := transport.Rewind(c.Stdin)
+	res, err := r.run(ctx, cmd, c)
+	if rewind != nil && errors.Is(err, transport.ErrNotStarted) {
+		// Run again, the command would read an empty input and not know.
+		if back := rewind(); back != nil {
+			err = fmt.Errorf("%w; wind the standard input back: %w", err, back)
+		}
+	}
+	return res, err
 }
 
 func notStarted(what string, err error) error {
@@ -174,8 +188,8 @@ func lookPath(program, path string) (string, error) {
 }
 
 // run starts cmd and sees it to its end.
-func run(ctx context.Context, cmd *exec.Cmd, c transport.Command) (transport.Result, error) {
-	pipes, err := openPipes(cmd, c)
+func (r *Runner) run(ctx context.Context, cmd *exec.Cmd, c transport.Command) (transport.Result, error) {
+	pipes, err := r.openPipes(cmd, c)
 	if err != nil {
 		return transport.Result{}, notStarted("open pipes", err)
 	}

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/isthmus-hpc/isthmus/backends/transport"
 	"github.com/isthmus-hpc/isthmus/backends/transport/bounded"
 )
@@ -21,7 +19,7 @@ type pipes struct {
 	child         []*os.File
 }
 
-func openPipes(cmd *exec.Cmd, c transport.Command) (*pipes, error) {
+func (r *Runner) openPipes(cmd *exec.Cmd, c transport.Command) (*pipes, error) {
 	p := &pipes{}
 	outR, outW, err := os.Pipe()
 	if err != nil {
@@ -35,56 +33,11 @@ func openPipes(cmd *exec.Cmd, c transport.Command) (*pipes, error) {
 	}
 	p.errs, p.child = errR, append(p.child, errW)
 	cmd.Stdout, cmd.Stderr = outW, errW
-	if c.Stdin == nil {
-		return p, nil // exec gives /dev/null
-	}
-	if known, ok := c.Stdin.(measured); ok {
-		in, err := whole(known)
-		if err != nil {
-			p.close()
-			return nil, err
-		}
-		p.child = append(p.child, in)
-		cmd.Stdin = in
-		return p, nil
-	}
-	inR, inW, err := os.Pipe()
-	if err != nil {
+	if err := r.openInput(p, cmd, c.Stdin); err != nil {
 		p.close()
 		return nil, err
 	}
-	p.in, p.child = inW, append(p.child, inR)
-	cmd.Stdin = inR
 	return p, nil
-}
-
-// measured is a reader of what is all there, such as a strings.Reader.
-type measured interface {
-	io.Reader
-	Len() int
-}
-
-// whole puts a standard input into memory that the command gets in place of a pipe. A
-// pipe ends where this process is killed, and a command that meets the end there takes
-// what it has read for everything: qsub makes a job of half a script, or of none.
-func whole(in measured) (*os.File, error) {
-	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
-	if errors.Is(err, unix.EINVAL) { // a kernel before 6.3
-		fd, err = unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("memory for the standard input: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "stdin") //nolint:gosec // a descriptor that was just made
-	_, err = io.Copy(onlyWriter{f}, in)
-	if err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		closeAll(f)
-		return nil, fmt.Errorf("write the standard input: %w", err)
-	}
-	return f, nil
 }
 
 // started lets go of the child's ends, so that end of file is seen.

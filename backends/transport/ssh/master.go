@@ -121,13 +121,13 @@ func (m *Master) Run(ctx context.Context, c transport.Command) (transport.Result
 			gate.leave()
 		}()
 	}()
-	x := exchange{session: s, command: c, header: text}
+	x, rewind := exchange{session: s, command: c, header: text}, transport.Rewind(c.Stdin)
 	res, err := x.run(ctx)
 	if err != nil && x.group.Load() == 0 && s.refused() {
 		// ssh did not even get a session, though the master was there.
 		err = notStarted(fmt.Errorf("the master connection gave no session: %s", s.complaint()))
 	}
-	return res, err
+	return res, x.rewound(err, rewind)
 }
 
 func (m *Master) become(user string) (string, error) {

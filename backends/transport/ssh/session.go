@@ -54,9 +54,10 @@ type exchange struct {
 	command transport.Command
 	header  string
 
-	group   atomic.Int64 // process group of the running command, 0 before
-	sent    atomic.Bool  // some of the header has been written
-	failure chan error   // what makes the command be killed
+	group   atomic.Int64  // process group of the running command, 0 before
+	sent    atomic.Bool   // some of the header has been written
+	fed     chan struct{} // closed when nothing reads standard input any more
+	failure chan error    // what makes the command be killed
 }
 
 // run carries the command out. The caller has not yet written to the session,
@@ -65,7 +66,7 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails on Linux
 	marker := "isthmus-" + hex.EncodeToString(random[:])
-	x.failure = make(chan error, 2)
+	x.failure, x.fed = make(chan error, 2), make(chan struct{})
 
 	limit := int64(defaultMaxOutput)
 	if x.command.MaxOutput > 0 {
@@ -91,7 +92,10 @@ func (x *exchange) run(ctx context.Context) (transport.Result, error) {
 		defer close(errDone)
 		_ = errs.scan(x.session.stderr()) // what is left tells the reason, if there is one
 	}()
-	go x.feed(marker)
+	go func() {
+		defer close(x.fed)
+		x.feed(marker)
+	}()
 
 	var cause error
 	select {
@@ -186,6 +190,24 @@ func wait(done <-chan struct{}, most time.Duration) bool {
 	case <-timer.C:
 		return false
 	}
+}
+
+// rewound is the error of a command after its run. What was not started may be run again
+// with the same input, which is wound back for that where that is possible.
+func (x *exchange) rewound(err error, rewind func() error) error {
+	if rewind == nil || !errors.Is(err, transport.ErrNotStarted) {
+		return err
+	}
+	if !wait(x.fed, drainTime) {
+		x.session.close() // what feeds it does not block in it then
+		if !wait(x.fed, drainTime) {
+			return fmt.Errorf("%w; its standard input is still being read", err)
+		}
+	}
+	if back := rewind(); back != nil {
+		return fmt.Errorf("%w; wind the standard input back: %w", err, back)
+	}
+	return err
 }
 
 // feed writes the header and standard input. It is not waited for: the reader

@@ -204,8 +204,9 @@ func (r *Runner) Run(ctx context.Context, c transport.Command) (transport.Result
 		s.close()
 		return transport.Result{}, notStarted(err)
 	}
-	x := exchange{session: s, command: c, header: text}
+	x, rewind := exchange{session: s, command: c, header: text}, transport.Rewind(c.Stdin)
 	res, err := x.run(ctx)
+	err = x.rewound(err, rewind)
 	if !known && x.group.Load() != 0 { // it got past the check
 		conn.mu.Lock()
 		conn.checked[user] = true

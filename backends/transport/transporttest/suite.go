@@ -368,8 +368,17 @@ func notStarted(t *testing.T, s suite) {
 		"an option":        {t.Context(), transport.Command{Argv: []string{"/bin/true"}, User: "--help"}},
 		"ended context":    {ended, transport.Command{Argv: []string{"/bin/true"}}},
 	} {
+		in := strings.NewReader("read already, input")
+		if _, err := io.CopyN(io.Discard, in, int64(len("read already, "))); err != nil {
+			t.Fatal(err)
+		}
+		c.cmd.Stdin = in
 		if res, err := s.r.Run(c.ctx, c.cmd); !errors.Is(err, transport.ErrNotStarted) {
 			t.Errorf("%s: %+v, %v, want ErrNotStarted", what, res, err)
+		}
+		// The same command may be run again.
+		if rest, err := io.ReadAll(in); string(rest) != "input" || err != nil {
+			t.Errorf("%s: %q is left of the input, %v", what, rest, err)
 		}
 	}
 }
