@@ -1,13 +1,13 @@
 package pbs_test
 
 import (
-	"bufio"
+	"context"
 	"encoding/json"
-	"math/rand/v2"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,14 +15,18 @@ import (
 	"github.com/isthmus-hpc/isthmus/backends"
 	"github.com/isthmus-hpc/isthmus/backends/backendtest"
 	"github.com/isthmus-hpc/isthmus/backends/pbs"
+	"github.com/isthmus-hpc/isthmus/backends/transport"
+	"github.com/isthmus-hpc/isthmus/backends/transport/local"
 	"github.com/isthmus-hpc/isthmus/test/testbed/account"
 	testbed "github.com/isthmus-hpc/isthmus/test/testbed/pbs"
 )
 
-// submission is what a submitter is told: the directory of the stand-in and the job.
+// submission is what a submitter is told: the directory of the stand-in, the job, and the
+// file that its qsub waits for before it reads the script.
 type submission struct {
 	Dir  string
 	Spec backends.JobSpec
+	Sign string
 }
 
 const submissionVariable = "ISTHMUS_PBS_SUBMISSION"
@@ -37,80 +41,100 @@ func TestSubmitter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := backendOn(t, c, pbs.Pro)
+	b, _ := backendBy(t, c, pbs.Pro, lengthened{local.New(), s.Sign})
 	if _, err := b.Observe(t.Context(), s.Spec.Owner, []string{s.Spec.User}); err != nil { // as a daemon has before it submits
 		t.Fatal(err)
 	}
-	if _, err := os.Stdout.WriteString("submitting\n"); err != nil {
-		t.Fatal(err)
-	}
 	id, err := b.Submit(t.Context(), s.Spec)
-	t.Log(id, err)
-	<-time.After(time.Minute) // until it is killed
+	t.Fatal("it was to be killed:", id, err)
 }
 
-// A program that is killed at any moment while it submits has submitted the whole job or
-// none: what is found afterwards and released runs, and says how it ended.
+// lengthened makes scripts longer than a pipe holds, by comments before what they do, and
+// has qsub wait for a sign before it reads them.
+type lengthened struct {
+	transport.Runner
+	sign string
+}
+
+func (l lengthened) Run(ctx context.Context, c transport.Command) (transport.Result, error) {
+	if c.Argv[0] == "qsub" {
+		script, err := io.ReadAll(c.Stdin)
+		if err != nil {
+			return transport.Result{}, err
+		}
+		first, rest, _ := strings.Cut(string(script), "\n")
+		c.Stdin = strings.NewReader(first + "\n" + strings.Repeat("#"+strings.Repeat("-", 62)+"\n", 4096) + rest)
+		c.Env = append(slices.Clone(c.Env), "STANDIN_QSUB_AWAITS="+l.sign)
+	}
+	return l.Runner.Run(ctx, c)
+}
+
+// A program that is killed while it submits has submitted the whole job, also when qsub
+// had read nothing by then: what is found afterwards and released runs, and says how it
+// ended.
 func TestKilledSubmitters(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, pbs.Pro, testbed.Config{})
-	trials := 15
-	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_TRIALS")); err == nil && n > 0 {
-		trials = n
-	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	rng := rand.New(rand.NewPCG(28, 4)) //nolint:gosec // a run that can be repeated
-	found := 0
-	for range trials {
+	for range 3 {
 		spec := s.spec(backendtest.Program{})
-		spec.Key = backends.Key("k" + strconv.Itoa(s.n))
-		text, err := json.Marshal(submission{s.cluster.Dir, spec})
+		sign := filepath.Join(s.cluster.StagingDir, "read-"+string(spec.Key))
+		text, err := json.Marshal(submission{s.cluster.Dir, spec, sign})
 		if err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.CommandContext(t.Context(), self, "-test.run", "^TestSubmitter$")
 		cmd.Env = append(os.Environ(), submissionVariable+"="+string(text))
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
+		var said strings.Builder
+		cmd.Stdout, cmd.Stderr = &said, &said
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-			t.Fatal(line, err)
+		waits := soon(func() bool { _, err := os.Stat(sign + ".awaited"); return err == nil })
+		_ = cmd.Process.Kill() // one that has ended has said why
+		_ = cmd.Wait()         // it was killed
+		if !waits {
+			t.Fatalf("qsub never began; its caller said %q", said.String())
 		}
-		<-time.After(time.Duration(rng.Int64N(int64(8 * time.Millisecond))))
-		if err := cmd.Process.Kill(); err != nil {
+		if err := os.WriteFile(sign, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		_ = cmd.Wait() // it was killed
-		<-time.After(100 * time.Millisecond)
-		var ref backends.JobRef
-		for _, j := range s.list() {
-			if j.Key == spec.Key {
-				ref = backends.JobRef{ID: j.ID, Key: j.Key, User: account.Alice}
+		ref := backends.JobRef{Key: spec.Key, User: account.Alice}
+		if !soon(func() bool {
+			for _, j := range s.list() {
+				if j.Key == spec.Key {
+					ref.ID = j.ID
+				}
 			}
+			return ref.ID != ""
+		}) {
+			t.Fatalf("qsub of a submitter that was killed made no job; it said %q", said.String())
 		}
-		if ref.ID == "" {
-			continue
-		}
-		found++
 		if err := s.Release(t.Context(), ref); err != nil {
 			t.Fatal(err)
 		}
-		for s.queued(ref) {
-			<-time.After(20 * time.Millisecond)
+		if !soon(func() bool { return !s.queued(ref) }) {
+			t.Fatalf("job %s never ends", ref.ID)
 		}
 		at := slices.IndexFunc(s.list(), func(j backends.Job) bool { return j.ID == ref.ID && j.State == backends.StateCompleted })
 		if n := s.disk.Trace(t, spec.WorkDir).Starts; n != 1 || at < 0 {
 			t.Errorf("job %s of a submitter that was killed has ended; it ran %d times, its end is known: %t", ref.ID, n, at >= 0)
 		}
 	}
-	t.Logf("%d submitters killed, %d of them with a job", trials, found)
+}
+
+// soon says that something comes true within a minute.
+func soon(is func() bool) bool {
+	for range 1200 {
+		if is() {
+			return true
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	return false
 }
 
 // queued says that the server still has the job.

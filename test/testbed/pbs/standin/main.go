@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,6 +126,9 @@ func command(dir, name string, args []string) int {
 func script(args []string) ([]byte, string) {
 	_, rest := options(args, qsubFlags)
 	if len(rest) == 0 {
+		if err := awaitSign(os.Getenv("STANDIN_QSUB_AWAITS")); err != nil {
+			return nil, "qsub: " + err.Error()
+		}
 		text, err := io.ReadAll(os.Stdin)
 		if err != nil {
 			return nil, "qsub: " + err.Error()
@@ -136,6 +140,25 @@ func script(args []string) ([]byte, string) {
 		return nil, "qsub: script file:: No such file or directory"
 	}
 	return text, ""
+}
+
+// awaitSign is for tests that do something between the start of qsub and its reading: it
+// makes FILE.awaited and returns once FILE is there. "" is no file to wait for.
+func awaitSign(file string) error {
+	if file == "" {
+		return nil
+	}
+	if err := os.WriteFile(file+".awaited", nil, 0o600); err != nil {
+		return err
+	}
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-poll.C {
+		if _, err := os.Stat(file); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("nobody made %s", file)
 }
 
 // refusedBy gives what each command says when nobody listens.
