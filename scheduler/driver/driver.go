@@ -75,8 +75,8 @@ func (d *Driver) Alive() bool {
 // Timing is when cycles run.
 type Timing struct {
 	Coalesce time.Duration // waited after the first change for more of them
-	Interval time.Duration // least time from the start of one cycle to the next; a long cycle is followed by a pause as long
-	Spread   time.Duration // the interval grows up to this where cycles would take more than a fiftieth of the time
+	Interval time.Duration // least time from the start of one cycle to the next; it is twice as long as a cycle took, if that is more
+	Spread   time.Duration // Interval grows up to this where cycles would take more than a fiftieth of the time
 	Lazy     time.Duration // waited for more after a change that only statuses depend on
 	Resync   time.Duration // a cycle runs at least this often, which refreshes messages and ends holds
 	Audit    time.Duration // the ledger is recomputed and compared this often
@@ -137,19 +137,21 @@ func (d *Driver) Run(ctx context.Context) {
 		if last.Sub(audited) >= d.Timing.Audit {
 			audited = last
 			d.audit(ctx)
+			last = d.Now() // the cycle begins here
 		}
 		if d.isBlind(ctx) {
 			took = 0
 			continue
 		}
-		if err := d.Cycle(ctx); err != nil {
+		err := d.Cycle(ctx)
+		took = d.Now().Sub(last)
+		if err != nil {
 			d.Metrics.panics.Inc()
 			logr.FromContextOrDiscard(ctx).Error(err, "scheduling cycle failed")
 			if !pause(ctx, afterPanic) {
 				return
 			}
 		}
-		took = d.Now().Sub(last)
 	}
 }
 

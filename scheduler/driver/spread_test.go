@@ -48,6 +48,53 @@ func (b busy) Run(*framework.Session) {
 	<-time.After(b.takes)
 }
 
+// TestAuditsDoNotSpreadCycles: what an audit takes is no part of the cycle that comes after
+// it, and makes the pause before the next one no longer.
+func TestAuditsDoNotSpreadCycles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var began times
+		c, registry := cache.New(), prometheus.NewRegistry()
+		timing := driver.DefaultTiming()
+		timing.Audit = time.Second
+		d := &driver.Driver{
+			Cache: c, Pipeline: framework.Pipeline{Actions: []framework.Action{busy{time.Millisecond, &began}}}, Binder: nobody{},
+			Metrics: driver.NewMetrics(registry), Timing: timing,
+		}
+		const takes = 250 * time.Millisecond
+		audits := 0
+		d.Now = func() time.Time { // each audit that is over has taken a while
+			families, err := registry.Gather()
+			if err != nil {
+				t.Error(err)
+			}
+			for _, f := range families {
+				if f.GetName() == "isthmus_scheduler_ledger_audits_total" {
+					audits = int(f.Metric[0].GetCounter().GetValue())
+				}
+			}
+			return time.Now().Add(time.Duration(audits) * takes)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); d.Run(ctx) }()
+		for i := range 500 {
+			c.SetPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}})
+			<-time.After(10 * time.Millisecond)
+		}
+		cancel()
+		<-done
+		all := began.list()
+		for i, at := range all[1:] {
+			if gap := at.Sub(all[i]); i > 0 && gap > timing.Interval+10*time.Millisecond {
+				t.Fatalf("cycle %d began %s after the one before, want %s", i+1, gap, timing.Interval)
+			}
+		}
+		if audits < 4 {
+			t.Errorf("%d audits were made", audits)
+		}
+	})
+}
+
 // TestCyclesAreSpread: while change follows change, cycles that take long are further
 // apart, up to a bound, and what comes after a time of silence is looked at as soon as ever.
 func TestCyclesAreSpread(t *testing.T) {
