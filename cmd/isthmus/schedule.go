@@ -118,6 +118,8 @@ func (s *source) open(ctx context.Context) (*view, error) {
 		}
 	}}
 	rest.Wrap(ledger.Wrap)
+	// Answers are compressed, unlike the scheduler's: most of what comes are lists, often
+	// from far away.
 	client, err := kubernetes.NewForConfig(rest)
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)

@@ -194,13 +194,9 @@ func newScheduler(config *rest.Config, o options, m *driver.Metrics) (*scheduler
 	config.Wrap(guard.wrap)
 	ledger := &grants.Ledger{Now: time.Now, Evicts: true}
 	config.Wrap(ledger.Wrap) // what it does in place of something else passes the fence
-	client, volcano, err := cache.Clients(config)
+	client, volcano, free, err := cache.Clients(config)
 	if err != nil {
 		return nil, err
-	}
-	free, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make dynamic client: %w", err)
 	}
 	types := runtime.NewScheme()
 	if err := errors.Join(scheme.AddToScheme(types), hpcv1alpha1.AddToScheme(types)); err != nil {

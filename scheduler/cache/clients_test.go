@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 )
 
@@ -22,7 +23,7 @@ func TestWatchesAreNotCompressed(t *testing.T) {
 		asked[r.URL.Path] = r.Header
 	}))
 	defer server.Close()
-	client, volcano, err := Clients(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
+	client, volcano, anything, err := Clients(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,9 +33,12 @@ func TestWatchesAreNotCompressed(t *testing.T) {
 	if w, err := volcano.SchedulingV1beta1().PodGroups("").Watch(t.Context(), metav1.ListOptions{}); err == nil {
 		w.Stop()
 	}
+	if w, err := anything.Resource(schema.GroupVersionResource{Group: "hpc.isthmus.sh", Version: "v1alpha1", Resource: "reservations"}).Watch(t.Context(), metav1.ListOptions{}); err == nil {
+		w.Stop()
+	}
 	mu.Lock()
 	defer mu.Unlock()
-	if len(asked) != 2 {
+	if len(asked) != 3 {
 		t.Fatalf("asked for %v", asked)
 	}
 	for path, header := range asked {

@@ -30,7 +30,7 @@ import (
 
 // clients are what is measured: fresh, so that no way inherits the limiter's state.
 func (c *cluster) clients() (kubernetes.Interface, versioned.Interface, error) {
-	client, volcano, err := cache.Clients(c.config) // those of the program
+	client, volcano, _, err := cache.Clients(c.config) // those of the program
 	if err != nil {
 		return nil, nil, fmt.Errorf("make clients: %w", err)
 	}
