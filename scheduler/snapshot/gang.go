@@ -193,7 +193,7 @@ type GangSpec struct {
 	// Unmade says in a clause what the gang has too few of, "" for nothing, if some of it
 	// runs and there are no pods that could make up for the others, as when its owner was
 	// scaled below its minimum. That is no loss: what runs is all that is wanted, and sent
-	// away it would wait for ever.
+	// away it would wait for ever. Pods that wait are placed beside what runs, one by one.
 	Unmade string `json:"unmade,omitempty"`
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.

@@ -134,16 +134,16 @@ func (g *Gang) Lacks() string {
 }
 
 // unmade works Unmade out. A pod that goes away, or whose place was taken from it, counts:
-// it comes back.
+// it comes back. What there are too few of is measured by what the gang needs now: without
+// that it is not placed anew.
 func (g *Gang) unmade() string {
 	if !slices.ContainsFunc(g.Pods, func(p *Pod) bool { return p.Lives() && p.Phase == PodRunning }) {
 		return ""
 	}
-	need := g.need()
-	if g.lacks(need, func(*Pod) bool { return true }) == "" {
+	if g.lacks(g.minimums(), func(*Pod) bool { return true }) == "" {
 		return ""
 	}
-	return g.lacks(need, (*Pod).left)
+	return g.lacks(g.need(), (*Pod).left)
 }
 
 // need is what the gang must not lose: the lesser of what it needs now and what it needed

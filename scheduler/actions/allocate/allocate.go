@@ -156,6 +156,9 @@ func place(s *framework.Session, g *snapshot.Gang) *more {
 	have += int64(len(used))
 	must, reason := minimum(g, waiting, have, used)
 	switch {
+	case reason != nil && scaledDown(g, reason.Code):
+		makeUp(s, g, waiting, used, *reason)
+		return nil
 	case reason != nil:
 		s.Wait(g, *reason)
 		return nil

@@ -100,9 +100,30 @@ func (m *more) place(s *framework.Session) {
 		u.Satisfied = true
 		s.Wait(g, *u)
 	} else {
+		what := fmt.Sprintf("members beyond the minimum of %d", g.Minimum())
+		if g.Unmade != "" {
+			what = "further members"
+		}
 		s.Wait(g, plan.Unschedulable{Code: plan.NoCapacity, Satisfied: true,
-			Message: fmt.Sprintf("%d members beyond the minimum of %d do not fit on %s", left, g.Minimum(), fit.Domain.Name)})
+			Message: fmt.Sprintf("%d %s do not fit on %s", left, what, fit.Domain.Name)})
 	}
+}
+
+// scaledDown reports whether the gang has had its minimum, some of it runs, and there are
+// no longer pods enough for its minimum, for which code is the reason.
+func scaledDown(g *snapshot.Gang, code plan.Code) bool {
+	return g.Unmade != "" && g.Whole != nil && (code == plan.NotEnoughPods || code == plan.NotEnoughTaskPods)
+}
+
+// makeUp places what a gang that was scaled below its minimum has lost, up to what its owner
+// still wants: as many as fit, as beyond a minimum, since what runs of it runs without the
+// others anyway. why is what they wait for if parts of which nothing runs lack pods.
+func makeUp(s *framework.Session, g *snapshot.Gang, waiting, used []*snapshot.Pod, why plan.Unschedulable) {
+	if next(g, waiting, used) == nil {
+		s.Wait(g, why)
+		return
+	}
+	(&more{gang: g, waiting: waiting, used: used}).place(s)
 }
 
 func count(assigned []framework.Assignment) (n int) {

@@ -184,8 +184,8 @@ func (c *chosen) whole(part *snapshot.Part) bool {
 }
 
 // next picks what a gang that has its minimum gets next: one pod, or as many as
-// its part needs to be placed at all. It is nil when only parts wait of which
-// there are too few pods.
+// its part needs to be placed at all, unless the gang was scaled down and something of
+// the part is placed. It is nil when only parts wait of which there are too few pods.
 func next(g *snapshot.Gang, waiting, used []*snapshot.Pod) []*snapshot.Pod {
 	c := &chosen{g: g, waiting: waiting, used: map[*snapshot.Pod]bool{}, taken: map[*snapshot.Pod]bool{}}
 	for _, p := range used {
@@ -194,7 +194,7 @@ func next(g *snapshot.Gang, waiting, used []*snapshot.Pod) []*snapshot.Pod {
 	parts := g.Parts()
 	for _, p := range waiting {
 		i := slices.IndexFunc(parts, func(part *snapshot.Part) bool { return part.Pods[0].PartOf() == p.PartOf() })
-		if i < 0 || parts[i].Placed(c.has) >= parts[i].Need() {
+		if i < 0 || parts[i].Placed(c.has) >= parts[i].Need() || g.Unmade != "" && parts[i].Placed(c.has) > 0 {
 			return []*snapshot.Pod{p}
 		}
 		if c.whole(parts[i]) {

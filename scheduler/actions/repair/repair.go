@@ -7,7 +7,8 @@
 // What is left at its old place of a gang whose move was begun follows the rest of it.
 //
 // Where there are no pods to make up for those that are missing, since the gang's owner was
-// scaled below its minimum, what runs stays: nothing would come of sending it back.
+// scaled below its minimum, what runs stays: nothing would come of sending it back. What
+// is lost of that allocate makes up for as far as there are pods.
 //
 // A gang is sent back once for each time it loses members: it comes back whole or
 // not at all, so nothing goes in circles.
