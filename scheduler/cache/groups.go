@@ -121,12 +121,12 @@ func (c *Cache) setGroup(spec groupSpec, conditions []volcanov1.PodGroupConditio
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.gang(spec.Key)
+	if e.group != nil && e.group.UID != spec.UID {
+		e.forgetGroup()
+	}
 	wrote := e.written
 	e.raw = conditions
 	spec.Nominated = c.believed(e, &spec)
-	if e.group != nil && e.group.UID != spec.UID {
-		e.written, e.nominated, e.whole = nil, nil, nil
-	}
 	if e.written != nil && !older(spec.version, e.writtenRV) {
 		e.written = nil
 		e.snap = nil
@@ -172,11 +172,27 @@ func (c *Cache) deleteGroup(key, uid string) {
 		return
 	}
 	c.regroup(e, nil)
-	e.written, e.raw = nil, nil
+	e.forgetGroup()
 	if len(e.pods) == 0 {
 		c.forgetGang(e)
 	}
 	c.signal()
+}
+
+// forgetGroup forgets what is remembered of the gang by its PodGroup, which is gone: one of
+// the same name that is made anew has not had what it asks for, has not been told what it
+// lacks, and has nothing sent away for it.
+func (e *gangEntry) forgetGroup() {
+	e.written, e.raw, e.nominated = nil, nil, nil
+	e.whole, e.short, e.measured = nil, snapshot.Shortness{}, false
+}
+
+// uid is of the PodGroup, or of the pod that is a gang of its own, "" while there is neither.
+func (e *gangEntry) uid() string {
+	if e.group != nil {
+		return e.group.UID
+	}
+	return e.ofPods().UID
 }
 
 // regroup gives a gang its PodGroup, or none. Pods that come into another queue by

@@ -41,7 +41,7 @@ func (c *Cache) Nominate(gang, uid string, n snapshot.Nomination) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.gangs[gang]
-	if e == nil || e.group != nil && e.group.UID != uid {
+	if e == nil || e.uid() != uid {
 		return
 	}
 	e.nominated, e.snap = &n, nil
