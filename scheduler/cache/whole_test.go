@@ -105,3 +105,60 @@ func TestWholeOutlivesAScheduler(t *testing.T) {
 		}
 	}
 }
+
+// TestTasksThatGetAMinimumAreNoLoss: a task that is given a minimum while the gang runs has
+// lost nobody before it had that, and has once it did, for the scheduler that saw it and for
+// one that starts anew at any time.
+func TestTasksThatGetAMinimumAreNoLoss(t *testing.T) {
+	live, now := cache.New(), time.Unix(1000, 0)
+	group := &volcanov1.PodGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g", UID: "g"}}
+	pods := map[string]*corev1.Pod{}
+	place := func(name, task, node string) {
+		pods[name] = &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name), Annotations: map[string]string{wellknown.PodGroupName: "g", batchv1.TaskSpecKey: task}},
+			Spec:       corev1.PodSpec{SchedulerName: wellknown.SchedulerIsthmus, NodeName: node},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning},
+		}
+		if node == "" {
+			pods[name].Status.Phase = corev1.PodPending
+		}
+	}
+	lose := func(name string) { delete(pods, name); live.DeletePod(name) }
+	for i, step := range []struct {
+		what string
+		do   func()
+		want bool
+	}{
+		{"it is placed", func() {
+			group.Spec = volcanov1.PodGroupSpec{MinMember: 3, MinTaskMember: map[string]int32{"a": 2}}
+			place("a1", "a", "n")
+			place("a2", "a", "n")
+			place("a3", "a", "n")
+		}, false},
+		{"another task gets a minimum", func() {
+			group.Spec.MinTaskMember = map[string]int32{"a": 2, "b": 1}
+			place("b1", "b", "")
+		}, false},
+		{"it has that", func() { place("b1", "b", "n") }, false},
+		{"and loses it", func() { lose("b1"); place("b2", "b", "") }, true},
+		{"it has it again", func() { place("b2", "b", "n") }, false},
+		{"the first task loses two", func() { lose("a1"); lose("a2"); place("a4", "a", ""); place("a5", "a", "") }, true},
+	} {
+		step.do()
+		now = now.Add(time.Second)
+		group = group.DeepCopy()
+		group.ResourceVersion = string(rune('1' + i))
+		look := func(c *cache.Cache) *snapshot.Gang {
+			c.SetGroup(group)
+			for _, p := range pods {
+				c.SetPod(p)
+			}
+			return c.Snapshot(now).Gang("podgroup/ns/g")
+		}
+		saw, told := look(live), look(cache.New())
+		if saw.ShortSince != 0 != step.want || told.ShortSince != 0 != step.want {
+			t.Errorf("%s: short: %t by who saw it and %t by who was told, want %t", step.what, saw.ShortSince != 0, told.ShortSince != 0, step.want)
+		}
+		group.Status.Conditions = []volcanov1.PodGroupCondition{{Type: volcanov1.PodGroupScheduled, Status: corev1.ConditionTrue, Message: saw.Whole.Words()}}
+	}
+}

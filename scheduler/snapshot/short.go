@@ -147,7 +147,8 @@ func (g *Gang) unmade() string {
 }
 
 // need is what the gang must not lose: the lesser of what it needs now and what it needed
-// when it last had that, nothing of tasks and policies that had no minimum then.
+// when it last had that, nothing of tasks and policies that had no minimum then. A Whole
+// names all that had one, whether this program saw it or was told of it by one before.
 func (g *Gang) need() Whole {
 	need, had := g.minimums(), g.Whole
 	if had == nil {
