@@ -35,7 +35,7 @@ const submissionVariable = "ISTHMUS_PBS_SUBMISSION"
 func TestSubmitter(t *testing.T) {
 	var s submission
 	if err := json.Unmarshal([]byte(os.Getenv(submissionVariable)), &s); err != nil {
-		t.Skip("another test starts this one as a program")
+		return // by itself it tests nothing: another test starts it as a program
 	}
 	c, err := testbed.Attach(s.Dir)
 	if err != nil {

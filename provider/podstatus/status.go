@@ -80,7 +80,7 @@ func (w *writer) decide() {
 	job := w.ev.Job
 	switch {
 	case w.file != nil && w.file.Phase.Terminal():
-		if w.mayBeRequeued() {
+		if w.mayBeRequeued() || w.whyMayCome() {
 			return
 		}
 		w.finishFromFile()
@@ -136,6 +136,20 @@ func (w *writer) mayBeRequeued() bool {
 		return true
 	}
 	// The host's clock may be another than ours: what we saw ourselves counts too.
+	return w.within(w.file.FinishedAt.Time, killGrace) || w.within(w.ev.FileEndSeen, killGrace)
+}
+
+// whyMayCome reports whether the batch system ended the member, as its runner knows, and
+// may not have said why yet: jobs are listed before files are read, so the end of a job that
+// was cancelled or preempted is often read first. It is waited for as long as killGrace.
+func (w *writer) whyMayCome() bool {
+	job := w.ev.Job
+	if job == nil || job.State.Terminal() || w.pod.DeletionTimestamp != nil {
+		return false
+	}
+	if w.file.Phase != manifest.PhaseFailed || w.file.Reason != "Terminated" {
+		return false
+	}
 	return w.within(w.file.FinishedAt.Time, killGrace) || w.within(w.ev.FileEndSeen, killGrace)
 }
 

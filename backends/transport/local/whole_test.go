@@ -26,7 +26,7 @@ const (
 func TestCaller(t *testing.T) {
 	dir := os.Getenv(wholeVariable)
 	if dir == "" {
-		t.Skip("another test starts this one as a program")
+		return // by itself it tests nothing: another test starts it as a program
 	}
 	refuse(t, os.Getenv(refusedVariable))
 	res, err := local.New().Run(t.Context(), transport.Command{
