@@ -274,11 +274,11 @@ func (e *gangEntry) noteShort(g *snapshot.Gang, now time.Time) {
 	}
 	g.Whole = e.whole
 	g.NoteWhole()
-	e.whole = g.Whole
 	if first && g.Short() {
 		e.short.From(e.toldShort(), now.UnixNano())
 	}
 	e.short.Note(g, now.UnixNano())
+	e.whole = g.Whole
 }
 
 // toldShort is since when the gang is short by its PodGroup's condition, which outlives the

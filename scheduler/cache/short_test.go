@@ -189,3 +189,53 @@ func TestMembersThatAreReplacedLeaveTheGraceAsItWas(t *testing.T) {
 	w.member("h", "h", w.now)
 	w.want(t, "one is placed anew", true, 0)
 }
+
+// What runs of a gang whose owner was scaled below its minimum for long is not short when the
+// owner is scaled up again; what lost a member before, or a moment ago, is.
+func TestScaledDownAndUpAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		lost  bool // a member waits for its place when the pods become too few
+		away  time.Duration
+		short bool
+	}{
+		"for long":                  {false, 10 * time.Minute, false},
+		"for a moment":              {false, time.Minute, true},
+		"when it was short already": {true, 10 * time.Minute, true},
+	} {
+		w := newShortWorld()
+		run := func(uid string) {
+			p := pod(uid, "g", "1")
+			p.UID, p.Spec.NodeName, p.Status.Phase = types.UID(uid), "n", corev1.PodRunning
+			w.c.SetPod(p)
+		}
+		w.stale(3, time.Time{})
+		run("a")
+		run("b")
+		run("c")
+		w.want(t, name+": all runs", false, 0)
+		if c.lost {
+			w.c.DeletePod("c")
+			w.member("c", "c2", time.Time{})
+			w.want(t, name+": a member waits", true, 0)
+			w.now = w.now.Add(time.Minute)
+		}
+		w.c.DeletePod("c")
+		w.c.DeletePod("c2")
+		w.want(t, name+": a pod is missing", false, 0)
+		w.now = w.now.Add(c.away)
+		w.member("d", "d", time.Time{})
+		if _, short := w.since(); short != c.short {
+			t.Errorf("%s: with three pods again it is short: %t", name, short)
+		}
+		w.now = w.now.Add(time.Minute)
+		w.member("d", "d2", time.Time{})
+		if _, short := w.since(); short != c.short {
+			t.Errorf("%s: a minute later it is short: %t", name, short)
+		}
+		if w.c.DeletePod("b"); !c.short {
+			w.c.DeletePod("d")
+			w.member("e", "e", time.Time{})
+			w.want(t, name+": one is lost", true, 0)
+		}
+	}
+}

@@ -3,8 +3,10 @@ package snapshot
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Whole is a gang's minimum, those of its tasks and those of its parts.
@@ -94,7 +96,16 @@ func (g *Gang) Short() bool {
 type Shortness struct {
 	since int64 // as GangSpec.ShortSince
 	spent int64 // for how long it was short, in nanoseconds, while it stands still
+	// made is what the gang could have of what it needed by the pods that there were when
+	// it was last Unmade, and madeAt since when; nil while it is not.
+	made   *Whole
+	madeAt int64
 }
+
+// wantedAfter is for how long a gang has to have the same pods, too few for its minimum,
+// until these are taken for all that its owner wants: longer than a controller takes to
+// make lost ones anew.
+const wantedAfter = 5 * time.Minute
 
 // From has a gang that is not known to be short be so since a time, if that is past.
 func (s *Shortness) From(since, now int64) {
@@ -103,11 +114,13 @@ func (s *Shortness) From(since, now int64) {
 	}
 }
 
-// Note sets the gang's ShortSince. It is called whenever a gang has changed, after
+// Note sets the gang's ShortSince, and its Whole where its owner has scaled it up again: what
+// it was to have before that, for long, is what it had. It is called whenever a gang has changed, after
 // NoteWhole. A gang that would have enough by bindings that may fail yet is not Short, but
 // has been all the while if they do.
 func (s *Shortness) Note(g *Gang, now int64) {
 	g.ShortSince = 0
+	s.scaled(g, now)
 	switch {
 	case g.Short():
 		if s.since == 0 {
@@ -121,6 +134,44 @@ func (s *Shortness) Note(g *Gang, now int64) {
 	case !g.UnderWay():
 		*s = Shortness{}
 	}
+}
+
+// scaled has a gang that was Unmade measured by what it was to have then, if that was for
+// long, and nothing of that is known to have been lost before.
+func (s *Shortness) scaled(g *Gang, now int64) {
+	if g.Unmade != "" {
+		if made := g.made(); s.made == nil || !reflect.DeepEqual(*s.made, made) {
+			s.made, s.madeAt = &made, now
+		}
+		return
+	}
+	if s.made != nil && s.spent == 0 && g.Whole != nil && now-s.madeAt >= int64(wantedAfter) && g.lacks(g.need(), (*Pod).left) != "" {
+		g.Whole = s.made
+	}
+	s.made = nil
+}
+
+// made is what the gang can have of what it must not lose by the pods that there are.
+func (g *Gang) made() Whole {
+	need := g.need()
+	w := Whole{Min: min(need.Min, int64(len(g.Pods)))}
+	tasks, parts := map[string]int64{}, map[string]int64{}
+	for _, p := range g.Pods {
+		tasks[p.Task]++
+	}
+	for _, t := range need.Tasks {
+		w.Tasks = append(w.Tasks, TaskMinimum{Task: t.Task, Min: min(t.Min, tasks[t.Task])})
+	}
+	all := g.Parts()
+	for _, p := range need.Parts {
+		for _, part := range all {
+			if part.Policy.Name == p.Policy && int64(len(part.Pods)) >= max(p.Size, 1) {
+				parts[p.Policy]++
+			}
+		}
+		w.Parts = append(w.Parts, PartMinimum{Policy: p.Policy, Size: p.Size, Min: min(p.Min, parts[p.Policy])})
+	}
+	return w
 }
 
 // Lacks says in a clause what the gang has lost of its minimum, "" for nothing. A
