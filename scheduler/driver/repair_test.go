@@ -150,7 +150,8 @@ func cordon(t *testing.T, name string) {
 // TestWhatWasRaisedIsNoLossAfterARestart raises the minimum of a gang that runs. A scheduler
 // that starts anew, with a grace that is over at once, knows by the PodGroup that nothing
 // was lost, and sends nobody away; nor does it when the owner is scaled below that minimum.
-// Once a member that was there is lost and has no place, the rest goes.
+// Once a member that was there is lost and has no place, and there are pods for all that
+// it needs now, the rest goes.
 func TestWhatWasRaisedIsNoLossAfterARestart(t *testing.T) {
 	ns := plane.Namespace(t)
 	virtualNode(t, ns+"-v", 3)
@@ -207,5 +208,6 @@ func TestWhatWasRaisedIsNoLossAfterARestart(t *testing.T) {
 	eventuallyGroup(t, ns, "g", func(s volcanov1.PodGroupStatus) bool { return stale(s) == snapshot.PodsMissing })
 	eventuallyTerminating(t, ns, "g", 0)
 	member(t, ns, "g", 2)
+	member(t, ns, "g", 3)
 	eventuallyTerminating(t, ns, "g", 2)
 }
