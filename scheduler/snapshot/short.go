@@ -115,8 +115,8 @@ func (s *Shortness) From(since, now int64) {
 }
 
 // Note sets the gang's ShortSince, and its Whole where its owner has scaled it up again: what
-// it was to have before that, for long, is what it had. It is called whenever a gang has changed, after
-// NoteWhole. A gang that would have enough by bindings that may fail yet is not Short, but
+// it was to have before that, for long, is what it had. It is called whenever a gang has
+// changed, after NoteWhole. A gang that would have enough by bindings that may fail yet is not Short, but
 // has been all the while if they do.
 func (s *Shortness) Note(g *Gang, now int64) {
 	g.ShortSince = 0
