@@ -98,7 +98,7 @@ func residents(n *snapshot.Node) []string {
 // spec is a gang without what is remembered of it.
 func spec(g *snapshot.Gang) snapshot.GangSpec {
 	s := g.GangSpec
-	s.Hold, s.HoldCode, s.Status, s.Nominated, s.Inherited, s.ShortSince, s.GrewAt, s.Whole, s.Unmade = "", "", snapshot.GroupStatus{}, nil, false, 0, 0, nil, ""
+	s.Hold, s.HoldCode, s.Status, s.Nominated, s.Inherited, s.ShortSince, s.GrewAt, s.Whole, s.Unmade, s.UnmadeSince = "", "", snapshot.GroupStatus{}, nil, false, 0, 0, nil, "", 0
 	return s
 }
 

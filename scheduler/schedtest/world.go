@@ -165,7 +165,7 @@ func (g *Gang) noteShort(now time.Time) {
 	}
 	of.NoteWhole()
 	g.short.Note(of, now.UnixNano())
-	g.Whole, g.Unmade, g.ShortSince = of.Whole, of.Unmade, of.ShortSince
+	g.Whole, g.Unmade, g.UnmadeSince, g.ShortSince = of.Whole, of.Unmade, of.UnmadeSince, of.ShortSince
 }
 
 // Document is the world as snapshot data.

@@ -195,6 +195,9 @@ type GangSpec struct {
 	// scaled below its minimum. That is no loss: what runs is all that is wanted, and sent
 	// away it would wait for ever. Pods that wait are placed beside what runs, one by one.
 	Unmade string `json:"unmade,omitempty"`
+	// UnmadeSince is since when that is so with as many pods as now, in nanoseconds since
+	// 1970; 0 while it is not.
+	UnmadeSince int64 `json:"unmadeSince,omitempty"`
 	// Hold, when set, says why the gang must not be placed now: its last
 	// binding failed a moment ago, or is still under way.
 	Hold string `json:"hold,omitempty"`

@@ -114,12 +114,12 @@ func (s *Shortness) From(since, now int64) {
 	}
 }
 
-// Note sets the gang's ShortSince, and its Whole where its owner has scaled it up again: what
-// it was to have before that, for long, is what it had. It is called whenever a gang has
-// changed, after NoteWhole. A gang that would have enough by bindings that may fail yet is not Short, but
-// has been all the while if they do.
+// Note sets the gang's ShortSince and UnmadeSince, and its Whole where its owner has scaled
+// it up again: what it was to have before that, for long, is what it had. It is called
+// whenever a gang has changed, after NoteWhole. A gang that would have enough by bindings
+// that may fail yet is not Short, but has been all the while if they do.
 func (s *Shortness) Note(g *Gang, now int64) {
-	g.ShortSince = 0
+	g.ShortSince, g.UnmadeSince = 0, 0
 	s.scaled(g, now)
 	switch {
 	case g.Short():
@@ -143,6 +143,7 @@ func (s *Shortness) scaled(g *Gang, now int64) {
 		if made := g.made(); s.made == nil || !reflect.DeepEqual(*s.made, made) {
 			s.made, s.madeAt = &made, now
 		}
+		g.UnmadeSince = s.madeAt
 		return
 	}
 	if s.made != nil && s.spent == 0 && g.Whole != nil && now-s.madeAt >= int64(wantedAfter) && g.lacks(g.need(), (*Pod).left) != "" {

@@ -156,7 +156,7 @@ func place(s *framework.Session, g *snapshot.Gang) *more {
 	have += int64(len(used))
 	must, reason := minimum(g, waiting, have, used)
 	switch {
-	case reason != nil && scaledDown(g, reason.Code):
+	case reason != nil && scaledDown(s, g, reason.Code):
 		makeUp(s, g, waiting, used, *reason)
 		return nil
 	case reason != nil:

@@ -3,6 +3,7 @@ package allocate
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
@@ -109,10 +110,16 @@ func (m *more) place(s *framework.Session) {
 	}
 }
 
+// comesBack is how long a gang has too few pods until nobody is thought to make more of them
+// at once, as where its owner starts a task anew: they are placed together then, and are one
+// batch job on a virtual node.
+const comesBack = time.Minute
+
 // scaledDown reports whether the gang has had its minimum, some of it runs, and there are
-// no longer pods enough for its minimum, for which code is the reason.
-func scaledDown(g *snapshot.Gang, code plan.Code) bool {
-	return g.Unmade != "" && g.Whole != nil && (code == plan.NotEnoughPods || code == plan.NotEnoughTaskPods)
+// no longer pods enough for its minimum, for which code is the reason, nor have been for a
+// while.
+func scaledDown(s *framework.Session, g *snapshot.Gang, code plan.Code) bool {
+	return s.Now.UnixNano()-g.UnmadeSince >= int64(comesBack) && g.Unmade != "" && g.Whole != nil && (code == plan.NotEnoughPods || code == plan.NotEnoughTaskPods)
 }
 
 // makeUp places what a gang that was scaled below its minimum has lost, up to what its owner
