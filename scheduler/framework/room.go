@@ -328,7 +328,8 @@ func (s *Session) standIn(g *snapshot.Gang, np snapshot.NominatedPod) *snapshot.
 }
 
 // Expect keeps a fit for the rest of the cycle only: what is in its way goes by
-// itself, and nobody else is to count on it. Where nothing goes the gang is held back
+// itself, on its nodes or of what its queue may hold, and nobody else is to count on it.
+// Where nothing goes the gang is held back
 // for the sake of another, which this room may be for; so it is where the gang would put
 // off a planned start there.
 func (s *Session) Expect(b Blocked, f *Fit) {
@@ -341,8 +342,12 @@ func (s *Session) Expect(b Blocked, f *Fit) {
 		return
 	}
 	s.leaving()
+	what := "waits for pods on " + f.Domain.Name + " that are going away"
 	if !slices.ContainsFunc(f.Assigned, func(a Assignment) bool { return len(s.goesOn[a.Node]) > 0 }) {
-		return
+		if was := s.Waits(g); was == nil || was.Code != plan.OverQuota || !s.Leaving() {
+			return
+		}
+		what = "waits for pods that are going away: with them its queue would hold too much"
 	}
 	n := nomination(s, f, false)
 	n.Until = s.Now.UnixNano() + 1
@@ -350,7 +355,7 @@ func (s *Session) Expect(b Blocked, f *Fit) {
 	s.claimed[g.Key] = true
 	s.keep(g, &n, false)
 	s.takeExpected(g)
-	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Message: "waits for pods on " + f.Domain.Name + " that are going away"})
+	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Message: what})
 }
 
 func nomination(s *Session, f *Fit, byName bool) snapshot.Nomination {
