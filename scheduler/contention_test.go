@@ -232,8 +232,17 @@ func guaranteesStay(w *schedtest.World, p plan.Plan) error {
 			}
 		}
 	}
-	if len(taken) == 0 {
-		return nil
+	left := int64(0)
+	for _, n := range w.Nodes {
+		left += n.Allocatable.Get("nvidia.com/gpu")
+	}
+	for _, q := range w.Queues {
+		if _, below := queues[q.Parent]; !below {
+			left -= q.Guarantee.Get("nvidia.com/gpu")
+		}
+	}
+	if len(taken) == 0 || left < 0 {
+		return nil // more is guaranteed than there is: each queue is, by less than it says
 	}
 	hold := func(w *schedtest.World) map[string]int64 {
 		held := map[string]int64{}
