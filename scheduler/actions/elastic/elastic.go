@@ -2,10 +2,10 @@
 // queue, of no lower priority, has no room for its own minimum: another one, or the same,
 // whose workers hold what its leader needs. What less urgent gangs have beyond their
 // minimum goes first, then what the gang itself has, then what its equals have: nobody goes
-// for the sake of growth, so who gives that up may not get it back. No whole gang goes, nor a member of one whose
-// Job restarts or ends something for that. A minimum may take what is beyond a minimum
-// and never the other way round, so nothing goes in circles; growing again is allocate's
-// business.
+// for the sake of growth, so who gives that up may not get it back. No whole gang goes, nor
+// a member of one whose Job restarts or ends something for that. A minimum may take what is
+// beyond a minimum and never the other way round, so nothing goes in circles; growing again
+// is allocate's business.
 package elastic
 
 import (
