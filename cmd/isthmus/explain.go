@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/overview"
@@ -173,10 +175,29 @@ func explainData(w io.Writer, s *snapshot.Snapshot, g *snapshot.Gang, now time.T
 	}
 }
 
+// mostNear is how many queues are named in place of one that does not exist.
+const mostNear = 5
+
+// noQueue says that a queue does not exist, and which are named nearly so.
+func noQueue(ses *framework.Session, name string) error {
+	names := &cobra.Command{SuggestionsMinimumDistance: 2} // it knows what was meant, as for its commands
+	for _, q := range ses.Ledger.Queues() {
+		if !q.Own {
+			names.AddCommand(&cobra.Command{Use: q.Name, Run: func(*cobra.Command, []string) {}})
+		}
+	}
+	near := ""
+	if of := names.SuggestionsFor(name); len(of) > 0 {
+		slices.Sort(of)
+		near = "; there is " + strings.Join(of[:min(len(of), mostNear)], ", ")
+	}
+	return fmt.Errorf("queue %s: %w%s (`isthmus top` lists all, with --rows=0 however many)", name, errNone, near)
+}
+
 func explainQueue(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.Session, _, name string) error {
 	q := ses.Ledger.Queue(name)
 	if q == nil {
-		return fmt.Errorf("queue %s: %w", name, errNone)
+		return noQueue(ses, name)
 	}
 	say(w, "queue %s, %sweight %d, priority %d\n", q.Name, declared(q), q.Weight, q.Priority)
 	explainAmounts(w, s, q)

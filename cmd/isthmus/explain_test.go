@@ -61,3 +61,30 @@ func TestQueueIsExplained(t *testing.T) {
 		}
 	}
 }
+
+// TestUnknownQueueIsAnError: who mistypes a queue gets no empty table, and is told what is
+// named nearly so; a queue that gangs wait for need not exist.
+func TestUnknownQueueIsAnError(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"node n1 cpu=8", "queue research", "queue vision parent=research", "group a min=1 queue=later", "pods a w 1 cpu=1"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := written(t, w)
+	for args, want := range map[string]string{
+		"top --queue vison":         "queue vison: there is none; there is vision (`isthmus top` lists all",
+		"explain queue vison":       "queue vison: there is none; there is vision (`isthmus top` lists all",
+		"top --queue re":            "there is research",
+		"top --queue Root":          "there is root",
+		"top --queue nothing-alike": "queue nothing-alike: there is none (`isthmus top` lists all",
+		"top --queue later":         "",
+		"top --queue research":      "",
+		"top -n nobody":             "",
+	} {
+		got, err := printed(t, append(strings.Fields(args), "--snapshot="+file)...)
+		if want == "" && err != nil || want != "" && (err == nil || got != "" || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s gives %v and prints %q, want %q", args, err, got, want)
+		}
+	}
+}

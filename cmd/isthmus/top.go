@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/overview"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // Bounds of how often and how much `top` shows.
@@ -41,12 +44,16 @@ func topCommand() *cobra.Command {
 				return err
 			}
 			defer view.close()
+			found := false // a queue that is deleted later leaves an empty table
 			show := func(w io.Writer) error {
 				now, err := s.now()
 				if err != nil {
 					return err
 				}
 				state, p, ses := view.decide(now)
+				if found = found || known(state, ses, choice.Queue); !found {
+					return noQueue(ses, choice.Queue)
+				}
 				return overview.Write(w, state, p, ses, choice)
 			}
 			if !follows {
@@ -66,4 +73,11 @@ func topCommand() *cobra.Command {
 	f.DurationVar(&interval, "interval", 2*time.Second, "time between two looks")
 	f.BoolVar(&once, "once", false, "print once; so it is too where the output is no terminal")
 	return c
+}
+
+// known reports whether a queue exists, or gangs wait for it to do so. None is asked for
+// by an empty name.
+func known(s *snapshot.Snapshot, ses *framework.Session, queue string) bool {
+	return queue == "" || ses.Ledger.Queue(queue) != nil ||
+		slices.ContainsFunc(s.Gangs, func(g *snapshot.Gang) bool { return g.Queue == queue })
 }
