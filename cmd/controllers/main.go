@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"github.com/isthmus-hpc/isthmus/cmd/internal/version"
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 )
 
@@ -70,6 +71,7 @@ func command(install func(logr.Logger)) *cobra.Command {
 	o := options{now: time.Now}
 	cmd := &cobra.Command{
 		Use:           "controllers",
+		Version:       version.String(),
 		Short:         "Run the controllers of the Volcano API",
 		Args:          noArgs,
 		SilenceUsage:  true,

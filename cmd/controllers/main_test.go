@@ -65,6 +65,18 @@ func TestVolcanosFlagsAreTaken(t *testing.T) {
 	}
 }
 
+// TestVersionIsTold: it is printed where Volcano's is asked for, and that is all.
+func TestVersionIsTold(t *testing.T) {
+	t.Parallel()
+	cmd := command(keepLogger)
+	var out strings.Builder
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"--version", "--kubeconfig=/nonexistent/kubeconfig"})
+	if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.HasPrefix(out.String(), "controllers version ") {
+		t.Errorf("error %v, prints %q", err, out.String())
+	}
+}
+
 func TestListsAreWithoutRepetition(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}

@@ -14,7 +14,7 @@ type volcanoFlags struct{ metrics, health bool }
 
 // unused are flags of Volcano's controller manager that have no meaning here.
 var unused = map[string]string{
-	"master": "-", "ca-cert-file": "-", "tls-cert-file": "-", "tls-private-key-file": "-", "version": "false", "controllers": "*",
+	"master": "-", "ca-cert-file": "-", "tls-cert-file": "-", "tls-private-key-file": "-", "controllers": "*",
 	"worker-threads-for-podgroup": "5", "worker-threads-for-queue": "5", "worker-threads-for-gc": "1", "max-requeue-num": "15",
 	"detection-period-of-dependson-task": "100ms", "feature-gates": "-", "leader-elect-resource-lock": "leases", "leader-elect-resource-name": "-",
 	"leader-elect-lease-duration": "15s", "leader-elect-renew-deadline": "10s", "leader-elect-retry-period": "2s",

@@ -13,6 +13,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/isthmus-hpc/isthmus/cmd/internal/version"
 )
 
 func main() {
@@ -33,8 +35,9 @@ func main() {
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "isthmus",
-		Short: "Slurm clusters as Kubernetes nodes, and a gang scheduler for them",
+		Use:     "isthmus",
+		Version: version.String(),
+		Short:   "Slurm clusters as Kubernetes nodes, and a gang scheduler for them",
 		Long: "Isthmus shows Slurm clusters to Kubernetes as nodes and runs Volcano Jobs on them.\n" +
 			"With this program you try the whole of it on one machine.",
 		SilenceUsage:  true,

@@ -35,6 +35,7 @@ import (
 	"k8s.io/klog/v2"
 	"volcano.sh/apis/pkg/client/clientset/versioned"
 
+	"github.com/isthmus-hpc/isthmus/cmd/internal/version"
 	hpcv1alpha1 "github.com/isthmus-hpc/isthmus/controllers/api/hpc/v1alpha1"
 	"github.com/isthmus-hpc/isthmus/scheduler/binder"
 	"github.com/isthmus-hpc/isthmus/scheduler/cache"
@@ -67,6 +68,7 @@ func command() (*cobra.Command, *options) {
 	o := &options{}
 	c := &cobra.Command{
 		Use:           "scheduler",
+		Version:       version.String(),
 		Short:         "Place gangs of pods whole, on one virtual node or on the real nodes",
 		Args:          noArgs,
 		SilenceUsage:  true,

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	volcanov1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
 
+	"github.com/isthmus-hpc/isthmus/cmd/internal/version"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
 )
 
@@ -44,12 +45,26 @@ func TestFlagsThatWouldChangePlacesAreRefused(t *testing.T) {
 // whichever way the flags are written.
 func TestFlagsOfVolcanosLogAreKnown(t *testing.T) {
 	for _, arg := range []string{"--log-flush-frequency=1s", "--log_dir=/var/log", "--log-dir=/var/log", "--log_file=/var/log/volcano.log",
-		"--log_file_max_size=100", "--log_backtrace_at=x.go:1", "--add_dir_header", "--one_output=true", "--skip_headers", "--skip-log-headers",
+		"--log_file_max_size=100", "--log_backtrace_at=x.go:1", "--alsologtostderrthreshold=2", "--legacy_stderr_threshold_behavior=false", "--version=false", "--add_dir_header", "--one_output=true", "--skip_headers", "--skip-log-headers",
 		"--resource-sync-timeout=30s", "--gate-removal-worker-num=2", "--scheduler_conf=/etc/volcano-scheduler.conf"} {
 		c, _ := command()
 		c.SetArgs([]string{arg, "--log-format=xml"})
 		if err := c.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "--log-format") {
 			t.Errorf("%s gives %v", arg, err)
+		}
+	}
+}
+
+// TestVersionIsTold: it is printed where Volcano's is asked for, and that is all.
+func TestVersionIsTold(t *testing.T) {
+	for _, args := range [][]string{{"--version"}, {"--version=true", "--kubeconfig=/nonexistent/kubeconfig", "2>&1"}} {
+		c, _ := command()
+		var out strings.Builder
+		c.SetOut(&out)
+		c.SetArgs(args)
+		err := c.ExecuteContext(t.Context())
+		if want := "scheduler version " + version.String() + "\n"; err != nil || out.String() != want {
+			t.Errorf("%v gives %v and prints %q, want %q", args, err, out.String(), want)
 		}
 	}
 }

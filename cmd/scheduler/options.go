@@ -99,7 +99,7 @@ var unused = map[string]string{
 	"feature-gates": "-", "leader-elect-resource-lock": "leases", "leader-elect-resource-name": "volcano", "ca-cert-file": "-", "tls-cert-file": "-",
 	"tls-private-key-file": "-", "disable-default-scheduler-config": "false", "sharding-mode": "-", "scheduler-sharding-mode": "-", "scheduler-sharding-name": "-", "shard-name": "-",
 	"resync-period": "0s", "resource-sync-timeout": "60s", "gate-removal-worker-num": "5",
-	"logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "vmodule": "-", "log-flush-frequency": "5s",
+	"logtostderr": "true", "alsologtostderr": "false", "stderrthreshold": "-", "alsologtostderrthreshold": "-", "legacy-stderr-threshold-behavior": "true", "vmodule": "-", "log-flush-frequency": "5s",
 	"log-dir": "-", "log-file": "-", "log-file-max-size": "1800", "log-backtrace-at": "-",
 	"add-dir-header": "false", "one-output": "false", "skip-headers": "false", "skip-log-headers": "false",
 }
