@@ -31,12 +31,6 @@ type wish struct {
 	idle   *resourcev1.ResourceClaim // whose devices are to be taken back
 }
 
-type podWish struct {
-	ref     plan.PodRef
-	message string
-	plain   bool
-}
-
 // note queues the status writes of a plan. A later wish for the same object
 // replaces an earlier one that is not written yet.
 func (b *Binder) note(p plan.Plan, now time.Time) {
@@ -92,30 +86,7 @@ func (b *Binder) note(p plan.Plan, now time.Time) {
 	b.noteCopies(p, now)
 	b.tellWaiting(p, now)
 	b.tellQueues(p, now)
-	for _, u := range p.Unschedulable {
-		if !u.Code.CapacityKind() {
-			continue
-		}
-		for _, ref := range u.Pods {
-			reason, message := b.Cache.Displayed(ref.UID)
-			_, recent := b.written[ref.UID]
-			if reason == corev1.PodReasonUnschedulable && (!u.Plain || recent || message == u.Message) {
-				continue // members of a gang point to the PodGroup for fresh numbers
-			}
-			if recent {
-				continue
-			}
-			w := wish{pod: &podWish{ref: ref, message: u.Message, plain: u.Plain}}
-			if reason == corev1.PodReasonUnschedulable {
-				b.refreshes.ask(ref.UID, w)
-				continue
-			}
-			b.wishes[ref.UID] = w
-			b.written[ref.UID] = now
-			b.refreshes.wrote(ref.UID, now)
-			b.later.add(ref.UID, now)
-		}
-	}
+	b.noteMarks(p, now)
 	for _, r := range b.refreshes.granted(now) {
 		b.wishes[r.uid] = r.wish
 		if r.wish.pod != nil {
@@ -153,7 +124,7 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	w, ok := b.wishes[uid]
 	delete(b.wishes, uid)
 	b.mu.Unlock()
-	if !ok || b.early(uid, w) {
+	if !ok || b.early(uid, w) || b.placed(w) {
 		return true
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -327,25 +298,4 @@ func (b *Binder) conditions(wanted *plan.Status, shown []volcanov1.PodGroupCondi
 		}
 	}
 	return out, news
-}
-
-func (b *Binder) writePod(ctx context.Context, w *podWish) error {
-	body, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": w.ref.UID},
-		"status": map[string]any{"conditions": []map[string]any{{
-			"type": corev1.PodScheduled, "status": corev1.ConditionFalse,
-			"reason": corev1.PodReasonUnschedulable, "message": w.message, "lastTransitionTime": metav1.NewTime(b.Now()),
-		}}},
-	})
-	if err != nil {
-		return fmt.Errorf("encode condition: %w", err)
-	}
-	if _, err := b.Client.CoreV1().Pods(w.ref.Namespace).Patch(ctx, w.ref.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
-		return fmt.Errorf("patch pod %s/%s: %w", w.ref.Namespace, w.ref.Name, err)
-	}
-	if w.plain {
-		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: w.ref.Namespace, Name: w.ref.Name, UID: types.UID(w.ref.UID)}
-		b.Events.Event(ref, corev1.EventTypeWarning, "FailedScheduling", w.message)
-	}
-	return nil
 }
