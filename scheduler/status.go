@@ -18,7 +18,6 @@ const (
 
 	readyReason    = "GangReady"
 	admittedReason = "Admitted"
-	belowMinimum   = "BelowMinimum"
 	notStale       = "NothingHeldInVain"
 )
 
@@ -134,7 +133,7 @@ func staleness(cs []snapshot.Condition, g *snapshot.Gang, why string) []snapshot
 	case why != "" && g.ShortSince == 0:
 		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isTrue, Reason: snapshot.PodsMissing, Message: why})
 	case why != "":
-		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isTrue, Reason: belowMinimum, Message: why})
+		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isTrue, Reason: snapshot.BelowMinimum, Message: why})
 	case slices.ContainsFunc(cs, func(c snapshot.Condition) bool { return c.Type == snapshot.Stale && c.Status == isTrue }):
 		return set(cs, snapshot.Condition{Type: snapshot.Stale, Status: isFalse, Reason: notStale})
 	}

@@ -43,6 +43,9 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.S
 		if g.Estimate > 0 {
 			say(w, "  runs for about %s (%s)\n", time.Duration(g.Estimate), g.EstimateFrom)
 		}
+		if c, is := overview.Stale(p, g); is {
+			say(w, "  has too few members (%s %s): %s\n", c.Type, c.Reason, c.Message)
+		}
 		explainOrder(w, s, g)
 		explainData(w, s, g, ses.Now)
 		for _, pl := range p.Placements {
@@ -73,15 +76,31 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.S
 			}
 		}
 		for _, cl := range p.Claims {
-			if cl.Gang == g.Key {
+			if cl.Gang == g.Key && !cl.Moves() {
 				say(w, "  %d pods would be evicted for it by %s\n", len(cl.Evictions), cl.Action)
 			}
+			explainSent(w, g, cl.Evictions)
 		}
+		explainSent(w, g, p.Releases)
 	}
 	if !found {
 		return fmt.Errorf("job %s/%s: %w", namespace, name, errNone)
 	}
 	return nil
+}
+
+// explainSent tells how many of a gang's pods are among those that are sent away, with the
+// words that the first of them hears.
+func explainSent(w io.Writer, g *snapshot.Gang, all []plan.Eviction) {
+	sent, first := 0, ""
+	for i := range all {
+		if all[i].Gang == g.Key {
+			sent, first = sent+1, cmp.Or(first, all[i].Message)
+		}
+	}
+	if sent > 0 {
+		say(w, "  %d of its pods would be evicted: %s\n", sent, first)
+	}
 }
 
 // explainOrder tells which Jobs have to complete before the gang starts: where a flow

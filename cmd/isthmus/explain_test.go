@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
@@ -85,6 +86,63 @@ func TestUnknownQueueIsAnError(t *testing.T) {
 		got, err := printed(t, append(strings.Fields(args), "--snapshot="+file)...)
 		if want == "" && err != nil || want != "" && (err == nil || got != "" || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s gives %v and prints %q, want %q", args, err, got, want)
+		}
+	}
+}
+
+// TestTooFewMembersAreExplained: what the condition Stale of a PodGroup says is told by
+// explain and top, and so it is of a PodGroup that cannot have it; and who is sent away.
+func TestTooFewMembersAreExplained(t *testing.T) {
+	for name, tt := range map[string]struct {
+		does     []string
+		explains []string
+		top      string
+	}{
+		"lost, and made anew": {
+			[]string{"restart g-w-2", "node n1 gpu=2", "cycle", "later 1m"},
+			[]string{"has too few members (Stale BelowMinimum): 2 of the 3 members that it needs are left; unless they are made up for by 2026-01-01T01:05:00Z"}, "",
+		},
+		"sent back": {
+			[]string{"restart g-w-2", "node n1 gpu=2", "cycle", "later 5m"},
+			[]string{"has too few members (Stale BelowMinimum): 2 of the 3 members that it needs are left; what was left was sent back", "2 of its pods would be evicted: sent back"}, "",
+		},
+		"scaled down": {
+			[]string{"delete g-w-2", "cycle"},
+			[]string{"has too few members (Stale PodsMissing): 2 of the 3 members that it needs are left; there are no pods"}, "Stale (PodsMissing): 2 of the 3",
+		},
+		"whole again": {
+			[]string{"delete g-w-2", "cycle", "pods g x 1 gpu=1", "cycle", "cycle"},
+			nil, "",
+		},
+		"sent away for another": {
+			[]string{"later 1h", "group urgent min=3 priority=5", "pods urgent w 3 gpu=1"},
+			[]string{"3 of its pods would be evicted: preempt for default/urgent"}, "",
+		},
+	} {
+		for _, kind := range []string{"", "native"} {
+			w := schedtest.NewWorld()
+			lines := []string{"node n1 gpu=3", strings.TrimSpace("group g min=3 " + kind), "pods g w 3 gpu=1", "cycle", "run g", "cycle", "later 1h"}
+			for _, line := range append(lines, tt.does...) {
+				if _, err := w.Do(line); err != nil {
+					t.Fatal(line, err)
+				}
+			}
+			file, at := written(t, w), "--at="+w.Now.UTC().Format(time.RFC3339)
+			got, err := printed(t, "explain", "job", "g", "--snapshot="+file, at)
+			if err != nil || tt.explains == nil && strings.Contains(got, "Stale") {
+				t.Errorf("%s %s: %v\n%s", name, kind, err, got)
+			}
+			for _, want := range tt.explains {
+				if kind != "" {
+					want, _, _ = strings.Cut(want, ";") // what comes of it is in the condition alone
+				}
+				if !strings.Contains(got, want) {
+					t.Errorf("%s %s: explain does not say %q:\n%s", name, kind, want, got)
+				}
+			}
+			if top, err := printed(t, "top", "--snapshot="+file, at); err != nil || !strings.Contains(top, tt.top) {
+				t.Errorf("%s %s: top does not say %q (%v):\n%s", name, kind, tt.top, err, top)
+			}
 		}
 	}
 }

@@ -87,8 +87,48 @@ func dimensions(s *snapshot.Snapshot) []int {
 	return append(gpus, rest...)
 }
 
-// reasons keeps one line a gang that waits.
+// Stale returns why a gang holds places that are of no use to it, or too few for want of
+// pods, as its PodGroup's condition says it or is to say it now; one of Kubernetes' own API
+// has no such condition. It reports whether that is so at all.
+func Stale(p plan.Plan, g *snapshot.Gang) (snapshot.Condition, bool) {
+	for i := range p.Statuses {
+		if p.Statuses[i].Gang == g.Key {
+			return stale(g, p.Statuses[i].Want.Conditions)
+		}
+	}
+	return stale(g, g.Status.Conditions)
+}
+
+func stale(g *snapshot.Gang, conditions []snapshot.Condition) (snapshot.Condition, bool) {
+	for _, c := range conditions {
+		if c.Type == snapshot.Stale {
+			return c, c.Status == "True"
+		}
+	}
+	switch {
+	case g.Native && g.Unmade != "":
+		return snapshot.Condition{Type: snapshot.Stale, Reason: snapshot.PodsMissing, Message: g.Unmade}, true
+	case g.Native && g.ShortSince != 0 && g.Lacks() != "":
+		return snapshot.Condition{Type: snapshot.Stale, Reason: snapshot.BelowMinimum, Message: g.Lacks()}, true
+	}
+	return snapshot.Condition{}, false
+}
+
+// reasons keeps one line a gang that waits, or that has too few members.
 func (o *overview) reasons(p plan.Plan) {
+	said := make(map[string][]snapshot.Condition, len(p.Statuses))
+	for i := range p.Statuses {
+		said[p.Statuses[i].Gang] = p.Statuses[i].Want.Conditions
+	}
+	for _, g := range o.s.Gangs {
+		conditions, changed := said[g.Key]
+		if !changed {
+			conditions = g.Status.Conditions
+		}
+		if c, is := stale(g, conditions); is {
+			o.why[g.Key] = c.Type + " (" + c.Reason + "): " + c.Message
+		}
+	}
 	for _, u := range p.Unschedulable { // the planned start of a head is said there too
 		o.why[u.Gang] = string(u.Code) + ": " + u.Message
 	}

@@ -27,10 +27,12 @@ const (
 )
 
 // Stale is the type of our own condition of a PodGroup that holds places which are
-// of no use to it, PodsMissing its reason when it is Unmade rather than Short.
+// of no use to it, BelowMinimum its reason when it is Short, and PodsMissing when it is
+// Unmade.
 const (
-	Stale       = "Stale"
-	PodsMissing = "PodsMissing"
+	Stale        = "Stale"
+	BelowMinimum = "BelowMinimum"
+	PodsMissing  = "PodsMissing"
 )
 
 // Pod is a member of a gang.
