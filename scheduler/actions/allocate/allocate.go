@@ -270,11 +270,13 @@ func alive(p *snapshot.Pod) bool {
 	return p.Counts() || p.Node == "" && p.Phase == snapshot.PodPending && !p.Terminating
 }
 
-func tooFew(g *snapshot.Gang, code plan.Code, what string, exist, need int64) *plan.Unschedulable {
+// tooFew says that fewer pods, or whole parts of a policy, exist than are needed, or that
+// gates hold back those that are missing.
+func tooFew(g *snapshot.Gang, code plan.Code, what, of string, exist, need int64) *plan.Unschedulable {
 	if exist >= need && g.Gated {
-		return &plan.Unschedulable{Code: plan.Gated, Message: fmt.Sprintf("%s has %d pods, but scheduling gates hold too many of them back", what, exist)}
+		return &plan.Unschedulable{Code: plan.Gated, Message: fmt.Sprintf("%s has %d %s, but scheduling gates hold too many of them back", what, exist, of)}
 	}
-	return &plan.Unschedulable{Code: code, Message: fmt.Sprintf("%s has %d pods and needs %d", what, exist, need)}
+	return &plan.Unschedulable{Code: code, Message: fmt.Sprintf("%s has %d %s and needs %d", what, exist, of, need)}
 }
 
 // refused says why a member cannot be placed anywhere.

@@ -71,7 +71,7 @@ func minimum(g *snapshot.Gang, waiting []*snapshot.Pod, have int64, used []*snap
 				exist++
 			}
 		}
-		return nil, tooFew(g, plan.NotEnoughPods, "the gang", exist, g.Minimum())
+		return nil, tooFew(g, plan.NotEnoughPods, "the gang", "pods", exist, g.Minimum())
 	}
 	slices.SortFunc(c.must, snapshot.ComparePods)
 	return c.must, nil
@@ -102,7 +102,7 @@ func (c *chosen) tasks() *plan.Unschedulable {
 			lacks--
 		}
 		if lacks > 0 {
-			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("task %q", t.Task), exist[t.Task], t.Min)
+			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("task %q", t.Task), "pods", exist[t.Task], t.Min)
 		}
 	}
 	return nil
@@ -114,7 +114,7 @@ func (c *chosen) parts(parts []*snapshot.Part) *plan.Unschedulable {
 	// What the tasks chose breaks no part: its part is made whole.
 	for _, part := range parts {
 		if slices.ContainsFunc(part.Pods, func(p *snapshot.Pod) bool { return c.taken[p] }) && !c.whole(part) {
-			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("part %q", part.Pods[0].PartOf()), c.exist(part), part.Need())
+			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("part %q", part.Pods[0].PartOf()), "pods", c.exist(part), part.Need())
 		}
 	}
 	for i := range c.g.SubGroups {
@@ -146,7 +146,7 @@ func (c *chosen) parts(parts []*snapshot.Part) *plan.Unschedulable {
 			}
 		}
 		if ready < policy.Min {
-			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("policy %q", policy.Name), could, policy.Min)
+			return tooFew(c.g, plan.NotEnoughTaskPods, fmt.Sprintf("policy %q", policy.Name), fmt.Sprintf("whole parts of %d pods", max(policy.Size, 1)), could, policy.Min)
 		}
 	}
 	return nil
