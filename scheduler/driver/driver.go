@@ -223,9 +223,7 @@ func (d *Driver) Cycle(ctx context.Context) (err error) {
 	if n := d.Cache.Quarantined(start); n > 0 {
 		d.Metrics.waiting.WithLabelValues(string(plan.Quarantined)).Set(float64(n))
 	}
-	for _, pl := range p.Placements {
-		log.Info("gang placed", "podGroup", pl.Gang, "node", pl.Domain, "pods", len(pl.Binds), "size", pl.Size, "attempt", pl.Attempt)
-	}
+	logDecisions(log, p)
 	log.V(1).Info("cycle done", "took", took.String(), "placed", len(p.Placements), "waiting", len(p.Unschedulable), "statuses", len(p.Statuses))
 	return nil
 }

@@ -73,7 +73,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		plugins:     prometheus.NewHistogramVec(latencies("volcano_plugin_scheduling_latency_milliseconds", "Time of a plugin when a cycle opens."), []string{"plugin", "OnSession"}),
 		actions:     prometheus.NewHistogramVec(latencies("volcano_action_scheduling_latency_milliseconds", "Time of an action."), []string{"action"}),
 		attempts:    counter("volcano_schedule_attempts_total", "Gangs looked at, by result.", "result"),
-		victims:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "volcano_pod_preemption_victims", Help: "Pods that the last cycle chose to evict for others."}),
+		victims:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "volcano_pod_preemption_victims", Help: "Pods that the last cycle which evicted any chose to evict for others."}),
 		preemptions: prometheus.NewCounter(prometheus.CounterOpts{Name: "volcano_total_preemption_attempts", Help: "Times that room was made by eviction."}),
 		evictions:   counter("volcano_eviction_transactions_total", "Sets of evictions that were decided together, by action.", "action"),
 		state:       &stateCollector{retries: map[string]int64{}},
@@ -166,7 +166,9 @@ func (m *Metrics) cycle(s *snapshot.Snapshot, p plan.Plan, o entitlement.Options
 			m.evictions.WithLabelValues(c.Action).Inc()
 		}
 	}
-	m.victims.Set(float64(victims))
+	if victims > 0 { // the next cycle, which has none, comes long before anybody reads it
+		m.victims.Set(float64(victims))
+	}
 	for _, created := range m.state.take(s, p, o, now) {
 		m.jobLatency.Observe(inMilliseconds(now.Sub(created)))
 	}
