@@ -3,6 +3,7 @@ package binder
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"time"
 
@@ -24,8 +25,17 @@ const (
 	refusedApart = 50 * time.Millisecond
 )
 
-// refusal is the status of a PodGroup that the API server, or a policy of it, refused. Every
-// cycle wants it again: it is tried when the pause is over, or when another one is wanted.
+// The pause is shorter where the API server failed at a status, as when a webhook does not
+// answer: from firstFailed to mostFailed. It may be over in a moment, and then all of them
+// are written. That is told once the pause is failedLong.
+const (
+	firstFailed = time.Second
+	failedLong  = 8 * firstFailed
+	mostFailed  = time.Minute
+)
+
+// refusal is the status of a PodGroup that the API server, or a policy of it, refused, or
+// failed to write. Every cycle wants it again: it is tried when the pause is over, or when another one is wanted.
 type refusal struct {
 	want  snapshot.GroupStatus
 	pause time.Duration
@@ -44,6 +54,13 @@ func refused(err error) bool {
 		return !errors.As(err, &s) || s.Status().Details == nil || !slices.ContainsFunc(s.Status().Details.Causes, other)
 	}
 	return false
+}
+
+// failed reports whether an answer says that the API server could not do what it was asked
+// for, and does not ask for another try: an error of its own, or of what it asked.
+func failed(err error) bool {
+	var s apierrors.APIStatus
+	return errors.As(err, &s) && s.Status().Code == http.StatusInternalServerError && !apierrors.IsServerTimeout(err)
 }
 
 // rests reports whether a status waits until the pause after its refusal is over, and has it
@@ -112,18 +129,21 @@ func (b *Binder) keepsOut(s *plan.Status) bool {
 	return ok && !s.Native && shown.Phase != s.Want.Phase && (shown.Phase == "" || shown.Phase == snapshot.GroupPending)
 }
 
-// refuse notes that the status of a PodGroup was refused. What was wanted is written again
+// refuse notes that the status of a PodGroup was refused, or that it failed. What was wanted is written again
 // when the pause is over, should there be no cycle then.
 func (b *Binder) refuse(ctx context.Context, s *plan.Status, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, again := b.refused[s.GangUID]
-	most := mostRefused
+	first, most, failed := firstRefused, mostRefused, failed(err)
+	if failed {
+		first, most = firstFailed, mostFailed
+	}
 	if b.keepsOut(s) {
-		most = min(max(firstRefused, time.Duration(len(b.refused))*refusedApart), mostRefused)
+		most = min(max(firstRefused, time.Duration(len(b.refused))*refusedApart), most)
 	}
 	if r.want, r.pause = s.Want, min(2*r.pause, most); !again {
-		r.pause = firstRefused
+		r.pause = first
 	}
 	r.until = b.Now().Add(r.pause)
 	b.refused[s.GangUID] = r
@@ -131,10 +151,13 @@ func (b *Binder) refuse(ctx context.Context, s *plan.Status, err error) {
 		b.wishes[s.GangUID] = wish{group: s}
 	}
 	b.writes.AddAfter(s.GangUID, r.pause)
-	log := logr.FromContextOrDiscard(ctx)
-	if again || grants.Lacks(err) { // that is told once, for all of that kind
+	log, what := logr.FromContextOrDiscard(ctx), "the status of a PodGroup was refused; it is written again after pauses that grow, and when it changes"
+	told := again || grants.Lacks(err) // that is told once, for all of that kind
+	if failed {
+		told, what = r.pause != failedLong, "the API server fails to write the status of a PodGroup; it is tried again after pauses that grow, and when it changes"
+	}
+	if told {
 		log = log.V(1)
 	}
-	log.Info("the status of a PodGroup was refused; it is written again after pauses that grow, and when it changes",
-		"podgroup", s.Namespace+"/"+s.Name, "pause", r.pause.String(), "reason", err.Error())
+	log.Info(what, "podgroup", s.Namespace+"/"+s.Name, "pause", r.pause.String(), "reason", err.Error())
 }

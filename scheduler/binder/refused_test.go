@@ -3,6 +3,7 @@ package binder
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -124,6 +125,52 @@ func TestRefusedStatusRests(t *testing.T) {
 				t.Errorf("once it is allowed: %v, %d are refused", r.told, len(r.refused))
 			}
 		})
+	}
+}
+
+// TestFailedStatusRests: a status of a PodGroup at which the API server fails, as with a
+// webhook that does not answer, is not sent with each cycle either. A short failure puts
+// nothing off for long.
+func TestFailedStatusRests(t *testing.T) {
+	for name, answer := range map[string]error{
+		"internal": apierrors.NewInternalError(errors.New("failed calling webhook")),
+		"storage":  &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: "etcdserver: no leader"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRefusing(t, answer)
+			cycles := func(seconds int) {
+				for range 10 * seconds {
+					r.now = r.now.Add(100 * time.Millisecond)
+					r.cycle(t, 0, "0 are free")
+				}
+			}
+			cycles(6)
+			if n := r.writes.Load(); n != 3 || r.logged != 0 { // after 1 and 2 seconds
+				t.Errorf("%d writes in the first seconds, logged %d times", n, r.logged)
+			}
+			cycles(3600 - 6)
+			// After 1, 2, 4, 8, 16 and 32 seconds, then after a minute each.
+			if n := r.writes.Load(); n != 1+6+58 || r.told["retried"] != int(n) || r.logged != 1 {
+				t.Errorf("%d writes in an hour, %v, logged %d times", n, r.told, r.logged)
+			}
+			r.cycle(t, 1, "0 are free")
+			if n := r.writes.Load(); n != 1+6+58+1 {
+				t.Errorf("another status waits too: %d writes", n)
+			}
+			r.answer = nil
+			cycles(60)
+			if r.told["written"] == 0 || len(r.refused) != 0 {
+				t.Errorf("once it succeeds: %v, %d are refused", r.told, len(r.refused))
+			}
+		})
+	}
+	for name, err := range map[string]error{
+		"it asks for another try": apierrors.NewServerTimeout(groups, "patch", 1), "too busy": apierrors.NewTooManyRequests("later", 1),
+		"not reached": errors.New("connection refused"), "not there for now": apierrors.NewServiceUnavailable("soon"),
+	} {
+		if failed(err) || refused(err) {
+			t.Errorf("%s: it rests", name)
+		}
 	}
 }
 

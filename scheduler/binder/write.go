@@ -159,6 +159,9 @@ func (b *Binder) write(ctx context.Context, uid string) bool {
 	case w.group != nil && refused(err):
 		b.Observe.Wrote(kind, "refused")
 		b.refuse(ctx, w.group, err)
+	case w.group != nil && failed(err):
+		b.Observe.Wrote(kind, "retried")
+		b.refuse(ctx, w.group, err)
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err):
 		// Gone, or another object by now; a status that is still wrong comes with the next plan.
 		b.Observe.Wrote(kind, "gone")
