@@ -181,8 +181,9 @@ func (c *Cache) deleteGroup(key, uid string) {
 
 // forgetGroup forgets what is remembered of the gang by its PodGroup, which is gone: one of
 // the same name that is made anew has not had what it asks for, has not been told what it
-// lacks, and has nothing sent away for it.
+// lacks, has nothing sent away for it, was not tried in vain, and is as young as it is.
 func (e *gangEntry) forgetGroup() {
+	e.hold, e.code, e.had, e.grew = "", "", 0, 0
 	e.written, e.raw, e.nominated = nil, nil, nil
 	e.whole, e.short, e.measured = nil, snapshot.Shortness{}, false
 }

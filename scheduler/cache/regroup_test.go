@@ -101,3 +101,30 @@ func TestNoRoomIsKeptForWhatIsGone(t *testing.T) {
 		t.Error("a pod that is a gang of its own has no room")
 	}
 }
+
+// TestPodGroupsMadeAnewAreNotHeld: one that is made anew is neither held for what befell the
+// one before, nor out of sight for it, nor as old.
+func TestPodGroupsMadeAnewAreNotHeld(t *testing.T) {
+	const key = "podgroup/ns/g"
+	for _, told := range []string{"by a re-list", "by the watch"} {
+		c := New()
+		c.SetPod(pod("a", "g", "1"))
+		c.SetGroup(regrouped("one", 1))
+		if g := c.Snapshot(start).Gang(key); g.GrewAt != start.UnixNano() {
+			t.Fatalf("it grew at %d", g.GrewAt)
+		}
+		c.HoldAs(key, "ClaimsNotMet", "no volume", start.Add(time.Hour))
+		now := start.Add(time.Minute)
+		if g := c.Snapshot(now).Gang(key); g.Hold == "" || g.HoldCode == "" || g.GrewAt != start.UnixNano() {
+			t.Fatalf("one is held by %q (%s), and grew at %d", g.Hold, g.HoldCode, g.GrewAt)
+		}
+		c.Quarantine(key, start.Add(time.Hour))
+		if told == "by the watch" {
+			c.DeleteGroup("ns", "g", "one")
+		}
+		c.SetGroup(regrouped("two", 1))
+		if g := c.Snapshot(now).Gang(key); g == nil || g.Hold != "" || g.HoldCode != "" || g.GrewAt != now.UnixNano() {
+			t.Errorf("%s: two is %+v", told, g)
+		}
+	}
+}
