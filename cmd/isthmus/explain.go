@@ -50,7 +50,7 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.S
 		explainData(w, s, g, ses.Now)
 		for _, pl := range p.Placements {
 			if pl.Gang == g.Key {
-				say(w, "  %d members are placed on %s now\n", len(pl.Binds), pl.Domain)
+				say(w, "  %s\n", overview.Placed(pl))
 			}
 		}
 		for _, u := range p.Unschedulable {

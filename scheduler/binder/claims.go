@@ -19,6 +19,7 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // A gang is bound only once all that its members claim is theirs: volumes are bound
@@ -36,6 +37,9 @@ const lastLook = time.Second
 
 // sayAfter is how long a gang waits for its claims before that is told.
 const sayAfter = 3 * time.Second
+
+// waitingForClaims is the reason of that, on events and conditions.
+const waitingForClaims = "WaitingForClaims"
 
 // preparation is a placement whose claims are being seen to.
 type preparation struct {
@@ -107,9 +111,35 @@ func (b *Binder) step(ctx context.Context, id int64) bool {
 	}
 	if waits != "" && !p.told && now.Sub(p.since) >= sayAfter {
 		p.told = true
-		b.tell(p, corev1.EventTypeNormal, "WaitingForClaims", waits)
+		b.tell(p, corev1.EventTypeNormal, waitingForClaims, waits)
+		b.noteClaims(p, waits)
 	}
 	return false
+}
+
+// noteClaims has the PodGroup of a gang that waits for its claims alone say that: it may
+// have waited for something else before, or said nothing. No cycle looks at such a gang, so
+// that it stands until the gang is bound or given up.
+func (b *Binder) noteClaims(p *preparation, waits string) {
+	pl := &p.placement
+	want, ok := b.Cache.Status(pl.Gang)
+	if !ok || !strings.HasPrefix(pl.Gang, "podgroup/") || want.Phase != snapshot.GroupInqueue {
+		return // what has its minimum is not unschedulable
+	}
+	c := snapshot.Condition{
+		Type: string(volcanov1.PodGroupUnschedulableType), Status: string(corev1.ConditionTrue), Reason: waitingForClaims,
+		Message: plan.Bound(fmt.Sprintf("its place on %s is kept for it; %s", pl.Domain, waits)),
+	}
+	want.Conditions = slices.Clone(want.Conditions)
+	if at, found := slices.BinarySearchFunc(want.Conditions, c.Type, func(x snapshot.Condition, t string) int { return strings.Compare(x.Type, t) }); found {
+		want.Conditions[at] = c
+	} else {
+		want.Conditions = slices.Insert(want.Conditions, at, c)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.wishes[pl.GangUID] = wish{group: &plan.Status{Gang: pl.Gang, GangUID: pl.GangUID, Namespace: pl.Namespace, Name: pl.Name, Want: want}}
+	b.later.add(pl.GangUID, b.Now())
 }
 
 func (b *Binder) forgetPreparation(id int64) {

@@ -296,7 +296,7 @@ func (b *Binder) conditions(wanted *plan.Status, shown []volcanov1.PodGroupCondi
 		}
 		out = append(out, c)
 		bad := c.Type == volcanov1.PodGroupUnschedulableType || c.Type == snapshot.Stale
-		if turned && bad && c.Status == corev1.ConditionTrue {
+		if turned && bad && c.Status == corev1.ConditionTrue && c.Reason != waitingForClaims { // that is told by itself
 			news = append(news, c)
 		}
 	}

@@ -136,8 +136,18 @@ func (o *overview) reasons(p plan.Plan) {
 		o.why[cl.Gang] = fmt.Sprintf("%d pods make room for it (%s)", len(cl.Evictions), cl.Action)
 	}
 	for _, pl := range p.Placements {
-		o.why[pl.Gang] = fmt.Sprintf("%d members are placed on %s now", len(pl.Binds), pl.Domain)
+		o.why[pl.Gang] = Placed(pl)
 	}
+}
+
+// Placed says that gang members are placed, and whether they start only once what they
+// claim is theirs.
+func Placed(pl plan.Placement) string {
+	words := fmt.Sprintf("%d members are placed on %s now", len(pl.Binds), pl.Domain)
+	if slices.ContainsFunc(pl.Binds, func(b plan.Bind) bool { return b.Claims != nil }) {
+		words += ", and are bound once the volumes and devices that they claim are theirs (events of the PodGroup say what is missing)"
+	}
+	return words
 }
 
 // table writes rows in columns, as many as are shown.

@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
+	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/overview"
+	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
@@ -64,5 +66,17 @@ func TestTables(t *testing.T) {
 	}
 	if other := print(overview.Choice{Namespace: "none"}); strings.Contains(other, "GANG") {
 		t.Errorf("a namespace without gangs has\n%s", other)
+	}
+}
+
+// TestPlacedTellsOfClaims: a gang whose claims are not met yet is placed, and not bound.
+func TestPlacedTellsOfClaims(t *testing.T) {
+	pl := plan.Placement{Domain: "nodes", Binds: []plan.Bind{{}, {}}}
+	if got := overview.Placed(pl); got != "2 members are placed on nodes now" {
+		t.Errorf("without claims it says %q", got)
+	}
+	pl.Binds[1].Claims = &claims.Got{}
+	if got := overview.Placed(pl); !strings.Contains(got, "bound once the volumes and devices that they claim are theirs") {
+		t.Errorf("with claims it says %q", got)
 	}
 }
