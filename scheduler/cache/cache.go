@@ -35,6 +35,7 @@ type Cache struct {
 
 	dims    *resource.Dims // nil when the names that nodes offer may have changed
 	classes map[string]*snapshot.Class
+	specs   specs
 
 	nodes      map[string]*nodeEntry
 	inOrder    []*nodeEntry                    // those that are seen, by name; nil when out of date
@@ -97,6 +98,7 @@ type Cache struct {
 func New() *Cache {
 	return &Cache{
 		classes:    map[string]*snapshot.Class{},
+		specs:      newSpecs(),
 		nodes:      map[string]*nodeEntry{},
 		pods:       map[string]*podEntry{},
 		undue:      map[string]map[string]*podEntry{},

@@ -24,14 +24,6 @@ func (c *Cache) signalLater() {
 // little reports whether a pod holds and needs the same as before, an assumption
 // that comes true included: no placement depends on what changed.
 func (c *Cache) little(old, now *podEntry) bool {
-	a, b := *old, *now
-	a.pod = c.seat(old)
-	if a.pod.Terminal() || b.pod.Terminal() {
-		return false
-	}
-	for _, e := range []*podEntry{&a, &b} {
-		e.on, e.waitReason, e.waitMessage, e.bound = "", "", "", 0
-		e.pod.Phase, e.pod.Assumed, e.pod.StartedAt = "", false, 0
-	}
-	return a.equal(&b)
+	seat := c.seat(old)
+	return !seat.Terminal() && !now.pod.Terminal() && old.needsEqual(now, &seat)
 }

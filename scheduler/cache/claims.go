@@ -193,8 +193,9 @@ func (c *Cache) claimant(e *podEntry, n int) {
 
 // asksOf is what a pod claims, nil for nothing.
 func asksOf(p *corev1.Pod) *claims.Asks {
-	out := &claims.Asks{Namespace: p.Namespace}
-	for _, v := range p.Spec.Volumes {
+	out := claims.Asks{Namespace: p.Namespace}
+	for i := range p.Spec.Volumes {
+		v := &p.Spec.Volumes[i]
 		switch {
 		case v.PersistentVolumeClaim != nil:
 			out.Volumes = append(out.Volumes, claims.Ask{Name: v.PersistentVolumeClaim.ClaimName})
@@ -220,5 +221,6 @@ func asksOf(p *corev1.Pod) *claims.Asks {
 	if len(out.Volumes)+len(out.Devices) == 0 && out.Missing == "" {
 		return nil
 	}
-	return out
+	some := out
+	return &some
 }

@@ -107,7 +107,7 @@ func (c *Cache) groupsOf(e *podEntry) *snapshot.NodeGroups {
 	if e.gang == "" {
 		return nil
 	}
-	name := e.stand.Queue
+	name := e.stand.queue
 	if g := c.gangs[e.gang]; g != nil && g.group != nil {
 		name = firstOf(g.group.Queue, name)
 	}

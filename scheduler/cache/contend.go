@@ -82,7 +82,11 @@ func revocable(annotations map[string]string) []string {
 // yields reports whether a pod, or its PodGroup, may be sent away by its own word, which
 // is read as Volcano does: what is no boolean is false.
 func yields(m map[string]string) bool {
-	yes, err := strconv.ParseBool(m[volcanov1.PodPreemptable])
+	said := m[volcanov1.PodPreemptable]
+	if said == "" {
+		return false
+	}
+	yes, err := strconv.ParseBool(said)
 	return err == nil && yes
 }
 

@@ -61,7 +61,7 @@ func (e *gangEntry) ofPods() (spec snapshot.GangSpec) {
 	first := ""
 	for uid, pe := range e.pods {
 		if first == "" || uid < first {
-			first, spec = uid, pe.stand
+			first, spec = uid, pe.standing()
 		}
 	}
 	return spec

@@ -27,12 +27,12 @@ func (c *Cache) awaitGroup(e *gangEntry, now time.Time) {
 		return
 	}
 	for _, p := range e.pods {
-		if !p.stand.Plain || p.pod.Node != "" {
+		if !p.stand.plain || p.pod.Node != "" {
 			return
 		}
 		e.seen = now
 		// A pod that is older has waited under an earlier scheduler.
-		if left := c.await - now.Sub(time.Unix(0, p.stand.CreatedAt)); left > 0 && e.hold == "" {
+		if left := c.await - now.Sub(time.Unix(0, p.stand.createdAt)); left > 0 && e.hold == "" {
 			e.hold, e.until, e.snap = "waits for its PodGroup, which the controllers make", now.Add(min(left, c.await)), nil
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"maps"
 	"slices"
 	"time"
@@ -45,28 +44,40 @@ func historyOf(p *corev1.Pod) history {
 	return h
 }
 
-// likeness is a hash of what a pod's template says it runs.
+// likeness is a hash of what a pod's template says it runs. It is part of keys under which
+// runs are remembered, also by schedulers after this one.
 func likeness(p *corev1.Pod) uint64 {
-	h := fnv.New64a()
+	var room [1024]byte // the hash is asked of each event
+	text, digits := room[:0], make([]byte, 0, 32)
 	add := func(parts ...string) {
 		for _, s := range parts {
-			_, _ = io.WriteString(h, s) // a hash takes everything
-			_, _ = h.Write([]byte{0})
+			text = append(append(text, s...), 0)
 		}
 	}
-	if ref := metav1.GetControllerOf(p); ref != nil {
+	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
 		add(ref.Kind)
 	}
-	for _, c := range p.Spec.Containers {
+	for i := range p.Spec.Containers {
+		c := &p.Spec.Containers[i]
 		add(c.Name, c.Image)
 		add(c.Command...)
 		add("args")
 		add(c.Args...)
-		for _, name := range slices.Sorted(maps.Keys(c.Resources.Requests)) {
-			q := c.Resources.Requests[name]
-			add(string(name), q.String())
+		var some [8]string
+		names := some[:0]
+		for name := range c.Resources.Requests {
+			names = append(names, string(name))
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			q := c.Resources.Requests[corev1.ResourceName(name)]
+			add(name)
+			number, suffix := q.CanonicalizeBytes(digits) // as String has it
+			text = append(append(append(text, number...), suffix...), 0)
 		}
 	}
+	h := fnv.New64a()
+	_, _ = h.Write(text) // a hash takes everything
 	return h.Sum64()
 }
 

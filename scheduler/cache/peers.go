@@ -12,6 +12,9 @@ import (
 // peersOf reads what a pod says about other pods; of a pod that is not ours only
 // what it does not want near counts.
 func peersOf(p *corev1.Pod, ours bool) *snapshot.Peers {
+	if p.Spec.Affinity == nil && len(p.Spec.TopologySpreadConstraints) == 0 {
+		return nil
+	}
 	out := &snapshot.Peers{}
 	if a := p.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
 		for _, t := range a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
@@ -99,13 +102,13 @@ func withKeys(sel *metav1.LabelSelector, keys []string, of map[string]string) *m
 func (c *Cache) visible(e *podEntry) {
 	if !c.sights.none() {
 		e.spec.Namespace, e.spec.Labels = c.sights.visible(e.pod.Namespace, e.labels)
-	} else if !c.imaged && !e.pictured && e.spec.Namespace == "" && e.spec.Labels == nil {
+	} else if e.class != "" && !c.imaged && !e.pictured && e.spec.Namespace == "" && e.spec.Labels == nil {
 		return
 	} else {
 		e.spec.Namespace, e.spec.Labels = "", nil
 	}
 	e.pictured = c.imaged
-	e.class = e.spec.Key()
+	e.spec, e.class = c.specs.intern(&e.spec, len(c.pods))
 }
 
 // learn notes what a pod's selectors can tell apart, and so what the classes are of pods

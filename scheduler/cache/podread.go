@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"reflect"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +14,8 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
+// newPodEntry reads a pod. It leaves the class to the cache, which knows what others see
+// of the pod.
 func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 	e := &podEntry{
 		pod: snapshot.Pod{
@@ -51,7 +52,6 @@ func newPodEntry(p *corev1.Pod, ours bool) *podEntry {
 	if ours {
 		ourPod(e, p)
 	}
-	e.class = e.spec.Key()
 	return e
 }
 
@@ -77,9 +77,9 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	contend(e, p)
 	e.reads = listOf(p.Annotations[wellknown.Datasets])
 	group := firstOf(p.Annotations[wellknown.PodGroupName], p.Annotations[volcanov1.VolcanoGroupNameAnnotationKey])
-	e.stand = snapshot.GangSpec{
-		Key: groupKey(p.Namespace, group), Namespace: p.Namespace, Name: group, Absent: true, MinMember: 1,
-		Queue: firstOf(p.Annotations[volcanov1.QueueNameAnnotationKey], volcanov1.DefaultQueue),
+	e.stand = standing{
+		namespace: p.Namespace, name: group, absent: true,
+		queue: firstOf(p.Annotations[volcanov1.QueueNameAnnotationKey], volcanov1.DefaultQueue),
 	}
 	native := ""
 	if p.Spec.SchedulingGroup != nil && p.Spec.SchedulingGroup.PodGroupName != nil {
@@ -87,23 +87,20 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	}
 	switch {
 	case native != "" && group == "":
-		e.stand.Key, e.stand.Name, e.stand.Native = nativeKey(p.Namespace, native), native, true
-		e.gang = e.stand.Key
+		e.stand.name, e.stand.native = native, true
+		e.gang = nativeKey(p.Namespace, native)
 	case group == "" && number(p.Annotations[volcanov1.VolcanoGroupMinMemberAnnotationKey]) > 1:
 		// It does not go alone: the controllers make the PodGroup.
-		e.stand.Name = ownersGroup(p)
-		e.stand.Key = groupKey(p.Namespace, e.stand.Name)
-		e.gang = e.stand.Key
+		e.stand.name = ownersGroup(p)
+		e.gang = groupKey(p.Namespace, e.stand.name)
 	case group == "":
-		e.stand.Key, e.stand.Name = "pod/"+p.Namespace+"/"+p.Name, p.Name
-		e.stand.UID, e.stand.Plain, e.stand.Absent = e.pod.UID, true, false
-		e.stand.CreatedAt = p.CreationTimestamp.UnixNano()
-		e.stand.WaitAtMost = waitAtMost(p.Annotations)
+		e.stand.name, e.stand.uid, e.stand.plain, e.stand.absent = p.Name, e.pod.UID, true, false
+		e.stand.createdAt = p.CreationTimestamp.UnixNano()
+		e.stand.waitAtMost = waitAtMost(p.Annotations)
 		// Two pods of one name may overlap in the watch; each is its own gang.
-		e.gang = e.stand.Key + "/" + e.pod.UID
-		e.stand.Key = e.gang
+		e.gang = "pod/" + p.Namespace + "/" + p.Name + "/" + e.pod.UID
 	default:
-		e.gang = e.stand.Key
+		e.gang = groupKey(p.Namespace, group)
 	}
 	if p.Spec.NodeName != "" {
 		e.bound = p.CreationTimestamp.UnixNano() // of one that was made on its node
@@ -143,13 +140,14 @@ func ownersGroup(p *corev1.Pod) string {
 
 // A pod that is made smaller in place holds what it had until the kubelet has done so.
 func requests(p *corev1.Pod) resource.List {
-	qs := []resource.Quantity{{Name: string(corev1.ResourcePods), Amount: 1}}
-	for name, q := range podrequests.Held(p) {
+	held := podrequests.HeldToRead(p)
+	qs := append(make([]resource.Quantity, 0, len(held)+1), resource.Quantity{Name: string(corev1.ResourcePods), Amount: 1})
+	for name, q := range held {
 		if v := resource.Requested(string(name), q); v > 0 {
 			qs = append(qs, resource.Quantity{Name: string(name), Amount: v})
 		}
 	}
-	return resource.MakeList(qs...)
+	return resource.Take(qs)
 }
 
 func hostPorts(p *corev1.Pod) []snapshot.HostPort {
@@ -184,8 +182,9 @@ func gpuSpec(p *corev1.Pod, requests resource.List) *snapshot.GPUSpec {
 	if snapshot.SharesGPUs(requests) {
 		s.Tenant = p.Namespace
 	}
-	if reflect.DeepEqual(s, snapshot.GPUSpec{}) {
-		return nil
+	if !s.Joined && !s.Scattered && s.Tenant == "" && len(s.Models)+len(s.NotModels)+len(s.UUIDs)+len(s.NotUUIDs)+len(s.Modes) == 0 {
+		return nil // of most pods, and no memory is taken for it
 	}
-	return &s
+	said := s
+	return &said
 }

@@ -1,7 +1,8 @@
 package cache
 
 import (
-	"reflect"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,10 +13,10 @@ import (
 // podEntry is a pod as far as scheduling sees it.
 type podEntry struct {
 	pod      snapshot.Pod // as the API says; Class is unset
-	class    string
+	class    string       // see visible
 	spec     snapshot.ClassSpec
-	gang     string            // "" when the pod is not ours
-	stand    snapshot.GangSpec // the gang when there is no PodGroup object
+	gang     string // "" when the pod is not ours
+	stand    standing
 	priority int32
 	patient  bool
 	job      string // UID of the Job that makes it anew under its name, "" for none
@@ -40,13 +41,36 @@ type podEntry struct {
 	on string // the node entry this pod is linked to
 }
 
-func (e *podEntry) equal(o *podEntry) bool {
-	if e.class != o.class || e.pod.Node != o.pod.Node || e.pod.Phase != o.pod.Phase {
-		return false // the usual differences, before the dear look at everything
+// standing is a gang as one of its pods has it, when there is no PodGroup object.
+type standing struct {
+	uid, namespace, name, queue string
+	plain, native, absent       bool
+	createdAt, waitAtMost       int64 // as in snapshot.GangSpec
+}
+
+// standing is the gang that the pod speaks for.
+func (e *podEntry) standing() snapshot.GangSpec {
+	s := &e.stand
+	return snapshot.GangSpec{
+		Key: e.gang, UID: s.uid, Namespace: s.namespace, Name: s.name, Plain: s.plain, Native: s.native, Absent: s.absent,
+		Queue: s.queue, CreatedAt: s.createdAt, MinMember: 1, WaitAtMost: s.waitAtMost,
 	}
-	a, b := *e, *o
-	a.on, b.on = "", ""
-	return reflect.DeepEqual(a, b) //nolint:govet // a difference in a parsed selector is a difference, an error in it included
+}
+
+// equal reports whether two entries say the same. Where the pod is linked to is no part of
+// that; that the classes are the same says that the needs are.
+func (e *podEntry) equal(o *podEntry) bool {
+	return e.pod.Phase == o.pod.Phase && e.bound == o.bound && e.waitReason == o.waitReason && e.waitMessage == o.waitMessage &&
+		e.pod.StartedAt == o.pod.StartedAt && e.pod.Assumed == o.pod.Assumed && e.needsEqual(o, &e.pod)
+}
+
+// needsEqual reports whether two entries, the first with another seat, say the same but for
+// what equal looks at itself.
+func (e *podEntry) needsEqual(o *podEntry, seat *snapshot.Pod) bool {
+	return e.class == o.class && e.gang == o.gang && e.stand == o.stand && e.priority == o.priority && e.patient == o.patient &&
+		e.job == o.job && e.estimate == o.estimate && e.estimateFrom == o.estimateFrom && e.past == o.past && e.handed == o.handed &&
+		e.pictured == o.pictured && seat.SameBut(&o.pod) && slices.Equal(e.reads, o.reads) && slices.Equal(e.images, o.images) &&
+		maps.Equal(e.labels, o.labels)
 }
 
 // SetPod takes in a pod of any scheduler.

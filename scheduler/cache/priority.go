@@ -71,8 +71,10 @@ func (c *Cache) priority(class string, ofPods int32, hasPods bool) int32 {
 // podPriority is a pod's own within its gang: Volcano's annotation counts for
 // more than the pod's priority.
 func podPriority(annotations map[string]string, priority *int32) int32 {
-	if n, err := strconv.ParseInt(annotations[wellknown.TaskPriority], 10, 32); err == nil {
-		return int32(n)
+	if text := annotations[wellknown.TaskPriority]; text != "" {
+		if n, err := strconv.ParseInt(text, 10, 32); err == nil {
+			return int32(n)
+		}
 	}
 	if priority != nil {
 		return *priority

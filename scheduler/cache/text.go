@@ -12,6 +12,9 @@ func Devices(text string) []string { return listOf(text) }
 
 // listOf splits a list with commas, leaving out what is empty.
 func listOf(text string) []string {
+	if text == "" {
+		return nil
+	}
 	var out []string
 	for _, part := range strings.Split(text, ",") {
 		if part = strings.TrimSpace(part); part != "" {
@@ -23,6 +26,9 @@ func listOf(text string) []string {
 
 // number reads a decimal annotation; anything else is 0, as is a negative one.
 func number(s string) int64 {
+	if s == "" { // of most annotations; that it is no number would be an error, which is memory
+		return 0
+	}
 	v, err := strconv.ParseInt(s, 10, 32)
 	if err != nil || v < 0 {
 		return 0
@@ -39,6 +45,9 @@ func firstOf(a, b string) string {
 
 // duration reads a Go duration; anything else, or a negative one, is 0.
 func duration(text string) time.Duration {
+	if text == "" {
+		return 0
+	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
 		return 0

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -141,11 +140,7 @@ func assign(policies []subGroupPolicy, pods []*snapshot.Pod, labelsOf func(uid s
 // waitAtMost reads how long a gang should wait at most, 0 for no such promise.
 func waitAtMost(annotations map[string]string) int64 {
 	text := firstOf(annotations[volcanov1.JobWaitingTime], annotations[wellknown.PlainWaitingTime])
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 {
-		return 0
-	}
-	return int64(d)
+	return int64(duration(text))
 }
 
 // topology gives a snapshot its HyperNodes. Resolving them is done again only

@@ -16,8 +16,10 @@ type Quantity struct {
 type List []Quantity
 
 // MakeList orders quantities by name and adds up equal names.
-func MakeList(qs ...Quantity) List {
-	out := slices.Clone(qs)
+func MakeList(qs ...Quantity) List { return Take(slices.Clone(qs)) }
+
+// Take is MakeList of quantities that are the list's from then on.
+func Take(out []Quantity) List {
 	slices.SortFunc(out, func(a, b Quantity) int { return strings.Compare(a.Name, b.Name) })
 	n := 0
 	for _, q := range out {

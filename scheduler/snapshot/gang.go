@@ -91,6 +91,17 @@ type Pod struct {
 	Lost bool `json:"lost,omitempty"`
 }
 
+// SameBut reports whether two pods are alike but for their phase, since when they run,
+// whether their binding is confirmed, and their class.
+func (p *Pod) SameBut(o *Pod) bool {
+	return p.UID == o.UID && p.Namespace == o.Namespace && p.Name == o.Name && p.Task == o.Task && p.Index == o.Index &&
+		p.Priority == o.Priority && p.Policy == o.Policy && p.SubGroup == o.SubGroup && p.Node == o.Node && p.Attempt == o.Attempt &&
+		p.Size == o.Size && p.Rank == o.Rank && p.Submitted == o.Submitted && p.Gated == o.Gated && p.Gate == o.Gate &&
+		p.Terminating == o.Terminating && p.Protected == o.Protected && p.Cooldown == o.Cooldown && p.Movable == o.Movable &&
+		p.Picked == o.Picked && p.Lost == o.Lost && slices.Equal(p.After, o.After) && slices.Equal(p.Devices, o.Devices) &&
+		slices.Equal(p.Cells, o.Cells) && slices.Equal(p.Budgets, o.Budgets)
+}
+
 // What is said of a pod that is to be out of sight until its queue has room.
 const (
 	GateClosed = "closed"

@@ -19,6 +19,16 @@ func Held(pod *corev1.Pod) corev1.ResourceList {
 	return podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: statusesMatter(pod)})
 }
 
+// HeldToRead is Held for those who change nothing of the list, which may be the pod's own:
+// most pods have one container, and hold what that asks for.
+func HeldToRead(pod *corev1.Pod) corev1.ResourceList {
+	s := &pod.Spec
+	if len(s.Containers) == 1 && len(s.InitContainers) == 0 && s.Overhead == nil && s.Resources == nil && !statusesMatter(pod) {
+		return s.Containers[0].Resources.Requests
+	}
+	return Held(pod)
+}
+
 // statusesMatter says that the pod may hold something else than its spec asks for. The
 // most of three sums is the spec's own as long as no container has more than it asks for.
 func statusesMatter(pod *corev1.Pod) bool {

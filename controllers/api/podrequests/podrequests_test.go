@@ -30,6 +30,9 @@ func TestHeldIsTheLibrarys(t *testing.T) {
 		if want := asTheLibrary(pod); !equality.Semantic.DeepEqual(got, want) {
 			t.Fatalf("holds %v, want %v: spec %+v, status %+v", got, want, pod.Spec, pod.Status)
 		}
+		if read := HeldToRead(pod); len(read)+len(got) > 0 && !equality.Semantic.DeepEqual(read, got) {
+			t.Fatalf("to be read: %v, want %v: spec %+v, status %+v", read, got, pod.Spec, pod.Status)
+		}
 		for name := range got {
 			got[name] = resource.MustParse("99")
 		}
