@@ -283,10 +283,11 @@ func (s *Session) realReason(d Domain, groups []group, at, placed int) *plan.Dom
 }
 
 // withDetails adds the nodes that only lack the right GPUs or a free host port, or that
-// other pods keep the last of the groups off.
+// other pods keep the last of the groups off, and what the members demand about each other.
 func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain) []plan.NodeCount {
 	c := groups[len(groups)-1].class
-	if c.Claims == nil && !c.AsksGPUs() && len(c.HostPorts) == 0 && !s.Txn.DependsOnPods(c) && len(s.scope.judges) == 0 {
+	mutual := s.mutual(groups)
+	if c.Claims == nil && !c.AsksGPUs() && len(c.HostPorts) == 0 && !s.Txn.DependsOnPods(c) && len(s.scope.judges) == 0 && len(mutual) == 0 {
 		return counts
 	}
 	by := map[string]int{}
@@ -295,6 +296,9 @@ func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain)
 	}
 	if last := groups[len(groups)-1]; len(c.HostPorts) > 0 && len(last.pods) > 1 {
 		by[fmt.Sprintf("host port %s: one member a node", c.HostPorts[0])] = 0
+	}
+	for _, why := range mutual {
+		by[why] = 0
 	}
 	if c.Claims != nil { // with the pods before it placed
 		for why, n := range s.unmet {
@@ -317,6 +321,19 @@ func (s *Session) withDetails(counts []plan.NodeCount, groups []group, d Domain)
 		}
 	}
 	return sortedCounts(by)
+}
+
+// mutual says what the last of the groups and those before it demand about each other.
+func (s *Session) mutual(groups []group) []string {
+	last := groups[len(groups)-1]
+	others := make([]*snapshot.Class, 0, len(groups))
+	for _, g := range groups[:len(groups)-1] {
+		others = append(others, g.class)
+	}
+	if len(last.pods) > 1 {
+		others = append(others, last.class)
+	}
+	return s.Txn.Mutual(last.class, others)
 }
 
 // shortage compares what groups need with what the nodes that admit any of them

@@ -28,7 +28,7 @@ func (x *peerIndex) apartFrom(on *Node, c *Class) string {
 			continue
 		}
 		if v, ok := on.Labels[x.terms[i].key]; ok && x.anti[i][v] > 0 {
-			return "a pod there does not want this one by its anti-affinity"
+			return x.terms[i].words.hated
 		}
 	}
 	p := c.peers
@@ -37,7 +37,7 @@ func (x *peerIndex) apartFrom(on *Node, c *Class) string {
 	}
 	for _, t := range p.apart {
 		if v, ok := on.Labels[t.key]; ok && x.pods[x.at[t.id]][v] > 0 {
-			return "a pod is there that the anti-affinity rules out"
+			return t.words.ruledOut
 		}
 	}
 	return x.lonely(on, c)
@@ -80,21 +80,23 @@ func (x *peerIndex) uneven(on *Node, c *Class) string {
 // pods that want each other may go anywhere that has the labels.
 func (x *peerIndex) lonely(on *Node, c *Class) string {
 	p := c.peers
-	missing, any := false, false
+	missing, any := "", false
 	for _, t := range p.near {
 		i := x.at[t.id]
 		v, ok := on.Labels[t.key]
 		if !ok {
 			return "it lacks the label " + t.key + " of a pod affinity"
 		}
-		missing = missing || x.pods[i][v] == 0
+		if missing == "" && x.pods[i][v] == 0 {
+			missing = t.words.lonely
+		}
 		any = any || x.total[i] > 0
 	}
-	if !missing {
+	if missing == "" {
 		return ""
 	}
 	if any || slices.ContainsFunc(p.near, func(t *term) bool { return !x.matches(t, c) }) {
-		return "no pod is there that the affinity demands"
+		return missing
 	}
 	return ""
 }
@@ -186,6 +188,44 @@ func (t *Txn) PeerReason(node int, c *Class) string {
 		return ""
 	}
 	return t.peers.refuses(node, c)
+}
+
+// Mutual says in clauses what pods of a class and those of others demand about each other,
+// and all the more of its own where it is among them.
+func (t *Txn) Mutual(c *Class, others []*Class) []string {
+	x := t.peers
+	if !x.cares(c) {
+		return nil
+	}
+	var out []string
+	say := func(terms []*term, of *Class, words func(*term) string) {
+		for _, t := range terms {
+			if x.matches(t, of) {
+				out = append(out, words(t))
+			}
+		}
+	}
+	apart := func(t *term) string { return "its members keep apart by " + t.key + " (anti-affinity)" }
+	near := func(t *term) string { return "its members stay together by " + t.key + " (affinity)" }
+	for _, o := range others {
+		if o.peers != nil && !x.overlooked.Affinity {
+			say(o.peers.apart, c, apart)
+		}
+		if c.peers == nil {
+			continue
+		}
+		if !x.overlooked.Affinity {
+			say(c.peers.apart, o, apart)
+			say(c.peers.near, o, near)
+		}
+		for k, t := range c.peers.spread {
+			if c.peers.spec.Spread[k].Hard && !x.overlooked.Spread && x.matches(t, o) {
+				out = append(out, "its members spread evenly over "+t.key)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // SwayedByPods reports whether each pod of a class that is placed changes where the

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -107,9 +108,30 @@ type term struct {
 	bearing *Class
 	// lasting leaves pods out that terminate, as spread does.
 	lasting bool
+	// words say what it means for a node.
+	words termWords
 	// also are terms that have to select a pod as well: one that is to be near others by
 	// several terms is near pods that all of them select.
 	also []*term
+}
+
+// termWords are made once: they are asked for by the node.
+type termWords struct{ hated, ruledOut, lonely string }
+
+// wordsOf says by which label pods are near where that is not the node's name.
+func wordsOf(key string) termWords {
+	if key == corev1.LabelHostname {
+		return termWords{
+			hated:    "a pod there does not want this one by its anti-affinity",
+			ruledOut: "a pod is there that the anti-affinity rules out",
+			lonely:   "no pod is there that the affinity demands",
+		}
+	}
+	return termWords{
+		hated:    "a pod of the same " + key + " does not want this one by its anti-affinity",
+		ruledOut: "the anti-affinity rules out a pod of the same " + key,
+		lonely:   "no pod of the same " + key + " is one that the affinity demands",
+	}
 }
 
 // matches reports whether a term selects the pods of a class.
@@ -142,7 +164,7 @@ func (t *term) counts(n *Node) (value string, ok bool) {
 }
 
 func newTerm(p PeerTerm) *term {
-	t := &term{key: p.Key, namespaces: p.Namespaces, all: p.All, selector: labels.Nothing()}
+	t := &term{key: p.Key, namespaces: p.Namespaces, all: p.All, selector: labels.Nothing(), words: wordsOf(p.Key)}
 	if sel, err := metav1.LabelSelectorAsSelector(p.Selector); err == nil && p.Selector != nil {
 		t.selector = sel
 	}
