@@ -85,7 +85,7 @@ const (
 type Binder struct {
 	Config
 	prepares workqueue.TypedRateLimitingInterface[int64]
-	binds    workqueue.TypedRateLimitingInterface[bindTask]
+	binds    workqueue.TypedRateLimitingInterface[*bindTask]
 	writes   workqueue.TypedRateLimitingInterface[string]
 	claims   workqueue.TypedRateLimitingInterface[claimTask]
 	evicts   workqueue.TypedRateLimitingInterface[evictTask]
@@ -111,6 +111,8 @@ type Binder struct {
 	workers   sync.WaitGroup
 }
 
+// bindTask is a pod to bind. Tasks are queued by where they are, for their many words
+// would be hashed at each step of a queue; a pod has one, as one binding of it is assumed.
 type bindTask struct {
 	gang, attempt string
 	size          int64
@@ -138,7 +140,7 @@ func New(c Config) *Binder {
 		prepares: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[int64](firstRetry, lastLook)),
 		binds: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[bindTask](firstRetry, lastBind)),
+			workqueue.NewTypedItemExponentialFailureRateLimiter[*bindTask](firstRetry, lastBind)),
 		writes: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 		claims: workqueue.NewTypedRateLimitingQueue(
@@ -216,7 +218,7 @@ func (b *Binder) Carry(p plan.Plan) {
 			if !b.Cache.Assume(bind.UID, a) {
 				continue // deleted since the snapshot: the next cycle sees what is left
 			}
-			t := bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now, run: pl.Run, runFrom: pl.RunFrom, paths: pl.Paths, reservedBy: pl.ReservedBy}
+			t := &bindTask{gang: pl.Gang, gangUID: pl.GangUID, gangName: pl.Name, attempt: attempt, size: pl.Size, domain: pl.Domain, bind: bind, since: now, run: pl.Run, runFrom: pl.RunFrom, paths: pl.Paths, reservedBy: pl.ReservedBy}
 			if first != nil {
 				first.pods = append(first.pods, t)
 				continue
@@ -236,7 +238,7 @@ func (b *Binder) Carry(p plan.Plan) {
 }
 
 // bind sends one binding and reports whether it is settled.
-func (b *Binder) bind(ctx context.Context, t bindTask) bool {
+func (b *Binder) bind(ctx context.Context, t *bindTask) bool {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	handed := b.Cache.HandOver(t.bind.UID, t.bind.Node, cache.Devices(t.bind.Devices), b.Now())
@@ -270,7 +272,7 @@ func (b *Binder) bind(ctx context.Context, t bindTask) bool {
 }
 
 // says is what a binding tells the pod, whatever its node.
-func says(t bindTask) map[string]string {
+func says(t *bindTask) map[string]string {
 	annotations := map[string]string{
 		wellknown.GangAttempt: t.attempt,
 		wellknown.GangSize:    strconv.FormatInt(t.size, 10),
@@ -297,7 +299,7 @@ func says(t bindTask) map[string]string {
 }
 
 // settle works out what an answer to a binding means.
-func (b *Binder) settle(ctx context.Context, t bindTask, err error) (result string, settled bool) {
+func (b *Binder) settle(ctx context.Context, t *bindTask, err error) (result string, settled bool) {
 	switch {
 	case err == nil:
 		b.Cache.Confirm(t.bind.UID, b.Now().Add(confirmWithin))
@@ -334,7 +336,7 @@ func (b *Binder) live(ctx context.Context, namespace, name string) (*corev1.Pod,
 
 // look finds out why a binding conflicts: it may have been accepted before, by
 // us, with the answer lost; or the pod is another one, or bound elsewhere.
-func (b *Binder) look(ctx context.Context, t bindTask) (string, bool) {
+func (b *Binder) look(ctx context.Context, t *bindTask) (string, bool) {
 	p, err := b.live(ctx, t.bind.Namespace, t.bind.Name)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && string(p.UID) != t.bind.UID, err == nil && p.DeletionTimestamp != nil && p.Spec.NodeName == "":

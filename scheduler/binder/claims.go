@@ -44,7 +44,7 @@ const waitingForClaims = "WaitingForClaims"
 // preparation is a placement whose claims are being seen to.
 type preparation struct {
 	placement plan.Placement
-	pods      []bindTask
+	pods      []*bindTask
 	since     time.Time
 	told      bool
 	// granted are the resource claims that were given devices for this.

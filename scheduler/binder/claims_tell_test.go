@@ -25,7 +25,7 @@ func TestClaimsAreToldOnPodsToo(t *testing.T) {
 		b := New(Config{Cache: cache.New(), Events: events})
 		b.tell(&preparation{
 			placement: plan.Placement{Gang: gang, GangUID: "g", Namespace: "ns", Name: "g"},
-			pods:      []bindTask{{bind: plan.Bind{Namespace: "ns", Name: "a", UID: "a"}}, {bind: plan.Bind{Namespace: "ns", Name: "b", UID: "b"}}},
+			pods:      []*bindTask{{bind: plan.Bind{Namespace: "ns", Name: "a", UID: "a"}}, {bind: plan.Bind{Namespace: "ns", Name: "b", UID: "b"}}},
 		}, corev1.EventTypeNormal, "WaitingForClaims", "words")
 		close(events.Events)
 		var got []string

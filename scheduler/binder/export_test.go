@@ -36,7 +36,7 @@ func (b *Binder) Step(ctx context.Context, kind string) (Work, bool) {
 		return step(ctx, b.doubts, b.doubt, lastRetry)
 	case "bind":
 		w, ok := step(ctx, b.binds, b.bind, lastBind)
-		if t, is := w.Key.(bindTask); is {
+		if t, is := w.Key.(*bindTask); is {
 			w.Pod = t.bind.UID
 		}
 		return w, ok

@@ -41,7 +41,7 @@ type turn struct {
 
 // take reports whether a pod may be sent to a node now; if not, it says which pod is
 // waited for, and since when.
-func (b *Binder) take(t bindTask, now time.Time) (turn, bool) {
+func (b *Binder) take(t *bindTask, now time.Time) (turn, bool) {
 	b.turns.mu.Lock()
 	defer b.turns.mu.Unlock()
 	node, own := t.bind.Node, turn{uid: t.bind.UID, name: t.bind.Namespace + "/" + t.bind.Name, since: now}
@@ -62,7 +62,7 @@ func (b *Binder) take(t bindTask, now time.Time) (turn, bool) {
 }
 
 // pass lets the next pod go to a node, since this one does not.
-func (b *Binder) pass(t bindTask) {
+func (b *Binder) pass(t *bindTask) {
 	b.turns.mu.Lock()
 	defer b.turns.mu.Unlock()
 	if b.turns.last[t.bind.Node].uid == t.bind.UID {
@@ -72,7 +72,7 @@ func (b *Binder) pass(t bindTask) {
 
 // inTurn reports whether a pod that Volcano's device plugin is to serve may be bound
 // now. If not it is tried again soon, or given up when the one before is not served.
-func (b *Binder) inTurn(ctx context.Context, t bindTask) (bool, error) {
+func (b *Binder) inTurn(ctx context.Context, t *bindTask) (bool, error) {
 	if p, ok := b.Cache.Pod(t.bind.UID); !ok || p.Node == "" {
 		b.Cache.Forget(t.bind.UID) // deleted while it waited
 		b.pass(t)

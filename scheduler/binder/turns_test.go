@@ -48,8 +48,8 @@ func newQueueing(names ...string) *queueing {
 	return q
 }
 
-func (q *queueing) task(pod, node string) bindTask {
-	return bindTask{gang: "podgroup/ns/g", bind: plan.Bind{Namespace: "ns", Name: pod, UID: pod, Node: node}, since: q.now}
+func (q *queueing) task(pod, node string) *bindTask {
+	return &bindTask{gang: "podgroup/ns/g", bind: plan.Bind{Namespace: "ns", Name: pod, UID: pod, Node: node}, since: q.now}
 }
 
 // show has the watch show a pod as it is after a change.
