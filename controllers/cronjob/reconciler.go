@@ -43,7 +43,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		For(&batch.CronJob{}).
 		Owns(&batch.Job{}).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2, ReconciliationTimeout: 2 * time.Minute}).
-		Complete(r)
+		Complete(owned.WhileNamespaceLasts(r))
 	if err != nil {
 		return fmt.Errorf("set up controller %s: %w", Name, err)
 	}

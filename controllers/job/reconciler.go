@@ -89,7 +89,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		Watches(&scheduling.Queue{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor), builder.WithPredicates(queueTurned())).
 		Watches(&bus.Command{}, handler.EnqueueRequestsFromMapFunc(toJob)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.Workers, ReconciliationTimeout: 2 * time.Minute}).
-		Complete(r)
+		Complete(owned.WhileNamespaceLasts(r))
 	if err != nil {
 		return fmt.Errorf("set up controller %s: %w", Name, err)
 	}
@@ -133,7 +133,7 @@ func (r *Reconciler) reconcile(ctx context.Context, job *batch.Job) (ctrl.Result
 
 	// First what is created, then the status, then what is deleted: see machine.Output.
 	createErr := r.create(ctx, in, out, active)
-	if createErr != nil {
+	if createErr != nil && !owned.NamespaceEnds(createErr) {
 		if retryAtOnce(createErr) {
 			return ctrl.Result{}, createErr
 		}

@@ -60,7 +60,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		Watches(&flow.JobTemplate{}, handler.EnqueueRequestsFromMapFunc(r.flowsOf)).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.flowOfPod), builder.WithPredicates(placedOrEnded())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2, ReconciliationTimeout: 2 * time.Minute}).
-		Complete(r)
+		Complete(owned.WhileNamespaceLasts(r))
 	if err != nil {
 		return fmt.Errorf("set up controller %s: %w", Name, err)
 	}
