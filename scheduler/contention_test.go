@@ -157,6 +157,9 @@ func play(pipe framework.Pipeline, script []string, r *rand.Rand) error {
 		if err := noneTooMany(pipe, w, p); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
+		if err := ownStay(w, p); err != nil {
+			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
+		}
 		if err := guaranteesStay(w, p); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", i+1, err, p)
 		}
@@ -304,6 +307,9 @@ func claimsAreKept(pipe framework.Pipeline, w *schedtest.World, p plan.Plan) err
 	for _, c := range p.Claims {
 		if g := after.Gang(c.Name); !whole(g) {
 			return fmt.Errorf("%d pods were evicted for gang %s, which has %d of %d members afterwards:\n%s", len(c.Evictions), c.Name, placed(g), g.MinMember, next)
+		}
+		if g := after.Gang(c.Name); c.Nomination.Beyond && !allPlaced(g, c.Nomination) {
+			return fmt.Errorf("%d pods were evicted for members of gang %s beyond its minimum, which have no place afterwards:\n%s", len(c.Evictions), c.Name, next)
 		}
 	}
 	return nil

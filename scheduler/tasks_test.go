@@ -10,6 +10,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
+	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
 // withLeader writes a gang with a leader that it does not start without.
@@ -17,8 +18,8 @@ func withLeader(in func(lo, hi int) int, add func(string, ...any), name, options
 	workers := in(1, 4)
 	least := in(1, workers)
 	add("group %s min=%d %s task.l=1 task.w=%d", name, in(1+least, 1+workers), options, in(0, least))
-	add("pods %s l 1 cpu=1 gpu=%d", name, in(0, 2))
-	add("pods %s w %d cpu=1 gpu=%d", name, workers, in(1, 2))
+	add("pods %s l 1 cpu=1 gpu=%d priority=%d", name, in(0, 2), in(0, 2))
+	add("pods %s w %d cpu=1 gpu=%d priority=%d", name, workers, in(1, 2), in(0, 1))
 	return append(numbered("w", workers), "l-0")
 }
 
@@ -30,7 +31,7 @@ func ofParts(in func(lo, hi int) int, add func(string, ...any), name, options st
 	add("group %s min=%d %s sub=p,size=%d,min=%d", name, in(1, least*size), options, size, least)
 	gpus := in(0, 2)
 	for i := range parts {
-		add("pods %s w %d cpu=1 gpu=%d part=p/%d", name, size, gpus, i)
+		add("pods %s w %d cpu=1 gpu=%d part=p/%d priority=%d", name, size, gpus, i, in(0, 2))
 	}
 	return numbered("w", size*parts)
 }
@@ -80,7 +81,7 @@ func historyOfMembers(r *rand.Rand, write func(in func(lo, hi int) int, add func
 			if len(gangs) > 0 {
 				g := r.IntN(len(gangs))
 				more[g]++
-				add("pods g%d m%d %d cpu=1 gpu=1", g, more[g], in(1, 2))
+				add("pods g%d m%d %d cpu=1 gpu=1 priority=%d", g, more[g], in(1, 2), in(0, 3))
 			}
 		}
 		add("cycle")
@@ -93,14 +94,27 @@ func historyOfMembers(r *rand.Rand, write func(in func(lo, hi int) int, add func
 
 // TestContentionOfMembers plays them, of gangs with leaders and of gangs of parts, and every
 // fourth on trees of queues that declare what they deserve. A gang
-// gives up members of its own so that those it needs have room, and never more.
+// gives up members of its own so that those it needs have room, and never more. By every other
+// configuration one that has its minimum starves as well as long as members wait: it gives up
+// those of lower priority.
 func TestContentionOfMembers(t *testing.T) {
-	declared, cycles, own := capacityWith(t, ""), 0, 0
+	declared, cycles, own, beyond := capacityWith(t, ""), 0, 0, 0
 	for seed := range seeds(t) {
 		pipe := schedtest.Pipeline()
+		switch seed / 12 % 4 { // after each of the others
+		case 1:
+			pipe = schedtest.PipelineWithout("gang.enableJobStarving")
+		case 2:
+			pipe = schedtest.PipelineWithout("elastic")
+		case 3:
+			pipe = schedtest.PipelineWithout("elastic", "gang.enableJobStarving", "priority.enableTaskOrder")
+		}
 		pipe.Actions = append(slices.Clip(pipe.Actions), mutant{func(s *framework.Session) {
 			for _, c := range s.Plan.Claims {
 				own += ofItself(c)
+				if c.Nomination.Beyond {
+					beyond += len(c.Evictions)
+				}
 			}
 		}})
 		gang, queues := withLeader, flat
@@ -120,7 +134,50 @@ func TestContentionOfMembers(t *testing.T) {
 	if own == 0 && seeds(t) > 100 {
 		t.Error("no gang ever made room for itself")
 	}
-	t.Logf("%d histories, %d cycles, in which gangs gave up %d members of their own", seeds(t), cycles, own)
+	if beyond == 0 && seeds(t) > 100 {
+		t.Error("no gang with its minimum ever gave up a member for one of higher priority")
+	}
+	t.Logf("%d histories, %d cycles, in which gangs gave up %d members of their own, %d of them for others beyond their minimum", seeds(t), cycles, own, beyond)
+}
+
+// ownStay: a gang gives up members for others of its own by preempt only if these all have a
+// higher priority, and by no action so that it loses its minimum which it has.
+func ownStay(w *schedtest.World, p plan.Plan) error {
+	for _, c := range p.Claims {
+		if ofItself(c) == 0 || c.Moves() {
+			continue
+		}
+		if c.Nomination.Beyond != hasMinimum(w.Gang(c.Name)) {
+			return fmt.Errorf("room beyond the minimum of gang %s: %t", c.Name, c.Nomination.Beyond)
+		}
+		pods := map[string]*schedtest.Pod{}
+		for _, pod := range w.Gang(c.Name).Pods {
+			pods[pod.UID] = pod
+		}
+		for _, e := range c.Evictions {
+			for _, np := range c.Nomination.Pods {
+				if gone, comes := pods[e.UID], pods[np.UID]; c.Action == "preempt" && gone != nil && gone.Priority >= comes.Priority {
+					return fmt.Errorf("%s of priority %d goes for %s of priority %d", gone.Name, gone.Priority, comes.Name, comes.Priority)
+				}
+			}
+		}
+	}
+	after := w.Clone()
+	after.Apply(p)
+	for _, c := range p.Claims {
+		if c.Nomination.Beyond && !hasMinimum(after.Gang(c.Name)) {
+			return fmt.Errorf("gang %s has lost its minimum for members beyond that", c.Name)
+		}
+	}
+	return nil
+}
+
+func hasMinimum(g *schedtest.Gang) bool {
+	of := &snapshot.Gang{GangSpec: g.GangSpec}
+	for _, p := range g.Pods {
+		of.Pods = append(of.Pods, &p.Pod)
+	}
+	return of.HasMinimum()
 }
 
 // ofItself counts the evictions from the gang that the claim is for.

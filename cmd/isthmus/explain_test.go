@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -143,6 +145,30 @@ func TestTooFewMembersAreExplained(t *testing.T) {
 			if top, err := printed(t, "top", "--snapshot="+file, at); err != nil || !strings.Contains(top, tt.top) {
 				t.Errorf("%s %s: top does not say %q (%v):\n%s", name, kind, tt.top, err, top)
 			}
+		}
+	}
+}
+
+// TestOwnMembersAreExplained: a gang that gives up a member for one of higher priority is told
+// so, by the configuration that has it do that.
+func TestOwnMembersAreExplained(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{"node n1 cpu=8 gpu=2", "group a min=1", "pods a w 2 gpu=1", "cycle", "run a", "later 1h", "pods a lead 1 gpu=1 priority=10"} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := filepath.Join(t.TempDir(), "scheduler.conf")
+	if err := os.WriteFile(conf, []byte("actions: allocate, preempt\ntiers: [{plugins: [{name: priority}, {name: gang, enableJobStarving: false}]}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := printed(t, "explain", "job", "a", "--snapshot="+written(t, w), "--scheduler-conf="+conf)
+	for _, want := range []string{
+		"waits (Nominated): 1 pods are evicted from nodes by preempt to make room", "1 pods would be evicted for it by preempt",
+		"1 of its pods would be evicted: preempt for default/a: 1 of its members have no place, and it has others of lower priority",
+	} {
+		if err != nil || !strings.Contains(got, want) {
+			t.Errorf("%q is not in (%v)\n%s", want, err, got)
 		}
 	}
 }

@@ -59,7 +59,7 @@ var actions = []actionEntry{
 	{name: "reclaim", twin: "gangreclaim", arguments: append([]argument{errorCache}, minRun), make: func(a Arguments) framework.Action { return reclaim.Action{MinRun: a.Duration(minRun.name, 0)} }},
 	// All preemption here is of gangs and for gangs.
 	{name: "gangpreempt", twin: "preempt", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
-		return preempt.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true), As: "gangpreempt"}
+		return preempt.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true), SpareOwn: true, As: "gangpreempt"}
 	}},
 	{name: "gangreclaim", twin: "reclaim", arguments: append(gangs, minRun), make: func(a Arguments) framework.Action {
 		return reclaim.Action{MinRun: a.Duration(minRun.name, 0), SpareWholes: !a.Bool("allowWholeBundle", true), As: "gangreclaim"}
@@ -134,7 +134,7 @@ var switches = []switchEntry{
 	{name: "enableTaskOrder", used: true, kept: []string{"task-topology"}, why: "the tasks of a gang are placed together, whatever their order"},
 	{name: "enableJobReady", kept: []string{"gang"}, why: "a gang has its minimum at once or starts nothing"},
 	{name: "enableJobPipelined", kept: []string{"gang", "sla", "tdm"}, why: "room is kept for a whole gang or not at all"},
-	{name: "enableJobStarving", kept: []string{"priority", "gang", "tdm"}, why: "room is made for every gang that has none and may have it"},
+	{name: "enableJobStarving", used: true, kept: []string{"priority", "tdm"}, why: "room is made for every gang that has none and may have it"},
 	{name: "enabledSubJobReady", kept: []string{"gang"}, why: "a part of a gang has its size at once or starts nothing"},
 	{name: "enabledSubJobPipelined", kept: []string{"gang"}, why: "room is kept for a whole gang or not at all"},
 	{name: "enabledSubJobOrder", kept: []string{"gang", "priority"}, why: "the parts of a gang that are hardest to place come first"},

@@ -22,6 +22,27 @@ import (
 // Pipeline is what runs without a configuration.
 func Pipeline() framework.Pipeline { return config.Default() }
 
+// PipelineWithout is Pipeline without some actions, and with switches turned off, each written
+// PLUGIN.SWITCH.
+func PipelineWithout(off ...string) framework.Pipeline {
+	c, _, err := config.Parse([]byte(config.Standard))
+	if err != nil {
+		panic(err)
+	}
+	for _, name := range off {
+		c.Actions = slices.DeleteFunc(c.Actions, func(a config.Action) bool { return a.Name == name })
+		plugin, name, _ := strings.Cut(name, ".")
+		for _, tier := range c.Tiers {
+			for i := range tier {
+				if tier[i].Name == plugin {
+					tier[i].Switches[name] = false
+				}
+			}
+		}
+	}
+	return c.Pipeline()
+}
+
 // World is a cluster as data.
 type World struct {
 	Now        time.Time
@@ -50,6 +71,8 @@ type World struct {
 	Usage *snapshot.Usage
 	// Claims are the volumes and devices, nil for none.
 	Claims *claims.Spec
+	// off is what a script has turned off, as PipelineWithout has it.
+	off []string
 }
 
 // Gang is a gang with its pods.

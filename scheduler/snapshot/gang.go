@@ -255,6 +255,8 @@ type Nomination struct {
 	Until  int64          `json:"until"`
 	// Evicted is how many pods had to make room.
 	Evicted int `json:"evicted,omitempty"`
+	// Beyond says that the room is for members beyond the gang's minimum.
+	Beyond bool `json:"beyond,omitempty"`
 	// Moved is what became of the gang before, nil when nobody ever moved it.
 	Moved *Moved `json:"moved,omitempty"`
 	// Leaves are the nodes that a gang leaves that is moved: once that has begun.

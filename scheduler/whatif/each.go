@@ -62,6 +62,22 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 	}
 }
 
+// ForEachGrowing asks for room for each gang that has its minimum and no room for more, in
+// order. Whose room that is, is the ask's business: no two are alike.
+func ForEachGrowing(s *framework.Session, ask func(framework.Blocked) Ask) {
+	failures := 0
+	for b := range s.GrowingGangs() {
+		if b.Gang.Patient || failures >= maxFailures {
+			continue
+		}
+		s.Look(b.Gang)
+		a := ask(b)
+		if us := a.Units(); len(us) > 0 && s.Affords(b, asked(us)) && !Make(s, a, us) {
+			failures++
+		}
+	}
+}
+
 type anewKey struct{}
 
 // ListAnew has this cycle list who may go anew after each claim. Its plan is the same, and

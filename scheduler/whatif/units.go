@@ -26,6 +26,8 @@ type Unit struct {
 	// Asks is what the pods ask for together. Nobody changes it.
 	Asks resource.Vector
 
+	cost int64 // what is lost, and no less than of those of its gang that go before it
+	nth  int   // of those of its gang
 	at   []int // the nodes of the pods, -1 for one that does not exist
 	pos  int   // of those of a pool: of the gang among the holders
 	sent int   // and how many of it had been sent away
@@ -85,14 +87,29 @@ func UnitsIn(s *framework.Session, r Rules, queues []string) []*Unit {
 }
 
 // Own lists what a gang holds beyond its minimum once those pods of it that have to be
-// placed now have their place: it gives that up before it stays without them.
+// placed now have their place: it gives that up before it stays without them. One that has
+// its minimum keeps it meanwhile.
 func Own(s *framework.Session, r Rules, b framework.Blocked) []*Unit {
+	return r.own(s, b, func(p *snapshot.Pod) bool { return r.mayGo(s, p) })
+}
+
+// OwnBelow lists, of those, the pods of lower priority than each of them that have to be placed.
+func OwnBelow(s *framework.Session, r Rules, b framework.Blocked) []*Unit {
+	least := slices.MinFunc(b.Must, func(p, o *snapshot.Pod) int { return cmp.Compare(p.Priority, o.Priority) }).Priority
+	return r.own(s, b, func(p *snapshot.Pod) bool { return p.Priority < least && r.mayGo(s, p) })
+}
+
+func (r Rules) own(s *framework.Session, b framework.Blocked, mayGo func(*snapshot.Pod) bool) []*Unit {
 	live := r.live(s, b.Gang)
-	if len(live) == 0 {
+	if !slices.ContainsFunc(live, mayGo) {
 		return nil // as of nearly all that wait
 	}
+	coming := b.Must
+	if b.Beyond {
+		coming = nil
+	}
 	var out []*Unit
-	for _, ps := range slack(s, b.Gang, live, b.Must, r) {
+	for _, ps := range slack(s, b.Gang, live, coming, mayGo) {
 		u := newUnit(s, Unit{Gang: b.Gang, Pods: ps})
 		out = append(out, &u)
 	}
@@ -104,9 +121,9 @@ func compare(a, b *Unit) int {
 	case a.Whole != b.Whole:
 		return order(a.Whole) - order(b.Whole)
 	case a.Gang == b.Gang:
-		return cmp.Or(cmp.Compare(a.Lost, b.Lost), -snapshot.ComparePods(a.Pods[0], b.Pods[0]))
+		return cmp.Compare(a.nth, b.nth)
 	}
-	return cmp.Or(cmp.Compare(a.Gang.Priority, b.Gang.Priority), cmp.Compare(a.Lost, b.Lost),
+	return cmp.Or(cmp.Compare(a.Gang.Priority, b.Gang.Priority), cmp.Compare(a.cost, b.cost),
 		cmp.Compare(b.Gang.CreatedAt, a.Gang.CreatedAt), strings.Compare(a.Gang.Key, b.Gang.Key))
 }
 
@@ -123,11 +140,16 @@ func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
 	if len(live) == 0 {
 		return nil
 	}
-	fixed := slices.ContainsFunc(live, func(p *snapshot.Pod) bool { return !r.mayGo(s, p) })
+	mayGo := func(p *snapshot.Pod) bool { return r.mayGo(s, p) }
+	fixed := slices.ContainsFunc(live, func(p *snapshot.Pod) bool { return !mayGo(p) })
 	var out []Unit
 	loose := map[string]bool{}
-	for _, ps := range slack(s, g, live, nil, r) {
-		out = append(out, newUnit(s, Unit{Gang: g, Pods: ps}))
+	for i, ps := range slack(s, g, live, nil, mayGo) {
+		u := newUnit(s, Unit{Gang: g, Pods: ps, nth: i})
+		if i > 0 {
+			u.cost = max(u.cost, out[i-1].cost)
+		}
+		out = append(out, u)
 		for _, p := range ps {
 			loose[p.UID] = true
 		}
@@ -150,7 +172,8 @@ func (Rules) live(s *framework.Session, g *snapshot.Gang) (out []*snapshot.Pod) 
 }
 
 func newUnit(s *framework.Session, u Unit) Unit {
-	u.Lost, u.Asks, u.at = lost(s, u.Pods), make(resource.Vector, s.Snapshot.Dims.Len()), make([]int, 0, len(u.Pods))
+	u.Lost = lost(s, u.Pods)
+	u.cost, u.Asks, u.at = u.Lost, make(resource.Vector, s.Snapshot.Dims.Len()), make([]int, 0, len(u.Pods))
 	for _, p := range u.Pods {
 		u.Asks.AddScaled(p.Class.Request, 1)
 		i, ok := s.Snapshot.Node(p.Node)
@@ -174,10 +197,11 @@ func (r Rules) mayGo(s *framework.Session, p *snapshot.Pod) bool {
 	return p.StartedAt == 0 || s.Now.UnixNano()-p.StartedAt >= safe
 }
 
-// slack lists the members that the gang can do without, in sets that go
-// together: pods of one batch job go only with all of it, and parts whole. Those that are
+// slack lists the members that the gang can do without, of those that may go, in sets that go
+// together: pods of one batch job go only with all of it, and parts whole. Those of lower
+// priority go first, and then those with little lost. Those that are
 // coming count as if they had their place.
-func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod, r Rules) [][]*snapshot.Pod {
+func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod, mayGo func(*snapshot.Pod) bool) [][]*snapshot.Pod {
 	var have int64
 	byTask := map[string]int64{}
 	for _, p := range g.Pods {
@@ -208,7 +232,7 @@ func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod,
 		byJob[job] = append(byJob[job], p)
 	}
 	slices.SortStableFunc(jobs, func(a, b string) int {
-		return cmp.Or(cmp.Compare(lost(s, byJob[a]), lost(s, byJob[b])), -snapshot.ComparePods(byJob[a][0], byJob[b][0]))
+		return cmp.Or(cmp.Compare(highest(byJob[a]), highest(byJob[b])), cmp.Compare(lost(s, byJob[a]), lost(s, byJob[b])), -snapshot.ComparePods(byJob[a][0], byJob[b][0]))
 	})
 	need := map[string]int64{}
 	for _, t := range g.TaskMinimums() {
@@ -217,7 +241,7 @@ func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod,
 	var out [][]*snapshot.Pod
 	for _, job := range jobs {
 		ps := byJob[job]
-		if int64(len(ps)) > spare || slices.ContainsFunc(ps, func(p *snapshot.Pod) bool { return !r.mayGo(s, p) }) {
+		if int64(len(ps)) > spare || slices.ContainsFunc(ps, func(p *snapshot.Pod) bool { return !mayGo(p) }) {
 			continue
 		}
 		left := map[string]int64{}
@@ -236,6 +260,11 @@ func slack(s *framework.Session, g *snapshot.Gang, live, coming []*snapshot.Pod,
 		out = append(out, ps)
 	}
 	return out
+}
+
+// highest is the highest priority of pods.
+func highest(pods []*snapshot.Pod) int32 {
+	return slices.MaxFunc(pods, func(a, b *snapshot.Pod) int { return cmp.Compare(a.Priority, b.Priority) }).Priority
 }
 
 // lost is the work that ending pods now throws away.

@@ -1,11 +1,13 @@
 // Package preempt makes room inside a queue: a gang without room takes that of
-// gangs of lower priority, whole gangs or what they have beyond their minimum.
+// gangs of lower priority, whole gangs or what they have beyond their minimum, and of its
+// own members those of lower priority than what it needs.
 // Priority is the order of who may take from whom, so nothing goes in circles.
 package preempt
 
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -20,6 +22,11 @@ type Action struct {
 	MinRun time.Duration
 	// SpareWholes has no gang go as a whole, only what it has beyond its minimum.
 	SpareWholes bool
+	// SpareOwn has no gang give up members for others of its own.
+	SpareOwn bool
+	// Beyond has a gang that has its minimum give up members for others of its own as well:
+	// those with little priority for one with more.
+	Beyond bool
 	// As is the name by which a configuration asks for it; "" is preempt.
 	As string
 }
@@ -28,22 +35,57 @@ type Action struct {
 func (a Action) Name() string { return cmp.Or(a.As, "preempt") }
 
 // Run sends away whom plugins say, and makes room for the gangs that allocate found
-// none for, in its order.
+// none for, in its order; then for members beyond a minimum.
 func (a Action) Run(s *framework.Session) {
 	s.Revoke()
+	rules := whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}
 	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
 		g := b.Gang
+		var own []*whatif.Unit
+		like := fmt.Sprintf("%s %d", g.Queue, g.Priority)
+		if !a.SpareOwn {
+			own = whatif.OwnBelow(s, rules, b)
+		}
+		if len(own) > 0 {
+			like = g.Key
+		}
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
+			Blocked: b, Action: a.Name(), Like: like, Alone: len(own) > 0,
 			Units: func() []*whatif.Unit {
-				return whatif.UnitsOf(s, whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}, g.Queue, func(v *snapshot.Gang) bool {
+				others := whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
 					return v.Priority < g.Priority
 				})
+				if len(own) == 0 {
+					return others
+				}
+				wholes := slices.IndexFunc(others, func(u *whatif.Unit) bool { return u.Whole })
+				if wholes < 0 {
+					wholes = len(others)
+				}
+				return slices.Insert(others, wholes, own...) // before others go as a whole
 			},
 			Lasts: func() bool { return true }, // nobody's priority changes
 			Why: func(v *snapshot.Gang) string {
+				if v == g {
+					return whyOwn(b)
+				}
 				return fmt.Sprintf("its priority is %d and %d takes precedence in queue %s", v.Priority, g.Priority, g.Queue)
 			},
 		}
 	})
+	if !a.Beyond || a.SpareOwn {
+		return
+	}
+	whatif.ForEachGrowing(s, func(b framework.Blocked) whatif.Ask {
+		return whatif.Ask{
+			Blocked: b, Action: a.Name(),
+			Units: func() []*whatif.Unit { return whatif.OwnBelow(s, rules, b) },
+			Why:   func(*snapshot.Gang) string { return whyOwn(b) },
+		}
+	})
+}
+
+// whyOwn says why a gang gives up members for others of its own.
+func whyOwn(b framework.Blocked) string {
+	return fmt.Sprintf("%d of its members have no place, and it has others of lower priority beyond its minimum of %d", len(b.Must), b.Gang.Minimum())
 }
