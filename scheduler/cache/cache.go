@@ -56,6 +56,7 @@ type Cache struct {
 	learnt     int64                         // grows with what is new in it
 	held       accounts
 	quotas     map[string]*quota // by namespace/name
+	strangers  strangers
 	// reservations are by name.
 	reservations map[string]*reservation
 	datasets     map[string]*dataset // by namespace/name

@@ -161,6 +161,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 	spec.GrewAt, spec.ActsOnEviction = e.grew, acts
 	spec.Hold, spec.HoldCode, spec.Patient, spec.Data = e.hold, e.code, patient, c.dataOf(spec.Namespace, e)
 	spec.Nominated, spec.Inherited = e.nomination(spec.Nominated)
+	spec.Strangers = c.strangersOf(key)
 	estimated(&spec, e.pods)
 	named := ""
 	if e.group != nil {

@@ -87,6 +87,9 @@ func (c *Cache) setPod(p *corev1.Pod, known bool) {
 	if known && c.pods[e.pod.UID] == nil {
 		return
 	}
+	if e.gang == "" {
+		c.noteStranger(p)
+	}
 	c.learn(e)
 	c.ask(e)
 	c.visible(e)
@@ -128,6 +131,7 @@ func (c *Cache) DeletePod(uid string) {
 	if old == nil {
 		return
 	}
+	c.forgetStranger(uid)
 	c.unlink(old)
 	c.claimant(old, -1)
 	delete(c.pods, uid)

@@ -191,6 +191,9 @@ type GangSpec struct {
 	// pods is evicted, or that nobody knows, or that its PodGroup has all of it evicted or
 	// nobody.
 	ActsOnEviction bool `json:"actsOnEviction,omitempty"`
+	// Strangers are the pods that name the gang's PodGroup and are not of it, since they name
+	// a scheduler that is none of ours, by that in order.
+	Strangers []Strangers `json:"strangers,omitempty"`
 	// Patient gangs never take another's place: their pods' preemptionPolicy is Never.
 	Patient bool `json:"patient,omitempty"`
 	// Nominated is the place that was made for the gang by evicting others.
@@ -226,6 +229,12 @@ type GangSpec struct {
 	// WaitAtMost is how long, in nanoseconds, the gang should wait at most; 0 is
 	// no such promise.
 	WaitAtMost int64 `json:"waitAtMost,omitempty"`
+}
+
+// Strangers is how many pods name another scheduler.
+type Strangers struct {
+	Scheduler string `json:"scheduler"`
+	Pods      int64  `json:"pods"`
 }
 
 // TaskTopology is which pods of a gang want to be on one node, by their tasks: a

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -275,7 +276,21 @@ func tooFew(g *snapshot.Gang, code plan.Code, what, of string, exist, need int64
 	if exist >= need && g.Gated {
 		return &plan.Unschedulable{Code: plan.Gated, Message: fmt.Sprintf("%s has %d %s, but scheduling gates hold too many of them back", what, exist, of)}
 	}
-	return &plan.Unschedulable{Code: code, Message: fmt.Sprintf("%s has %d %s and needs %d", what, exist, of, need)}
+	return &plan.Unschedulable{Code: code, Message: fmt.Sprintf("%s has %d %s and needs %d%s", what, exist, of, need, strangers(g))}
+}
+
+// strangers says which pods name the gang and another scheduler: they are none of those that
+// it has.
+func strangers(g *snapshot.Gang) string {
+	var out strings.Builder
+	for _, s := range g.Strangers {
+		what := "pods that name it name"
+		if s.Pods == 1 {
+			what = "pod that names it names"
+		}
+		fmt.Fprintf(&out, "; %d %s another scheduler, %s", s.Pods, what, s.Scheduler)
+	}
+	return out.String()
 }
 
 // refused says why a member cannot be placed anywhere.
