@@ -53,13 +53,18 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.S
 				say(w, "  %s\n", overview.Placed(pl))
 			}
 		}
+		if words := overview.Unmade(g); words != "" {
+			say(w, "  %s\n", words)
+		}
 		for _, u := range p.Unschedulable {
 			if u.Gang != g.Key {
 				continue
 			}
 			say(w, "  waits (%s): %s\n", u.Code, u.Message)
 			for _, d := range u.Domains {
-				say(w, "    %s\n", d.Words())
+				if words := d.Words(); len(u.Domains) > 1 || !strings.Contains(u.Message, words) { // of one domain it is said already
+					say(w, "    %s\n", words)
+				}
 			}
 		}
 		for _, h := range p.Heads {
@@ -324,6 +329,10 @@ func explainNode(w io.Writer, s *snapshot.Snapshot, _ plan.Plan, ses *framework.
 			say(w, "  %s: %s of %s free\n", name, plan.Amount(name, free[d]), plan.Amount(name, n.Total[d]))
 		}
 	}
+	for _, words := range ses.ReservedOn(i) {
+		say(w, "  %s\n", words)
+	}
+	others := len(n.Residents)
 	for _, g := range s.Gangs {
 		here := 0
 		for _, p := range g.Pods {
@@ -331,12 +340,16 @@ func explainNode(w io.Writer, s *snapshot.Snapshot, _ plan.Plan, ses *framework.
 				here++
 			}
 		}
+		others -= here
 		if here > 0 {
 			say(w, "  %d pods of %s/%s (queue %s, priority %d)\n", here, g.Namespace, g.Name, g.Queue, g.Priority)
 		}
 		if g.Nominated.Keeps(ses.Now.UnixNano()) && ses.KeepsOn(g, i) {
 			say(w, "  room is kept for %s/%s\n", g.Namespace, g.Name)
 		}
+	}
+	if others > 0 {
+		say(w, "  %d pods that are not this scheduler's\n", others)
 	}
 	return nil
 }

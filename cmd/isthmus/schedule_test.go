@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,6 +115,9 @@ func TestReplayAndExplain(t *testing.T) {
 				t.Errorf("%s does not say %q:\n%s", tt.args, want, got)
 			}
 		}
+	}
+	if got, err := printed(t, "explain", "job", "big", "--snapshot", file, "--at="+at); err != nil || strings.Count(got, "nodes: needs 4 nvidia.com/gpu, 0 free") != 1 {
+		t.Errorf("why no domain has room is said twice where there is one: %v\n%s", err, got)
 	}
 	for _, args := range []string{"explain job none --snapshot " + file, "explain tree big --snapshot " + file, "explain node n2 --snapshot " + file, "replay " + file + ".none", "replay " + file + " --at=noon"} {
 		if got, err := printed(t, strings.Fields(args)...); err == nil {
@@ -289,6 +293,39 @@ func TestSimulate(t *testing.T) {
 	} {
 		if got, err := printed(t, append([]string{"simulate"}, args...)...); err == nil || want != "not a gzip" && !strings.Contains(err.Error(), want) {
 			t.Errorf("%v gives %v and prints\n%s", args, err, got)
+		}
+	}
+}
+
+// TestExplainTellsWhatHoldsANode: reservations and pods of other schedulers hold a node as
+// gangs do; and a gang without pods waits for its owner, which no cycle says.
+func TestExplainTellsWhatHoldsANode(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{
+		"node n1 cpu=8 gpu=4", "node n2 cpu=8 gpu=4", "queue own weight=1", "queue teaching weight=1",
+		"reserve whole for=2h nodes=n1 queues=own", "reserve part for=1h count=1 each.gpu=3 queues=teaching",
+		"group empty min=3",
+	} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := w.Snapshot()
+	other := *s.Nodes[1]
+	other.Residents = append(slices.Clone(other.Residents), snapshot.Resident{UID: "elsewhere", Class: &snapshot.Class{}})
+	s.Nodes[1] = &other
+	file := saved(t, s)
+	for args, want := range map[string][]string{
+		"explain node n1":   {"reservation whole has the node for its owners from 2026-01-01T00:00:00Z until 2026-01-01T02:00:00Z"},
+		"explain node n2":   {"1 of 4 free", "room for 1 pieces is kept for reservation part until 2026-01-01T01:00:00Z", "1 pods that are not this scheduler's"},
+		"explain job empty": {"it has no pods, and needs 3: its owner has to make them"},
+		"top":               {"it has no pods, and needs 3"},
+	} {
+		got, err := printed(t, append(strings.Fields(args), "--snapshot="+file, "--at=2026-01-01T00:01:00Z")...)
+		for _, words := range want {
+			if err != nil || !strings.Contains(got, words) {
+				t.Errorf("%s does not say %q: %v\n%s", args, words, err, got)
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
@@ -140,6 +141,35 @@ func (s *Session) keptHere(r *snapshot.Reservation, nodes []int) string {
 	}
 	return "; jobs from outside this cluster may still run on " + bounded(out) + ": its batch system makes no reservation" + strings.Join(short, "")
 }
+
+// ReservedOn says which reservations that have begun, or are to begin, keep a node or room
+// on it, in words, one each.
+func (s *Session) ReservedOn(node int) []string {
+	if s.reserved == nil {
+		return nil
+	}
+	var out []string
+	for _, w := range s.reserved.whole {
+		if slices.Contains(w.nodes, node) {
+			out = append(out, fmt.Sprintf("reservation %s has the node for its owners from %s until %s", w.Name, moment(w.Start), moment(w.End)))
+		}
+	}
+	for _, p := range s.reserved.pieces {
+		var here int64
+		for _, k := range p.kept {
+			if k.node == node {
+				here += k.count
+			}
+		}
+		if here > 0 {
+			out = append(out, fmt.Sprintf("room for %d pieces is kept for reservation %s until %s", here, p.Name, moment(p.End)))
+		}
+	}
+	return out
+}
+
+// moment is a time in nanoseconds as people read it.
+func moment(at int64) string { return time.Unix(0, at).UTC().Format(time.RFC3339) }
 
 // reservedBy is the reservation of whole nodes by which a gang comes to a node, the one
 // that begins first, "" for none. The batch system behind the node wants to know.

@@ -127,6 +127,8 @@ func (o *overview) reasons(p plan.Plan) {
 		}
 		if c, is := stale(g, conditions); is {
 			o.why[g.Key] = c.Type + " (" + c.Reason + "): " + c.Message
+		} else if words := Unmade(g); words != "" {
+			o.why[g.Key] = words
 		}
 	}
 	for _, u := range p.Unschedulable { // the planned start of a head is said there too
@@ -138,6 +140,16 @@ func (o *overview) reasons(p plan.Plan) {
 	for _, pl := range p.Placements {
 		o.why[pl.Gang] = Placed(pl)
 	}
+}
+
+// Unmade says that a gang which was let in has no pods, "" when it has some or is not let
+// in: no cycle looks at it, and whoever is to make its pods knows why they are not there.
+func Unmade(g *snapshot.Gang) string {
+	letIn := g.Native && g.Whole == nil || g.Status.Phase == snapshot.GroupInqueue
+	if g.Plain || g.Absent || !letIn || len(g.Pods) > 0 {
+		return ""
+	}
+	return fmt.Sprintf("it has no pods, and needs %d: its owner has to make them, and has events if it cannot", g.Minimum())
 }
 
 // Placed says that gang members are placed, and whether they start only once what they
