@@ -35,6 +35,7 @@ type Cache struct {
 
 	dims    *resource.Dims // nil when the names that nodes offer may have changed
 	classes map[string]*snapshot.Class
+	era     int // of the classes: grows when all are compiled anew
 	specs   specs
 
 	nodes      map[string]*nodeEntry

@@ -70,6 +70,7 @@ func (c *Cache) recompile() {
 	}
 	c.dims = snapshot.DimsOf(specs)
 	c.classes = map[string]*snapshot.Class{}
+	c.era++
 }
 
 func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
@@ -84,6 +85,10 @@ func (c *Cache) residents(n *nodeEntry) []snapshot.Resident {
 // class is what scheduling sees of a pod's needs, its queue's included.
 func (c *Cache) class(e *podEntry) *snapshot.Class {
 	groups := c.groupsOf(e)
+	k := e.known
+	if k.class != nil && k.era == c.era && k.groups == groups {
+		return k.class
+	}
 	key := e.class
 	if groups != nil {
 		key = fmt.Sprintf("%s\n%q", key, *groups)
@@ -99,6 +104,7 @@ func (c *Cache) class(e *podEntry) *snapshot.Class {
 		}
 		c.classes[key] = cl
 	}
+	k.class, k.groups, k.era = cl, groups, c.era
 	return cl
 }
 

@@ -57,7 +57,7 @@ func (c *Cache) actsOnEviction(e *gangEntry) bool {
 // jobOf returns the UID of the Job that makes the pod anew under its name when it is
 // ended, "" for none.
 func jobOf(p *corev1.Pod) string {
-	ref := metav1.GetControllerOf(p)
+	ref := metav1.GetControllerOfNoCopy(p)
 	if ref == nil || ref.Kind != "Job" || !strings.HasPrefix(ref.APIVersion, batchv1.SchemeGroupVersion.Group+"/") {
 		return ""
 	}

@@ -108,7 +108,8 @@ func (c *Cache) visible(e *podEntry) {
 		e.spec.Namespace, e.spec.Labels = "", nil
 	}
 	e.pictured = c.imaged
-	e.spec, e.class = c.specs.intern(&e.spec, len(c.pods))
+	e.known = c.specs.intern(&e.spec, len(c.pods))
+	e.spec, e.class = e.known.spec, e.known.key
 }
 
 // learn notes what a pod's selectors can tell apart, and so what the classes are of pods

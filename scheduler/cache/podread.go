@@ -68,7 +68,7 @@ func ourPod(e *podEntry, p *corev1.Pod) {
 	e.spec.Tolerations = p.Spec.Tolerations
 	e.spec.NUMA = numaAsk(p)
 	e.images = imagesAsked(p)
-	if ref := metav1.GetControllerOf(p); ref != nil {
+	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
 		e.spec.DaemonSet = ref.Kind == "DaemonSet"
 	}
 	if p.Spec.Priority != nil {
@@ -132,7 +132,7 @@ func gateOf(p *corev1.Pod) string {
 // ownersGroup is the name of the PodGroup that the controllers make for the pod:
 // podgroup- and the UID of the owner that controls it, or else its own.
 func ownersGroup(p *corev1.Pod) string {
-	if ref := metav1.GetControllerOf(p); ref != nil {
+	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
 		return batchv1.PodgroupNamePrefix + string(ref.UID)
 	}
 	return batchv1.PodgroupNamePrefix + string(p.UID)

@@ -15,6 +15,7 @@ type podEntry struct {
 	pod      snapshot.Pod // as the API says; Class is unset
 	class    string       // see visible
 	spec     snapshot.ClassSpec
+	known    *known // the spec, once the class is known
 	gang     string // "" when the pod is not ours
 	stand    standing
 	priority int32
