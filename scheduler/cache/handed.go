@@ -103,6 +103,9 @@ func boxOf(n *corev1.Node) (*gpubox.Box, error) {
 // HandOver is what Volcano's device plugin has to read on a pod that is to have these
 // GPUs of a node; nil when that node has another node side, or the pod none of its GPUs.
 func (c *Cache) HandOver(uid, node string, devices []string, now time.Time) map[string]string {
+	if len(devices) == 0 {
+		return nil // as nearly all pods; finding them among all is not for nothing
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, n := c.pods[uid], c.nodes[node]
