@@ -49,7 +49,11 @@ func tables() string {
 	}
 	out.WriteString("| Action | Arguments that are obeyed |\n|---|---|\n")
 	for _, e := range actions {
-		line("action", e.name, "", e.arguments)
+		what := ""
+		if e.last {
+			what = " (also when it is not named)"
+		}
+		line("action", e.name, what, e.arguments)
 	}
 	out.WriteString("\n| Plugin | Arguments that are obeyed |\n|---|---|\n")
 	for _, e := range plugins {
@@ -58,6 +62,8 @@ func tables() string {
 			line("plugin", e.name, " (always on, named or not)", e.arguments)
 		case e.make == nil:
 			fmt.Fprintf(&out, "| `%s` (**not used**: %s) |  |\n", e.name, e.why)
+		case e.always:
+			line("plugin", e.name, " (also when it is not named)", e.arguments)
 		default:
 			line("plugin", e.name, "", e.arguments)
 		}
