@@ -38,10 +38,14 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 			known, ok = nil, false
 		}
 		if ok && len(known.units) == 0 && !s.Leaving() {
+			known.tell(s, a)
 			continue // as nearly always, and what it is like need not be known
 		}
 		key := a.Like + Likeness(s, b)
 		if failed[key] {
+			if ok {
+				known.tell(s, a)
+			}
 			continue
 		}
 		if !ok {
@@ -50,6 +54,7 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		}
 		us := known.units
 		if len(us) == 0 && !s.Leaving() {
+			known.tell(s, a)
 			continue
 		}
 		if !s.Affords(b, known.hold) {
@@ -58,6 +63,7 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		if !Make(s, a, us) {
 			failed[key] = true
 			failures[a.Alone]++
+			known.tell(s, a)
 		}
 	}
 }
@@ -96,10 +102,15 @@ type candidates struct {
 	units        []*Unit
 	hold         map[string]resource.Vector // what all of them do, by queue
 	claims, sent int
+	spared       []*spared // who of those that were asked about
+	words        *sparedWords
 }
 
 func list(s *framework.Session, a Ask) *candidates {
+	last := lastSpared(s)
+	*last = nil
 	c := &candidates{units: a.Units(), claims: len(s.Plan.Claims), sent: len(s.SentInTurn())}
+	c.spared = *last
 	c.hold = asked(c.units)
 	return c
 }

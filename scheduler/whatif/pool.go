@@ -65,6 +65,7 @@ func holdersOf(s *framework.Session) *holders {
 type split struct {
 	sent  int
 	units []*Unit
+	stay  []*spared
 }
 
 type splitsKey struct{ Rules }
@@ -94,7 +95,9 @@ type pool struct {
 	may    []bool // by gang: who is asked about, between two questions nobody
 	units  []pooled
 	fresh  []pooled
-	stale  map[int]bool // gangs whose units are in units and are no longer true
+	stale  map[int]bool      // gangs whose units are in units and are no longer true
+	stay   map[int][]*spared // by gang, of few
+	spared []*spared         // of those who are asked about
 }
 
 type poolKey struct {
@@ -114,7 +117,7 @@ func poolOf(s *framework.Session, r Rules, queue string) *pool {
 				p.gangs = append(p.gangs, from.gangs[i])
 			}
 		}
-		p.known, p.may = make([]int, len(p.gangs)), make([]bool, len(p.gangs))
+		p.known, p.may, p.stay = make([]int, len(p.gangs)), make([]bool, len(p.gangs)), map[int][]*spared{}
 		for i := range p.known {
 			p.known[i] = -1
 		}
@@ -136,6 +139,7 @@ func (p *pool) ask(at int) {
 	p.may[at] = true
 	sent := now.sent
 	if p.known[at] == sent {
+		p.spared = append(p.spared, p.stay[at]...)
 		return
 	}
 	g := p.gangs[at]
@@ -145,13 +149,23 @@ func (p *pool) ask(at int) {
 	p.known[at] = sent
 	of, ok := p.splits[g]
 	if !ok || of.sent != sent {
-		of = split{sent, nil}
-		for _, u := range p.rules.of(p.s, g) {
+		units, stay := p.rules.of(p.s, g)
+		of = split{sent, nil, stay}
+		for _, u := range units {
 			u.pos, u.sent = pos, sent
 			of.units = append(of.units, &u)
 		}
+		for _, sp := range stay {
+			sp.pos = pos
+		}
 		p.splits[g] = of
 	}
+	if of.stay != nil {
+		p.stay[at] = of.stay
+	} else {
+		delete(p.stay, at)
+	}
+	p.spared = append(p.spared, of.stay...)
 	for _, u := range of.units {
 		p.fresh = append(p.fresh, pooled{u, at})
 	}
@@ -176,6 +190,7 @@ func (p *pool) pick() []*Unit {
 		}
 	}
 	clear(p.may)
+	*lastSpared(p.s), p.spared = p.spared, nil
 	return out
 }
 

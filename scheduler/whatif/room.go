@@ -32,6 +32,9 @@ type Ask struct {
 	// Allow, when set, is asked for every unit in order, with those before it
 	// granted, and grants it. Start it anew for every order that is tried.
 	Allow func() func(*Unit) bool
+	// TellSpared has the reason why the gang waits say who would go, were it not for what
+	// protects them.
+	TellSpared bool
 	// Action names who asks; Why says in one clause why a gang has to yield.
 	Action string
 	Why    func(victim *snapshot.Gang) string

@@ -134,11 +134,11 @@ func order(b bool) int {
 	return 0
 }
 
-// of splits one gang into units.
-func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
+// of splits one gang into units, and says what of it is spared.
+func (r Rules) of(s *framework.Session, g *snapshot.Gang) ([]Unit, []*spared) {
 	live := r.live(s, g)
 	if len(live) == 0 {
-		return nil
+		return nil, nil
 	}
 	mayGo := func(p *snapshot.Pod) bool { return r.mayGo(s, p) }
 	fixed := slices.ContainsFunc(live, func(p *snapshot.Pod) bool { return !mayGo(p) })
@@ -158,7 +158,18 @@ func (r Rules) of(s *framework.Session, g *snapshot.Gang) []Unit {
 	if len(core) > 0 && !fixed && !r.SpareWholes {
 		out = append(out, newUnit(s, Unit{Gang: g, Pods: core, Whole: true}))
 	}
-	return out
+	var stay []*spared
+	if fixed && !r.SpareWholes {
+		if sp := r.spare(s, core); sp != nil {
+			stay = append(stay, sp)
+		}
+	}
+	for i := range out {
+		if sp := covered(s, &out[i]); sp != nil {
+			stay = append(stay, sp)
+		}
+	}
+	return out, stay
 }
 
 // live lists the pods of a gang that hold something and are not going away.
@@ -190,11 +201,15 @@ func (r Rules) mayGo(s *framework.Session, p *snapshot.Pod) bool {
 	if p.Protected != "" || p.Assumed {
 		return false
 	}
+	return p.StartedAt == 0 || s.Now.UnixNano()-p.StartedAt >= r.safe(p)
+}
+
+// safe is for how long after its start a pod is left alone, in nanoseconds.
+func (r Rules) safe(p *snapshot.Pod) int64 {
 	if r.MinRun == 0 {
 		r.MinRun = DefaultMinRun
 	}
-	safe := max(int64(r.MinRun), p.Cooldown)
-	return p.StartedAt == 0 || s.Now.UnixNano()-p.StartedAt >= safe
+	return max(int64(r.MinRun), p.Cooldown)
 }
 
 // slack lists the members that the gang can do without, of those that may go, in sets that go

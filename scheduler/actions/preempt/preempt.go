@@ -50,7 +50,7 @@ func (a Action) Run(s *framework.Session) {
 			like = g.Key
 		}
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: like, Alone: len(own) > 0,
+			Blocked: b, Action: a.Name(), Like: like, Alone: len(own) > 0, TellSpared: true,
 			Units: func() []*whatif.Unit {
 				others := whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
 					return v.Priority < g.Priority

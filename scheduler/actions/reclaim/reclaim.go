@@ -93,7 +93,7 @@ func (a Action) asks(s *framework.Session, f *floors) func(framework.Blocked) wh
 			return name
 		}
 		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: like, Skip: f.guarantee && !f.tooBig[who()],
+			Blocked: b, Action: a.Name(), Like: like, TellSpared: true, Skip: f.guarantee && !f.tooBig[who()],
 			Units: func() []*whatif.Unit {
 				if !entitled {
 					return nil
