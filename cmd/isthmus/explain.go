@@ -61,6 +61,9 @@ func explainJob(w io.Writer, s *snapshot.Snapshot, p plan.Plan, ses *framework.S
 				continue
 			}
 			say(w, "  waits (%s): %s\n", u.Code, u.Message)
+			for _, words := range tooBig(s, g) {
+				say(w, "    %s\n", words)
+			}
 			for _, d := range u.Domains {
 				if words := d.Words(); len(u.Domains) > 1 || !strings.Contains(u.Message, words) { // of one domain it is said already
 					say(w, "    %s\n", words)

@@ -329,3 +329,27 @@ func TestExplainTellsWhatHoldsANode(t *testing.T) {
 		}
 	}
 }
+
+// TestExplainTellsWhatNeverFits: what is free now is not all that a gang has to know which
+// is bigger than all there is.
+func TestExplainTellsWhatNeverFits(t *testing.T) {
+	w := schedtest.NewWorld()
+	for _, line := range []string{
+		"node n1 cpu=8 gpu=4", "node n2 cpu=8 gpu=4", "virtual v1 shape=2*cpu=16,gpu=2",
+		"group holds min=1", "pods holds w 1 gpu=3", "cycle", "settle 1m",
+		"group wide min=3", "pods wide w 3 gpu=4", "group tall min=1", "pods tall w 1 gpu=5",
+		"group waits min=2", "pods waits w 2 gpu=4", "group grows min=1", "pods grows w 3 gpu=4",
+	} {
+		if _, err := w.Do(line); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+	file := written(t, w)
+	const wide, tall = "its 3 members need 12 nvidia.com/gpu together, and there is no place with more than 8, in use or not", "a member needs 5 nvidia.com/gpu, and no node has more than 4, in use or not"
+	for gang, want := range map[string]string{"wide": wide, "tall": tall, "waits": "", "grows": "", "holds": ""} {
+		got, err := printed(t, "explain", "job", gang, "--snapshot", file, "--at=2026-01-01T00:02:00Z")
+		if err != nil || !strings.Contains(got, want) || want == "" && strings.Contains(got, "in use or not") {
+			t.Errorf("%s is told, %v, want %q:\n%s", gang, err, want, got)
+		}
+	}
+}
