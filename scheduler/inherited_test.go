@@ -154,3 +154,18 @@ func TestInheritedNominationSparesOnlyNewcomers(t *testing.T) {
 		}
 	}
 }
+
+// TestUsedNominationKeepsNothing: what a gang has come to its minimum without is free for others
+// when it has lost that.
+func TestUsedNominationKeepsNothing(t *testing.T) {
+	for _, used := range []bool{false, true} {
+		w := schedtest.NewWorld()
+		tell(t, w, "node n1 cpu=8 gpu=4", "group other min=1", "pods other w 1 gpu=2", "cycle", "run other", "group g min=1", "pods g w 1 gpu=4")
+		inherit(w, "g", snapshot.NominatedPod{UID: w.Pods("g-w-0")[0].UID, Node: "n1"})
+		w.Gang("g").Nominated.Used = used
+		tell(t, w, "group next min=1 estimate=1m", "pods next w 1 gpu=2", "cycle")
+		if got := w.Pods("next-w-0")[0].Node != ""; got != used {
+			t.Errorf("another gang is placed: %t, where the room was used: %t", got, used)
+		}
+	}
+}

@@ -175,6 +175,7 @@ func (c *Cache) compileGang(key string, e *gangEntry, now time.Time) *snapshot.G
 	}
 	c.learnFrom(&spec, named, e.pods)
 	g := snapshot.NewGang(spec, pods, c.dims)
+	e.noteUsed(g)
 	e.noteShort(g, now)
 	return g
 }

@@ -36,7 +36,10 @@ type gangEntry struct {
 	raw       []volcanov1.PodGroupCondition
 	// nominated is room that was decided to be kept, in place of an older annotation.
 	nominated *snapshot.Nomination
-	short     snapshot.Shortness
+	// used is when room was decided to be kept that the gang needs no more, in nanoseconds
+	// since 1970, 0 for none.
+	used  int64
+	short snapshot.Shortness
 	// measured says that short is this program's own knowledge, and no longer asks the
 	// PodGroup's condition.
 	measured bool

@@ -76,6 +76,24 @@ func (e *gangEntry) nomination(written *snapshot.Nomination) (n *snapshot.Nomina
 	return written, written != nil
 }
 
+// noteUsed has room not be kept again for what a gang loses when it had its minimum, maybe
+// with other members than the room was made for: what is free is planned without that then.
+func (e *gangEntry) noteUsed(g *snapshot.Gang) {
+	n := g.Nominated
+	if n == nil || n.Beyond || slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
+		return
+	}
+	if e.used != n.Since {
+		if !g.IsBound() {
+			return
+		}
+		e.used = n.Since
+	}
+	used := *n
+	used.Used = true
+	g.Nominated = &used
+}
+
 // handover is how long after a program has begun to decide what the one before it wrote
 // may still come in.
 const handover = time.Minute

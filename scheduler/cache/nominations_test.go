@@ -79,3 +79,31 @@ func TestNominationsAreAllSeenByWhoLooksOn(t *testing.T) {
 		t.Errorf("it has %+v", g.Nominated)
 	}
 }
+
+// TestUsedRoomIsNotKeptAgain: a gang that came to its minimum with other members than room was
+// made for has none kept when it loses these, until room is made for it anew. So it is with
+// what a scheduler finds on its PodGroup when it begins.
+func TestUsedRoomIsNotKeptAgain(t *testing.T) {
+	c := New()
+	c.SetGroup(nominee("g", "u", "n1", start))
+	look := func(when string, used bool) {
+		t.Helper()
+		if g := gangOf(t, c, "podgroup/ns/g"); g.Nominated == nil || g.Nominated.Used != used {
+			t.Errorf("%s it has %+v, want used: %t", when, g.Nominated, used)
+		}
+	}
+	waits, other := pod("p", "g", "1"), pod("o", "g", "1")
+	c.SetPod(waits)
+	look("while its pod waits", false)
+	c.SetPod(bound(other, "n2", "a", 1, 0))
+	look("with another one bound", true)
+	c.DeletePod(string(other.UID))
+	look("without that one", true)
+	n := snapshot.Nomination{Since: start.Add(time.Minute).UnixNano(), Pods: []snapshot.NominatedPod{{UID: "p", Node: "n3"}}}
+	c.Nominate("podgroup/ns/g", "u", n)
+	look("with room made anew", false)
+	n.Since, n.Beyond = n.Since+1, true
+	c.Nominate("podgroup/ns/g", "u", n)
+	c.SetPod(bound(pod("o", "g", "1"), "n2", "a", 1, 0))
+	look("with room beyond its minimum", false)
+}

@@ -88,7 +88,7 @@ func (s *Session) Nominated(g *snapshot.Gang) bool { return len(s.kept[g.Key]) >
 // them. The pods in the way may still be there: then the node has less than nothing free.
 // One that this scheduler has inherited counts as far as it is plausible.
 func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination, inherited bool) {
-	if !n.Keeps(s.Now.UnixNano()) {
+	if !n.Keeps(s.Now.UnixNano()) || n.Used {
 		return
 	}
 	if begun, _ := s.moving(g, n); !begun {

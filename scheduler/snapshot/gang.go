@@ -266,6 +266,9 @@ type Nomination struct {
 	Evicted int `json:"evicted,omitempty"`
 	// Beyond says that the room is for members beyond the gang's minimum.
 	Beyond bool `json:"beyond,omitempty"`
+	// Used says that the gang has had its minimum since, wherever: the room is not for what
+	// it loses after that.
+	Used bool `json:"used,omitempty"`
 	// Moved is what became of the gang before, nil when nobody ever moved it.
 	Moved *Moved `json:"moved,omitempty"`
 	// Leaves are the nodes that a gang leaves that is moved: once that has begun.

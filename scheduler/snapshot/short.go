@@ -234,6 +234,11 @@ func (g *Gang) need() Whole {
 // succeeded, that nothing more is needed, in all, of each task and of each policy for parts.
 func (g *Gang) HasMinimum() bool { return g.lacks(g.minimums(), (*Pod).Counts) == "" }
 
+// IsBound is HasMinimum without bindings that may fail yet.
+func (g *Gang) IsBound() bool {
+	return g.lacks(g.minimums(), func(p *Pod) bool { return p.Counts() && !p.Assumed }) == ""
+}
+
 // lacks says what the gang has too few of for all of need, where the pods that has
 // chooses count.
 func (g *Gang) lacks(need Whole, has func(*Pod) bool) string {

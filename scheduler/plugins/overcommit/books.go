@@ -251,7 +251,7 @@ func (b *books) lacks(g *snapshot.Gang) resource.Vector {
 
 // stuck reports whether it was told of a gang that it has no room, and none is kept for it.
 func stuck(g *snapshot.Gang, now int64) bool {
-	if g.Nominated.Keeps(now) {
+	if n := g.Nominated; n.Keeps(now) && !n.Used {
 		return false
 	}
 	return slices.ContainsFunc(g.Status.Conditions, func(c snapshot.Condition) bool {
