@@ -24,7 +24,9 @@ type job struct {
 	over  bool // it has ended, or was deleted
 	queue string
 	prio  int32
-	made  int
+	// ranked says that its pods have priorities of their own, each a higher one than the last.
+	ranked bool
+	made   int
 	// hurt says that it lost members since the first of them was bound.
 	hurt bool
 }
@@ -70,10 +72,12 @@ func (w *world) make() {
 			if j.gpus > 0 {
 				ask[gpu] = *kresource.NewQuantity(int64(j.gpus), kresource.DecimalSI)
 			}
+			annotations := map[string]string{wellknown.PodGroupName: j.name, "volcano.sh/task-spec": "w", "volcano.sh/task-index": fmt.Sprint(i)}
+			if j.ranked {
+				annotations[wellknown.TaskPriority] = fmt.Sprint(i)
+			}
 			w.api.put(pods, &corev1.Pod{
-				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: w.uid(), CreationTimestamp: metav1.NewTime(w.now), Annotations: map[string]string{
-					wellknown.PodGroupName: j.name, "volcano.sh/task-spec": "w", "volcano.sh/task-index": fmt.Sprint(i),
-				}},
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: w.uid(), CreationTimestamp: metav1.NewTime(w.now), Annotations: annotations},
 				Spec: corev1.PodSpec{
 					SchedulerName: wellknown.SchedulerIsthmus, Priority: &j.prio,
 					Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: ask}}},
@@ -111,10 +115,20 @@ func (w *world) hurts(p *corev1.Pod) {
 	}
 }
 
-// binding reports whether a member's binding is under way: it may still come true beside
-// one that was lost.
+// binding reports whether a member's binding is under way, or the scheduler has not heard yet
+// of all that were lost: one more may still be bound beside these.
 func (w *world) binding(j *job) bool {
-	return slices.ContainsFunc(w.of(j), func(p *corev1.Pod) bool { _, ok := w.assumed[string(p.UID)]; return ok })
+	return slices.ContainsFunc(w.of(j), func(p *corev1.Pod) bool { _, ok := w.assumed[string(p.UID)]; return ok }) || w.seesBound(j)
+}
+
+// seesBound reports whether the scheduler sees a member that has a place.
+func (w *world) seesBound(j *job) bool {
+	for i := range j.size {
+		if p, ok := w.store[pods][fmt.Sprintf("%s-%d", j.name, i)].(*corev1.Pod); ok && p.Spec.NodeName != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // run has kubelets start what is bound, and end what is to go or has no node.

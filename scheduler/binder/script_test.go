@@ -52,7 +52,7 @@ func history(r *rand.Rand, faults bool) (out []op) {
 		case 4:
 			add("run")
 		case 5:
-			add([]string{"cordon", "weigh"}[r.IntN(2)], r.IntN(4), in(1, 3))
+			add([]string{"cordon", "weigh", "grow", "grow"}[r.IntN(4)], r.IntN(4), in(1, 3))
 		case 6:
 			add("pass", in(1, 50))
 		}
@@ -137,7 +137,11 @@ func (w *world) do(o op) error {
 		w.start()
 		return w.agrees()
 	case "submit":
-		w.submit(&job{name: fmt.Sprintf("g%d", len(w.jobs)), size: o.a, min: o.b, gpus: o.c, queue: fmt.Sprintf("q%d", o.d%max(1, len(w.api.objects[queues]))), prio: int32(o.d / 2)})
+		w.submit(&job{name: fmt.Sprintf("g%d", len(w.jobs)), size: o.a, min: o.b, gpus: o.c, queue: fmt.Sprintf("q%d", o.d%max(1, len(w.api.objects[queues]))), prio: int32(o.d / 2), ranked: len(w.jobs)%2 == 1})
+	case "grow":
+		if j := w.job(o.a); j != nil {
+			j.size += o.b
+		}
 	case "make":
 		w.make()
 	case "run":
