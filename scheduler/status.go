@@ -54,7 +54,7 @@ func groupStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus, 
 		want.Phase = snapshot.GroupPending
 	}
 	want.Conditions = staleness(conditions(g, wait, stuck, allocated >= g.Minimum(), s.Admitted(g)), g, s.IsShort(g))
-	want.Conditions = wholeness(want.Conditions, scheduled, g.Whole)
+	want.Conditions = wholeness(want.Conditions, scheduled, g.WholeWords())
 	return want, !want.Equal(g.Status)
 }
 
@@ -73,7 +73,7 @@ func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus,
 	want := snapshot.GroupStatus{Conditions: g.Status.Conditions}
 	if slices.ContainsFunc(want.Conditions, func(c snapshot.Condition) bool { return c.Type == initially && c.Status == isTrue }) {
 		if g.Whole != nil { // that it has ended is no reason for a write
-			want.Conditions = wholeness(want.Conditions, initially, g.Whole)
+			want.Conditions = wholeness(want.Conditions, initially, g.WholeWords())
 		}
 		return want, !want.Equal(g.Status)
 	}
@@ -86,7 +86,7 @@ func nativeStatus(s *framework.Session, g *snapshot.Gang) (snapshot.GroupStatus,
 	switch wait := s.Waits(g); {
 	case placed >= g.Minimum():
 		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isTrue, Reason: scheduled})
-		want.Conditions = wholeness(want.Conditions, initially, &snapshot.Whole{Min: g.Minimum()})
+		want.Conditions = wholeness(want.Conditions, initially, (&snapshot.Whole{Min: g.Minimum()}).Words())
 	case wait != nil && !wait.Early && wait.Code != plan.Held:
 		want.Conditions = set(want.Conditions, snapshot.Condition{Type: initially, Status: isFalse, Reason: unschedulable, Message: wait.Message})
 	}
@@ -112,18 +112,27 @@ func nodeCounts(s *snapshot.Snapshot) []plan.NodeCounts {
 }
 
 // conditions carries the conditions over, changed by what this cycle found.
-// A gang that is neither stuck nor placed nor just let in keeps what it had.
+// A gang that is neither stuck nor placed nor just let in keeps what it had. What the
+// condition of one that is placed says in words is left to wholeness.
 func conditions(g *snapshot.Gang, wait *plan.Unschedulable, stuck, placed, admitted bool) []snapshot.Condition {
 	out := g.Status.Conditions
 	switch {
 	case stuck:
 		out = set(out, snapshot.Condition{Type: unschedulable, Status: isTrue, Reason: groupReason(wait.Code), Message: wait.Message})
 	case placed:
-		out = lift(set(out, snapshot.Condition{Type: scheduled, Status: isTrue, Reason: readyReason}), readyReason)
+		out = lift(set(out, snapshot.Condition{Type: scheduled, Status: isTrue, Reason: readyReason, Message: messageOf(out, scheduled)}), readyReason)
 	case admitted:
 		out = lift(out, admittedReason)
 	}
 	return out
+}
+
+// messageOf is what the condition of a type says in words, "" where there is none.
+func messageOf(cs []snapshot.Condition, of string) string {
+	if i := slices.IndexFunc(cs, func(c snapshot.Condition) bool { return c.Type == of }); i >= 0 {
+		return cs[i].Message
+	}
+	return ""
 }
 
 // staleness says whether the gang holds places that are of no use to it, or too few for
@@ -142,13 +151,13 @@ func staleness(cs []snapshot.Condition, g *snapshot.Gang, why string) []snapshot
 
 // wholeness has the condition that the gang is placed tell what it needed when it last
 // had that, for a scheduler after this one: what is raised later is not taken for lost.
-func wholeness(cs []snapshot.Condition, placed string, w *snapshot.Whole) []snapshot.Condition {
+func wholeness(cs []snapshot.Condition, placed, words string) []snapshot.Condition {
 	i := slices.IndexFunc(cs, func(c snapshot.Condition) bool { return c.Type == placed && c.Status == isTrue })
 	if i < 0 {
 		return cs
 	}
 	c := cs[i]
-	c.Message = w.Words()
+	c.Message = words
 	return set(cs, c)
 }
 

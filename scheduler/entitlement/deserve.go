@@ -47,12 +47,14 @@ func (l *Ledger) counts(s *snapshot.Snapshot) []bool {
 func (l *Ledger) share() {
 	n := l.dims.Len()
 	root := l.queues[0]
+	next := l.vectors(2 * len(l.queues))
 	for _, q := range l.queues {
-		q.Deserved = make(resource.Vector, n)
+		q.Deserved = next()
 	}
 	want := make([]resource.Vector, len(l.queues))
 	for _, i := range slices.Backward(l.down) {
-		want[i] = l.want(l.queues[i], want)
+		want[i] = next()
+		l.want(l.queues[i], want, want[i])
 	}
 	copy(root.Deserved, want[0])
 	if l.options.Mode == Declared {
@@ -90,9 +92,8 @@ func (l *Ledger) share() {
 
 // want is the most that a queue is given: by weight, what it and those below hold
 // and ask for; else what is declared. It is at least the guarantee and at most
-// the capability.
-func (l *Ledger) want(q *Queue, below []resource.Vector) resource.Vector {
-	out := make(resource.Vector, l.dims.Len())
+// the capability. It is added to out, which is empty.
+func (l *Ledger) want(q *Queue, below []resource.Vector, out resource.Vector) {
 	switch {
 	case l.options.Mode == ByWeight && q.Leaf():
 		out.AddScaled(q.Held, 1)
@@ -112,5 +113,4 @@ func (l *Ledger) want(q *Queue, below []resource.Vector) resource.Vector {
 	for d := range out {
 		out[d] = min(max(out[d], q.Guarantee[d]), q.Capability[d])
 	}
-	return out
 }

@@ -57,10 +57,10 @@ func New(s *snapshot.Snapshot, o Options) *Ledger {
 	l := &Ledger{options: o, dims: s.Dims, total: available(s)}
 	l.build(s)
 	l.limits()
-	n := s.Dims.Len()
 	counts := l.counts(s)
+	next := l.vectors(2 * len(l.queues))
 	for _, q := range l.queues {
-		q.Held, q.Wanted, q.counts, q.total = make(resource.Vector, n), make(resource.Vector, n), counts, l.total
+		q.Held, q.Wanted, q.counts, q.total = next(), next(), counts, l.total
 	}
 	for _, g := range s.Gangs {
 		i, ok := l.byName[g.Queue]
@@ -87,6 +87,18 @@ func New(s *snapshot.Snapshot, o Options) *Ledger {
 		return cmp.Or(strings.Compare(a.Queue, b.Queue), strings.Compare(a.Message, b.Message))
 	})
 	return l
+}
+
+// vectors makes room for so many vectors in one piece, since every cycle makes some of each
+// queue, and returns what gives them out.
+func (l *Ledger) vectors(count int) func() resource.Vector {
+	n := l.dims.Len()
+	all := make(resource.Vector, count*n)
+	return func() resource.Vector {
+		v := all[:n:n]
+		all = all[n:]
+		return v
+	}
 }
 
 // Queue returns a queue by name, with all that is below it; nil when there is none.

@@ -40,15 +40,18 @@ const (
 // build makes the tree. It fills queues, byName and faults.
 func (l *Ledger) build(s *snapshot.Snapshot) {
 	root := &Queue{Name: Root, Weight: 1, parent: -1}
-	l.queues = []*Queue{root}
-	l.byName = map[string]int{Root: 0}
-	for _, q := range s.Queues {
+	made := make([]Queue, len(s.Queues)) // in one piece
+	l.queues = append(make([]*Queue, 0, len(made)+1), root)
+	l.byName = make(map[string]int, len(made)+1)
+	l.byName[Root] = 0
+	for i, q := range s.Queues {
 		if q.Name == Root {
 			root.Spec = q
 			continue
 		}
 		l.byName[q.Name] = len(l.queues)
-		l.queues = append(l.queues, &Queue{Name: q.Name, Spec: q, Weight: min(max(q.Weight, 1), maxWeight), Priority: q.Priority})
+		made[i] = Queue{Name: q.Name, Spec: q, Weight: min(max(q.Weight, 1), maxWeight), Priority: q.Priority}
+		l.queues = append(l.queues, &made[i])
 	}
 	declared := len(l.queues)
 	for i := 1; i < declared; i++ {
@@ -193,10 +196,10 @@ func (l *Ledger) fault(q *Queue, f Fault) {
 // limits sets floor and limit of every queue, from what is declared: bottom up
 // what it is guaranteed, top down the most it can hold.
 func (l *Ledger) limits() {
-	n := l.dims.Len()
+	n, next := l.dims.Len(), l.vectors(2*len(l.queues)+1)
 	for _, i := range l.down {
 		q := l.queues[i]
-		q.Capability = make(resource.Vector, n)
+		q.Capability = next()
 		for d := range q.Capability {
 			q.Capability[d] = resource.Max
 			if q.parent >= 0 {
@@ -205,7 +208,7 @@ func (l *Ledger) limits() {
 				q.Capability[d] = l.total[d]
 			}
 		}
-		q.Guarantee = make(resource.Vector, n)
+		q.Guarantee = next()
 		if q.Spec == nil || q.Own {
 			continue
 		}
@@ -219,14 +222,16 @@ func (l *Ledger) limits() {
 				q.Capability[d] = min(q.Capability[d], most)
 			}
 		}
-		q.Guarantee, _ = l.dims.Vector(q.Spec.Guarantee)
-		for d := range q.Guarantee {
-			q.Guarantee[d] = max(q.Guarantee[d], 0)
+		for _, g := range q.Spec.Guarantee {
+			if d, ok := l.dims.Index(g.Name); ok {
+				q.Guarantee[d] = max(g.Amount, 0)
+			}
 		}
 	}
+	below := next()
 	for _, i := range slices.Backward(l.down) {
 		q := l.queues[i]
-		below := make(resource.Vector, n)
+		clear(below)
 		for _, c := range q.children {
 			below.AddScaled(l.queues[c].Guarantee, 1)
 		}

@@ -13,7 +13,7 @@ import (
 // computed once.
 type verdict struct {
 	why    []string // by node; "" is admitted
-	real   []int    // admitted real nodes
+	real   []int    // admitted real nodes; nobody changes them
 	counts []plan.NodeCount
 	likes  []int64 // by node; nil where nothing is preferred
 }
@@ -41,7 +41,6 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 // judgeNodes asks filters and scorers about every node.
 func (s *Session) judgeNodes(c *snapshot.Class) *verdict {
 	v := &verdict{why: make([]string, len(s.Snapshot.Nodes))}
-	counts := map[string]int{}
 	for i, n := range s.Snapshot.Nodes {
 		for _, f := range s.scope.filters {
 			if v.why[i] = f.Filter(c, n); v.why[i] != "" {
@@ -61,16 +60,31 @@ func (s *Session) judgeNodes(c *snapshot.Class) *verdict {
 			}
 			v.likes[i] = likes
 		}
-		switch {
-		case n.Virtual:
-		case v.why[i] == "":
-			v.real = append(v.real, i)
-		default:
+	}
+	v.settle(s.real)
+	return v
+}
+
+// settle works out what follows from why: which of the real nodes are admitted, and what
+// rules the others out.
+func (v *verdict) settle(real []int) {
+	counts, out := map[string]int{}, 0
+	for _, i := range real {
+		if v.why[i] != "" {
 			counts[v.why[i]]++
+			out++
 		}
 	}
-	v.counts = sortedCounts(counts)
-	return v
+	v.counts, v.real = sortedCounts(counts), real
+	if out == 0 {
+		return // most classes may go everywhere
+	}
+	v.real = make([]int, 0, len(real)-out)
+	for _, i := range real {
+		if v.why[i] == "" {
+			v.real = append(v.real, i)
+		}
+	}
 }
 
 // counts counts the real nodes of a domain by what rules a class out there.

@@ -314,6 +314,9 @@ type Gang struct {
 	// of a gang without pods, its minimum resources.
 	Wants resource.Vector
 	peers bool // some pod says something about others
+	// words are those of worded, see WholeWords.
+	words  string
+	worded *Whole
 
 	// Waiting counts pods to be placed.
 	Waiting int
@@ -375,6 +378,7 @@ func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 		}
 	}
 	g.Unsettled = g.Unsettled && !wholeAttempt(pods)
+	g.keepWords()
 	return g
 }
 

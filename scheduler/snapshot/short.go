@@ -43,6 +43,17 @@ func (w *Whole) Words() string {
 	return wholeWords + string(text)
 }
 
+// WholeWords are the Words of the gang's Whole: every cycle asks for those of all gangs, so
+// they are made when the gang is compiled.
+func (g *Gang) WholeWords() string {
+	if g.worded == g.Whole {
+		return g.words
+	}
+	return g.Whole.Words()
+}
+
+func (g *Gang) keepWords() { g.worded, g.words = g.Whole, g.Whole.Words() }
+
 // ReadWhole is the Whole that a message tells, nil when it tells none.
 func ReadWhole(message string) *Whole {
 	text, ok := strings.CutPrefix(message, wholeWords)
@@ -57,7 +68,10 @@ func ReadWhole(message string) *Whole {
 // holds nothing any more. It is called whenever a gang has changed, before Short. A
 // binding that may fail yet gives it nothing.
 func (g *Gang) NoteWhole() {
-	defer func() { g.Unmade = g.unmade() }()
+	defer func() {
+		g.Unmade = g.unmade()
+		g.keepWords()
+	}()
 	switch now := g.minimums(); {
 	case !g.holds():
 		g.Whole = nil
