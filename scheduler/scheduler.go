@@ -41,6 +41,7 @@ func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan 
 		}
 	}()
 	ses = framework.NewSession(p, s, now)
+	ses.Remember()
 	for _, a := range p.Actions {
 		ses.Act(a)
 	}
@@ -56,5 +57,6 @@ func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan 
 	ses.Plan.HyperNodes = nodeCounts(s)
 	ses.Plan.Reservations = ses.Reservations()
 	ses.Plan.Queues = queueFaults(ses)
+	ses.Leave()
 	return ses.Plan
 }

@@ -3,6 +3,7 @@ package binder_test
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/driver"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/plan"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
@@ -34,8 +36,10 @@ type world struct {
 	uids int
 	lost []*corev1.Node
 
-	pipe  framework.Pipeline
-	spoil func(feed) feed // nil for none
+	pipe framework.Pipeline
+	// differs is what rethink said of the last cycle.
+	differs error
+	spoil   func(feed) feed // nil for none
 
 	cache   *cache.Cache
 	binder  *binder.Binder
@@ -107,11 +111,23 @@ func (w *world) start() {
 	})
 	w.driver = &driver.Driver{
 		Cache: w.cache, Pipeline: w.pipe, Binder: w.binder, Metrics: driver.NewMetrics(prometheus.NewRegistry()), Now: w.clock,
-		Looked: func(_ *snapshot.Snapshot, p plan.Plan) { w.plans = p },
+		Looked: func(s *snapshot.Snapshot, p plan.Plan) { w.plans, w.differs = p, w.rethink(s, p) },
 	}
 	for k := range kinds {
 		w.relist((k + w.starts) % kinds)
 	}
+}
+
+// rethink says what a cycle that remembers nothing of those before it plans, if that is
+// anything else; it is asked of some cycles.
+func (w *world) rethink(s *snapshot.Snapshot, p plan.Plan) error {
+	if !w.closely && w.cycles%4 > 0 {
+		return nil
+	}
+	if fresh := schedtest.FromNothing(w.pipe, s, w.now); !reflect.DeepEqual(fresh, p) {
+		return fmt.Errorf("it is planned\n%s\nand by a cycle that remembers nothing\n%s", p, fresh)
+	}
+	return nil
 }
 
 const holdFor = 10 * time.Second
@@ -121,6 +137,9 @@ func (w *world) cycle() error {
 	w.cycles++
 	if err := w.driver.Cycle(context.Background()); err != nil {
 		return err
+	}
+	if w.differs != nil {
+		return w.differs
 	}
 	w.sent += len(w.plans.Releases)
 	for _, c := range w.plans.Claims {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"runtime/debug"
 	"strconv"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
+	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
 // everything is a configuration in which every action and plugin is named; the verb is for
@@ -48,6 +50,21 @@ tiers:
   - name: rescheduling
 `
 
+// seeds is how many random clusters a test draws: what ISTHMUS_SIMULATED_SEEDS says, or else
+// usual.
+func seeds(t *testing.T, usual uint64) uint64 {
+	t.Helper()
+	text := os.Getenv("ISTHMUS_SIMULATED_SEEDS")
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // mostStep is how long an object or a cycle may take in so small a cluster.
 const mostStep = 10 * time.Second
 
@@ -56,15 +73,7 @@ const mostStep = 10 * time.Second
 // panics, nor takes long, and what is counted as held is what a recount finds.
 // ISTHMUS_SIMULATED_SEEDS sets how many caches are filled; 300 else.
 func TestOddObjects(t *testing.T) {
-	seeds := uint64(300)
-	if text := os.Getenv("ISTHMUS_SIMULATED_SEEDS"); text != "" {
-		n, err := strconv.ParseUint(text, 10, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seeds = n
-	}
-	for seed := range seeds {
+	for seed := range seeds(t, 300) {
 		r := odd{rand.New(rand.NewPCG(seed, 7))}
 		text := config.Standard
 		if r.IntN(3) > 0 {
@@ -98,7 +107,9 @@ func (r odd) play(pipe framework.Pipeline) (wrong string) {
 		if r.IntN(3) == 0 {
 			step += " and a cycle"
 			now = now.Add(time.Duration(r.IntN(200)-20) * time.Second) // clocks go back, too
-			carryOut(c, pipe, now)
+			if other := carryOut(c, pipe, now); other != "" {
+				return step + ": " + other
+			}
 			if found := append(c.Snapshot(now).Audit(), c.Audit()...); len(found) > 0 {
 				return fmt.Sprintf("%s: %q", step, found)
 			}
@@ -145,9 +156,15 @@ func (r odd) change(c *Cache) string {
 	return "a deletion"
 }
 
-// carryOut plays a cycle, and has what it decides count as done.
-func carryOut(c *Cache, pipe framework.Pipeline, now time.Time) {
-	p := scheduler.Cycle(pipe, c.Snapshot(now), now)
+// carryOut plays a cycle, and has what it decides count as done. It says if one that
+// remembers nothing of those before it decides something else.
+func carryOut(c *Cache, pipe framework.Pipeline, now time.Time) (wrong string) {
+	s := c.Snapshot(now)
+	fresh := schedtest.FromNothing(pipe, s, now)
+	p := scheduler.Cycle(pipe, s, now)
+	if !reflect.DeepEqual(p, fresh) {
+		wrong = fmt.Sprintf("it is planned\n%s\nand by a cycle that remembers nothing\n%s", p, fresh)
+	}
 	for _, pl := range p.Placements {
 		for _, b := range pl.Binds {
 			c.Assume(b.UID, Assumption{Node: b.Node, Attempt: "of " + pl.Gang, Size: pl.Size, Rank: b.Rank, Devices: Devices(b.Devices)})
@@ -159,4 +176,5 @@ func carryOut(c *Cache, pipe framework.Pipeline, now time.Time) {
 			c.Evict(e.UID, now)
 		}
 	}
+	return wrong
 }

@@ -77,6 +77,13 @@ type NodeScorer interface {
 // plugins are, nodes are looked at once for all these classes.
 type KinJudge interface{ JudgesKin() }
 
+// Lasting is a NodeFilter or NodeScorer whose answers depend on the class and the node
+// alone, so that they hold in later cycles while these are the same. Lasts returns a value of
+// the plugin's own type, of all that else they depend on: of two cycles in which these are
+// equal, by ==, the answers are. Anything else, such as what a plugin returns of another that
+// is embedded in it, says that they do not last beyond the cycle.
+type Lasting interface{ Lasts() any }
+
 // RoomJudge says how well a real node suits one more pod of a class by what is free
 // there in the middle of a placement, in amounts by dimension: more is better, and
 // scores are added to those of NodeScorer. Why is "" where the pod may go there, and

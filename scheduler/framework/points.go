@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"reflect"
 	"slices"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/entitlement"
@@ -21,12 +22,20 @@ type points struct {
 	queueBound  bool
 	enterers    []Enterer
 	unalike     bool // filters or scorers tell classes of one Kin apart
+	passing     bool // answers of filters or scorers do not last beyond the cycle
+	lasts       []lasts
 	mateScorers []MateScorer
 	admission   []Admitter
 	revokers    []Revoker
 	rearrangers []Rearranger
 
 	actions []string // the actions that serve the queue; nil is all
+}
+
+// lasts is a filter or scorer whose answers last, by what they depend on.
+type lasts struct {
+	filters, scores bool
+	by              any
 }
 
 // judged is whom a verdict is about.
@@ -93,6 +102,14 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 		}
 		if x, ok := pl.(NodeScorer); ok && !off.DomainOrder {
 			out.scorers, out.unalike = append(out.scorers, x), out.unalike || !kin
+		}
+		_, filters := pl.(NodeFilter)
+		_, scores := pl.(NodeScorer)
+		if one := (lasts{filters: filters && !off.Filter, scores: scores && !off.DomainOrder}); one.filters || one.scores {
+			if x, ok := pl.(Lasting); ok {
+				one.by = x.Lasts()
+			}
+			out.lasts, out.passing = append(out.lasts, one), out.passing || reflect.TypeOf(one.by) != reflect.TypeOf(pl)
 		}
 		if _, ok := pl.(MemberOrderer); ok && off.MemberOrder {
 			out.plainOrder = true

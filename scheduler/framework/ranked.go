@@ -16,6 +16,8 @@ const roomLimit = math.MaxInt32
 type ranked struct {
 	list, spare []candidate
 	seen        int
+	// again are nodes to be looked at again besides those that have changed since.
+	again []int32
 }
 
 // follow is what was worked out over one transaction.
@@ -103,6 +105,12 @@ func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 		r.spare = copyInto(&s.spent.lists, nil)
 		f.ranked[key] = r
 	}
+	if r == nil && s.lasts(f, c) {
+		s.madeRanked = append(s.madeRanked, key)
+		if r = s.recallRanked(c); r != nil {
+			f.ranked[key] = r
+		}
+	}
 	if r == nil {
 		r = &ranked{seen: s.Txn.Changes()}
 		f.ranked[key] = r
@@ -119,6 +127,9 @@ func (s *Session) rankedIn(f *follow, c *snapshot.Class) []candidate {
 		return r.list
 	}
 	changed := s.Txn.ChangedSince(r.seen)
+	if len(r.again) > 0 {
+		changed, r.again = slices.Concat(r.again, changed), nil
+	}
 	if len(changed) == 0 {
 		return r.list
 	}

@@ -19,6 +19,9 @@ type rest struct {
 	stale bool
 }
 
+// mostSum is the largest sum off which amounts can be taken again.
+const mostSum = math.MaxInt64 / 2
+
 // restOn is which dimension of which nodes a rest is of: those that a verdict admits, or
 // all real ones where it is nil.
 type restOn struct {
@@ -48,6 +51,11 @@ func (s *Session) restIn(f *follow, on restOn) *rest {
 		})
 		f.rest[on] = r
 	}
+	if r == nil && f == s.follow && on.of == nil {
+		if r = s.recallRest(on); r != nil {
+			f.rest[on] = r
+		}
+	}
 	if r == nil || r.off && len(s.Txn.ChangedSince(r.seen)) > 0 {
 		r = &rest{each: make([]int64, len(s.Snapshot.Nodes)), seen: s.Txn.Changes()}
 		f.rest[on] = r
@@ -55,20 +63,25 @@ func (s *Session) restIn(f *follow, on restOn) *rest {
 			r.each[i] = max(s.Txn.FreeOf(i, on.dim), 0)
 			r.sum, r.most = resource.Add(r.sum, r.each[i]), max(r.most, r.each[i])
 		}
-		r.off = r.sum > math.MaxInt64/2
+		r.off = r.sum > mostSum
 		return r
 	}
 	for _, i := range s.Txn.ChangedSince(r.seen) {
-		if s.Snapshot.Nodes[i].Virtual || on.of != nil && on.of.why[i] != "" {
-			continue
-		}
-		was, free := r.each[i], max(s.Txn.FreeOf(int(i), on.dim), 0)
-		r.sum, r.each[i] = resource.Add(resource.Sub(r.sum, was), free), free
-		r.stale = r.stale || was == r.most && free < was
-		r.most = max(r.most, free)
+		s.lookAgain(r, on, i)
 	}
 	r.seen = s.Txn.Changes()
 	return r
+}
+
+// lookAgain counts what a node has free now.
+func (s *Session) lookAgain(r *rest, on restOn, i int32) {
+	if s.Snapshot.Nodes[i].Virtual || on.of != nil && on.of.why[i] != "" {
+		return
+	}
+	was, free := r.each[i], max(s.Txn.FreeOf(int(i), on.dim), 0)
+	r.sum, r.each[i] = resource.Add(resource.Sub(r.sum, was), free), free
+	r.stale = r.stale || was == r.most && free < was
+	r.most = max(r.most, free)
 }
 
 // largest is the most that one of the nodes has free.

@@ -40,16 +40,22 @@ type Session struct {
 	// selective says that some virtual node serves some namespaces only.
 	selective bool
 	// copying says that virtual nodes count to which something has to be copied first.
-	copying bool
-	failed  map[string][]plan.DomainReason
-	byLabel map[string][]*snapshot.Place
-	unmet   map[string]int // of the last pod that found no node for its claims: nodes by reason
-	salt    string         // part of the key of failed: what else the answer depends on
-	follow  *follow        // over the cycle's own transaction
-	whatIf  *follow        // over the last other one, nil before the first
-	marks   marks          // see marked
-	found   []candidate    // what candidates listed last
-	spent   spent          // see goOn
+	copying   bool
+	failed    map[string][]plan.DomainReason
+	byLabel   map[string][]*snapshot.Place
+	unmet     map[string]int // of the last pod that found no node for its claims: nodes by reason
+	salt      string         // part of the key of failed: what else the answer depends on
+	follow    *follow        // over the cycle's own transaction
+	whatIf    *follow        // over the last other one, nil before the first
+	marks     marks          // see marked
+	memory    *memory        // of the cycle before, nil for nothing; see leave
+	otherThan basis          // see others
+	// madeOfKin and madeRanked are the keys of ofKin and of the cycle's own ranked, in the
+	// order in which they were made.
+	madeOfKin  []judgedKin
+	madeRanked []judged
+	found      []candidate // what candidates listed last
+	spent      spent       // see goOn
 
 	blocked    []Blocked
 	growing    []Blocked

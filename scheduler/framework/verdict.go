@@ -31,8 +31,11 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 	kin := judgedKin{c.Kin, s.scope, s.bar}
 	v := s.ofKin[kin]
 	if v == nil {
-		v = s.judgeNodes(c)
+		if v = s.recallVerdict(c); v == nil {
+			v = s.judgeNodes(c)
+		}
 		s.ofKin[kin] = v
+		s.madeOfKin = append(s.madeOfKin, kin)
 	}
 	s.verdicts[key] = v
 	return v
@@ -41,28 +44,48 @@ func (s *Session) verdict(c *snapshot.Class) *verdict {
 // judgeNodes asks filters and scorers about every node.
 func (s *Session) judgeNodes(c *snapshot.Class) *verdict {
 	v := &verdict{why: make([]string, len(s.Snapshot.Nodes))}
-	for i, n := range s.Snapshot.Nodes {
-		for _, f := range s.scope.filters {
-			if v.why[i] = f.Filter(c, n); v.why[i] != "" {
-				break
-			}
-		}
-		if v.why[i] == "" && s.bar != nil {
-			v.why[i] = s.bar.why[i]
-		}
+	for i := range s.Snapshot.Nodes {
 		var likes int64
-		for _, f := range s.scope.scorers {
-			likes = resource.Add(likes, f.Score(c, n))
-		}
-		if likes != 0 {
-			if v.likes == nil {
-				v.likes = make([]int64, len(s.Snapshot.Nodes))
-			}
-			v.likes[i] = likes
-		}
+		v.why[i], likes = s.judgeNode(c, i)
+		v.like(i, likes)
 	}
 	v.settle(s.real)
 	return v
+}
+
+// judgeNode asks filters and scorers about one node.
+func (s *Session) judgeNode(c *snapshot.Class, i int) (why string, likes int64) {
+	n := s.Snapshot.Nodes[i]
+	for _, f := range s.scope.filters {
+		if why = f.Filter(c, n); why != "" {
+			break
+		}
+	}
+	if why == "" && s.bar != nil {
+		why = s.bar.why[i]
+	}
+	for _, f := range s.scope.scorers {
+		likes = resource.Add(likes, f.Score(c, n))
+	}
+	return why, likes
+}
+
+// like notes how well a node is liked.
+func (v *verdict) like(i int, likes int64) {
+	if v.likes == nil && likes != 0 {
+		v.likes = make([]int64, len(v.why))
+	}
+	if v.likes != nil {
+		v.likes[i] = likes
+	}
+}
+
+// liked is what was noted.
+func (v *verdict) liked(i int) int64 {
+	if v.likes == nil {
+		return 0
+	}
+	return v.likes[i]
 }
 
 // settle works out what follows from why: which of the real nodes are admitted, and what
@@ -75,7 +98,7 @@ func (v *verdict) settle(real []int) {
 			out++
 		}
 	}
-	v.counts, v.real = sortedCounts(counts), real
+	v.counts, v.real = slices.Clip(sortedCounts(counts)), real
 	if out == 0 {
 		return // most classes may go everywhere
 	}

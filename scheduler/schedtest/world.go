@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
+	"github.com/isthmus-hpc/isthmus/scheduler"
 	"github.com/isthmus-hpc/isthmus/scheduler/claims"
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
@@ -41,6 +42,14 @@ func PipelineWithout(off ...string) framework.Pipeline {
 		}
 	}
 	return c.Pipeline()
+}
+
+// FromNothing is the plan of a cycle that remembers nothing of those before it, and leaves
+// nothing to those after it.
+func FromNothing(pipe framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan {
+	left := s.Memory().Take()
+	defer func() { s.Memory().Leave(left) }()
+	return scheduler.Cycle(pipe, s, now)
 }
 
 // World is a cluster as data.

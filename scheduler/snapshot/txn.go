@@ -85,6 +85,10 @@ func (t *Txn) Changes() int { return len(t.changes) }
 // ChangedSince lists the nodes changed since Changes gave n, some more than once.
 func (t *Txn) ChangedSince(n int) []int32 { return t.changes[n:] }
 
+// Plain reports whether the room of real nodes for classes without claims, and how well they
+// suit, depends on these nodes alone, whatever the class.
+func (t *Txn) Plain() bool { return t.peers == nil && len(t.guards) == 0 }
+
 // Entangled reports whether the room of a node for a class, or how well it suits, depends
 // on more than the node or may do so later: on pods elsewhere, or on other transactions.
 func (t *Txn) Entangled(c *Class) bool { return len(t.guards) > 0 || t.peers.cares(c) }

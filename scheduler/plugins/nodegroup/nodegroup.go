@@ -29,6 +29,9 @@ func (Plugin) Name() string { return "nodegroup" }
 // JudgesKin says that classes of one Kin have the same nodes.
 func (Plugin) JudgesKin() {}
 
+// Lasts says that what the plugin says of a node holds while the node is the same.
+func (p Plugin) Lasts() any { return p }
+
 // Filter rules out nodes of groups that the pod's queue does not want, or that
 // are not those it needs.
 func (p Plugin) Filter(c *snapshot.Class, n *snapshot.Node) string {
@@ -59,6 +62,9 @@ type cycle struct {
 	Plugin
 	snapshot *snapshot.Snapshot
 }
+
+// Lasts is as that of Plugin: the snapshot is for domains.
+func (c cycle) Lasts() any { return cycle{Plugin: c.Plugin} }
 
 // weight is that of all that another plugin can say with a weight of 1.
 const weight = fill.Most

@@ -42,6 +42,15 @@ func spreadOf(s *snapshot.Snapshot) *spread {
 	return out
 }
 
+// Lasts says that what the plugin says of a node holds while the node is the same, unless
+// it asks how many nodes have an image.
+func (p imaging) Lasts() any {
+	if p.spread != nil {
+		return nil
+	}
+	return p
+}
+
 // Score adds what is on the node already of a pod's images, which counts the less the
 // fewer nodes have it: else all pods of one image would be on one node.
 func (p imaging) Score(c *snapshot.Class, n *snapshot.Node) int64 {

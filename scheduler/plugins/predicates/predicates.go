@@ -55,6 +55,9 @@ func (Plugin) Name() string { return "predicates" }
 // JudgesKin says that classes of one Kin have the same nodes.
 func (Plugin) JudgesKin() {}
 
+// Lasts says that what the plugin says of a node holds while the node is the same.
+func (p Plugin) Lasts() any { return p }
+
 // Filter returns why a class may not go to a node, "" when it may.
 //
 // A pod of ours tolerates the taint of virtual nodes without saying so, unless a
