@@ -113,6 +113,7 @@ bench: prepare ## measure what the README calls figures, each beside a reference
 	go run ./test/perf/backfill
 	go test -run '^$$' -bench . -benchmem -benchtime 5x -count=3 ./scheduler
 	go test -run '^$$' -bench 'Change|Selected|Unlike' -benchtime 20x -count=3 ./scheduler/cache
+	go test -run '^$$' -bench Intake -benchtime 4000x -count=3 ./scheduler/cache
 	go test -run '^$$' -bench Jobs -benchtime 1x -count=3 ./scheduler/simulate
 	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -restart 100000)
 	$(if $(LARGE),go run ./test/perf/bind -nodes 5000 -shapes 500x20 -create -rounds 3)
