@@ -31,9 +31,6 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 		if c.Moves() || c.Action == "consolidate" {
 			continue // where others go is part of what is found there
 		}
-		if c.Nomination.Beyond && len(p.Heads) > 0 {
-			continue // what is free is planned for others
-		}
 		for _, stays := range together(before, c) {
 			w := before.Clone()
 			earlier := p
@@ -47,9 +44,6 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 				for _, g := range w.Gangs {
 					needs := lacking(g) // what is beyond that is no reason to spare anybody
 					for _, pod := range g.Pods {
-						if g.Key == c.Gang && c.Nomination.Beyond && isNominated(c.Nomination, pod) {
-							needs[pod] = true
-						}
 						if pod.Node == "" && pod.Gate == "" {
 							pod.Gated = on(g) || podByUID(before, pod.UID) != nil && podByUID(before, pod.UID).Gated || !needs[pod]
 						}
@@ -77,21 +71,12 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 			gate(func(g *schedtest.Gang) bool { return !kept(g) && g.Key != c.Gang })
 			next := scheduler.Cycle(placing, w.Snapshot(), w.Now)
 			w.Apply(next)
-			if g := w.Gang(c.Name); whole(g) && (!c.Nomination.Beyond || allPlaced(g, c.Nomination)) {
+			if g := w.Gang(c.Name); whole(g) {
 				return fmt.Errorf("%d of the %d pods that go for gang %s are more than needed, %v:\n%s", len(stays), len(c.Evictions), c.Name, stays, next)
 			}
 		}
 	}
 	return nil
-}
-
-func isNominated(n snapshot.Nomination, p *schedtest.Pod) bool {
-	return slices.ContainsFunc(n.Pods, func(np snapshot.NominatedPod) bool { return np.UID == p.UID })
-}
-
-// allPlaced reports whether all pods of a gang have a place that room is kept for.
-func allPlaced(g *schedtest.Gang, n snapshot.Nomination) bool {
-	return !slices.ContainsFunc(g.Pods, func(p *schedtest.Pod) bool { return isNominated(n, p) && p.Node == "" })
 }
 
 // whole reports whether a gang has its minimum, and those of its tasks and parts.

@@ -62,7 +62,6 @@ type world struct {
 	cycles int
 	events int
 	sent   int // pods that were sent away
-	within int // of these, for others of their gang beyond its minimum
 	starts int
 	calm   bool // nothing happens any more but what the scheduler does
 	// closely compares the cache after every event, not after cycles alone.
@@ -144,9 +143,6 @@ func (w *world) cycle() error {
 	w.sent += len(w.plans.Releases)
 	for _, c := range w.plans.Claims {
 		w.sent += len(c.Evictions)
-		if c.Nomination.Beyond {
-			w.within += len(c.Evictions)
-		}
 	}
 	for _, pl := range w.plans.Placements {
 		for _, b := range pl.Binds {

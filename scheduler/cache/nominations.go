@@ -80,7 +80,7 @@ func (e *gangEntry) nomination(written *snapshot.Nomination) (n *snapshot.Nomina
 // with other members than the room was made for: what is free is planned without that then.
 func (e *gangEntry) noteUsed(g *snapshot.Gang) {
 	n := g.Nominated
-	if n == nil || n.Beyond || slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
+	if n == nil || slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
 		return
 	}
 	if e.used != n.Since {

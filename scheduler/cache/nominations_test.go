@@ -102,8 +102,4 @@ func TestUsedRoomIsNotKeptAgain(t *testing.T) {
 	n := snapshot.Nomination{Since: start.Add(time.Minute).UnixNano(), Pods: []snapshot.NominatedPod{{UID: "p", Node: "n3"}}}
 	c.Nominate("podgroup/ns/g", "u", n)
 	look("with room made anew", false)
-	n.Since, n.Beyond = n.Since+1, true
-	c.Nominate("podgroup/ns/g", "u", n)
-	c.SetPod(bound(pod("o", "g", "1"), "n2", "a", 1, 0))
-	look("with room beyond its minimum", false)
 }

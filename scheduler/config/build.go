@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/isthmus-hpc/isthmus/scheduler/actions/preempt"
 	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 )
 
@@ -94,7 +93,7 @@ func (c Config) Pipeline() framework.Pipeline {
 	}
 	for _, a := range c.Actions {
 		if e := actionOf(a.Name); e != nil && e.make != nil {
-			out.Actions = append(out.Actions, c.starving(e.make(a.Arguments)))
+			out.Actions = append(out.Actions, e.make(a.Arguments))
 		}
 	}
 	named := map[string]bool{}
@@ -112,30 +111,6 @@ func (c Config) Pipeline() framework.Pipeline {
 		}
 	}
 	return out
-}
-
-// starving has preempt make room for members beyond their gangs' minimum as well where all
-// whom the plugins of the first tier ask that say which gangs starve, is whether something of
-// them waits: that is priority alone. By gang one that has its minimum does not starve, and
-// tdm says so of all whose pods may be preempted.
-func (c Config) starving(a framework.Action) framework.Action {
-	p, ok := a.(preempt.Action)
-	if !ok {
-		return a
-	}
-	for _, tier := range c.Tiers {
-		var said []string
-		for _, pl := range tier {
-			if slices.Contains([]string{"priority", "gang", "tdm"}, pl.Name) && pl.On("enableJobStarving") {
-				said = append(said, pl.Name)
-			}
-		}
-		if len(said) > 0 {
-			p.Beyond = !slices.ContainsFunc(said, func(name string) bool { return name != "priority" })
-			break
-		}
-	}
-	return p
 }
 
 // muted turns the extension points off that switches say.

@@ -62,7 +62,7 @@ func rows() (out []row) {
 	}
 	// A switch, off, of plugins of which that is told, and of all others nothing to tell.
 	for s, kept := range map[string]string{
-		"enableJobReady": "gang", "enableJobPipelined": "gang sla tdm", "enableTaskOrder": "task-topology", "enableJobStarving": "priority tdm",
+		"enableJobReady": "gang", "enableJobPipelined": "gang sla tdm", "enableTaskOrder": "task-topology", "enableJobStarving": "priority gang tdm",
 		"enablePreemptable": "priority conformance pdb cdp tdm", "enableReclaimable": "proportion capacity conformance pdb cdp", "enablePreemptive": "proportion capacity",
 		"enabledOverused": "proportion capacity", "enabledAllocatable": "proportion capacity", "enabledHyperNodeGradient": "network-topology-aware",
 		"enabledSubJobReady": "gang", "enabledSubJobPipelined": "gang", "enabledSubJobOrder": "gang priority",

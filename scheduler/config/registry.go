@@ -134,7 +134,7 @@ var switches = []switchEntry{
 	{name: "enableTaskOrder", used: true, kept: []string{"task-topology"}, why: "the tasks of a gang are placed together, whatever their order"},
 	{name: "enableJobReady", kept: []string{"gang"}, why: "a gang has its minimum at once or starts nothing"},
 	{name: "enableJobPipelined", kept: []string{"gang", "sla", "tdm"}, why: "room is kept for a whole gang or not at all"},
-	{name: "enableJobStarving", used: true, kept: []string{"priority", "tdm"}, why: "room is made for every gang that has none and may have it"},
+	{name: "enableJobStarving", kept: []string{"priority", "gang", "tdm"}, why: "room is made for every gang that has none and may have it"},
 	{name: "enabledSubJobReady", kept: []string{"gang"}, why: "a part of a gang has its size at once or starts nothing"},
 	{name: "enabledSubJobPipelined", kept: []string{"gang"}, why: "room is kept for a whole gang or not at all"},
 	{name: "enabledSubJobOrder", kept: []string{"gang", "priority"}, why: "the parts of a gang that are hardest to place come first"},

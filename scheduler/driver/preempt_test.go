@@ -21,7 +21,6 @@ import (
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/wellknown"
 	"github.com/isthmus-hpc/isthmus/controllers/controllertest"
-	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 )
 
 func isEviction(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/eviction") }
@@ -158,45 +157,6 @@ func TestRestartKeepsTheRoom(t *testing.T) {
 	finish(t, ns, "low")
 	startScheduler(t, &wire{})
 	oneAttempt(t, eventuallyBound(t, ns, "high", 2))
-}
-
-// TestOwnMemberMakesRoom: where plugin gang does not say who starves, a gang that has its
-// minimum gives up a member for one of higher priority, and another scheduler keeps the room.
-func TestOwnMemberMakesRoom(t *testing.T) {
-	ns := plane.Namespace(t)
-	pipe := schedtest.PipelineWithout("gang.enableJobStarving")
-	stop := startWith(t, &wire{}, pipe, "")
-	virtualNode(t, ns+"-v", 2)
-	gang(t, ns, "own", 1, 1, volcanov1.PodGroupInqueue)
-	setPhase(t, eventuallyBound(t, ns, "own", 1), corev1.PodRunning)
-	member(t, ns, "own", 1) // a batch job of its own
-	setPhase(t, eventuallyBound(t, ns, "own", 2), corev1.PodRunning)
-	member(t, ns, "own", 2, "volcano.sh/task-priority=10")
-	eventuallyTerminating(t, ns, "own", 1)
-	stop()
-	create(t, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: ns + "-more"}, Value: 2000})
-	urgentGang(t, ns, "late", ns+"-more", 1)
-	pods, err := podsOf(t.Context(), ns, "own")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range pods {
-		if p.DeletionTimestamp == nil {
-			continue
-		}
-		if p.Name != "own-1" {
-			t.Errorf("pod %s goes", p.Name)
-		}
-		if err := plane.Client.Delete(t.Context(), &p, client.GracePeriodSeconds(0)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	startWith(t, &wire{}, pipe, "")
-	for _, p := range eventuallyBound(t, ns, "own", 2) {
-		if p.Name == "own-2" && p.Spec.NodeName == "" {
-			t.Error("the room was taken from the pod that it was made for")
-		}
-	}
 }
 
 // TestDisruptionBudgetIsKept: a budget that allows nothing keeps its pods, and

@@ -9,43 +9,30 @@ import (
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
 )
 
-// Blocked is a gang whose minimum found no room in this cycle, or with its minimum members
-// beyond that.
+// Blocked is a gang whose minimum found no room in this cycle.
 type Blocked struct {
 	Gang *snapshot.Gang
-	// Beyond says that it has its minimum.
-	Beyond bool
 	// Job is the batch job that Must, the members that have to be placed
 	// together, would belong to.
 	Job  string
 	Must []*snapshot.Pod
 }
 
-// Block notes that members of a gang found no room; later actions may make some.
+// Block notes that the minimum of a gang found no room; later actions may make some.
 func (s *Session) Block(b Blocked) {
-	if b.Beyond {
-		s.growing = append(s.growing, b)
-		return
-	}
 	if _, looked := s.turns[b.Gang]; !looked {
 		s.turns[b.Gang] = len(s.blocked)
 	}
 	s.blocked = append(s.blocked, b)
 }
 
-// BlockedGangs lists the gangs without room for their minimum in the order in which they were looked at.
+// BlockedGangs lists the gangs without room in the order in which they were looked at.
 // Those that room was made for, by the time that it is their turn, are not among them, nor
 // those of which members were sent away, that need more now than was looked for, nor those
 // whose queue has a profile without the action that runs.
-func (s *Session) BlockedGangs() iter.Seq[Blocked] { return s.without(s.blocked) }
-
-// GrowingGangs lists those that have their minimum and no room for more, as BlockedGangs
-// does. Of a loose gang each member is listed that found none.
-func (s *Session) GrowingGangs() iter.Seq[Blocked] { return s.without(s.growing) }
-
-func (s *Session) without(room []Blocked) iter.Seq[Blocked] {
+func (s *Session) BlockedGangs() iter.Seq[Blocked] {
 	return func(yield func(Blocked) bool) {
-		for _, b := range slices.Clone(room) {
+		for _, b := range slices.Clone(s.blocked) {
 			if !s.claimed[b.Gang.Key] && s.sent[b.Gang] == 0 && s.Serves(s.action, b.Gang.Queue) && !yield(b) {
 				return
 			}
@@ -94,8 +81,8 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination, inherited bool)
 	if begun, _ := s.moving(g, n); !begun {
 		return
 	}
-	if g.HasMinimum() && !n.Beyond && !slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
-		return // it found its minimum elsewhere, and for more than that no room was made
+	if g.HasMinimum() && !slices.ContainsFunc(n.Pods, func(p snapshot.NominatedPod) bool { return p.Name != "" }) {
+		return // it found its minimum elsewhere, and for more than that no room is made
 	}
 	at, guessed := resource.Add(n.Until, g.Estimate), g.Estimate <= 0
 	if guessed {
@@ -172,25 +159,6 @@ func (s *Session) fillRooms(g *snapshot.Gang, put bool) {
 func (s *Session) countRooms(g *snapshot.Gang, n int64) {
 	for _, r := range s.kept[g.Key] {
 		s.Ledger.Take(g.Queue, r.pod.Class.Request, n)
-	}
-}
-
-// KeptFirst puts waiting members of a gang, which are in the order in which they are placed,
-// that room is kept for before those of lower priority: these may not take it, also where the
-// order does not ask for priorities.
-func (s *Session) KeptFirst(g *snapshot.Gang, waiting []*snapshot.Pod) {
-	if !s.Nominated(g) || !s.pointsOf(g.Queue).plainOrder {
-		return
-	}
-	for i, p := range waiting {
-		if !slices.ContainsFunc(s.kept[g.Key], func(r keptRoom) bool { return r.pod == p }) {
-			continue
-		}
-		at := slices.IndexFunc(waiting[:i], func(o *snapshot.Pod) bool { return o.Priority < p.Priority })
-		if at >= 0 {
-			copy(waiting[at+1:i+1], waiting[at:i])
-			waiting[at] = p
-		}
 	}
 }
 
@@ -292,7 +260,6 @@ func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
 // Claim makes a fit for members of a gang the room that is kept for it, and
 // tells so in the plan. The fit was found in the future that the evictions make.
 func (s *Session) Claim(b Blocked, f *Fit, until int64, c plan.Claim) {
-	c.Nomination.Beyond = b.Beyond
 	s.claim(b.Gang, f, until, c, false)
 }
 
@@ -302,7 +269,6 @@ func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byN
 	s.Unhold(g)
 	s.kept[g.Key], s.unheld = nil, ""
 	n := nomination(s, f, byName)
-	n.Beyond = c.Nomination.Beyond
 	n.Since, n.Until, n.Evicted, n.Moved = s.Now.UnixNano(), until, len(c.Evictions), g.MovedBy(s.Now)
 	if byName {
 		n.Leaves = left(c, n)

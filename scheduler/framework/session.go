@@ -58,7 +58,6 @@ type Session struct {
 	spent      spent       // see goOn
 
 	blocked    []Blocked
-	growing    []Blocked
 	turns      map[*snapshot.Gang]int     // when a blocked gang was looked at first, as a position in blocked
 	rolls      map[*snapshot.Gang]*roll   // of gangs with nominations, see rollOf
 	kept       map[string][]keptRoom      // by gang: what is kept for it

@@ -264,8 +264,6 @@ type Nomination struct {
 	Until  int64          `json:"until"`
 	// Evicted is how many pods had to make room.
 	Evicted int `json:"evicted,omitempty"`
-	// Beyond says that the room is for members beyond the gang's minimum.
-	Beyond bool `json:"beyond,omitempty"`
 	// Used says that the gang has had its minimum since, wherever: the room is not for what
 	// it loses after that.
 	Used bool `json:"used,omitempty"`

@@ -27,6 +27,9 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 		}
 		s.Look(b.Gang)
 		a := ask(b)
+		if a.Alone && failures[true] >= maxFailures && a.Others != nil {
+			a = a.Others()
+		}
 		if a.Skip || failures[a.Alone] >= maxFailures {
 			continue
 		}
@@ -64,22 +67,6 @@ func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
 			failed[key] = true
 			failures[a.Alone]++
 			known.tell(s, a)
-		}
-	}
-}
-
-// ForEachGrowing asks for room for each gang that has its minimum and no room for more, in
-// order. Whose room that is, is the ask's business: no two are alike.
-func ForEachGrowing(s *framework.Session, ask func(framework.Blocked) Ask) {
-	failures := 0
-	for b := range s.GrowingGangs() {
-		if b.Gang.Patient || failures >= maxFailures {
-			continue
-		}
-		s.Look(b.Gang)
-		a := ask(b)
-		if us := a.Units(); len(us) > 0 && s.Affords(b, asked(us)) && !Make(s, a, us) {
-			failures++
 		}
 	}
 }

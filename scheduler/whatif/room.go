@@ -22,6 +22,9 @@ type Ask struct {
 	// Alone says that no other gang is like it. Such are counted apart where what is tried in
 	// vain is bounded, so that they keep nobody else from a try.
 	Alone bool
+	// Others, when set, is asked in place of one that is Alone once too many of these were
+	// tried in vain: what is no gang's own.
+	Others func() Ask
 	// Skip says that nothing is to be tried for it.
 	Skip bool
 	// Units lists those. It is asked again after somebody was sent away, unless Lasts.
@@ -51,8 +54,7 @@ type way struct {
 }
 
 // Make makes room for the gang and reports whether it did. Nobody is evicted
-// when it is enough to wait for what is going away already. For members beyond a minimum no
-// planned start is put off, and nothing is kept that goes away by itself.
+// when it is enough to wait for what is going away already.
 func Make(s *framework.Session, a Ask, units []*Unit) bool {
 	var best *way
 	for _, d := range s.DomainsFor(a.Blocked.Gang) {
@@ -89,12 +91,8 @@ func (w *way) price() (wholes int, lost int64, pods int) {
 
 // search looks for the least that has to leave one domain.
 func search(s *framework.Session, a Ask, units []*Unit, d framework.Domain) (found *way) {
-	var starts *framework.Starts
-	if a.Blocked.Beyond {
-		starts = s.Starts(a.Blocked.Gang)
-	}
 	txn := s.Future(a.Blocked.Gang)
-	t := &trial{s: s, txn: txn, ask: a, domain: d, starts: starts}
+	t := &trial{s: s, txn: txn, ask: a, domain: d}
 	s.WhatIf(txn, func() {
 		t.measure()
 		if fit := t.without(nil); fit != nil {
@@ -235,9 +233,8 @@ type trial struct {
 	txn    *snapshot.Txn
 	ask    Ask
 	domain framework.Domain
-	starts *framework.Starts // that it must not put off, nil for none
-	need   resource.Vector   // of all that has to be placed
-	free   resource.Vector   // in the domain, of what is needed
+	need   resource.Vector // of all that has to be placed
+	free   resource.Vector // in the domain, of what is needed
 }
 
 // measure works out what is needed and what there is.
@@ -322,16 +319,6 @@ func (t *trial) without(units []*Unit) *framework.Fit {
 	}
 	var fit *framework.Fit
 	t.s.WhatIf(t.txn, func() {
-		if t.starts != nil {
-			defer t.s.Unguard()
-			defer t.starts.Back()
-			for _, u := range units {
-				t.starts.Without(u.Gang, u.Pods)
-			}
-			g := *t.ask.Blocked.Gang
-			late(&g.GangSpec)
-			t.starts.Guard(&g)
-		}
 		fit, _ = t.s.FindDomain(t.ask.Blocked.Gang, t.ask.Blocked.Job, t.ask.Blocked.Must, []framework.Domain{t.domain})
 	})
 	return fit
@@ -428,12 +415,10 @@ func commit(s *framework.Session, a Ask, w *way) {
 		}
 	}
 	if len(c.Evictions) == 0 {
-		if !a.Blocked.Beyond {
-			s.Expect(a.Blocked, w.fit)
-		}
+		s.Expect(a.Blocked, w.fit)
 		return
 	}
 	s.Claim(a.Blocked, w.fit, s.Now.Add(Keep).UnixNano(), c)
-	s.Wait(g, plan.Unschedulable{Code: plan.Nominated, Satisfied: a.Blocked.Beyond,
+	s.Wait(g, plan.Unschedulable{Code: plan.Nominated,
 		Message: fmt.Sprintf("%d pods are evicted from %s by %s to make room", len(c.Evictions), w.fit.Domain.Name, a.Action)})
 }

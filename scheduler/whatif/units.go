@@ -87,8 +87,7 @@ func UnitsIn(s *framework.Session, r Rules, queues []string) []*Unit {
 }
 
 // Own lists what a gang holds beyond its minimum once those pods of it that have to be
-// placed now have their place: it gives that up before it stays without them. One that has
-// its minimum keeps it meanwhile.
+// placed now have their place: it gives that up before it stays without them.
 func Own(s *framework.Session, r Rules, b framework.Blocked) []*Unit {
 	return r.own(s, b, func(p *snapshot.Pod) bool { return r.mayGo(s, p) })
 }
@@ -104,12 +103,8 @@ func (r Rules) own(s *framework.Session, b framework.Blocked, mayGo func(*snapsh
 	if !slices.ContainsFunc(live, mayGo) {
 		return nil // as of nearly all that wait
 	}
-	coming := b.Must
-	if b.Beyond {
-		coming = nil
-	}
 	var out []*Unit
-	for _, ps := range slack(s, b.Gang, live, coming, mayGo) {
+	for _, ps := range slack(s, b.Gang, live, b.Must, mayGo) {
 		u := newUnit(s, Unit{Gang: b.Gang, Pods: ps})
 		out = append(out, &u)
 	}

@@ -144,7 +144,6 @@ func place(s *framework.Session, g *snapshot.Gang) *more {
 		}
 	}
 	slices.SortStableFunc(waiting, s.PlacingOrder(g))
-	s.KeptFirst(g, waiting)
 	have := g.Have()
 	var used []*snapshot.Pod
 	for _, a := range openAttempts(g) {
@@ -218,7 +217,9 @@ func placeMust(s *framework.Session, g *snapshot.Gang, must []*snapshot.Pod, sat
 	job := framework.NewJob(g, must)
 	if u := s.OverQuota(g, must); u != nil {
 		u.Satisfied = satisfied
-		s.Block(framework.Blocked{Gang: g, Beyond: satisfied, Job: job, Must: must}) // those whose room it may take may be of its queue
+		if !satisfied {
+			s.Block(framework.Blocked{Gang: g, Job: job, Must: must}) // those whose room it may take may be of its queue
+		}
 		if s.Nominated(g) {
 			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
 		}
@@ -248,14 +249,14 @@ func placeMust(s *framework.Session, g *snapshot.Gang, must []*snapshot.Pod, sat
 			u.Message = fmt.Sprintf("members of it are bound to node %s, which does not exist: they have to go, or the node has to come back, before others are placed", node)
 		}
 		u.Satisfied = satisfied
-		b := framework.Blocked{Gang: g, Beyond: satisfied, Job: job, Must: must}
 		if !satisfied {
+			b := framework.Blocked{Gang: g, Job: job, Must: must}
 			s.PlanStart(b, &u)
 			if by := s.Barred(b); by != "" && u.Code != plan.Reserved {
 				u.Code, u.Message = plan.Reserved, "it would fit but for reservation "+by+"; "+u.Message
 			}
+			s.Block(b)
 		}
-		s.Block(b)
 		if !s.GiveUpKept(g, must) && s.Nominated(g) {
 			u.Code, u.Message = plan.Nominated, "room was made for it and is kept until the evicted pods are gone; now "+u.Message
 		}

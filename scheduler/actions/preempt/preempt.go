@@ -24,9 +24,6 @@ type Action struct {
 	SpareWholes bool
 	// SpareOwn has no gang give up members for others of its own.
 	SpareOwn bool
-	// Beyond has a gang that has its minimum give up members for others of its own as well:
-	// those with little priority for one with more.
-	Beyond bool
 	// As is the name by which a configuration asks for it; "" is preempt.
 	As string
 }
@@ -35,54 +32,54 @@ type Action struct {
 func (a Action) Name() string { return cmp.Or(a.As, "preempt") }
 
 // Run sends away whom plugins say, and makes room for the gangs that allocate found
-// none for, in its order; then for members beyond a minimum.
+// none for, in its order.
 func (a Action) Run(s *framework.Session) {
 	s.Revoke()
 	rules := whatif.Rules{MinRun: a.MinRun, SpareWholes: a.SpareWholes}
 	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
 		g := b.Gang
-		var own []*whatif.Unit
-		like := fmt.Sprintf("%s %d", g.Queue, g.Priority)
-		if !a.SpareOwn {
-			own = whatif.OwnBelow(s, rules, b)
+		others := func() []*whatif.Unit {
+			return whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
+				return v.Priority < g.Priority
+			})
 		}
-		if len(own) > 0 {
-			like = g.Key
-		}
-		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: like, Alone: len(own) > 0, TellSpared: true,
-			Units: func() []*whatif.Unit {
-				others := whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
-					return v.Priority < g.Priority
-				})
-				if len(own) == 0 {
-					return others
-				}
-				wholes := slices.IndexFunc(others, func(u *whatif.Unit) bool { return u.Whole })
-				if wholes < 0 {
-					wholes = len(others)
-				}
-				return slices.Insert(others, wholes, own...) // before others go as a whole
-			},
+		ask := whatif.Ask{
+			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority), TellSpared: true,
+			Units: others,
 			Lasts: func() bool { return true }, // nobody's priority changes
 			Why: func(v *snapshot.Gang) string {
-				if v == g {
-					return whyOwn(b)
-				}
 				return fmt.Sprintf("its priority is %d and %d takes precedence in queue %s", v.Priority, g.Priority, g.Queue)
 			},
 		}
-	})
-	if !a.Beyond || a.SpareOwn {
-		return
-	}
-	whatif.ForEachGrowing(s, func(b framework.Blocked) whatif.Ask {
-		return whatif.Ask{
-			Blocked: b, Action: a.Name(),
-			Units: func() []*whatif.Unit { return whatif.OwnBelow(s, rules, b) },
-			Why:   func(*snapshot.Gang) string { return whyOwn(b) },
+		if a.SpareOwn {
+			return ask
 		}
+		if own := whatif.OwnBelow(s, rules, b); len(own) > 0 {
+			return withOwn(ask, own)
+		}
+		return ask
 	})
+}
+
+// withOwn has a gang give up members as well, before others go as a whole.
+func withOwn(ask whatif.Ask, own []*whatif.Unit) whatif.Ask {
+	out, b := ask, ask.Blocked
+	out.Like, out.Alone, out.Others = b.Gang.Key, true, func() whatif.Ask { return ask }
+	out.Units = func() []*whatif.Unit {
+		others := ask.Units()
+		wholes := slices.IndexFunc(others, func(u *whatif.Unit) bool { return u.Whole })
+		if wholes < 0 {
+			wholes = len(others)
+		}
+		return slices.Insert(others, wholes, own...)
+	}
+	out.Why = func(v *snapshot.Gang) string {
+		if v == b.Gang {
+			return whyOwn(b)
+		}
+		return ask.Why(v)
+	}
+	return out
 }
 
 // whyOwn says why a gang gives up members for others of its own.
