@@ -3,7 +3,6 @@ package snapshot
 import (
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
@@ -23,36 +22,31 @@ type Lineage struct {
 
 // Memory is where a cycle leaves what one over a later snapshot of the lineage may go on
 // from. Snapshots do not depend on it, and no decision may. It is safe for concurrent use:
-// whoever takes what is there has it alone, and finds nothing if it is taken.
-type Memory struct {
-	mu   sync.Mutex
-	left any
-}
+// whoever takes what is there has it alone, and finds nothing if it is taken. It has room for
+// one; nil has none.
+type Memory chan any
 
 // Take takes what was left, nil for nothing.
-func (m *Memory) Take() any {
-	if m == nil {
+func (m Memory) Take() any {
+	select {
+	case left := <-m:
+		return left
+	default:
 		return nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	left := m.left
-	m.left = nil
-	return left
 }
 
 // Leave leaves something in place of what is there.
-func (m *Memory) Leave(what any) {
-	if m == nil {
-		return
+func (m Memory) Leave(what any) {
+	m.Take()
+	select {
+	case m <- what:
+	default: // another was faster
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.left = what
 }
 
 // Memory is that of the snapshot's lineage; nil, which keeps nothing, where it has none.
-func (s *Snapshot) Memory() *Memory { return s.memory }
+func (s *Snapshot) Memory() Memory { return s.memory }
 
 // kinds are the positions of real and of virtual nodes.
 type kinds struct{ real, virtual []int }
@@ -93,7 +87,10 @@ func blockOf(nodes []*Node, dims *resource.Dims) block {
 func (l *Lineage) Assemble(dims *resource.Dims, nodes []*Node, gangs []*Gang, queues []*Queue) *Snapshot {
 	slices.SortFunc(queues, func(a, b *Queue) int { return strings.Compare(a.Name, b.Name) })
 	n := dims.Len()
-	s := &Snapshot{Dims: dims, Nodes: nodes, Gangs: gangs, Queues: queues, Total: make(resource.Vector, n), used: make(resource.Vector, n), shut: make(resource.Vector, n), memory: &l.memory}
+	if l.memory == nil {
+		l.memory = make(Memory, 1)
+	}
+	s := &Snapshot{Dims: dims, Nodes: nodes, Gangs: gangs, Queues: queues, Total: make(resource.Vector, n), used: make(resource.Vector, n), shut: make(resource.Vector, n), memory: l.memory}
 	for _, b := range l.sum(s) {
 		s.Total.AddScaled(b.total, 1)
 		s.used.AddScaled(b.used, 1)

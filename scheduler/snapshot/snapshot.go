@@ -54,7 +54,7 @@ type Snapshot struct {
 	shared map[int][]int
 
 	kinds      *kinds
-	memory     *Memory
+	memory     Memory
 	used, shut resource.Vector // see Used and Shut
 	peers      bool            // some pod says something about others
 	selective  bool
