@@ -1,6 +1,7 @@
 package scheduler_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -84,7 +85,7 @@ func TestManyClaimants(t *testing.T) {
 			}
 			for range 2 {
 				p := scheduler.Cycle(pipe, w.Snapshot(), w.Now)
-				if err := sameListedAnew(pipe, w, p); err != nil {
+				if err := errors.Join(sameListedAnew(pipe, w, p), sameApart(pipe, w, p)); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
 				for _, c := range p.Claims {

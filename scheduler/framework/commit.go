@@ -61,6 +61,7 @@ func (s *Session) Join(g *snapshot.Gang, assigned []Assignment) {
 
 // take counts assignments as placed and gives the bindings of their pods, without ranks.
 func (s *Session) take(g *snapshot.Gang, attempt string, assigned []Assignment) []plan.Bind {
+	s.turn()
 	var out []plan.Bind
 	var pods []*snapshot.Pod
 	for _, a := range assigned {

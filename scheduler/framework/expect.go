@@ -30,12 +30,12 @@ func (s *Session) behind(g *snapshot.Gang) []expectation {
 	if len(s.expected) == 0 {
 		return nil
 	}
-	mine, looked := s.turns[g]
+	mine, looked := s.turnOf(g)
 	if !looked {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(s.expected), func(e expectation) bool {
-		turn, looked := s.turns[e.gang]
+		turn, looked := s.turnOf(e.gang)
 		return !looked || turn <= mine
 	})
 }

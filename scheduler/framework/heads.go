@@ -135,6 +135,7 @@ func (s *Session) PlanStart(b Blocked, u *plan.Unschedulable) {
 	}
 	h.guessed = guessed
 	s.heads = append(s.heads, *h)
+	s.turn()
 	s.Plan.Heads = append(s.Plan.Heads, plan.Head{Gang: b.Gang.Key, Domain: h.fit.Domain.Name, At: h.at, Guessed: guessed, For: why})
 	about := "at"
 	if guessed {

@@ -354,6 +354,7 @@ func (s *Session) planReserved() {
 			s.giveWay(p, had)
 			h.pieces = q
 			s.heads = append(s.heads, h)
+			s.turn()
 		})
 	}
 }

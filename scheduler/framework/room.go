@@ -16,15 +16,36 @@ type Blocked struct {
 	// together, would belong to.
 	Job  string
 	Must []*snapshot.Pod
+	// Twin is what TwinOf says of the gang.
+	Twin *Twin
 }
 
 // Block notes that the minimum of a gang found no room; later actions may make some.
 func (s *Session) Block(b Blocked) {
-	if _, looked := s.turns[b.Gang]; !looked {
-		s.turns[b.Gang] = len(s.blocked)
+	if b.Twin == nil {
+		b.Twin = s.TwinOf(b.Gang)
 	}
 	s.blocked = append(s.blocked, b)
 }
+
+// turnOf is when a blocked gang was looked at first, as a position in blocked, and whether
+// it was. Hardly any cycle asks.
+func (s *Session) turnOf(g *snapshot.Gang) (int, bool) {
+	if s.turns == nil {
+		s.turns = make(map[*snapshot.Gang]int, len(s.blocked))
+	}
+	for ; s.inTurns < len(s.blocked); s.inTurns++ {
+		g := s.blocked[s.inTurns].Gang
+		if _, looked := s.turns[g]; !looked {
+			s.turns[g] = s.inTurns
+		}
+	}
+	turn, looked := s.turns[g]
+	return turn, looked
+}
+
+// BlockedCount is how often Block was called.
+func (s *Session) BlockedCount() int { return len(s.blocked) }
 
 // BlockedGangs lists the gangs without room in the order in which they were looked at.
 // Those that room was made for, by the time that it is their turn, are not among them, nor
@@ -105,6 +126,7 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination, inherited bool)
 		rooms = s.plausible(g, rooms)
 	}
 	if len(rooms) > 0 {
+		s.turn()
 		s.kept[g.Key] = rooms
 		s.Rehold(g)
 		s.forgetEnds()
@@ -116,6 +138,7 @@ func (s *Session) keep(g *snapshot.Gang, n *snapshot.Nomination, inherited bool)
 func (s *Session) Unhold(g *snapshot.Gang) {
 	s.openReserved(g)
 	if s.Nominated(g) {
+		s.turn()
 		s.unheld = g.Key
 		s.forgetEnds()
 		s.salt = g.Key + " "
@@ -200,6 +223,7 @@ func (s *Session) leaving() []leave {
 	s.going()
 	if !s.givenBack {
 		s.givenBack = true
+		s.turn()
 		s.eachGoing(func(g *snapshot.Gang, p *snapshot.Pod) { s.Ledger.Give(g.Queue, p.Class.Request, 1) })
 	}
 	return s.goes
@@ -216,6 +240,9 @@ func (s *Session) going() []leave {
 
 func (s *Session) eachGoing(f func(*snapshot.Gang, *snapshot.Pod)) {
 	for _, g := range s.Snapshot.Gangs {
+		if g.AllWait() {
+			continue
+		}
 		for _, p := range g.Pods {
 			if p.Terminating && p.Node != "" && !p.Terminal() {
 				f(g, p)
@@ -248,6 +275,7 @@ func (s *Session) SentInTurn() []*snapshot.Gang { return s.sentOf }
 func (s *Session) Evict(g *snapshot.Gang, p *snapshot.Pod) plan.Eviction {
 	s.leaving() // what goes by itself is listed before what is sent
 	s.startWithout(g, p)
+	s.turn()
 	s.evicted[p.UID] = true
 	s.sent[g]++
 	s.sentOf = append(s.sentOf, g)
@@ -264,6 +292,7 @@ func (s *Session) Claim(b Blocked, f *Fit, until int64, c plan.Claim) {
 }
 
 func (s *Session) claim(g *snapshot.Gang, f *Fit, until int64, c plan.Claim, byName bool) {
+	s.turn()
 	s.unplan(g)
 	s.startWith(g, false)
 	s.Unhold(g)

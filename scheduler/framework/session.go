@@ -32,7 +32,7 @@ type Session struct {
 	inqueue  map[string]bool // gangs admitted in this cycle
 	letIn    []*snapshot.Gang
 	short    map[string]string
-	waiting  map[string]int // gang key to position in Plan.Unschedulable
+	waiting  map[*snapshot.Gang]int // position in Plan.Unschedulable, nil before there are any
 	verdicts map[judged]*verdict
 	ofKin    map[judgedKin]*verdict // those of verdicts that classes share
 	real     []int                  // positions of real nodes
@@ -58,7 +58,8 @@ type Session struct {
 	spent      spent       // see goOn
 
 	blocked    []Blocked
-	turns      map[*snapshot.Gang]int     // when a blocked gang was looked at first, as a position in blocked
+	turns      map[*snapshot.Gang]int     // see turnOf
+	inTurns    int                        // how many of blocked are in turns
 	rolls      map[*snapshot.Gang]*roll   // of gangs with nominations, see rollOf
 	kept       map[string][]keptRoom      // by gang: what is kept for it
 	promised   map[string]resource.Vector // by queue: what inherited nominations keep
@@ -96,6 +97,11 @@ type Session struct {
 	notes    map[any]any
 
 	endsKnown bool
+
+	twins   map[Twin]*Twin
+	single  bool    // see Apart
+	turned  int     // see Turned
+	headsAt []int64 // when the planned starts are, in order, nil when not worked out
 }
 
 // NewSession opens a cycle over s.
@@ -104,8 +110,6 @@ func NewSession(p Pipeline, s *snapshot.Snapshot, now time.Time) *Session {
 	ses := &Session{
 		Snapshot: s, Txn: s.Begin(), Now: now,
 		inqueue:  map[string]bool{},
-		turns:    map[*snapshot.Gang]int{},
-		waiting:  map[string]int{},
 		verdicts: map[judged]*verdict{},
 		ofKin:    map[judgedKin]*verdict{},
 		failed:   map[string][]plan.DomainReason{},
@@ -212,18 +216,24 @@ func (s *Session) Admitted(g *snapshot.Gang) bool { return s.inqueue[g.Key] }
 func (s *Session) Wait(g *snapshot.Gang, u plan.Unschedulable) {
 	u.Gang, u.GangUID, u.Namespace, u.Name, u.Plain = g.Key, g.UID, g.Namespace, g.Name, g.Plain
 	u.Message, u.Early = plan.Bound(u.Message), early(g, u.Code, s.Now)
-	some := len(s.committed[g.Key]) > 0
-	u.Pods = slices.Grow(u.Pods, g.Waiting)
-	for _, p := range g.Pods {
-		if p.Waits() && (!some || !s.placed[p.UID]) {
-			u.Pods = append(u.Pods, plan.PodRef{UID: p.UID, Namespace: p.Namespace, Name: p.Name})
-		}
+	u.Pods = g.Refs()
+	if len(s.committed[g.Key]) > 0 {
+		u.Pods = slices.DeleteFunc(slices.Clone(u.Pods), func(p plan.PodRef) bool { return s.placed[p.UID] })
 	}
-	if i, ok := s.waiting[g.Key]; ok {
+	if i, ok := s.waiting[g]; ok {
 		s.Plan.Unschedulable[i] = u
 		return
 	}
-	s.waiting[g.Key] = len(s.Plan.Unschedulable)
+	if s.waiting == nil {
+		n := 0
+		for _, g := range s.Snapshot.Gangs {
+			if g.Waiting > 0 {
+				n++
+			}
+		}
+		s.waiting, s.Plan.Unschedulable = make(map[*snapshot.Gang]int, n), make([]plan.Unschedulable, 0, n)
+	}
+	s.waiting[g] = len(s.Plan.Unschedulable)
 	s.Plan.Unschedulable = append(s.Plan.Unschedulable, u)
 }
 
@@ -253,7 +263,7 @@ func early(g *snapshot.Gang, why plan.Code, now time.Time) bool {
 
 // Waits returns why a gang waits, nil when nothing was noted.
 func (s *Session) Waits(g *snapshot.Gang) *plan.Unschedulable {
-	if i, ok := s.waiting[g.Key]; ok {
+	if i, ok := s.waiting[g]; ok {
 		return &s.Plan.Unschedulable[i]
 	}
 	return nil
@@ -272,7 +282,7 @@ func (s *Session) IsShort(g *snapshot.Gang) string { return s.short[g.Key] }
 
 // Placing reports whether this cycle has placed members of the gang.
 func (s *Session) Placing(g *snapshot.Gang) bool {
-	return slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool { return s.placed[p.UID] })
+	return len(s.committed[g.Key]) > 0 && slices.ContainsFunc(g.Pods, func(p *snapshot.Pod) bool { return s.placed[p.UID] })
 }
 
 // IsPlaced reports whether this cycle has placed the pod.
@@ -281,6 +291,7 @@ func (s *Session) IsPlaced(p *snapshot.Pod) bool { return s.placed[p.UID] }
 // Rest counts a fit, which is in the transaction, as placed for the cycle: it is for a gang
 // that will have it after a rest, and nothing is written to the plan.
 func (s *Session) Rest(g *snapshot.Gang, job string, f *Fit) {
+	s.turn()
 	for _, a := range f.Assigned {
 		for _, p := range a.Pods {
 			s.Ledger.Take(g.Queue, p.Class.Request, 1)

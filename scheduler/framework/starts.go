@@ -48,10 +48,11 @@ func (p *Starts) before(g *snapshot.Gang) *Starts {
 	if p == nil {
 		return nil
 	}
-	mine, looked := p.s.turns[g]
+	mine, looked := p.s.turnOf(g)
 	out := &Starts{s: p.s}
 	for i, h := range p.heads {
-		if h.reservation != nil || !looked || p.s.turns[h.gang] < mine {
+		turn, _ := p.s.turnOf(h.gang)
+		if h.reservation != nil || !looked || turn < mine {
 			out.heads, out.marks = append(out.heads, h), append(out.marks, p.marks[i])
 		}
 	}
@@ -116,6 +117,7 @@ func (s *Session) unplan(g *snapshot.Gang) {
 		}
 	}
 	s.heads = slices.Delete(s.heads, i, i+1)
+	s.turn()
 }
 
 // startWithout takes a pod that goes off the planned starts.

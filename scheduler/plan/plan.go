@@ -206,16 +206,13 @@ type Unschedulable struct {
 	Domains []DomainReason
 	// Staging are the copies that it waits for, as in Staging.Want.
 	Staging string
-	// Pods are the members that wait, ordered as in the gang.
+	// Pods are the members that wait, ordered as in the gang. Nobody changes them: cycles
+	// share them.
 	Pods []PodRef
 }
 
 // PodRef names a pod.
-type PodRef struct {
-	UID       string
-	Namespace string
-	Name      string
-}
+type PodRef = snapshot.PodRef
 
 // DomainReason is why a gang does not go into one domain.
 type DomainReason struct {

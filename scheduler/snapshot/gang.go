@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 )
@@ -325,6 +326,10 @@ type Gang struct {
 	Gated, BeforeGate, Unsettled bool
 	// Seen counts the pods as the watch shows them.
 	Seen Seen
+
+	shape  unique.Handle[Shape]
+	shaped bool
+	refs   []PodRef
 }
 
 // Seen counts pods of a gang by what a PodGroup's status tells of them, without what
@@ -377,6 +382,7 @@ func NewGang(spec GangSpec, pods []*Pod, dims *resource.Dims) *Gang {
 	}
 	g.Unsettled = g.Unsettled && !wholeAttempt(pods)
 	g.keepWords()
+	g.compileWaiting()
 	return g
 }
 
@@ -423,6 +429,9 @@ func (g *GangSpec) Minimum() int64 { return max(g.MinMember, 1) }
 
 // Have counts the members that are placed and alive, or have succeeded.
 func (g *Gang) Have() int64 {
+	if g.AllWait() {
+		return 0
+	}
 	var n int64
 	for _, p := range g.Pods {
 		if p.Counts() {
@@ -431,6 +440,9 @@ func (g *Gang) Have() int64 {
 	}
 	return n
 }
+
+// AllWait reports whether all of the gang's pods are to be placed, as of most that wait.
+func (g *Gang) AllWait() bool { return g.Waiting == len(g.Pods) }
 
 // Counts reports whether the pod is a placed member: bound and not going away,
 // or succeeded.

@@ -17,58 +17,85 @@ const maxFailures = 32
 
 // ForEach asks for room for every gang without any, in order. A gang is not tried
 // when one like it was tried in vain before: what may be taken only becomes less
-// within a cycle.
+// within a cycle. What ask says has to be alike for gangs of one priority that are twins
+// and hold nothing.
 func ForEach(s *framework.Session, ask func(framework.Blocked) Ask) {
-	failed, failures := map[string]bool{}, map[bool]int{}
-	units := map[string]*candidates{}
+	e := each{s: s, ask: ask, failed: map[string]bool{}, failures: map[bool]int{}, units: map[string]*candidates{}}
+	vain, turned := map[like]bool{}, s.Turned() // for whom nothing was found, nor said
 	for b := range s.BlockedGangs() {
-		if b.Gang.Patient || failures[true] >= maxFailures && failures[false] >= maxFailures {
+		if b.Gang.Patient || e.failures[true] >= maxFailures && e.failures[false] >= maxFailures {
 			continue
 		}
 		s.Look(b.Gang)
-		a := ask(b)
-		if a.Alone && failures[true] >= maxFailures && a.Others != nil {
-			a = a.Others()
+		of := like{b.Twin, b.Gang.Priority}
+		if turned != s.Turned() {
+			clear(vain)
+			turned = s.Turned()
 		}
-		if a.Skip || failures[a.Alone] >= maxFailures {
+		if vain[of] {
 			continue
 		}
-		if listsAnew(s) {
-			a.Lasts = nil
-		}
-		known, ok := units[a.Like]
-		if ok && !known.fresh(s, a) {
-			known, ok = nil, false
-		}
-		if ok && len(known.units) == 0 && !s.Leaving() {
-			known.tell(s, a)
-			continue // as nearly always, and what it is like need not be known
-		}
-		key := a.Like + Likeness(s, b)
-		if failed[key] {
-			if ok {
-				known.tell(s, a)
-			}
-			continue
-		}
-		if !ok {
-			known = list(s, a)
-			units[a.Like] = known
-		}
-		us := known.units
-		if len(us) == 0 && !s.Leaving() {
-			known.tell(s, a)
-			continue
-		}
-		if !s.Affords(b, known.hold) {
-			continue // its queue is full of others: no failure, since nothing was tried
-		}
-		if !Make(s, a, us) {
-			failed[key] = true
-			failures[a.Alone]++
-			known.tell(s, a)
+		if e.try(b) && b.Twin != nil && turned == s.Turned() {
+			vain[of] = true
 		}
 	}
+}
+
+// like is equal for gangs that are tried alike.
+type like struct {
+	twin     *framework.Twin
+	priority int32
+}
+
+// each is one look at all gangs without room.
+type each struct {
+	s        *framework.Session
+	ask      func(framework.Blocked) Ask
+	failed   map[string]bool
+	failures map[bool]int
+	units    map[string]*candidates
+}
+
+// try asks for room for one gang, and reports whether nothing was found, nor said of it.
+func (e *each) try(b framework.Blocked) bool {
+	s, a := e.s, e.ask(b)
+	if a.Alone && e.failures[true] >= maxFailures && a.Others != nil {
+		a = a.Others()
+	}
+	if a.Skip || e.failures[a.Alone] >= maxFailures {
+		return true
+	}
+	if listsAnew(s) {
+		a.Lasts = nil
+	}
+	known, ok := e.units[a.Like]
+	if ok && !known.fresh(s, a) {
+		known, ok = nil, false
+	}
+	if ok && len(known.units) == 0 && !s.Leaving() {
+		return known.tell(s, a) // as nearly always, and what it is like need not be known
+	}
+	key := a.Like + Likeness(s, b)
+	if e.failed[key] {
+		return !ok || known.tell(s, a)
+	}
+	if !ok {
+		known = list(s, a)
+		e.units[a.Like] = known
+	}
+	us := known.units
+	if len(us) == 0 && !s.Leaving() {
+		return known.tell(s, a)
+	}
+	if !s.Affords(b, known.hold) {
+		return true // its queue is full of others: no failure, since nothing was tried
+	}
+	if Make(s, a, us) {
+		return false
+	}
+	e.failed[key] = true
+	e.failures[a.Alone]++
+	return known.tell(s, a)
 }
 
 type anewKey struct{}

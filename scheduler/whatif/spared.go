@@ -95,14 +95,14 @@ type sparedWords struct {
 }
 
 // tell adds to the reason why a gang waits that others hold what it lacks and are spared, if
-// so.
-func (c *candidates) tell(s *framework.Session, a Ask) {
+// so. It reports whether there is nobody to tell of, whoever asks.
+func (c *candidates) tell(s *framework.Session, a Ask) bool {
 	if len(c.spared) == 0 || !a.TellSpared {
-		return
+		return true
 	}
 	u := s.Waits(a.Blocked.Gang)
 	if u == nil || u.Code != plan.NoCapacity {
-		return
+		return false
 	}
 	if c.words == nil || c.words.claims != len(s.Plan.Claims) {
 		c.words = saySpared(s, a.Action, c.spared)
@@ -110,6 +110,7 @@ func (c *candidates) tell(s *framework.Session, a Ask) {
 	if c.words.text != "" && c.wouldDo(s, u) && !strings.Contains(u.Message, c.words.text) {
 		u.Message = plan.Bound(u.Message + "; " + c.words.text)
 	}
+	return false
 }
 
 // wouldDo reports whether what a gang lacks of some domain is no more than those hold who

@@ -51,21 +51,22 @@ func (Action) Run(s *framework.Session) {
 			others = append(others, g)
 		}
 	}
+	var known known
 	s.InTurn(others, func(l *framework.Line) {
 		g := l.Gangs[0]
 		s.Look(nil)
-		s.Guard(g)
 		switch m := grow.of[g.Key]; {
 		case m == nil:
-			if m := placeOwn(s, g); grow.note(m) {
+			if m := known.look(s, g); grow.note(m) {
 				grow.later(l, m)
 			}
 		case !m.due:
 			grow.later(l, m)
 		default:
+			s.Guard(g)
 			m.placeOwn(s)
+			s.Unguard()
 		}
-		s.Unguard()
 		if inOrder(s, l) {
 			l.Gangs = l.Gangs[:1]
 		}
@@ -86,8 +87,9 @@ func inOrder(s *framework.Session, l *framework.Line) bool {
 	case plan.NotEnoughPods, plan.NotEnoughTaskPods, plan.Gated, plan.UnsupportedRequest, plan.DatasetNotFound, plan.DataStaging:
 		return false // it has no claim to a place yet
 	}
+	why := plan.Bound(fmt.Sprintf("queue %q is served in order, and %s is before it", l.Queue.Name, first.Name))
 	for _, g := range l.Gangs[1:] {
-		s.Wait(g, plan.Unschedulable{Code: plan.OutOfTurn, Satisfied: g.Have() >= g.Minimum() || s.Placing(g), Message: fmt.Sprintf("queue %q is served in order, and %s is before it", l.Queue.Name, first.Name)})
+		s.Wait(g, plan.Unschedulable{Code: plan.OutOfTurn, Satisfied: g.Have() >= g.Minimum() || s.Placing(g), Message: why})
 	}
 	return true
 }
