@@ -26,18 +26,17 @@ func queueFaults(ses *framework.Session) []plan.QueueFault {
 		add(f.Queue, f.Reason, f.Message)
 	}
 	for _, u := range ses.Plan.Unschedulable {
+		if u.Code != plan.QueueClosed && u.Code != plan.QueueInvalid {
+			continue // as of nearly all
+		}
 		g := ses.Snapshot.Gang(u.Gang)
 		if g == nil {
 			continue
 		}
-		switch u.Code {
-		case plan.QueueClosed:
+		if u.Code == plan.QueueClosed {
 			add(g.Queue, string(u.Code), fmt.Sprintf("%s, and gangs wait in it: they start once it is open", u.Message))
-		case plan.QueueInvalid:
-			if f := ses.Ledger.Stopped(g.Queue); f != nil {
-				add(g.Queue, f.Reason, f.Message)
-			}
-		default:
+		} else if f := ses.Ledger.Stopped(g.Queue); f != nil {
+			add(g.Queue, f.Reason, f.Message)
 		}
 	}
 	var out []plan.QueueFault

@@ -30,6 +30,16 @@ func (f *Failure) Error() string {
 // Cycle runs the pipeline's actions over s and returns what to do and why. It
 // panics with a *Failure.
 func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan {
+	return cycle(p, s, now, true)
+}
+
+// Decide is Cycle for who is not interested in what is to be told of objects: the plan has
+// no statuses of any, no copies that are waited for and no faults of queues.
+func Decide(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan {
+	return cycle(p, s, now, false)
+}
+
+func cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time, tell bool) plan.Plan {
 	var ses *framework.Session
 	defer func() {
 		if r := recover(); r != nil {
@@ -44,6 +54,10 @@ func Cycle(p framework.Pipeline, s *snapshot.Snapshot, now time.Time) plan.Plan 
 	ses.Remember()
 	for _, a := range p.Actions {
 		ses.Act(a)
+	}
+	if !tell {
+		ses.Leave()
+		return ses.Plan
 	}
 	for _, g := range s.Gangs {
 		ses.Look(g)

@@ -141,6 +141,9 @@ type world struct {
 	specs []snapshot.NodeSpec
 	nodes []*snapshot.Node
 	on    []map[string]snapshot.Resident
+	jobs  map[string]*job // those that are there, by the key of their gang
+	// lineage hands on what stays from one snapshot to the next.
+	lineage snapshot.Lineage
 	// queues are in the order of their names.
 	queues []*snapshot.Queue
 	// held is what they have held of late, where the pipeline asks for it.
@@ -163,7 +166,7 @@ func (set Setting) queueOf(j trace.Job) string {
 }
 
 func newWorld(set Setting, jobs []trace.Job) *world {
-	w := &world{set: set}
+	w := &world{set: set, jobs: map[string]*job{}}
 	names := map[string]bool{oneQueue: true}
 	for _, j := range jobs {
 		names[set.queueOf(j)] = true
@@ -209,6 +212,7 @@ func (w *world) job(i int, j trace.Job) *job {
 	for k := range j.Size {
 		out.pods = append(out.pods, snapshot.Pod{UID: fmt.Sprintf("%s/%d", name, k), Namespace: "t", Name: fmt.Sprint(k), Index: k, Phase: snapshot.PodPending, Class: w.class})
 	}
+	w.jobs[out.spec.Key] = out
 	return out
 }
 
@@ -221,14 +225,10 @@ func (w *world) record(now time.Time, alive []*job) {
 
 // cycle decides once and starts what was placed.
 func (w *world) cycle(now time.Time, alive []*job) []*job {
-	byKey := map[string]*job{}
-	for _, j := range alive {
-		byKey[j.spec.Key] = j
-	}
 	s := w.snapshot(alive)
 	var started []*job
-	for _, p := range scheduler.Cycle(w.set.Pipeline, s, now).Placements {
-		started = append(started, w.start(s, p, byKey[p.Gang], now))
+	for _, p := range scheduler.Decide(w.set.Pipeline, s, now).Placements {
+		started = append(started, w.start(s, p, w.jobs[p.Gang], now))
 	}
 	return started
 }
@@ -275,7 +275,7 @@ func (w *world) snapshot(alive []*job) *snapshot.Snapshot {
 			w.nodes[i] = snapshot.NewNode(w.specs[i], residents, w.dims)
 		}
 	}
-	s := snapshot.Assemble(w.dims, slices.Clone(w.nodes), gangs, slices.Clone(w.queues))
+	s := w.lineage.Assemble(w.dims, slices.Clone(w.nodes), gangs, slices.Clone(w.queues))
 	if w.held != nil {
 		s.Usage = w.held.Usage()
 	}
@@ -312,6 +312,7 @@ func (w *world) learn(now int64, j trace.Job) {
 }
 
 func (w *world) leave(j *job) {
+	delete(w.jobs, j.spec.Key)
 	for i := range j.pods {
 		n := w.nodeOf(&j.pods[i])
 		delete(w.on[n], j.pods[i].UID)

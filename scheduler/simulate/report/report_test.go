@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/isthmus-hpc/isthmus/scheduler/config"
+	"github.com/isthmus-hpc/isthmus/scheduler/framework"
 	"github.com/isthmus-hpc/isthmus/scheduler/simulate"
 	"github.com/isthmus-hpc/isthmus/scheduler/simulate/report"
 	"github.com/isthmus-hpc/isthmus/scheduler/trace"
@@ -17,15 +19,45 @@ import (
 
 func write(t *testing.T, nodes, perNode int64, jobs []trace.Job) string {
 	t.Helper()
-	r, err := simulate.Run(simulate.Setting{Pipeline: config.Default(), Nodes: nodes, PerNode: perNode}, jobs)
+	return writeBy(t, simulate.Setting{Pipeline: config.Default(), Nodes: nodes, PerNode: perNode}, jobs)
+}
+
+func writeBy(t *testing.T, set simulate.Setting, jobs []trace.Job) string {
+	t.Helper()
+	r, err := simulate.Run(set, jobs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	if err := report.Write(&out, report.Page{Title: "a trace", Nodes: nodes, PerNode: perNode, Ways: []report.Way{{Name: "backfill", Result: r}}}); err != nil {
+	if err := report.Write(&out, report.Page{Title: "a trace", Nodes: set.Nodes, PerNode: set.PerNode, Ways: []report.Way{{Name: "backfill", Result: r}}}); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
+}
+
+// apart has each cycle look at each gang by itself.
+type apart struct{}
+
+func (apart) Name() string             { return "apart" }
+func (apart) Run(s *framework.Session) { s.Apart() }
+
+// TestSameApart: where far more jobs come than fit, most of those that wait are like others,
+// and the report is the same to the byte as if each were looked at by itself.
+func TestSameApart(t *testing.T) {
+	for _, set := range []simulate.Setting{{}, {InOrder: true}, {Learn: true}, {Queues: true}} {
+		for seed := range uint64(3) {
+			jobs := simulate.Generate(seed, 150, 16, 1.5)
+			for i := range jobs {
+				jobs[i].Queue = jobs[i].User
+			}
+			set.Pipeline, set.Nodes, set.PerNode = config.Default(), 4, 4
+			got := writeBy(t, set, jobs)
+			set.Pipeline.Actions = slices.Concat([]framework.Action{apart{}}, set.Pipeline.Actions)
+			if got != writeBy(t, set, jobs) {
+				t.Errorf("seed %d, in order %t, learnt %t, queues %t: another report", seed, set.InOrder, set.Learn, set.Queues)
+			}
+		}
+	}
 }
 
 // TestPicture: every processor second of the trace is in the picture once.
