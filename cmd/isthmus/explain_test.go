@@ -150,10 +150,10 @@ func TestTooFewMembersAreExplained(t *testing.T) {
 }
 
 // TestOwnMembersAreExplained: a gang that gives up a member for one of higher priority is told
-// so, by the configuration that has it do that.
+// so, whatever the configuration says of members beyond the minimum.
 func TestOwnMembersAreExplained(t *testing.T) {
 	w := schedtest.NewWorld()
-	for _, line := range []string{"node n1 cpu=8 gpu=2", "group a min=1", "pods a w 2 gpu=1", "cycle", "run a", "later 1h", "pods a lead 1 gpu=1 priority=10"} {
+	for _, line := range []string{"node n1 cpu=8 gpu=4", "group a min=2 task.lead=1", "pods a lead 1 gpu=1 priority=10", "pods a w 3 gpu=1", "cycle", "run a", "later 1h", "fail a-lead-0", "group b min=1", "pods b w 1 gpu=1", "cycle", "run b", "restart a-lead-0"} {
 		if _, err := w.Do(line); err != nil {
 			t.Fatal(err)
 		}
