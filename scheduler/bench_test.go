@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/isthmus-hpc/isthmus/controllers/api/hostshape"
-	"github.com/isthmus-hpc/isthmus/scheduler"
 	"github.com/isthmus-hpc/isthmus/scheduler/resource"
 	"github.com/isthmus-hpc/isthmus/scheduler/schedtest"
 	"github.com/isthmus-hpc/isthmus/scheduler/snapshot"
@@ -22,7 +21,7 @@ func run(b *testing.B, w *schedtest.World, placed int) {
 	s := w.Snapshot()
 	b.ReportAllocs()
 	for b.Loop() {
-		if got := len(scheduler.Cycle(schedtest.Pipeline(), s, w.Now).Placements); got != placed {
+		if got := len(schedtest.FromNothing(schedtest.Pipeline(), s, w.Now).Placements); got != placed {
 			b.Fatalf("%d gangs placed, want %d", got, placed)
 		}
 	}

@@ -68,7 +68,7 @@ func cyclesOf(b *testing.B, pipe framework.Pipeline, w *schedtest.World, good fu
 	b.ReportAllocs()
 	start := processor(b)
 	for b.Loop() {
-		if p := scheduler.Cycle(pipe, s, w.Now); !good(p) {
+		if p := schedtest.FromNothing(pipe, s, w.Now); !good(p) {
 			b.Fatalf("%d placements, %d claims, %d wait", len(p.Placements), len(p.Claims), len(p.Unschedulable))
 		}
 	}

@@ -60,8 +60,11 @@ type keptRest struct {
 // once, before any action.
 func (s *Session) Remember() {
 	m, ok := s.Snapshot.Memory().Take().(*memory)
-	if !ok || m.dims != s.Snapshot.Dims || !slices.Equal(m.total, s.Snapshot.Total) || len(s.real) == 0 || len(m.real) != len(s.real) || &m.real[0] != &s.real[0] {
+	if !ok || m.dims != s.Snapshot.Dims || len(s.real) == 0 || len(m.real) != len(s.real) || &m.real[0] != &s.real[0] {
 		return
+	}
+	if !slices.Equal(m.total, s.Snapshot.Total) {
+		m.ranked = nil // what is scarce, and so wasted, goes by the sum of all nodes
 	}
 	s.memory = m
 }
@@ -113,7 +116,7 @@ func keep[T any](all []T, one T) []T {
 
 // basis is that of what was worked out when the cycle's transaction had had so many changes.
 func (s *Session) basis(seen int) basis {
-	return basis{nodes: s.Snapshot.Nodes, moved: slices.Clip(s.follow.txn.ChangedSince(0)[:seen])}
+	return basis{nodes: s.Snapshot.Nodes, moved: slices.Clone(s.follow.txn.ChangedSince(0)[:seen])}
 }
 
 // wait counts a cycle that has not needed what is kept, and reports whether it stays.

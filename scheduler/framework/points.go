@@ -78,6 +78,17 @@ func (s *Session) open(p Pipeline) {
 	}
 }
 
+// tells reports whether what a plugin says that its answers depend on can be told from what
+// it says in another cycle: a value of its own type that can be compared and has no content
+// that may change.
+func tells(by any, pl Plugin) bool {
+	if reflect.TypeOf(by) != reflect.TypeOf(pl) {
+		return false
+	}
+	v := reflect.ValueOf(by)
+	return v.Kind() != reflect.Pointer && v.Comparable()
+}
+
 func (s *Session) pointsFor(plugins []Plugin) *points {
 	out := &points{}
 	for _, pl := range plugins {
@@ -109,7 +120,7 @@ func (s *Session) pointsFor(plugins []Plugin) *points {
 			if x, ok := pl.(Lasting); ok {
 				one.by = x.Lasts()
 			}
-			out.lasts, out.passing = append(out.lasts, one), out.passing || reflect.TypeOf(one.by) != reflect.TypeOf(pl)
+			out.lasts, out.passing = append(out.lasts, one), out.passing || !tells(one.by, pl)
 		}
 		if _, ok := pl.(MemberOrderer); ok && off.MemberOrder {
 			out.plainOrder = true
