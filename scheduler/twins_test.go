@@ -62,7 +62,7 @@ func newSubmitters(r *rand.Rand, do func(string, ...any)) *submitters {
 			n := in(1, 3)
 			size += n
 			pods = append(pods, fmt.Sprintf("t%d %d cpu=1 gpu=%d%s%s%s%s%s", task, n, in(0, 4), some(10, "select.zone=1"), some(12, "port=80"),
-				some(12, "lab.a=b apart=zone:a=b"), some(12, "lab.a=b near=zone:a=b"), some(12, "priority=%d", task)))
+				some(12, "lab.a=b apart=zone:a=b"), some(12, "lab.a=b near=zone:a=b"), some(12, "priority=%d", task)+some(6, "protected=test")))
 		}
 		group := fmt.Sprintf("min=%d%s%s%s%s", in(max(1, size-1), size),
 			some(12, "loose"), some(10, "task.t0=1"), some(10, "patient"), some(14, "topology=soft:1"))
