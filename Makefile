@@ -66,8 +66,8 @@ test-long: prepare fuzz ## rare orders of events: 20,000 histories of faults, 10
 	@assets="$$(go run ./cmd/isthmus prepare --assets)"; export KUBEBUILDER_ASSETS="$$assets"; \
 	properties="$$(go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | awk '/pgregory.net.rapid/ { print $$1 }')"; \
 	{ ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run SimulatedFaults ./provider; \
-	  ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run 'Contention|ReservationsAreKept|PlannedStarts' ./scheduler; \
-	  ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run CacheInHistories ./scheduler/binder; \
+	  ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run 'Contention|ReservationsAreKept|PlannedStarts|ShortGangs|KeptOut|Twins|ManyClaimants' ./scheduler; \
+	  ISTHMUS_SIMULATED_SEEDS=20000 go test -timeout 120m -count=1 -json -run 'CacheInHistories|CyclesThatRemember' ./scheduler/binder ./scheduler/cache; \
 	  ISTHMUS_SCHEDULER_KILLS=300 go test -timeout 120m -count=1 -json -run 'KilledSchedulers|KilledInScenes' ./cmd/scheduler; \
 	  ISTHMUS_SOAK=100000 go test -timeout 120m -count=1 -json ./test/soak; \
 	  ISTHMUS_SEEDS=20 go test -timeout 90m -count=1 -json -run 'TestKilledAtWrites|TestEveryEffect' ./cmd/controllers; \
