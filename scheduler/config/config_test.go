@@ -391,3 +391,20 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestSpareCommas: an action that is not named is told of, and keeps no scheduler from
+// starting; a list of nothing is a mistake.
+func TestSpareCommas(t *testing.T) {
+	for text, valid := range map[string]bool{"enqueue, allocate,": true, ",enqueue,,allocate": true, ",": false, " , ": false} {
+		c, warnings, err := config.Parse(fmt.Appendf(nil, "actions: %q\ntiers: [{plugins: [{name: gang}]}]\n", text))
+		if (err == nil) != valid {
+			t.Errorf("%q: %v", text, err)
+		}
+		if !valid {
+			continue
+		}
+		if c.Actions[0].Name != "enqueue" || c.Actions[1].Name != "allocate" || !strings.Contains(strings.Join(warnings, "\n"), "between two commas") {
+			t.Errorf("%q: %v, %v", text, c.Actions, warnings)
+		}
+	}
+}

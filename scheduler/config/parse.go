@@ -173,6 +173,9 @@ func (r *reader) actions(v any) []Action {
 		e := actionOf(name)
 		why, past := bygoneActions[name]
 		switch {
+		case name == "" && strings.Trim(s, ", ") != "": // what it means is plain
+			r.warnings = append(r.warnings, "actions: nothing is named between two commas, or before the first or behind the last")
+			continue
 		case past:
 			r.unused("actions", fmt.Sprintf("action %q", name), why)
 			continue
