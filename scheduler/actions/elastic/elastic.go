@@ -32,28 +32,15 @@ func (Action) Name() string { return "elastic" }
 func (a Action) Run(s *framework.Session) {
 	whatif.ForEach(s, func(b framework.Blocked) whatif.Ask {
 		g, rules := b.Gang, whatif.Rules{MinRun: a.MinRun}
-		like := fmt.Sprintf("%s %d", g.Queue, g.Priority)
-		// Others may take what it holds, and it itself only what it can do without.
-		holds := slices.ContainsFunc(g.Pods, (*snapshot.Pod).Lives)
-		if holds {
-			like = g.Key
+		of := func(may func(*snapshot.Gang) bool) []*whatif.Unit {
+			all := whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
+				return v.Priority <= g.Priority && !v.ActsOnEviction && may(v)
+			})
+			return slices.DeleteFunc(all, func(u *whatif.Unit) bool { return u.Whole })
 		}
-		return whatif.Ask{
-			Blocked: b, Action: a.Name(), Like: like, Alone: holds,
-			Units: func() []*whatif.Unit {
-				others := whatif.UnitsOf(s, rules, g.Queue, func(v *snapshot.Gang) bool {
-					return v != g && v.Priority <= g.Priority && !v.ActsOnEviction
-				})
-				others = slices.DeleteFunc(others, func(u *whatif.Unit) bool { return u.Whole })
-				if !holds {
-					return others
-				}
-				own := slices.IndexFunc(others, func(u *whatif.Unit) bool { return u.Gang.Priority >= g.Priority })
-				if own < 0 {
-					own = len(others)
-				}
-				return slices.Insert(others, own, whatif.Own(s, rules, b)...)
-			},
+		ask := whatif.Ask{
+			Blocked: b, Action: a.Name(), Like: fmt.Sprintf("%s %d", g.Queue, g.Priority),
+			Units: func() []*whatif.Unit { return of(func(*snapshot.Gang) bool { return true }) },
 			Why: func(v *snapshot.Gang) string {
 				if v == g {
 					return fmt.Sprintf("%d of its members, which it needs, have no place, and it has others beyond its minimum of %d", len(b.Must), g.Minimum())
@@ -61,5 +48,21 @@ func (a Action) Run(s *framework.Session) {
 				return fmt.Sprintf("it has more than its minimum of %d and the other has not its own", v.Minimum())
 			},
 		}
+		if !slices.ContainsFunc(g.Pods, (*snapshot.Pod).Lives) {
+			return ask
+		}
+		// Others may take what it holds, and it itself only what it can do without.
+		others := ask
+		others.Allow = func() func(*whatif.Unit) bool { return func(u *whatif.Unit) bool { return u.Gang != g } }
+		ask.Like, ask.Alone, ask.Others = g.Key, true, func() whatif.Ask { return others }
+		ask.Units = func() []*whatif.Unit {
+			units := of(func(v *snapshot.Gang) bool { return v != g })
+			own := slices.IndexFunc(units, func(u *whatif.Unit) bool { return u.Gang.Priority >= g.Priority })
+			if own < 0 {
+				own = len(units)
+			}
+			return slices.Insert(units, own, whatif.Own(s, rules, b)...)
+		}
+		return ask
 	})
 }
