@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/isthmus-hpc/isthmus/scheduler"
@@ -176,15 +177,24 @@ func expects(p plan.Plan, gang, before string) bool {
 	return i >= 0 && i < at(before) && p.Unschedulable[i].Code == plan.Nominated
 }
 
-// whereExpected reports whether a gang is in the domain in which its start was planned.
+// whereExpected reports whether a gang is in the domain whose pods it waits for to go, or else
+// in which its start was planned.
 func whereExpected(p plan.Plan, g *schedtest.Gang) bool {
-	i := slices.IndexFunc(p.Heads, func(h plan.Head) bool { return h.Gang == g.Key })
-	return i < 0 || !slices.ContainsFunc(g.Pods, func(pod *schedtest.Pod) bool {
+	want := ""
+	if i := slices.IndexFunc(p.Heads, func(h plan.Head) bool { return h.Gang == g.Key }); i >= 0 {
+		want = p.Heads[i].Domain
+	}
+	if i := slices.IndexFunc(p.Unschedulable, func(u plan.Unschedulable) bool { return u.Gang == g.Key }); i >= 0 {
+		if _, at, found := strings.Cut(p.Unschedulable[i].Message, "waits for pods on "); found {
+			want, _, _ = strings.Cut(at, " ")
+		}
+	}
+	return want == "" || !slices.ContainsFunc(g.Pods, func(pod *schedtest.Pod) bool {
 		domain := pod.Node
 		if domain != "" && domain[0] != 'v' {
 			domain = plan.RealDomain
 		}
-		return domain != "" && domain != p.Heads[i].Domain
+		return domain != "" && domain != want
 	})
 }
 
