@@ -72,7 +72,7 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 			gate(func(g *schedtest.Gang) bool { return !kept(g) && g.Key != c.Gang })
 			next := scheduler.Cycle(placing, w.Snapshot(), w.Now)
 			w.Apply(next)
-			if ofItself(c) > 0 && elsewhere(c, next) {
+			if (ofItself(c) > 0 || leaves(before.Gang(c.Name))) && elsewhere(c, next) {
 				continue // what held the gang to one domain is gone: it was not looked for in the others
 			}
 			if g := w.Gang(c.Name); whole(g) {
@@ -81,6 +81,12 @@ func noneTooMany(pipe framework.Pipeline, before *schedtest.World, p plan.Plan) 
 		}
 	}
 	return nil
+}
+
+// leaves reports whether some of a gang's pods are going away, and hold it where they are
+// until they have gone.
+func leaves(g *schedtest.Gang) bool {
+	return slices.ContainsFunc(g.Pods, func(p *schedtest.Pod) bool { return p.Terminating && p.Node != "" })
 }
 
 // elsewhere reports whether a plan places a gang in another domain than room was made in.
