@@ -221,16 +221,13 @@ func gang(t *testing.T, ns, name string, min, pods int, phase volcanov1.PodGroup
 	}
 }
 
-func member(t *testing.T, ns, group string, index int, annotations ...string) {
+func member(t *testing.T, ns, group string, index int) {
 	t.Helper()
-	said := map[string]string{wellknown.PodGroupName: group, "volcano.sh/task-spec": "w", "volcano.sh/task-index": fmt.Sprint(index)}
-	for _, a := range annotations {
-		name, value, _ := strings.Cut(a, "=")
-		said[name] = value
-	}
 	gpus := corev1.ResourceList{"cpu": kresource.MustParse("1"), "nvidia.com/gpu": kresource.MustParse("4")}
 	create(t, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprintf("%s-%d", group, index), Annotations: said},
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprintf("%s-%d", group, index), Annotations: map[string]string{
+			wellknown.PodGroupName: group, "volcano.sh/task-spec": "w", "volcano.sh/task-index": fmt.Sprint(index),
+		}},
 		Spec: corev1.PodSpec{SchedulerName: wellknown.SchedulerVolcano, Containers: []corev1.Container{{
 			Name: "c", Image: "none", Resources: corev1.ResourceRequirements{Requests: gpus, Limits: corev1.ResourceList{"nvidia.com/gpu": kresource.MustParse("4")}},
 		}}},

@@ -34,7 +34,7 @@ import (
 //	plain NAME queue=Q cpu=1 gpu=1
 //	hypernode NAME tier=1 name=rack nodes=n1,n2 pattern=REGEX label.KEY=V hyper=h1,h2
 //	levels KEY ...
-//	cycle | later 15s | drop NODE | without ACTION | without PLUGIN.SWITCH | successor SCHEDULER
+//	cycle | later 15s | drop NODE | without ACTION | without PLUGIN.SWITCH
 //	budget NAME COUNT
 //	reserve NAME from=1h for=2h nodes=n1,n2 label.KEY=V count=2 each.gpu=4 queues=Q namespaces=N batch.CLUSTER=made
 //	settle 2m | finish GROUP | minimum GROUP NUMBER | parts GROUP POLICY,size=2,min=2 | assume PODPREFIX NODE
@@ -45,8 +45,7 @@ import (
 // bound runs, what terminates is replaced. "finish" ends a group that has started. An evicted pod terminates until
 // it is deleted, or restarted: then a new one of its name waits. "displace" is a failure
 // since the place was taken from the pod. "lose" makes pods unbound again, as if their bindings had never been sent.
-// "without" takes an action, or turns the switch of a plugin off, from then on, and "successor" another scheduler
-// decide, which knows of kept room what PodGroups tell.
+// "without" takes an action away, or turns the switch of a plugin off, from then on.
 // "assume" is a binding that was sent and that nobody has confirmed; "run" confirms it, and "lose" is its failure.
 // A real node offers 110 pods. gpu stands for nvidia.com/gpu.
 func Run(script string) (string, error) {
@@ -105,11 +104,6 @@ func (w *World) command(words []string) (string, error) {
 		return "nothing\n", nil
 	case "without":
 		w.off = append(w.off, words[1])
-		return "", nil
-	case "successor":
-		for _, g := range w.Gangs {
-			g.Inherited = g.Nominated != nil
-		}
 		return "", nil
 	case "later":
 		d, err := time.ParseDuration(words[1])

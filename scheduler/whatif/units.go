@@ -94,6 +94,9 @@ func Own(s *framework.Session, r Rules, b framework.Blocked) []*Unit {
 
 // OwnBelow lists, of those, the pods of lower priority than each of them that have to be placed.
 func OwnBelow(s *framework.Session, r Rules, b framework.Blocked) []*Unit {
+	if len(b.Must) == 0 {
+		return nil
+	}
 	least := slices.MinFunc(b.Must, func(p, o *snapshot.Pod) int { return cmp.Compare(p.Priority, o.Priority) }).Priority
 	return r.own(s, b, func(p *snapshot.Pod) bool { return p.Priority < least && r.mayGo(s, p) })
 }
@@ -104,8 +107,8 @@ func (r Rules) own(s *framework.Session, b framework.Blocked, mayGo func(*snapsh
 		return nil // as of nearly all that wait
 	}
 	var out []*Unit
-	for _, ps := range slack(s, b.Gang, live, b.Must, mayGo) {
-		u := newUnit(s, Unit{Gang: b.Gang, Pods: ps})
+	for i, ps := range slack(s, b.Gang, live, b.Must, mayGo) {
+		u := newUnit(s, Unit{Gang: b.Gang, Pods: ps, nth: i})
 		out = append(out, &u)
 	}
 	return out
